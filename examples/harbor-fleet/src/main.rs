@@ -1,0 +1,3 @@
+//! The payment fraud scorer.
+
+fn main() {}

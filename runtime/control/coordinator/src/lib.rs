@@ -1,0 +1,1 @@
+//! The coordinator: drives deployment, checkpoints and recovery.

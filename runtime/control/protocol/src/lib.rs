@@ -1,0 +1,1 @@
+//! The pure machines of checkpoint, recovery and sink commit.

@@ -1,0 +1,1 @@
+//! Partitioners, channels and credits between tasks.

@@ -1,0 +1,1 @@
+//! JSON to typed records and back, directed by the schema.

@@ -1,0 +1,1 @@
+//! Operators, one a file, and the contract they are chained by.

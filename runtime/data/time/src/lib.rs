@@ -1,0 +1,1 @@
+//! Watermarks, idleness, timers and lateness.

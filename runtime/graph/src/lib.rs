@@ -1,0 +1,1 @@
+//! Stream graph, job graph with chains, execution graph, and how they are explained.

@@ -1,0 +1,1 @@
+//! Every metric: name, unit, type and help in one place.

@@ -1,0 +1,1 @@
+//! Harness, fakes and contract suites for tests.

@@ -1,0 +1,1 @@
+//! Status REST and metrics on loopback.

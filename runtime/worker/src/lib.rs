@@ -1,0 +1,1 @@
+//! Slot threads and the tasks they run.

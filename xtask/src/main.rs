@@ -1,0 +1,3 @@
+//! The one door to every project command.
+
+fn main() {}
