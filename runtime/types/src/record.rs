@@ -273,7 +273,9 @@ impl<T: Record> Record for Vec<T> {
 
     fn encode(&self, out: &mut Vec<u8>) {
         encode_length(self.len() as u64, out);
-        self.iter().for_each(|item| item.encode(out));
+        for item in self {
+            item.encode(out);
+        }
     }
 
     fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {

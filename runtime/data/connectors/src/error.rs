@@ -1,0 +1,89 @@
+//! What can go wrong at the border, by what the job must do next.
+
+use highwater_types::{Classified, ErrorKind};
+
+/// An error of a source or sink. The message names the object (topic, file, partition), the value and the next step.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectorError {
+    /// The configuration cannot work; its author must change it.
+    #[error("{connector}: {reason}")]
+    Configuration {
+        /// Which connector and object, such as `kafka topic payments.auth`.
+        connector: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The outside system does not answer or refuses for now.
+    #[error("{object} is unavailable: {reason}")]
+    Unavailable {
+        /// The object.
+        object: String,
+        /// What it answered.
+        reason: String,
+    },
+    /// A record cannot be decoded and the policy is to fail.
+    #[error(
+        "{object}: record at {position} cannot be decoded: {reason}; the record starts with `{excerpt}`"
+    )]
+    BadRecord {
+        /// The topic and partition, or the file.
+        object: String,
+        /// The offset in it.
+        position: u64,
+        /// What is wrong with the record.
+        reason: String,
+        /// The first 200 bytes, escaped.
+        excerpt: String,
+    },
+    /// The data that a saved position points at is gone.
+    #[error("{object}: position {position} is gone: {reason}")]
+    PositionLost {
+        /// The object.
+        object: String,
+        /// The saved position.
+        position: u64,
+        /// What was found instead.
+        reason: String,
+    },
+    /// Bytes that the connector itself wrote into a checkpoint cannot be read.
+    #[error("{object}: the saved state cannot be read: {reason}")]
+    State {
+        /// The object.
+        object: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A writer of a newer attempt owns the slot.
+    #[error("{object}: a newer attempt owns this slot")]
+    Fenced {
+        /// The object.
+        object: String,
+    },
+    /// The operating system refused.
+    #[error("{object}: {operation} failed")]
+    Io {
+        /// The object.
+        object: String,
+        /// What was attempted.
+        operation: &'static str,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Classified for ConnectorError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Configuration { .. } | Self::BadRecord { .. } => ErrorKind::Invalid,
+            Self::Unavailable { .. } | Self::Io { .. } => ErrorKind::Transient,
+            Self::PositionLost { .. } | Self::State { .. } => ErrorKind::Corrupt,
+            Self::Fenced { .. } => ErrorKind::Fenced,
+        }
+    }
+}
+
+/// The first 200 bytes of a payload, escaped so that any terminal may show them.
+pub fn excerpt(payload: &[u8]) -> String {
+    payload[..payload.len().min(200)].escape_ascii().to_string()
+}

@@ -1,0 +1,205 @@
+//! Chains: how a chunk and the control elements between chunks pass from one operator to the next by call.
+
+use highwater_types::{
+    CheckpointBarrier, CheckpointId, Chunk, OperatorUid, ProcessingTime, Record, StreamStatus,
+    Watermark,
+};
+
+use crate::error::OperatorError;
+use crate::operator::{Operator, OperatorReport, Progress};
+use crate::outputs::Outputs;
+use crate::snapshot::OperatorSnapshot;
+
+/// Snapshots of a chain that are whole.
+pub type Collected = Vec<(OperatorUid, OperatorSnapshot)>;
+
+/// The receiving side of a piece of chain: an operator with all that is behind it, or a writer into an exchange.
+///
+/// Law: elements are handled in the order of the calls. After a call that returned `More`, `turn` is called until it
+/// returns `Done`, before any further `push`, `watermark`, `end` or `barrier`.
+pub trait Push<T> {
+    /// Takes a chunk and drains it.
+    fn push(&mut self, chunk: &mut Chunk<T>) -> Result<(), OperatorError>;
+    /// The event time has reached `watermark`.
+    fn watermark(&mut self, watermark: Watermark) -> Result<Progress, OperatorError>;
+    /// The input became idle or active.
+    fn status(&mut self, status: StreamStatus) -> Result<(), OperatorError>;
+    /// The input has ended; the largest watermark came before.
+    fn end(&mut self) -> Result<Progress, OperatorError>;
+    /// A barrier: fixes all state behind this call and forwards it.
+    fn barrier(&mut self, barrier: &CheckpointBarrier) -> Result<(), OperatorError>;
+    /// A turn between chunks; goes on with unfinished work.
+    fn turn(&mut self) -> Result<Progress, OperatorError>;
+    /// Serialises a portion of every open snapshot; `Done` when all are in `into`.
+    fn collect(&mut self, into: &mut Collected) -> Result<Progress, OperatorError>;
+    /// Gives open snapshots up.
+    fn abort(&mut self);
+    /// Checkpoint `id` is complete.
+    fn completed(&mut self, id: CheckpointId) -> Result<(), OperatorError>;
+    /// The earliest time at which a turn is needed.
+    fn next_deadline(&self) -> Option<ProcessingTime>;
+    /// The name of a receiver behind this piece that takes nothing more for now.
+    fn blocked(&self) -> Option<&str>;
+    /// How many records the first operator takes now.
+    fn room(&self) -> usize;
+    /// Appends a report of every operator from here on.
+    fn report(&self, into: &mut Vec<OperatorReport>);
+}
+
+/// What the operator of a link still has to do before the link may take the next element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unfinished {
+    Nothing,
+    Watermark(Watermark),
+    End,
+}
+
+/// One operator joined to its outputs.
+pub struct Link<Out, O> {
+    uid: OperatorUid,
+    operator: O,
+    outputs: Outputs<Out>,
+    unfinished: Unfinished,
+    snapshot_open: bool,
+    records_in: u64,
+}
+
+impl<Out: Record, O> Link<Out, O> {
+    /// Joins `operator` to `outputs`.
+    pub const fn new(uid: OperatorUid, operator: O, outputs: Outputs<Out>) -> Self {
+        Self {
+            uid,
+            operator,
+            outputs,
+            unfinished: Unfinished::Nothing,
+            snapshot_open: false,
+            records_in: 0,
+        }
+    }
+
+    fn assert_finished(&self) {
+        let finished =
+            self.unfinished == Unfinished::Nothing && self.outputs.behind() == Progress::Done;
+        assert!(finished, "{}: input before the turn is done", self.uid);
+    }
+}
+
+impl<In, Out: Record, O: Operator<In, Out>> Push<In> for Link<Out, O> {
+    fn push(&mut self, chunk: &mut Chunk<In>) -> Result<(), OperatorError> {
+        self.assert_finished();
+        self.records_in += chunk.len() as u64;
+        self.operator.on_chunk(chunk, &mut self.outputs)?;
+        self.outputs.flush()
+    }
+
+    fn watermark(&mut self, watermark: Watermark) -> Result<Progress, OperatorError> {
+        self.assert_finished();
+        let own = self.operator.on_watermark(watermark, &mut self.outputs)?;
+        self.outputs.flush()?;
+        if own == Progress::More {
+            self.unfinished = Unfinished::Watermark(watermark);
+            return Ok(Progress::More);
+        }
+        if O::HOLDS_WATERMARKS {
+            return Ok(self.outputs.behind());
+        }
+        self.outputs.watermark(watermark)
+    }
+
+    fn status(&mut self, status: StreamStatus) -> Result<(), OperatorError> {
+        self.outputs
+            .each(|port| port.status(status).map(|()| Progress::Done))
+            .map(|_| ())
+    }
+
+    fn end(&mut self) -> Result<Progress, OperatorError> {
+        self.assert_finished();
+        let own = self.operator.on_end(&mut self.outputs)?;
+        self.outputs.flush()?;
+        if own == Progress::More {
+            self.unfinished = Unfinished::End;
+            return Ok(Progress::More);
+        }
+        self.outputs.end()
+    }
+
+    fn barrier(&mut self, barrier: &CheckpointBarrier) -> Result<(), OperatorError> {
+        self.assert_finished();
+        self.operator.snapshot_start(barrier)?;
+        self.snapshot_open = true;
+        self.outputs
+            .each(|port| port.barrier(barrier).map(|()| Progress::Done))
+            .map(|_| ())
+    }
+
+    fn turn(&mut self) -> Result<Progress, OperatorError> {
+        if self.outputs.behind() == Progress::More && self.outputs.turn()? == Progress::More {
+            return Ok(Progress::More);
+        }
+        match std::mem::replace(&mut self.unfinished, Unfinished::Nothing) {
+            Unfinished::Watermark(watermark) => self.watermark(watermark),
+            Unfinished::End => self.end(),
+            Unfinished::Nothing => {
+                let own = self.operator.on_turn(&mut self.outputs)?;
+                self.outputs.flush()?;
+                Ok(own.and(self.outputs.turn()?))
+            }
+        }
+    }
+
+    fn collect(&mut self, into: &mut Collected) -> Result<Progress, OperatorError> {
+        let mut progress = Progress::Done;
+        if self.snapshot_open {
+            match self.operator.snapshot_step()? {
+                Some(snapshot) => {
+                    self.snapshot_open = false;
+                    into.push((self.uid.clone(), snapshot));
+                }
+                None => progress = Progress::More,
+            }
+        }
+        Ok(progress.and(self.outputs.each(|port| port.collect(into))?))
+    }
+
+    fn abort(&mut self) {
+        if std::mem::take(&mut self.snapshot_open) {
+            self.operator.snapshot_abort();
+        }
+        let aborted = self.outputs.each(|port| {
+            port.abort();
+            Ok(Progress::Done)
+        });
+        debug_assert!(aborted.is_ok(), "aborting cannot fail");
+    }
+
+    fn completed(&mut self, id: CheckpointId) -> Result<(), OperatorError> {
+        self.operator.completed(id)?;
+        self.outputs
+            .each(|port| port.completed(id).map(|()| Progress::Done))
+            .map(|_| ())
+    }
+
+    fn next_deadline(&self) -> Option<ProcessingTime> {
+        let behind = self.outputs.ports().filter_map(|port| port.next_deadline());
+        behind.chain(self.operator.next_deadline()).min()
+    }
+
+    fn blocked(&self) -> Option<&str> {
+        self.operator
+            .blocked()
+            .or_else(|| self.outputs.ports().find_map(|port| port.blocked()))
+    }
+
+    fn room(&self) -> usize {
+        self.operator.room()
+    }
+
+    fn report(&self, into: &mut Vec<OperatorReport>) {
+        let mut report = OperatorReport::new(self.uid.clone());
+        report.records_in = self.records_in;
+        report.records_out = self.outputs.main.emitted();
+        self.operator.report(&mut report);
+        into.push(report);
+        self.outputs.ports().for_each(|port| port.report(into));
+    }
+}

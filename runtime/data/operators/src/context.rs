@@ -1,0 +1,43 @@
+//! Where an operator subtask runs, and what it gets back from the last checkpoint.
+
+use highwater_connectors::WakeHandle;
+use highwater_state::MemoryBudget;
+use highwater_types::{
+    JobIdentity, KeyGroupRange, MaxParallelism, OperatorUid, Parallelism, SubtaskIndex,
+};
+
+use crate::operator::TaskClock;
+use crate::snapshot::OperatorSnapshot;
+
+/// Handed to an operator when its chain is built on the slot thread.
+#[derive(Clone)]
+pub struct OperatorContext {
+    /// The job.
+    pub job: JobIdentity,
+    /// The operator.
+    pub uid: OperatorUid,
+    /// Which of its subtasks.
+    pub subtask: SubtaskIndex,
+    /// How many subtasks there are.
+    pub parallelism: Parallelism,
+    /// How many key groups there are.
+    pub max_parallelism: MaxParallelism,
+    /// The processing time of each turn.
+    pub clock: TaskClock,
+    /// Wakes the slot thread, for asynchronous work that finished.
+    pub wake: WakeHandle,
+    /// The byte budget of keyed state, shared by the slot.
+    pub budget: MemoryBudget,
+    /// Runs asynchronous work: the runtime at the rim.
+    pub rim: tokio::runtime::Handle,
+    /// The state of the last checkpoint: every keyed file that holds a group of this subtask, and its share of the
+    /// lists. `None` = there was no checkpoint: a first start.
+    pub restored: Option<OperatorSnapshot>,
+}
+
+impl OperatorContext {
+    /// The key groups of this subtask.
+    pub const fn key_groups(&self) -> KeyGroupRange {
+        self.max_parallelism.range(self.subtask, self.parallelism)
+    }
+}

@@ -1,0 +1,70 @@
+//! What can go wrong inside an operator.
+
+use highwater_connectors::ConnectorError;
+use highwater_types::{Classified, ErrorKind};
+
+/// An error that a user function returns.
+pub type UserError = Box<dyn std::error::Error + Send + Sync>;
+
+/// An error of an operator. The task adds uid, subtask and position.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    /// The user's function returned an error.
+    #[error("the user function failed in `{call}`")]
+    User {
+        /// Which function of it.
+        call: &'static str,
+        /// What it returned.
+        #[source]
+        source: UserError,
+    },
+    /// A record without event time reached an operator that needs one.
+    #[error(
+        "a record carries no event time; add `.watermarks(strategy, |record| time)` to its source before {operator}"
+    )]
+    NoEventTime {
+        /// What needs it.
+        operator: &'static str,
+    },
+    /// State could not be read, written or restored, or is over its budget.
+    #[error("keyed state failed")]
+    State(#[source] highwater_state::StateError),
+    /// A source or sink failed.
+    #[error("the connector failed")]
+    Connector(#[source] ConnectorError),
+    /// Stored operator state cannot be read.
+    #[error("operator state `{name}` cannot be read: {reason}")]
+    Restore {
+        /// The name of the state.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The task was told to stop while it worked.
+    #[error("the attempt was cancelled")]
+    Cancelled,
+}
+
+impl Classified for OperatorError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::User { .. } | Self::Cancelled => ErrorKind::Transient,
+            Self::NoEventTime { .. } => ErrorKind::Invalid,
+            Self::State(source) => source.kind(),
+            Self::Connector(source) => source.kind(),
+            Self::Restore { .. } => ErrorKind::Corrupt,
+        }
+    }
+}
+
+impl From<highwater_state::StateError> for OperatorError {
+    fn from(source: highwater_state::StateError) -> Self {
+        Self::State(source)
+    }
+}
+
+impl From<ConnectorError> for OperatorError {
+    fn from(source: ConnectorError) -> Self {
+        Self::Connector(source)
+    }
+}

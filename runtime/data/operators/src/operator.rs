@@ -1,0 +1,160 @@
+//! The operator: ordinary synchronous code that is called with chunks, watermarks and barriers, one at a time.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use highwater_types::{
+    CheckpointBarrier, CheckpointId, Chunk, OperatorUid, ProcessingTime, Record, Watermark,
+};
+
+use crate::error::OperatorError;
+use crate::outputs::Outputs;
+use crate::snapshot::OperatorSnapshot;
+
+/// Whether a call did all its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "work that is not done must be resumed before the next input"]
+pub enum Progress {
+    /// Everything is done.
+    Done,
+    /// There is more: call again after other tasks of the slot had a turn, and before the next input.
+    More,
+}
+
+impl Progress {
+    /// Done only when both are.
+    pub fn and(self, other: Self) -> Self {
+        if self == Self::Done {
+            other
+        } else {
+            Self::More
+        }
+    }
+}
+
+/// The processing time of one task: set by its slot thread before each turn, read by its operators.
+#[derive(Clone, Debug, Default)]
+pub struct TaskClock(Rc<Cell<ProcessingTime>>);
+
+impl TaskClock {
+    /// The time of this turn.
+    pub fn now(&self) -> ProcessingTime {
+        self.0.get()
+    }
+
+    /// Sets the time of this turn.
+    pub fn set(&self, now: ProcessingTime) {
+        self.0.set(now);
+    }
+}
+
+/// What one operator subtask counts and holds, for metrics and the live view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperatorReport {
+    /// The operator.
+    pub uid: OperatorUid,
+    /// Records taken since the attempt began.
+    pub records_in: u64,
+    /// Records emitted to the main output since the attempt began.
+    pub records_out: u64,
+    /// Records that came too late and were dropped or sent to a side output.
+    pub records_late: u64,
+    /// Entries of keyed state.
+    pub state_entries: u64,
+    /// Bytes of keyed state, as the budget counts them.
+    pub state_bytes: u64,
+    /// Timers that wait.
+    pub timers: u64,
+    /// Requests in flight of an asynchronous lookup.
+    pub in_flight: u64,
+}
+
+impl OperatorReport {
+    /// A report that counts nothing yet.
+    pub const fn new(uid: OperatorUid) -> Self {
+        Self {
+            uid,
+            records_in: 0,
+            records_out: 0,
+            records_late: 0,
+            state_entries: 0,
+            state_bytes: 0,
+            timers: 0,
+            in_flight: 0,
+        }
+    }
+}
+
+/// One logical step, one parallel instance.
+///
+/// Laws. `on_chunk` drains its chunk. An operator emits nothing behind a watermark that it has let pass, forwards none
+/// itself (the link does, when `on_watermark` is done), and its state after `snapshot_start` at a barrier is that of
+/// the records before the barrier, whatever `on_chunk` does before `snapshot_step` is done.
+pub trait Operator<In, Out: Record> {
+    /// Whether the operator keeps watermarks in order with records that it still holds (an asynchronous lookup) and
+    /// forwards them itself with [`Outputs::watermark`]. Otherwise its link forwards when `on_watermark` is done.
+    const HOLDS_WATERMARKS: bool = false;
+
+    /// Takes a chunk.
+    fn on_chunk(
+        &mut self,
+        chunk: &mut Chunk<In>,
+        out: &mut Outputs<Out>,
+    ) -> Result<(), OperatorError>;
+
+    /// The event time of the input has reached `watermark`: fires what is due, in bounded portions.
+    fn on_watermark(
+        &mut self,
+        _watermark: Watermark,
+        _out: &mut Outputs<Out>,
+    ) -> Result<Progress, OperatorError> {
+        Ok(Progress::Done)
+    }
+
+    /// Called between chunks: fires processing-time timers that are due, collects finished asynchronous work, in
+    /// bounded portions.
+    fn on_turn(&mut self, _out: &mut Outputs<Out>) -> Result<Progress, OperatorError> {
+        Ok(Progress::Done)
+    }
+
+    /// When the next turn is needed at the latest, though no input may come.
+    fn next_deadline(&self) -> Option<ProcessingTime> {
+        None
+    }
+
+    /// How many further records the operator takes now. Asked of the head of a chain only.
+    fn room(&self) -> usize {
+        usize::MAX
+    }
+
+    /// The input has ended, after the largest watermark: emits what is left. `More` while asynchronous work is open.
+    fn on_end(&mut self, _out: &mut Outputs<Out>) -> Result<Progress, OperatorError> {
+        Ok(Progress::Done)
+    }
+
+    /// A barrier: fixes the state that belongs to it, in time that does not depend on the size of the state.
+    fn snapshot_start(&mut self, _barrier: &CheckpointBarrier) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    /// Serialises a portion of the state that `snapshot_start` fixed; `Some` when it is whole.
+    fn snapshot_step(&mut self) -> Result<Option<OperatorSnapshot>, OperatorError> {
+        Ok(Some(OperatorSnapshot::default()))
+    }
+
+    /// The open snapshot is not wanted any more.
+    fn snapshot_abort(&mut self) {}
+
+    /// Checkpoint `id` is complete.
+    fn completed(&mut self, _id: CheckpointId) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    /// The receiver outside (a sink's target) takes nothing more for now; named so that a screen can tell.
+    fn blocked(&self) -> Option<&str> {
+        None
+    }
+
+    /// Fills in what this operator counts; records in and out are counted by the link.
+    fn report(&self, _report: &mut OperatorReport) {}
+}
