@@ -1,5 +1,7 @@
 //! Chains: how a chunk and the control elements between chunks pass from one operator to the next by call.
 
+use std::marker::PhantomData;
+
 use highwater_types::{
     CheckpointBarrier, CheckpointId, Chunk, OperatorUid, ProcessingTime, Record, StreamStatus,
     Watermark,
@@ -13,13 +15,11 @@ use crate::snapshot::OperatorSnapshot;
 /// Snapshots of a chain that are whole.
 pub type Collected = Vec<(OperatorUid, OperatorSnapshot)>;
 
-/// The receiving side of a piece of chain: an operator with all that is behind it, or a writer into an exchange.
+/// The untyped side of a piece of chain: everything that travels between chunks.
 ///
 /// Law: elements are handled in the order of the calls. After a call that returned `More`, `turn` is called until it
 /// returns `Done`, before any further `push`, `watermark`, `end` or `barrier`.
-pub trait Push<T> {
-    /// Takes a chunk and drains it.
-    fn push(&mut self, chunk: &mut Chunk<T>) -> Result<(), OperatorError>;
+pub trait Downstream {
     /// The event time has reached `watermark`.
     fn watermark(&mut self, watermark: Watermark) -> Result<Progress, OperatorError>;
     /// The input became idle or active.
@@ -46,6 +46,12 @@ pub trait Push<T> {
     fn report(&self, into: &mut Vec<OperatorReport>);
 }
 
+/// The receiving side of a piece of chain: an operator with all that is behind it, or a writer into an exchange.
+pub trait Push<T>: Downstream {
+    /// Takes a chunk and drains it.
+    fn push(&mut self, chunk: &mut Chunk<T>) -> Result<(), OperatorError>;
+}
+
 /// What the operator of a link still has to do before the link may take the next element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unfinished {
@@ -55,8 +61,9 @@ enum Unfinished {
 }
 
 /// One operator joined to its outputs.
-pub struct Link<Out, O> {
+pub struct Link<In, Out, O> {
     uid: OperatorUid,
+    input: PhantomData<fn(In)>,
     operator: O,
     outputs: Outputs<Out>,
     unfinished: Unfinished,
@@ -64,11 +71,12 @@ pub struct Link<Out, O> {
     records_in: u64,
 }
 
-impl<Out: Record, O> Link<Out, O> {
+impl<In, Out: Record, O> Link<In, Out, O> {
     /// Joins `operator` to `outputs`.
     pub const fn new(uid: OperatorUid, operator: O, outputs: Outputs<Out>) -> Self {
         Self {
             uid,
+            input: PhantomData,
             operator,
             outputs,
             unfinished: Unfinished::Nothing,
@@ -84,14 +92,16 @@ impl<Out: Record, O> Link<Out, O> {
     }
 }
 
-impl<In, Out: Record, O: Operator<In, Out>> Push<In> for Link<Out, O> {
+impl<In, Out: Record, O: Operator<In, Out>> Push<In> for Link<In, Out, O> {
     fn push(&mut self, chunk: &mut Chunk<In>) -> Result<(), OperatorError> {
         self.assert_finished();
         self.records_in += chunk.len() as u64;
         self.operator.on_chunk(chunk, &mut self.outputs)?;
         self.outputs.flush()
     }
+}
 
+impl<In, Out: Record, O: Operator<In, Out>> Downstream for Link<In, Out, O> {
     fn watermark(&mut self, watermark: Watermark) -> Result<Progress, OperatorError> {
         self.assert_finished();
         let own = self.operator.on_watermark(watermark, &mut self.outputs)?;

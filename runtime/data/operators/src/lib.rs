@@ -14,7 +14,7 @@ pub mod operator;
 pub mod outputs;
 pub mod snapshot;
 
-pub use chain::{Link, Push};
+pub use chain::{Collected, Downstream, Link, Push};
 pub use context::OperatorContext;
 pub use error::{OperatorError, UserError};
 pub use operator::{Operator, OperatorReport, Progress, TaskClock};

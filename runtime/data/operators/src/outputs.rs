@@ -12,7 +12,7 @@ use highwater_types::{
     StreamStatus, Watermark,
 };
 
-use crate::chain::{Collected, Push};
+use crate::chain::{Collected, Downstream, Push};
 use crate::error::OperatorError;
 use crate::operator::{OperatorReport, Progress};
 
@@ -140,33 +140,11 @@ impl<T: Record> Port<T> {
 }
 
 /// A port of any type: what control elements travel through.
-pub trait SidePort {
+pub trait SidePort: Downstream {
     /// For emission: the port itself.
     fn as_any(&mut self) -> &mut dyn Any;
     /// Pushes what was collected.
     fn flush(&mut self) -> Result<(), OperatorError>;
-    /// Forwards a watermark.
-    fn watermark(&mut self, watermark: Watermark) -> Result<Progress, OperatorError>;
-    /// Forwards idleness.
-    fn status(&mut self, status: StreamStatus) -> Result<(), OperatorError>;
-    /// Forwards the end of input.
-    fn end(&mut self) -> Result<Progress, OperatorError>;
-    /// Forwards a barrier.
-    fn barrier(&mut self, barrier: &CheckpointBarrier) -> Result<(), OperatorError>;
-    /// Gives every operator behind it a turn, and goes on with unfinished work.
-    fn turn(&mut self) -> Result<Progress, OperatorError>;
-    /// Serialises a portion of every open snapshot behind it.
-    fn collect(&mut self, into: &mut Collected) -> Result<Progress, OperatorError>;
-    /// Gives open snapshots up.
-    fn abort(&mut self);
-    /// Tells of a completed checkpoint.
-    fn completed(&mut self, id: CheckpointId) -> Result<(), OperatorError>;
-    /// The earliest deadline behind it.
-    fn next_deadline(&self) -> Option<ProcessingTime>;
-    /// The name of a receiver that takes nothing more for now.
-    fn blocked(&self) -> Option<&str>;
-    /// Appends a report of every operator behind it.
-    fn report(&self, into: &mut Vec<OperatorReport>);
 }
 
 impl<T: Record> SidePort for Port<T> {
@@ -177,7 +155,9 @@ impl<T: Record> SidePort for Port<T> {
     fn flush(&mut self) -> Result<(), OperatorError> {
         Self::flush(self)
     }
+}
 
+impl<T: Record> Downstream for Port<T> {
     fn watermark(&mut self, watermark: Watermark) -> Result<Progress, OperatorError> {
         each(&mut self.targets, |target| target.watermark(watermark))
     }
@@ -225,6 +205,14 @@ impl<T: Record> SidePort for Port<T> {
 
     fn blocked(&self) -> Option<&str> {
         self.targets.iter().find_map(|target| target.blocked())
+    }
+
+    fn room(&self) -> usize {
+        self.targets
+            .iter()
+            .map(|target| target.room())
+            .min()
+            .unwrap_or(usize::MAX)
     }
 
     fn report(&self, into: &mut Vec<OperatorReport>) {
