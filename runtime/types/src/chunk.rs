@@ -116,6 +116,11 @@ impl<T> Chunk<T> {
         &mut self.times
     }
 
+    /// Lets `assign` set the event time of every record.
+    pub fn assign_times(&mut self, assign: impl FnOnce(&[T], &mut [EventTime])) {
+        assign(&self.records, &mut self.times);
+    }
+
     /// The key hashes: one for each record of a keyed stream, else none.
     #[inline]
     pub fn hashes(&self) -> &[KeyHash] {

@@ -8,6 +8,7 @@ pub mod element;
 pub mod error;
 pub mod id;
 pub mod key;
+pub mod migrate;
 pub mod record;
 pub mod schema;
 pub mod time;
@@ -20,6 +21,7 @@ pub use id::{
     SlotIndex, SubtaskIndex,
 };
 pub use key::{Key, KeyGroup, KeyGroupRange, KeyHash, MaxParallelism};
+pub use migrate::Compatibility;
 pub use record::{DecodeError, Record};
 pub use schema::{DataType, Field, Schema, SchemaFingerprint};
 pub use time::{EventTime, ProcessingTime, Watermark};

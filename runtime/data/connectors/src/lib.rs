@@ -12,7 +12,7 @@ pub mod source;
 pub use error::ConnectorError;
 pub use output::{OutputBatch, OutputRecord};
 pub use sink::{
-    DirectWriter, Encoder, Guarantee, Marker, MarkerKind, MarkerPosition, MarkerReading,
+    DirectWriter, Encoder, ExternalIdentity, Guarantee, Marker, MarkerKind, MarkerPosition, MarkerReading,
     OutputTarget, Sink, SinkFacts, SinkWriter, TargetError, WriterContext,
 };
 pub use source::{

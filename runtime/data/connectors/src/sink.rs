@@ -57,12 +57,13 @@ pub trait Sink: Send + Sync + 'static {
     /// What a plan shows.
     fn facts(&self) -> SinkFacts;
 
-    /// The writer of one subtask.
+    /// The writer of one subtask, built on its slot thread.
     fn writer(&self, context: &WriterContext) -> Result<SinkWriter<Self::Record>, ConnectorError>;
 
-    /// The target of one slot alone: to confirm or give up output of a slot that no longer has a subtask.
+    /// The target of one slot, used on a thread of its own; also for a slot that no longer has a subtask, to confirm or
+    /// give up its output. Must not touch the outside before `open_session`.
     ///
-    /// `None` for sinks that are not exactly-once.
+    /// `None` for sinks whose writer is direct.
     fn target(
         &self,
         context: &WriterContext,
@@ -73,13 +74,8 @@ pub trait Sink: Send + Sync + 'static {
 pub enum SinkWriter<T> {
     /// Writes at once; repeated after a failure.
     Direct(Box<dyn DirectWriter<T>>),
-    /// Output becomes visible with its checkpoint.
-    Transactional {
-        /// Serialises on the slot thread.
-        encoder: Box<dyn Encoder<T>>,
-        /// Writes on a thread of its own.
-        target: Box<dyn OutputTarget>,
-    },
+    /// Serialises for the output target; output becomes visible with its checkpoint.
+    Transactional(Box<dyn Encoder<T>>),
 }
 
 /// Writes records at once, on the slot thread. Must not block for long.
@@ -124,17 +120,17 @@ pub struct Marker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct MarkerPosition(pub u64);
 
-/// What a session found out about checkpoint n of its slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MarkerReading {
-    /// The output is visible.
-    Output,
-    /// The output was given up.
-    Void,
-    /// There is no marker: neither visible nor given up.
-    Missing,
-    /// A marker of a later checkpoint than n is there: the state is behind the output.
-    Later(u64),
+/// The committed markers of one slot, as a session found them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MarkerReading {
+    /// Names the place of the markers: another name than the manifest's means that the place was replaced.
+    pub place: String,
+    /// The first position that the place still holds.
+    pub start: MarkerPosition,
+    /// One past the last position that was read: where the sync record of this session stands, or beyond.
+    pub end: MarkerPosition,
+    /// The committed markers of this slot from the position asked for on, in order: checkpoint number and kind.
+    pub markers: Vec<(u64, MarkerKind)>,
 }
 
 /// Why a target call failed, by what the slot machine must do.
@@ -164,22 +160,38 @@ impl Classified for TargetError {
     }
 }
 
+/// Names the outside system and the place of its markers. Kept in the manifest and compared at recovery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExternalIdentity {
+    /// The system, such as a cluster id or a directory's own id.
+    pub system: String,
+    /// The place of the markers, such as a topic id.
+    pub markers: String,
+}
+
 /// One slot's door to the outside. All calls block and are made from one thread.
 ///
 /// Laws. (1) When `open_session` has returned, no earlier session of this slot, in any process, can make anything
-/// visible any more. (2) `read_marker` sees every marker that was committed before the session was opened. (3) `commit`
-/// makes output and marker visible together or not at all, and returns `Ok` only when they are. (4) Nothing sent is
-/// visible to a reader of committed data before `commit`.
+/// visible any more. (2) `read_markers` sees every marker that was committed before the session was opened; to that end
+/// it reads up to what `write_sync` wrote in this session. (3) `commit` makes output and marker visible together or not
+/// at all, and returns `Ok` only when they are. (4) Nothing sent is visible to a reader of committed data before
+/// `commit`. (5) Every session starts a new producer epoch: a late copy of an old `commit` cannot end a newer
+/// transaction.
 pub trait OutputTarget: Send {
-    /// Opens a new session and ends every earlier one of this slot.
+    /// The outside system. May be called before `open_session`.
+    fn identity(&mut self) -> Result<ExternalIdentity, TargetError>;
+
+    /// A position at or before every marker that is not yet known; may be called before `open_session`.
+    fn marker_position(&mut self) -> Result<MarkerPosition, TargetError>;
+
+    /// Opens a new session and ends every earlier one of this slot, with its transaction.
     fn open_session(&mut self) -> Result<(), TargetError>;
 
-    /// In this session: what is known about checkpoint `number`, reading markers on from `from`.
-    fn read_marker(
-        &mut self,
-        number: u64,
-        from: MarkerPosition,
-    ) -> Result<MarkerReading, TargetError>;
+    /// Writes a record behind every marker of earlier sessions, durably.
+    fn write_sync(&mut self) -> Result<(), TargetError>;
+
+    /// Reads the committed markers of this slot from `from` up to the sync record.
+    fn read_markers(&mut self, from: MarkerPosition) -> Result<MarkerReading, TargetError>;
 
     /// Starts a transaction.
     fn begin(&mut self) -> Result<(), TargetError>;
@@ -190,15 +202,9 @@ pub trait OutputTarget: Send {
     /// Everything sent has arrived when this returns.
     fn flush(&mut self) -> Result<(), TargetError>;
 
-    /// Writes the marker into the open transaction and ends it.
-    fn commit(&mut self, marker: Marker) -> Result<(), TargetError>;
+    /// Writes the marker into the open transaction and ends it. Returns a position at or behind the marker.
+    fn commit(&mut self, marker: Marker) -> Result<MarkerPosition, TargetError>;
 
     /// Gives the open transaction up.
     fn abort(&mut self) -> Result<(), TargetError>;
-
-    /// A position at or before every marker that is not known yet; goes into the manifest as `from`.
-    fn marker_position(&mut self) -> Result<MarkerPosition, TargetError>;
-
-    /// Names the outside system and the place of its markers, such as cluster id and topic id. Compared at recovery.
-    fn identity(&mut self) -> Result<String, TargetError>;
 }

@@ -117,9 +117,7 @@ impl<In, Out: Record, O: Operator<In, Out>> Downstream for Link<In, Out, O> {
     }
 
     fn status(&mut self, status: StreamStatus) -> Result<(), OperatorError> {
-        self.outputs
-            .each(|port| port.status(status).map(|()| Progress::Done))
-            .map(|_| ())
+        self.outputs.status(status)
     }
 
     fn end(&mut self) -> Result<Progress, OperatorError> {
@@ -137,9 +135,7 @@ impl<In, Out: Record, O: Operator<In, Out>> Downstream for Link<In, Out, O> {
         self.assert_finished();
         self.operator.snapshot_start(barrier)?;
         self.snapshot_open = true;
-        self.outputs
-            .each(|port| port.barrier(barrier).map(|()| Progress::Done))
-            .map(|_| ())
+        self.outputs.barrier(barrier)
     }
 
     fn turn(&mut self) -> Result<Progress, OperatorError> {
@@ -168,36 +164,31 @@ impl<In, Out: Record, O: Operator<In, Out>> Downstream for Link<In, Out, O> {
                 None => progress = Progress::More,
             }
         }
-        Ok(progress.and(self.outputs.each(|port| port.collect(into))?))
+        Ok(progress.and(self.outputs.collect(into)?))
     }
 
     fn abort(&mut self) {
         if std::mem::take(&mut self.snapshot_open) {
             self.operator.snapshot_abort();
         }
-        let aborted = self.outputs.each(|port| {
-            port.abort();
-            Ok(Progress::Done)
-        });
-        debug_assert!(aborted.is_ok(), "aborting cannot fail");
+        self.outputs.abort();
     }
 
     fn completed(&mut self, id: CheckpointId) -> Result<(), OperatorError> {
         self.operator.completed(id)?;
-        self.outputs
-            .each(|port| port.completed(id).map(|()| Progress::Done))
-            .map(|_| ())
+        self.outputs.completed(id)
     }
 
     fn next_deadline(&self) -> Option<ProcessingTime> {
-        let behind = self.outputs.ports().filter_map(|port| port.next_deadline());
-        behind.chain(self.operator.next_deadline()).min()
+        let behind = self.outputs.next_deadline();
+        behind
+            .into_iter()
+            .chain(self.operator.next_deadline())
+            .min()
     }
 
     fn blocked(&self) -> Option<&str> {
-        self.operator
-            .blocked()
-            .or_else(|| self.outputs.ports().find_map(|port| port.blocked()))
+        self.operator.blocked().or_else(|| self.outputs.blocked())
     }
 
     fn room(&self) -> usize {
@@ -210,6 +201,6 @@ impl<In, Out: Record, O: Operator<In, Out>> Downstream for Link<In, Out, O> {
         report.records_out = self.outputs.main.emitted();
         self.operator.report(&mut report);
         into.push(report);
-        self.outputs.ports().for_each(|port| port.report(into));
+        self.outputs.report(into);
     }
 }

@@ -13,6 +13,8 @@ pub mod error;
 pub mod operator;
 pub mod outputs;
 pub mod snapshot;
+pub mod source;
+pub mod transactional_sink;
 
 pub use chain::{Collected, Downstream, Link, Push};
 pub use context::OperatorContext;
@@ -20,3 +22,5 @@ pub use error::{OperatorError, UserError};
 pub use operator::{Operator, OperatorReport, Progress, TaskClock};
 pub use outputs::{OutputTag, Outputs, Port, SidePort};
 pub use snapshot::{ListStateSnapshot, OperatorSnapshot, Redistribution};
+pub use transactional_sink::{OutputQueue, TransactionalSink};
+pub use source::{DEAD_LETTERS, SourceHead, SourceInput, SourcePoll, TimestampAssigner};

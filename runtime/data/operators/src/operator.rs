@@ -92,7 +92,7 @@ impl OperatorReport {
 /// the records before the barrier, whatever `on_chunk` does before `snapshot_step` is done.
 pub trait Operator<In, Out: Record> {
     /// Whether the operator keeps watermarks in order with records that it still holds (an asynchronous lookup) and
-    /// forwards them itself with [`Outputs::watermark`]. Otherwise its link forwards when `on_watermark` is done.
+    /// forwards them itself with `Downstream::watermark` of its outputs. Otherwise its link forwards when `on_watermark` is done.
     const HOLDS_WATERMARKS: bool = false;
 
     /// Takes a chunk.

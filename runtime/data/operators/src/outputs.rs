@@ -271,15 +271,6 @@ impl<T: Record> Outputs<T> {
             .emit(record, time)
     }
 
-    /// Forwards a watermark. Links do this for their operator; only an operator that holds watermarks calls it itself.
-    ///
-    /// `More` = the pieces behind are still firing: emit nothing until the next turn.
-    pub fn watermark(&mut self, watermark: Watermark) -> Result<Progress, OperatorError> {
-        self.flush()?;
-        self.behind = self.each(|port| port.watermark(watermark))?;
-        Ok(self.behind)
-    }
-
     /// Pushes what every port has collected.
     pub fn flush(&mut self) -> Result<(), OperatorError> {
         self.each(|port| port.flush().map(|()| Progress::Done))
@@ -289,18 +280,6 @@ impl<T: Record> Outputs<T> {
     /// Whether the pieces behind have unfinished work.
     pub(crate) const fn behind(&self) -> Progress {
         self.behind
-    }
-
-    /// Forwards the end of input.
-    pub(crate) fn end(&mut self) -> Result<Progress, OperatorError> {
-        self.behind = self.each(|port| port.end())?;
-        Ok(self.behind)
-    }
-
-    /// Gives the pieces behind a turn.
-    pub(crate) fn turn(&mut self) -> Result<Progress, OperatorError> {
-        self.behind = self.each(|port| port.turn())?;
-        Ok(self.behind)
     }
 
     /// Calls every port, also when an earlier one has more to do.
@@ -315,9 +294,83 @@ impl<T: Record> Outputs<T> {
         Ok(progress)
     }
 
-    /// Asks every port.
-    pub(crate) fn ports(&self) -> impl Iterator<Item = &dyn SidePort> {
+    /// Calls every port with something that has no progress.
+    fn all(
+        &mut self,
+        mut call: impl FnMut(&mut dyn SidePort) -> Result<(), OperatorError>,
+    ) -> Result<(), OperatorError> {
+        self.each(|port| call(port).map(|()| Progress::Done))
+            .map(|_| ())
+    }
+
+    /// Every port, to ask.
+    fn ports(&self) -> impl Iterator<Item = &dyn SidePort> {
         let main: &dyn SidePort = &self.main;
         std::iter::once(main).chain(self.sides.iter().map(|(_, side)| side.as_ref()))
+    }
+}
+
+/// What travels between chunks goes through every port.
+impl<T: Record> Downstream for Outputs<T> {
+    fn watermark(&mut self, watermark: Watermark) -> Result<Progress, OperatorError> {
+        self.flush()?;
+        self.behind = self.each(|port| port.watermark(watermark))?;
+        Ok(self.behind)
+    }
+
+    fn status(&mut self, status: StreamStatus) -> Result<(), OperatorError> {
+        self.flush()?;
+        self.all(|port| port.status(status))
+    }
+
+    fn end(&mut self) -> Result<Progress, OperatorError> {
+        self.flush()?;
+        self.behind = self.each(|port| port.end())?;
+        Ok(self.behind)
+    }
+
+    fn barrier(&mut self, barrier: &CheckpointBarrier) -> Result<(), OperatorError> {
+        self.flush()?;
+        self.all(|port| port.barrier(barrier))
+    }
+
+    fn turn(&mut self) -> Result<Progress, OperatorError> {
+        self.flush()?;
+        self.behind = self.each(|port| port.turn())?;
+        Ok(self.behind)
+    }
+
+    fn collect(&mut self, into: &mut Collected) -> Result<Progress, OperatorError> {
+        self.each(|port| port.collect(into))
+    }
+
+    fn abort(&mut self) {
+        self.main.abort();
+        for (_, side) in &mut self.sides {
+            side.abort();
+        }
+    }
+
+    fn completed(&mut self, id: CheckpointId) -> Result<(), OperatorError> {
+        self.all(|port| port.completed(id))
+    }
+
+    fn next_deadline(&self) -> Option<ProcessingTime> {
+        self.ports().filter_map(|port| port.next_deadline()).min()
+    }
+
+    fn blocked(&self) -> Option<&str> {
+        self.ports().find_map(|port| port.blocked())
+    }
+
+    fn room(&self) -> usize {
+        self.ports()
+            .map(|port| port.room())
+            .min()
+            .unwrap_or(usize::MAX)
+    }
+
+    fn report(&self, into: &mut Vec<OperatorReport>) {
+        self.ports().for_each(|port| port.report(into));
     }
 }

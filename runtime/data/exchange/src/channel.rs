@@ -1,0 +1,293 @@
+//! Channels between two slot threads of one process: a bounded ring one way, spent buffers the other way.
+//!
+//! The sender never blocks and never drops: what the ring or the credit does not admit waits in an overflow queue of
+//! the sender, and its task takes no input until that queue is empty. So the overflow holds at most what one input
+//! chunk produced.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use highwater_connectors::WakeHandle;
+use highwater_operators::OperatorError;
+use highwater_types::{CheckpointBarrier, Chunk, Record, StreamStatus, Watermark};
+
+/// Elements that a ring holds. Small, since credit in bytes is the bound that counts.
+const RING_ELEMENTS: usize = 64;
+/// Bytes in flight that a channel admits; one chunk always passes.
+const CREDIT_BYTES: usize = 256 * 1_024;
+/// Records of a chunk that are looked at to estimate what it holds outside itself.
+const SAMPLED_RECORDS: usize = 4;
+
+/// What rides in a channel, in order.
+#[derive(Debug)]
+pub enum Element<T> {
+    /// Records, with the credit that they took.
+    Chunk(Chunk<T>, usize),
+    /// The event time of the channel.
+    Watermark(Watermark),
+    /// Idleness.
+    Status(StreamStatus),
+    /// A barrier.
+    Barrier(CheckpointBarrier),
+    /// Nothing more will come.
+    End,
+}
+
+#[derive(Debug, Default)]
+struct Credit {
+    in_flight_bytes: AtomicUsize,
+    sender_waits: AtomicBool,
+}
+
+/// Makes a channel. `wake_receiver` is called when something arrives, `wake_sender` when credit returns to a sender
+/// that waits.
+pub fn channel<T: Record>(
+    wake_sender: WakeHandle,
+    wake_receiver: WakeHandle,
+) -> (ChannelSender<T>, ChannelReceiver<T>) {
+    let (elements_in, elements_out) = rtrb::RingBuffer::new(RING_ELEMENTS);
+    let (spent_in, spent_out) = rtrb::RingBuffer::new(RING_ELEMENTS);
+    let credit = Arc::new(Credit::default());
+    let sender = ChannelSender {
+        ring: elements_in,
+        spent: spent_out,
+        credit: Arc::clone(&credit),
+        wake: wake_receiver,
+        overflow: VecDeque::new(),
+    };
+    (
+        sender,
+        ChannelReceiver {
+            ring: elements_out,
+            spent: spent_in,
+            credit,
+            wake: wake_sender,
+        },
+    )
+}
+
+/// The sending end.
+pub struct ChannelSender<T> {
+    ring: rtrb::Producer<Element<T>>,
+    spent: rtrb::Consumer<Chunk<T>>,
+    credit: Arc<Credit>,
+    wake: WakeHandle,
+    overflow: VecDeque<Element<T>>,
+}
+
+impl<T: Record> ChannelSender<T> {
+    /// A buffer to fill: one that came back, or a new one.
+    pub fn buffer(&mut self) -> Chunk<T> {
+        self.spent.pop().unwrap_or_default()
+    }
+
+    /// Sends a chunk.
+    pub fn send_chunk(&mut self, chunk: Chunk<T>) -> Result<(), OperatorError> {
+        let bytes = estimate_bytes(&chunk);
+        self.send(Element::Chunk(chunk, bytes))
+    }
+
+    /// Sends an element behind everything sent before.
+    ///
+    /// # Errors
+    /// `Cancelled` when the receiver is gone: its attempt has ended.
+    pub fn send(&mut self, element: Element<T>) -> Result<(), OperatorError> {
+        if !self.overflow.is_empty() {
+            self.overflow.push_back(element);
+            return self.drain();
+        }
+        match self.try_send(element)? {
+            None => self.wake.wake(),
+            Some(refused) => self.overflow.push_back(refused),
+        }
+        Ok(())
+    }
+
+    /// Whether something waits for room.
+    pub fn is_blocked(&self) -> bool {
+        !self.overflow.is_empty()
+    }
+
+    /// Sends what waits, as far as there is room.
+    pub fn drain(&mut self) -> Result<(), OperatorError> {
+        let before = self.overflow.len();
+        while let Some(element) = self.overflow.pop_front() {
+            if let Some(refused) = self.try_send(element)? {
+                self.overflow.push_front(refused);
+                break;
+            }
+        }
+        if self.overflow.len() < before {
+            self.wake.wake();
+        }
+        Ok(())
+    }
+
+    fn try_send(&mut self, element: Element<T>) -> Result<Option<Element<T>>, OperatorError> {
+        if self.ring.is_abandoned() {
+            return Err(OperatorError::Cancelled);
+        }
+        if !self.admits(&element) {
+            return Ok(Some(element));
+        }
+        if let Element::Chunk(_, bytes) = &element {
+            self.credit
+                .in_flight_bytes
+                .fetch_add(*bytes, Ordering::AcqRel);
+        }
+        match self.ring.push(element) {
+            Ok(()) => Ok(None),
+            Err(rtrb::PushError::Full(element)) => {
+                unreachable!(
+                    "admits() saw a free place in the ring, got back {:?}",
+                    kind(&element)
+                )
+            }
+        }
+    }
+
+    /// Whether ring and credit have room. Announces the wait first and looks again, so that a receiver that makes room
+    /// in between wakes this sender.
+    fn admits(&self, element: &Element<T>) -> bool {
+        let has_room = || {
+            let in_flight = self.credit.in_flight_bytes.load(Ordering::Acquire);
+            let credit = match element {
+                Element::Chunk(_, bytes) => in_flight == 0 || in_flight + bytes <= CREDIT_BYTES,
+                _ => true,
+            };
+            credit && !self.ring.is_full()
+        };
+        if has_room() {
+            return true;
+        }
+        self.credit.sender_waits.store(true, Ordering::SeqCst);
+        has_room()
+    }
+}
+
+fn kind<T>(element: &Element<T>) -> &'static str {
+    match element {
+        Element::Chunk(..) => "chunk",
+        Element::Watermark(_) => "watermark",
+        Element::Status(_) => "status",
+        Element::Barrier(_) => "barrier",
+        Element::End => "end",
+    }
+}
+
+fn estimate_bytes<T: Record>(chunk: &Chunk<T>) -> usize {
+    let sampled = chunk.len().min(SAMPLED_RECORDS);
+    let outside: usize = chunk.records()[..sampled]
+        .iter()
+        .map(Record::heap_bytes)
+        .sum();
+    chunk.len() * (size_of::<T>() + 16) + outside * chunk.len() / sampled.max(1)
+}
+
+/// The receiving end.
+pub struct ChannelReceiver<T> {
+    ring: rtrb::Consumer<Element<T>>,
+    spent: rtrb::Producer<Chunk<T>>,
+    credit: Arc<Credit>,
+    wake: WakeHandle,
+}
+
+impl<T> ChannelReceiver<T> {
+    /// Takes the next element.
+    pub fn pop(&mut self) -> Option<Element<T>> {
+        let element = self.ring.pop().ok()?;
+        self.room_made();
+        Some(element)
+    }
+
+    /// Gives credit and memory of a chunk back.
+    pub fn release(&mut self, mut chunk: Chunk<T>, bytes: usize) {
+        chunk.clear();
+        // A full return ring only means that the sender has buffers enough.
+        drop(self.spent.push(chunk));
+        self.credit
+            .in_flight_bytes
+            .fetch_sub(bytes, Ordering::AcqRel);
+        self.room_made();
+    }
+
+    fn room_made(&self) {
+        if self.credit.sender_waits.load(Ordering::SeqCst)
+            && self.credit.sender_waits.swap(false, Ordering::SeqCst)
+        {
+            self.wake.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use highwater_types::EventTime;
+
+    use super::*;
+
+    fn silent() -> WakeHandle {
+        WakeHandle::new(|| {})
+    }
+
+    fn full_chunk() -> Chunk<u64> {
+        let mut chunk = Chunk::with_room();
+        (0..1_024).for_each(|value| chunk.push(value, EventTime(0)));
+        chunk
+    }
+
+    #[test]
+    fn credit_bounds_what_is_in_flight_and_comes_back_with_the_buffer() {
+        let (mut sender, mut receiver) = channel::<u64>(silent(), silent());
+        while !sender.is_blocked() {
+            sender.send_chunk(full_chunk()).unwrap();
+        }
+        sender.send(Element::End).unwrap();
+        let mut received = 0;
+        let mut ended = false;
+        while !ended {
+            match receiver.pop() {
+                Some(Element::Chunk(chunk, bytes)) => {
+                    received += chunk.len();
+                    receiver.release(chunk, bytes);
+                }
+                Some(Element::End) => ended = true,
+                Some(other) => panic!("unexpected {other:?}"),
+                None => sender.drain().unwrap(),
+            }
+        }
+        assert!(received <= CREDIT_BYTES / 24 + 2 * 1_024);
+        assert!(!sender.is_blocked());
+        assert!(sender.buffer().is_empty());
+    }
+
+    #[test]
+    fn a_sender_whose_receiver_is_gone_is_cancelled() {
+        let (mut sender, receiver) = channel::<u64>(silent(), silent());
+        drop(receiver);
+        assert!(matches!(
+            sender.send(Element::End),
+            Err(OperatorError::Cancelled)
+        ));
+    }
+
+    #[test]
+    fn a_waiting_sender_is_woken_when_credit_returns() {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&woken);
+        let wake = WakeHandle::new(move || {
+            seen.fetch_add(1, Ordering::SeqCst);
+        });
+        let (mut sender, mut receiver) = channel::<u64>(wake, silent());
+        while !sender.is_blocked() {
+            sender.send_chunk(full_chunk()).unwrap();
+        }
+        assert_eq!(woken.load(Ordering::SeqCst), 0);
+        let Some(Element::Chunk(chunk, bytes)) = receiver.pop() else {
+            panic!("a chunk was sent")
+        };
+        receiver.release(chunk, bytes);
+        assert!(woken.load(Ordering::SeqCst) >= 1);
+    }
+}

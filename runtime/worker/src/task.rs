@@ -1,0 +1,396 @@
+//! One task: a chain with its input, run in turns by a slot thread.
+//!
+//! A turn first finishes what the last one left, then the agenda (control elements in order), then takes input until
+//! its time is over, an output is full or the input is empty, and at last gives the chain its own turn. A barrier is an
+//! item of the agenda like a watermark: nothing overtakes it and it overtakes nothing.
+//!
+//! Channels stay open behind the end of input: barriers still travel through a chain that has ended, so the final
+//! checkpoint of a bounded job is a checkpoint like any other.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use highwater_connectors::Split;
+use highwater_exchange::{InputGate, Step};
+use highwater_operators::{
+    Collected, Downstream, OperatorError, OperatorReport, Progress, SourceInput, SourcePoll,
+};
+use highwater_time::{SourceSignal, StatusValve, ValveOutput};
+use highwater_types::{
+    BarrierKind, CheckpointBarrier, CheckpointId, ProcessingTime, StreamStatus, Watermark,
+};
+
+use crate::align::Alignment;
+use crate::clock::Clock;
+use crate::shares::Waiting;
+
+/// How long a turn may take input before other tasks of the slot have theirs.
+pub const TURN_LIMIT: Duration = Duration::from_micros(500);
+
+/// A control element that waits for its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Control {
+    Watermark(Watermark),
+    Status(StreamStatus),
+    End,
+    Barrier(CheckpointBarrier),
+}
+
+/// Where a task takes its records from.
+pub enum TaskInput {
+    /// A reader.
+    Source(Box<dyn SourceInput>),
+    /// Channels from other tasks.
+    Gate {
+        /// The channels and the chain behind them.
+        gate: Box<dyn InputGate>,
+        /// The watermark of all channels.
+        valve: StatusValve,
+        /// The barriers of all channels.
+        alignment: Alignment,
+    },
+}
+
+impl TaskInput {
+    fn head(&mut self) -> &mut dyn Downstream {
+        match self {
+            Self::Source(source) => source.head(),
+            Self::Gate { gate, .. } => gate.head(),
+        }
+    }
+
+    fn head_ref(&self) -> &dyn Downstream {
+        match self {
+            Self::Source(source) => source.head_ref(),
+            Self::Gate { gate, .. } => gate.head_ref(),
+        }
+    }
+}
+
+/// What a task tells its worker.
+#[derive(Debug)]
+pub enum TaskEvent {
+    /// The snapshot of a checkpoint is whole.
+    Snapshot {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// The state of each operator of the chain.
+        operators: Collected,
+        /// The positions of a source.
+        splits: Option<Vec<Split>>,
+    },
+    /// All input has ended and everything was emitted.
+    Ended,
+}
+
+struct OpenSnapshot {
+    id: CheckpointId,
+    collected: Collected,
+    splits: Option<Vec<Split>>,
+}
+
+/// A letter to one task.
+#[derive(Debug)]
+pub enum TaskLetter {
+    /// To a source: emit this barrier behind everything read so far.
+    Trigger(CheckpointBarrier),
+    /// To a source: read these splits too; `complete` = no further one will come.
+    Assign {
+        /// The splits.
+        splits: Vec<Split>,
+        /// Whether they are the last.
+        complete: bool,
+    },
+    /// Checkpoint `id` is complete.
+    Completed(CheckpointId),
+    /// Checkpoint `id` is given up.
+    Aborted(CheckpointId),
+}
+
+/// One task.
+pub struct Task {
+    input: TaskInput,
+    agenda: VecDeque<Control>,
+    snapshot: Option<OpenSnapshot>,
+    reading: Reading,
+    watermark: Watermark,
+    events: Vec<TaskEvent>,
+}
+
+/// Whether a task still takes input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// It does.
+    On,
+    /// Its source was told to stop; its channels stay open.
+    Stopped,
+    /// All input has ended.
+    Ended,
+}
+
+impl Task {
+    /// A task over `input`.
+    pub fn new(input: TaskInput) -> Self {
+        Self {
+            input,
+            agenda: VecDeque::new(),
+            snapshot: None,
+            reading: Reading::On,
+            watermark: Watermark::MIN,
+            events: Vec::new(),
+        }
+    }
+
+    /// Takes a letter.
+    pub fn letter(&mut self, letter: TaskLetter) -> Result<(), OperatorError> {
+        match letter {
+            TaskLetter::Trigger(barrier) => self.trigger(barrier),
+            TaskLetter::Assign { splits, complete } => {
+                if let TaskInput::Source(source) = &mut self.input {
+                    source.add_splits(splits)?;
+                    if complete {
+                        source.no_more_splits();
+                    }
+                }
+            }
+            TaskLetter::Completed(id) => {
+                if let TaskInput::Source(source) = &mut self.input {
+                    source.completed(id)?;
+                }
+                self.input.head().completed(id)?;
+            }
+            TaskLetter::Aborted(id) => self.abort(id),
+        }
+        Ok(())
+    }
+
+    /// Runs for one turn. `paused` time of a source is time in which an output held it back.
+    pub fn turn(&mut self, clock: &dyn Clock) -> Result<Waiting, OperatorError> {
+        let start = clock.elapsed();
+        let waiting = self.advance(clock, start)?;
+        self.collect()?;
+        Ok(waiting)
+    }
+
+    fn advance(&mut self, clock: &dyn Clock, start: Duration) -> Result<Waiting, OperatorError> {
+        if self.input.head().turn()? == Progress::More || !self.run_agenda()? {
+            return Ok(Waiting::Turn);
+        }
+        let waiting = loop {
+            if self.input.head_ref().blocked().is_some() {
+                break Waiting::Output;
+            }
+            if !self.take_input()? {
+                break Waiting::Input;
+            }
+            if !self.run_agenda()? {
+                return Ok(Waiting::Turn);
+            }
+            if clock.elapsed().saturating_sub(start) >= TURN_LIMIT {
+                break Waiting::Turn;
+            }
+        };
+        self.event_time(waiting == Waiting::Output);
+        if !self.run_agenda()? || self.input.head().turn()? == Progress::More {
+            return Ok(Waiting::Turn);
+        }
+        let blocked = self.input.head_ref().blocked().is_some();
+        Ok(if blocked { Waiting::Output } else { waiting })
+    }
+
+    /// What the task has to tell.
+    pub fn events(&mut self) -> std::vec::Drain<'_, TaskEvent> {
+        self.events.drain(..)
+    }
+
+    /// The event time that has entered the chain.
+    pub const fn watermark(&self) -> Watermark {
+        self.watermark
+    }
+
+    /// Whether a snapshot is being serialised: the slot does not park meanwhile.
+    pub const fn has_open_snapshot(&self) -> bool {
+        self.snapshot.is_some()
+    }
+
+    /// The earliest time at which a turn is needed though no input comes.
+    pub fn next_deadline(&self) -> Option<ProcessingTime> {
+        self.input.head_ref().next_deadline()
+    }
+
+    /// The receiver that holds the task back.
+    pub fn blocked_on(&self) -> Option<&str> {
+        self.input.head_ref().blocked()
+    }
+
+    /// Where the last records came from, for messages about failures.
+    pub fn position(&self) -> Option<String> {
+        match &self.input {
+            TaskInput::Source(source) => Some(source.position()),
+            TaskInput::Gate { .. } => None,
+        }
+    }
+
+    /// Whether the task heads a source.
+    pub const fn is_source(&self) -> bool {
+        matches!(self.input, TaskInput::Source(_))
+    }
+
+    /// Reports of all operators of the chain.
+    pub fn reports(&self) -> Vec<OperatorReport> {
+        let mut reports = Vec::new();
+        self.input.head_ref().report(&mut reports);
+        reports
+    }
+
+    fn trigger(&mut self, barrier: CheckpointBarrier) {
+        match barrier.kind {
+            BarrierKind::Checkpoint | BarrierKind::Savepoint => {}
+            BarrierKind::StopSuspend if self.reading == Reading::On => {
+                self.reading = Reading::Stopped;
+            }
+            BarrierKind::StopDrain if self.reading == Reading::On => self.end_of_input(),
+            BarrierKind::StopSuspend | BarrierKind::StopDrain => {}
+        }
+        self.agenda.push_back(Control::Barrier(barrier));
+    }
+
+    fn end_of_input(&mut self) {
+        self.reading = Reading::Ended;
+        self.agenda.push_back(Control::Watermark(Watermark::MAX));
+        self.agenda.push_back(Control::End);
+    }
+
+    /// Takes one element of input; `false` = there is none for now.
+    fn take_input(&mut self) -> Result<bool, OperatorError> {
+        match &mut self.input {
+            TaskInput::Source(source) => {
+                if self.reading != Reading::On {
+                    return Ok(false);
+                }
+                match source.poll()? {
+                    SourcePoll::Records(_) => self.event_time(false),
+                    SourcePoll::Nothing => return Ok(false),
+                    SourcePoll::EndOfInput => self.end_of_input(),
+                }
+                Ok(true)
+            }
+            TaskInput::Gate { gate, .. } => match gate.step()? {
+                Step::Nothing | Step::NoRoom => Ok(false),
+                Step::Records(_) => Ok(true),
+                step => {
+                    self.control(step);
+                    Ok(true)
+                }
+            },
+        }
+    }
+
+    /// Asks a source what its event time became.
+    fn event_time(&mut self, paused: bool) {
+        let TaskInput::Source(source) = &mut self.input else { return };
+        if self.reading != Reading::On {
+            return;
+        }
+        for signal in source.signals(paused) {
+            self.agenda.push_back(match signal {
+                SourceSignal::Watermark(watermark) => Control::Watermark(watermark),
+                SourceSignal::Status(status) => Control::Status(status),
+            });
+        }
+    }
+
+    /// Puts a control element of a channel through valve and alignment.
+    fn control(&mut self, step: Step) {
+        let TaskInput::Gate { gate, valve, alignment } = &mut self.input else { return };
+        let news = match step {
+            Step::Watermark(channel, watermark) => valve.watermark(channel, watermark),
+            Step::Status(channel, status) => valve.status(channel, status),
+            Step::End(channel) => {
+                let (news, all_ended) = valve.end(channel);
+                self.agenda.extend(news.into_iter().map(control_of));
+                if all_ended {
+                    self.end_of_input();
+                }
+                return;
+            }
+            Step::Barrier(channel, barrier) => {
+                if let Some(aligned) = alignment.barrier(gate.as_mut(), channel, barrier) {
+                    self.agenda.push_back(Control::Barrier(aligned));
+                }
+                return;
+            }
+            Step::Nothing | Step::NoRoom | Step::Records(_) => return,
+        };
+        self.agenda.extend(news.into_iter().map(control_of));
+    }
+
+    /// Runs the agenda; `false` = the chain has more to do before the next item.
+    fn run_agenda(&mut self) -> Result<bool, OperatorError> {
+        while let Some(control) = self.agenda.pop_front() {
+            if self.run(control)? == Progress::More {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn run(&mut self, control: Control) -> Result<Progress, OperatorError> {
+        let head = self.input.head();
+        match control {
+            Control::Watermark(watermark) => {
+                self.watermark = watermark;
+                head.watermark(watermark)
+            }
+            Control::Status(status) => head.status(status).map(|()| Progress::Done),
+            Control::End => {
+                self.events.push(TaskEvent::Ended);
+                head.end()
+            }
+            Control::Barrier(barrier) => self.barrier(&barrier).map(|()| Progress::Done),
+        }
+    }
+
+    fn barrier(&mut self, barrier: &CheckpointBarrier) -> Result<(), OperatorError> {
+        if let Some(open) = self.snapshot.take() {
+            debug_assert!(open.id < barrier.id, "barriers arrive in order");
+            self.input.head().abort();
+        }
+        let splits = match &mut self.input {
+            TaskInput::Source(source) => Some(source.snapshot()?),
+            TaskInput::Gate { .. } => None,
+        };
+        self.input.head().barrier(barrier)?;
+        self.snapshot = Some(OpenSnapshot { id: barrier.id, collected: Vec::new(), splits });
+        Ok(())
+    }
+
+    /// Serialises a portion of the open snapshot.
+    fn collect(&mut self) -> Result<(), OperatorError> {
+        let Some(open) = &mut self.snapshot else { return Ok(()) };
+        if self.input.head().collect(&mut open.collected)? == Progress::More {
+            return Ok(());
+        }
+        if let Some(OpenSnapshot { id, collected, splits }) = self.snapshot.take() {
+            self.events.push(TaskEvent::Snapshot { id, operators: collected, splits });
+        }
+        Ok(())
+    }
+
+    fn abort(&mut self, id: CheckpointId) {
+        if self.snapshot.as_ref().is_some_and(|open| open.id == id) {
+            self.snapshot = None;
+            self.input.head().abort();
+        }
+        if let TaskInput::Gate { gate, alignment, .. } = &mut self.input {
+            alignment.abort(gate.as_mut(), id);
+        }
+    }
+}
+
+fn control_of(news: ValveOutput) -> Control {
+    match news {
+        ValveOutput::Watermark(watermark) => Control::Watermark(watermark),
+        ValveOutput::Status(status) => Control::Status(status),
+    }
+}
