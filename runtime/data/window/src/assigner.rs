@@ -128,9 +128,9 @@ impl WindowAssigner for Tumbling {
 /// Source: Flink `SlidingEventTimeWindows`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sliding {
-    size_ms: i64,
-    slide_ms: i64,
-    offset_ms: i64,
+    size: i64,
+    slide: i64,
+    offset: i64,
 }
 
 impl Sliding {
@@ -147,22 +147,22 @@ impl Sliding {
             return Err(WindowError::Gaps { slide_ms, size_ms });
         }
         Ok(Self {
-            size_ms,
-            slide_ms,
-            offset_ms: offset_within(offset_ms, slide_ms)?,
+            size: size_ms,
+            slide: slide_ms,
+            offset: offset_within(offset_ms, slide_ms)?,
         })
     }
 }
 
 impl WindowAssigner for Sliding {
     fn assign(&self, time: EventTime, mut each: impl FnMut(TimeWindow)) {
-        let last = floor_start(time.0, self.slide_ms, self.offset_ms);
-        let before = (self.size_ms - 1) / self.slide_ms;
+        let last = floor_start(time.0, self.slide, self.offset);
+        let before = (self.size - 1) / self.slide;
         for step in (0..=before).rev() {
-            let start = last.saturating_sub(step * self.slide_ms);
+            let start = last.saturating_sub(step * self.slide);
             let window = TimeWindow {
                 start,
-                end: start.saturating_add(self.size_ms),
+                end: start.saturating_add(self.size),
             };
             if window.end > time.0 {
                 each(window);
@@ -171,7 +171,7 @@ impl WindowAssigner for Sliding {
     }
 
     fn describe(&self) -> String {
-        format!("sliding {} ms every {} ms", self.size_ms, self.slide_ms)
+        format!("sliding {} ms every {} ms", self.size, self.slide)
     }
 }
 
@@ -208,9 +208,10 @@ mod tests {
     proptest! {
         #[test]
         fn t05_windows_are_those_that_a_scan_of_all_starts_finds(
-            time in -10_000i64..10_000, size in 1i64..500, slide in 1i64..500, offset in -499i64..500,
+            time in -10_000i64..10_000, size in 1i64..500, slide in 0i64..500, offset in -499i64..500,
         ) {
-            prop_assume!(slide <= size && offset.abs() < slide);
+            let slide = 1 + slide % size;
+            let offset = offset % slide;
             let sliding = Sliding::with_offset(size, slide, offset).unwrap();
             let naive: Vec<_> = (time - size + 1..=time)
                 .filter(|start| (start - offset).rem_euclid(slide) == 0)
