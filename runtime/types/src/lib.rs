@@ -9,6 +9,7 @@ pub mod error;
 pub mod id;
 pub mod key;
 pub mod migrate;
+pub mod promise;
 pub mod record;
 pub mod schema;
 pub mod time;
@@ -22,6 +23,7 @@ pub use id::{
 };
 pub use key::{Key, KeyGroup, KeyGroupRange, KeyHash, MaxParallelism};
 pub use migrate::Compatibility;
+pub use promise::{Boundedness, Guarantee};
 pub use record::{DecodeError, Record};
 pub use schema::{DataType, Field, Schema, SchemaFingerprint};
 pub use time::{EventTime, ProcessingTime, Watermark};

@@ -15,12 +15,14 @@ use highwater_exchange::{InputGate, Step};
 use highwater_operators::{
     Collected, Downstream, OperatorError, OperatorReport, Progress, SourceInput, SourcePoll,
 };
+use highwater_protocol::alignment::{
+    Alignment, AlignmentEffect, AlignmentEvent, ChannelIndex,
+};
 use highwater_time::{SourceSignal, StatusValve, ValveOutput};
 use highwater_types::{
     BarrierKind, CheckpointBarrier, CheckpointId, ProcessingTime, StreamStatus, Watermark,
 };
 
-use crate::align::Alignment;
 use crate::clock::Clock;
 use crate::shares::Waiting;
 
@@ -315,9 +317,10 @@ impl Task {
                 return;
             }
             Step::Barrier(channel, barrier) => {
-                if let Some(aligned) = alignment.barrier(gate.as_mut(), channel, barrier) {
-                    self.agenda.push_back(Control::Barrier(aligned));
-                }
+                let channel = ChannelIndex(channel as u32);
+                let effects = alignment.step(AlignmentEvent::Barrier { channel, barrier });
+                let aligned = align(gate.as_mut(), &effects);
+                self.agenda.extend(aligned.map(Control::Barrier));
                 return;
             }
             Step::Nothing | Step::NoRoom | Step::Records(_) => return,
@@ -383,9 +386,24 @@ impl Task {
             self.input.head().abort();
         }
         if let TaskInput::Gate { gate, alignment, .. } = &mut self.input {
-            alignment.abort(gate.as_mut(), id);
+            let effects = alignment.step(AlignmentEvent::Cancelled { id });
+            let aligned = align(gate.as_mut(), &effects);
+            debug_assert!(aligned.is_none(), "a cancelled checkpoint takes no snapshot");
         }
     }
+}
+
+/// Performs the effects of an alignment; returns the barrier whose snapshot is due.
+fn align(gate: &mut dyn InputGate, effects: &[AlignmentEffect]) -> Option<CheckpointBarrier> {
+    let mut due = None;
+    for effect in effects {
+        match *effect {
+            AlignmentEffect::Hold(channel) => gate.block(channel.0 as usize),
+            AlignmentEffect::ResumeAll => gate.unblock_all(),
+            AlignmentEffect::Snapshot(barrier) => due = Some(barrier),
+        }
+    }
+    due
 }
 
 fn control_of(news: ValveOutput) -> Control {

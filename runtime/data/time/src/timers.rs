@@ -228,11 +228,11 @@ mod tests {
         for (group, bytes) in timers.snapshot(max) {
             restored.restore(all, group, &bytes).unwrap();
         }
-        let times: Vec<_> = fire(&mut restored, 25)
+        let due: Vec<_> = fire(&mut restored, 25)
             .into_iter()
             .map(|fired| fired.0)
             .collect();
-        assert_eq!(times, [-5, 10, 20]);
+        assert_eq!(due, [-5, 10, 20]);
     }
 
     proptest! {

@@ -1,0 +1,50 @@
+//! The fingerprint of a graph: equal in every process that runs the same program, so that a stranger is refused.
+
+use std::fmt;
+use std::fmt::Write as _;
+
+use highwater_types::key::hash_bytes;
+
+use crate::stream::StreamGraph;
+
+/// XXH3-64 over a canonical text of operators, uids, schemas and edges. Parallelism is left out: it may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GraphFingerprint(pub u64);
+
+impl GraphFingerprint {
+    /// The fingerprint of a graph.
+    pub fn of(graph: &StreamGraph) -> Self {
+        let mut text = String::new();
+        for node in graph.nodes() {
+            let name = graph.name(node.id);
+            let key = node.key.as_deref().unwrap_or("-");
+            push(
+                &mut text,
+                format_args!("{name}|{}|{}|{key}", node.operator, node.emits),
+            );
+            for state in &node.states {
+                push(&mut text, format_args!("|{}:{}", state.name, state.shape));
+            }
+            text.push('\n');
+        }
+        for edge in graph.edges() {
+            let (from, to, how) = (edge.from.0, edge.to.0, &edge.partitioning);
+            push(
+                &mut text,
+                format_args!("{from}>{to}|{:?}|{how}\n", edge.output),
+            );
+        }
+        Self(hash_bytes(text.as_bytes()).0)
+    }
+}
+
+fn push(text: &mut String, arguments: fmt::Arguments<'_>) {
+    text.write_fmt(arguments)
+        .expect("a String takes everything");
+}
+
+impl fmt::Display for GraphFingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}

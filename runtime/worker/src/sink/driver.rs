@@ -1,0 +1,452 @@
+//! Performs the effects of one slot machine against its output target, in order, on a thread of its own.
+//!
+//! The one rule: what the machine asks for is done or its failure is told to the machine. Nothing is retried, skipped or
+//! guessed here; the only loop is that an unanswered question and a lost session wait a moment before the next try.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::SyncSender;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use highwater_connectors::{
+    Marker as TargetMarker, MarkerKind as TargetKind, MarkerPosition, OutputBatch, OutputTarget,
+    TargetError,
+};
+use highwater_protocol::hash::ContentHash;
+use highwater_protocol::manifest::{FileEntry, LogObject, SlotOutput};
+use highwater_protocol::nonce::NonceStream;
+use highwater_protocol::paths;
+use highwater_protocol::sink_slot::{
+    Claim, EndAnswer, LogSource, Marker, MarkerKind, MarkerReading, RecordRange, SessionNumber,
+    SinkSlot, SlotConfig, SlotEffect, SlotEvent,
+};
+use highwater_protocol::stop::{NamedStop, SlotKey};
+use highwater_types::{AttemptId, CheckpointId, Epoch};
+
+use crate::sink::log::{LogStore, LogStoreError};
+use crate::slot::error_chain as chain;
+use crate::sink::mailbox::{SinkControl, SinkLetter, SinkMailbox};
+use crate::sink::spool::SpoolBytes;
+
+/// How long a driver waits for letters before it looks at what is due.
+const IDLE_WAIT: Duration = Duration::from_millis(500);
+/// How long a lost session waits before the next one is opened, at first and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// What a driver tells its worker.
+#[derive(Debug)]
+pub enum SinkEvent {
+    /// The barrier is acknowledged for this slot.
+    Ack {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// The output of the slot.
+        output: SlotOutput,
+        /// A marker position seen before.
+        marker_offset: u64,
+    },
+    /// The slot cannot take part in the checkpoint.
+    Decline(CheckpointId),
+    /// The output of the checkpoint is visible.
+    Confirmed(CheckpointId),
+    /// The output of the checkpoint was given up.
+    Voided(CheckpointId),
+    /// An examination found a marker, or none.
+    Examined(CheckpointId, Option<MarkerKind>),
+    /// Is this attempt current?
+    AskLeader(CheckpointId),
+    /// The spool is half full: a checkpoint is wanted.
+    RequestCheckpoint,
+    /// A newer attempt owns the slot.
+    Superseded,
+    /// The job must stop.
+    Stop(NamedStop),
+}
+
+/// How a slot begins.
+pub enum SlotStart {
+    /// Nothing is to be decided.
+    Confirmed(u64),
+    /// The output of a completed checkpoint is to be decided first.
+    Recover(Claim),
+}
+
+/// What a driver is made of.
+pub struct DriverParts {
+    /// The slot machine's configuration.
+    pub config: SlotConfig,
+    /// How it begins.
+    pub start: SlotStart,
+    /// The door to the outside.
+    pub target: Box<dyn OutputTarget>,
+    /// Where logs are kept.
+    pub log: Box<dyn LogStore>,
+    /// Names logs.
+    pub nonces: NonceStream,
+    /// The leadership and attempt that markers carry.
+    pub owner: (Epoch, AttemptId),
+    /// Letters.
+    pub mailbox: SinkMailbox,
+    /// Where events go, with the slot they are of.
+    pub events: SyncSender<(SlotKey, SinkEvent)>,
+}
+
+/// Starts the driver thread. It ends after `Close`, after a stop, or when the worker is gone.
+///
+/// # Errors
+/// When the operating system gives no thread.
+pub fn spawn(parts: DriverParts) -> std::io::Result<JoinHandle<()>> {
+    let name = format!("sink-{}", parts.config.key);
+    std::thread::Builder::new().name(name).spawn(move || Driver::run(parts))
+}
+
+struct Driver {
+    slot: SinkSlot,
+    target: Box<dyn OutputTarget>,
+    log: Box<dyn LogStore>,
+    nonces: NonceStream,
+    owner: (Epoch, AttemptId),
+    mailbox: SinkMailbox,
+    events: SyncSender<(SlotKey, SinkEvent)>,
+    spool: SpoolBytes,
+    effects: VecDeque<SlotEffect>,
+    marker: Option<TargetMarker>,
+    asking: Option<CheckpointId>,
+    backoff: Duration,
+    life: Life,
+}
+
+/// Whether the driver goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    On,
+    Over,
+}
+
+impl Driver {
+    fn run(parts: DriverParts) {
+        let (slot, first) = match parts.start {
+            SlotStart::Confirmed(number) => (SinkSlot::start(parts.config, number), Vec::new()),
+            SlotStart::Recover(claim) => SinkSlot::recover(parts.config, claim),
+        };
+        let mut driver = Self {
+            slot,
+            target: parts.target,
+            log: parts.log,
+            nonces: parts.nonces,
+            owner: parts.owner,
+            mailbox: parts.mailbox,
+            events: parts.events,
+            spool: SpoolBytes::default(),
+            effects: first.into(),
+            marker: None,
+            asking: None,
+            backoff: BACKOFF.0,
+            life: Life::On,
+        };
+        driver.perform();
+        while driver.life == Life::On {
+            match driver.mailbox.receive(IDLE_WAIT) {
+                Some(letter) => driver.letter(letter),
+                None => driver.ask_again(),
+            }
+        }
+    }
+
+    fn letter(&mut self, letter: SinkLetter) {
+        let event = match letter {
+            SinkLetter::Output(batch) => {
+                let (records, bytes) = (batch.count() as u32, batch.bytes().len() as u64);
+                self.spool.append(batch);
+                SlotEvent::Output { records, bytes }
+            }
+            SinkLetter::Barrier(id) => SlotEvent::Barrier(id),
+            SinkLetter::Control(SinkControl::Close) => {
+                self.life = Life::Over;
+                return;
+            }
+            SinkLetter::Control(control) => self.control(control),
+        };
+        self.tell(event);
+        self.perform();
+    }
+
+    fn control(&mut self, control: SinkControl) -> SlotEvent {
+        match control {
+            SinkControl::Expected | SinkControl::Close => SlotEvent::Expected,
+            SinkControl::Declined(id) => SlotEvent::Declined { id },
+            SinkControl::Commit(id) => SlotEvent::Commit { id },
+            SinkControl::LeaderSays(authority) => {
+                self.asking = None;
+                SlotEvent::LeaderSays(authority)
+            }
+            SinkControl::Released => SlotEvent::Released,
+            SinkControl::WriteVoid(id) => SlotEvent::WriteVoid { id },
+        }
+    }
+
+    fn tell(&mut self, event: SlotEvent) {
+        self.effects.extend(self.slot.step(event));
+    }
+
+    fn ask_again(&mut self) {
+        if let Some(id) = self.asking {
+            self.send(SinkEvent::AskLeader(id));
+        }
+    }
+
+    fn send(&mut self, event: SinkEvent) {
+        if self.events.send((self.slot.key().clone(), event)).is_err() {
+            // The worker is gone, and with it the attempt: nobody may commit for it any more.
+            self.life = Life::Over;
+        }
+    }
+
+    /// Performs effects until none is left; what they bring about may ask for more.
+    fn perform(&mut self) {
+        while let Some(effect) = self.effects.pop_front() {
+            if self.life == Life::Over {
+                return;
+            }
+            self.effect(effect);
+        }
+    }
+
+    fn effect(&mut self, effect: SlotEffect) {
+        match effect {
+            SlotEffect::OpenSession { session } => self.open_session(session),
+            SlotEffect::Begin { session } => {
+                let begun = self.target.begin();
+                self.or_lost(session, begun);
+            }
+            SlotEffect::Send(range) => self.send_range(range),
+            SlotEffect::Flush { session } => match self.target.flush() {
+                Ok(()) => self.tell(SlotEvent::Flushed { session }),
+                Err(error) => self.lost(session, &error),
+            },
+            SlotEffect::StoreLog { id, range } => self.store_log(id, range),
+            SlotEffect::WriteMarker { number, kind } => self.marker = Some(self.mark(number, kind)),
+            SlotEffect::EndTxn { session } => self.end_transaction(session),
+            SlotEffect::Abort { session } => {
+                if let Err(error) = self.target.abort() {
+                    tracing::debug!(slot = %self.slot.key(), session = session.0, %error, "abort");
+                }
+            }
+            SlotEffect::WriteSync { session } => match self.target.write_sync() {
+                Ok(()) => self.tell(SlotEvent::SyncWritten { session }),
+                Err(error) => self.lost(session, &error),
+            },
+            SlotEffect::ReadMarkers { session, from } => self.read_markers(session, from),
+            SlotEffect::Publish(source) => self.publish(source),
+            SlotEffect::ReleaseSpool { upto } => {
+                for batch in self.spool.release(upto) {
+                    self.mailbox.recycle(batch);
+                }
+            }
+            SlotEffect::HoldInput => self.mailbox.hold(true),
+            SlotEffect::ResumeInput => self.mailbox.hold(false),
+            other => self.report(other),
+        }
+    }
+
+    fn report(&mut self, effect: SlotEffect) {
+        let event = match effect {
+            SlotEffect::Ack { id, output, marker_offset } => {
+                SinkEvent::Ack { id, output, marker_offset }
+            }
+            SlotEffect::Decline { id } => SinkEvent::Decline(id),
+            SlotEffect::AskLeader { id } => {
+                self.asking = Some(id);
+                SinkEvent::AskLeader(id)
+            }
+            SlotEffect::ReportConfirmed { id } => SinkEvent::Confirmed(id),
+            SlotEffect::ReportVoid { id } => SinkEvent::Voided(id),
+            SlotEffect::ReportExamined { id, found } => SinkEvent::Examined(id, found),
+            SlotEffect::RequestCheckpoint => SinkEvent::RequestCheckpoint,
+            SlotEffect::EndAttempt => SinkEvent::Superseded,
+            SlotEffect::Stop(stop) => SinkEvent::Stop(stop),
+            performed => unreachable!("{performed:?} is performed, not reported"),
+        };
+        let last = matches!(event, SinkEvent::Superseded | SinkEvent::Stop(_));
+        self.send(event);
+        if last {
+            self.life = Life::Over;
+        }
+    }
+
+    fn open_session(&mut self, session: SessionNumber) {
+        match self.target.open_session() {
+            Ok(()) => {
+                self.backoff = BACKOFF.0;
+                self.tell(SlotEvent::Opened { session });
+            }
+            Err(error) => {
+                std::thread::park_timeout(self.backoff);
+                self.backoff = (self.backoff * 2).min(BACKOFF.1);
+                self.lost(session, &error);
+            }
+        }
+    }
+
+    fn or_lost(&mut self, session: SessionNumber, result: Result<(), TargetError>) {
+        if let Err(error) = result {
+            self.lost(session, &error);
+        }
+    }
+
+    fn lost(&mut self, session: SessionNumber, error: &TargetError) {
+        self.drop_pending();
+        let reason = chain(error);
+        tracing::warn!(slot = %self.slot.key(), session = session.0, reason, "session lost");
+        if let TargetError::MarkerLost(_) = error {
+            // The machine judges markers by what was read; a place that cannot be read at all is told as replaced.
+            let reading = MarkerReading { topic: reason, start: 0, end: 0, markers: Vec::new() };
+            self.tell(SlotEvent::MarkersRead { session, reading });
+        }
+        self.tell(SlotEvent::TxnLost { session });
+    }
+
+    fn send_range(&mut self, range: RecordRange) {
+        let session = self.session();
+        let mut batches = self.spool.range(range);
+        let sent = batches.try_for_each(|batch| self.target.send(batch));
+        self.or_lost(session, sent);
+    }
+
+    fn session(&self) -> SessionNumber {
+        self.slot.session()
+    }
+
+    fn store_log(&mut self, id: CheckpointId, range: RecordRange) {
+        let mut bytes = Vec::with_capacity((range.end.byte - range.start.byte) as usize);
+        for batch in self.spool.range(range) {
+            bytes.extend_from_slice(batch.bytes());
+        }
+        let path = paths::sink_log(id, self.nonces.draw(), self.slot.key(), 0);
+        let file = FileEntry { length: bytes.len() as u64, checksum: ContentHash::of(&bytes) };
+        let event = match self.log.store(&path, bytes) {
+            Ok(()) => {
+                let object = LogObject { path, file, records: range.records() };
+                SlotEvent::LogStored { id, log: vec![object] }
+            }
+            Err(error) => {
+                tracing::warn!(slot = %self.slot.key(), checkpoint = %id, %error, "sink log");
+                SlotEvent::LogFailed { id }
+            }
+        };
+        self.tell(event);
+    }
+
+    const fn mark(&self, number: u64, kind: MarkerKind) -> TargetMarker {
+        let kind = match kind {
+            MarkerKind::Output => TargetKind::Output,
+            MarkerKind::Void => TargetKind::Void,
+        };
+        TargetMarker { number, kind, epoch: self.owner.0.0, attempt: self.owner.1.0 }
+    }
+
+    fn end_transaction(&mut self, session: SessionNumber) {
+        let Some(marker) = self.marker.take() else {
+            unreachable!("the machine writes a marker before it ends a transaction")
+        };
+        let answer = match self.target.commit(marker) {
+            Ok(position) => EndAnswer::Committed { marker_offset: position.0 },
+            Err(error) => {
+                let reason = chain(&error);
+                tracing::warn!(slot = %self.slot.key(), number = marker.number, reason, "unclear commit");
+                EndAnswer::Unclear
+            }
+        };
+        self.tell(SlotEvent::EndTxn { session, answer });
+    }
+
+    fn read_markers(&mut self, session: SessionNumber, from: u64) {
+        match self.target.read_markers(MarkerPosition(from)) {
+            Ok(reading) => {
+                let kind = |kind| match kind {
+                    TargetKind::Output => MarkerKind::Output,
+                    TargetKind::Void => MarkerKind::Void,
+                };
+                let markers = reading.markers.iter();
+                let markers =
+                    markers.map(|&(number, found)| Marker { number, kind: kind(found) }).collect();
+                let (start, end) = (reading.start.0, reading.end.0);
+                let reading = MarkerReading { topic: reading.place, start, end, markers };
+                self.tell(SlotEvent::MarkersRead { session, reading });
+            }
+            Err(error) => self.lost(session, &error),
+        }
+    }
+
+    fn publish(&mut self, source: LogSource) {
+        match source {
+            LogSource::Spool(range) => self.send_range(range),
+            LogSource::Stored(objects) => {
+                for object in objects {
+                    if !self.publish_object(&object) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends one stored log object; `false` = it failed and the machine was told.
+    fn publish_object(&mut self, object: &LogObject) -> bool {
+        let session = self.session();
+        let bytes = match self.log.fetch(object) {
+            Ok(bytes) => bytes,
+            Err(LogStoreError::Damaged { path, reason }) => {
+                tracing::error!(slot = %self.slot.key(), path, reason, "sink log damaged");
+                self.drop_pending();
+                self.tell(SlotEvent::LogUnreadable);
+                return false;
+            }
+            Err(error) => {
+                tracing::warn!(slot = %self.slot.key(), %error, "sink log not readable now");
+                std::thread::park_timeout(self.backoff);
+                self.drop_pending();
+                self.tell(SlotEvent::TxnLost { session });
+                return false;
+            }
+        };
+        let sent = match OutputBatch::from_bytes(bytes) {
+            Ok(batch) => self.target.send(&batch),
+            Err(error) => {
+                tracing::error!(slot = %self.slot.key(), %error, "sink log damaged");
+                self.drop_pending();
+                self.tell(SlotEvent::LogUnreadable);
+                return false;
+            }
+        };
+        match sent {
+            Ok(()) => return true,
+            Err(TargetError::Refused(reason)) => {
+                self.drop_pending();
+                self.tell(SlotEvent::RecordRefused { reason: reason.to_string() });
+            }
+            Err(error) => self.lost(session, &error),
+        }
+        false
+    }
+
+    /// Drops what the same step still asked of a session that is lost: above all, its end. Logs, acknowledgements and
+    /// reports stay.
+    fn drop_pending(&mut self) {
+        self.marker = None;
+        self.effects.retain(|effect| {
+            !matches!(
+                effect,
+                SlotEffect::Begin { .. }
+                    | SlotEffect::Send(_)
+                    | SlotEffect::Flush { .. }
+                    | SlotEffect::Publish(_)
+                    | SlotEffect::WriteMarker { .. }
+                    | SlotEffect::EndTxn { .. }
+                    | SlotEffect::WriteSync { .. }
+                    | SlotEffect::ReadMarkers { .. }
+            )
+        });
+    }
+}
+

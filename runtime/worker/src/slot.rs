@@ -1,0 +1,382 @@
+//! A slot thread: runs the tasks of its slice in turns, takes letters, parks when there is nothing to do.
+//!
+//! Letters and channels are the only ways in. A panic or error of a task is told to the worker and ends the slice; it
+//! never takes the thread down, and no other task of the slice goes on without it.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use highwater_operators::{OperatorReport, TaskClock};
+use highwater_types::{AttemptId, Classified, ErrorKind, SlotIndex, Watermark};
+
+use crate::clock::Clock;
+use crate::messages::{FailureReport, SubtaskKey};
+use crate::shares::{Shares, Waiting};
+use crate::task::{Task, TaskEvent, TaskLetter};
+use crate::waker::SlotWaker;
+
+/// How long a slot parks at most: the processing-time clock is looked at that often.
+const PARK_LIMIT: Duration = Duration::from_millis(50);
+/// How often figures of a slice are published.
+const PUBLISH_EVERY: Duration = Duration::from_millis(200);
+
+/// Builds the slice of an attempt on the slot thread.
+pub type SliceBuilder = Box<dyn FnOnce(&TaskClock) -> Result<Vec<SlotTask>, FailureReport> + Send>;
+
+/// One task of a slice.
+pub struct SlotTask {
+    /// The head operator and subtask: names the task.
+    pub key: SubtaskKey,
+    /// The operators of its chain, for messages.
+    pub name: String,
+    /// The task.
+    pub task: Task,
+}
+
+/// A letter to a slot thread.
+pub enum SlotLetter {
+    /// Build this slice; answered by [`SlotEventKind::Built`].
+    Build(AttemptId, SliceBuilder),
+    /// Run the slice.
+    Run(AttemptId),
+    /// To one task, or to every task.
+    Task(AttemptId, Option<SubtaskKey>, LetterOf),
+    /// Drop the slice; answered by [`SlotEventKind::Dropped`].
+    Drop(AttemptId),
+    /// End the thread.
+    Shutdown,
+}
+
+/// Makes the letter for each task that it is for.
+pub type LetterOf = Box<dyn Fn() -> TaskLetter + Send>;
+
+/// What a slot thread tells its worker.
+#[derive(Debug)]
+pub struct SlotEvent {
+    /// The slot.
+    pub slot: SlotIndex,
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// What happened.
+    pub kind: SlotEventKind,
+}
+
+/// What happened on a slot.
+#[derive(Debug)]
+pub enum SlotEventKind {
+    /// The slice is built.
+    Built,
+    /// A task has something to tell.
+    Task(SubtaskKey, TaskEvent),
+    /// A task failed.
+    Failed(FailureReport),
+    /// The slice is gone.
+    Dropped,
+}
+
+/// Figures of one task.
+#[derive(Clone, Debug)]
+pub struct TaskFigures {
+    /// The operators of its chain.
+    pub name: String,
+    /// Busy, idle and backpressured milliseconds since the attempt began.
+    pub shares_ms: (u64, u64, u64),
+    /// The receiver that holds it back.
+    pub blocked_on: Option<String>,
+    /// Its event time.
+    pub watermark: Watermark,
+    /// Whether it heads a source.
+    pub is_source: bool,
+    /// Its operators.
+    pub operators: Vec<OperatorReport>,
+}
+
+/// Figures of all tasks of a worker: written by slot threads a few times a second, read by status and metrics.
+#[derive(Clone, Debug, Default)]
+pub struct FigureBoard(Arc<Mutex<BTreeMap<SubtaskKey, TaskFigures>>>);
+
+impl FigureBoard {
+    /// A copy of all figures.
+    pub fn read(&self) -> BTreeMap<SubtaskKey, TaskFigures> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn write(&self, figures: Vec<(SubtaskKey, TaskFigures)>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(figures);
+    }
+
+    /// Forgets the figures of an ended attempt.
+    pub fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// What a slot thread is made of.
+pub struct SlotParts {
+    /// Which slot.
+    pub slot: SlotIndex,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Letters.
+    pub letters: Receiver<SlotLetter>,
+    /// Wakes the thread.
+    pub waker: Arc<SlotWaker>,
+    /// Where events go.
+    pub events: SyncSender<SlotEvent>,
+    /// Where figures go.
+    pub board: FigureBoard,
+}
+
+struct Running {
+    slot_task: SlotTask,
+    shares: Shares,
+}
+
+struct Slice {
+    attempt: AttemptId,
+    tasks: Vec<Running>,
+    on: bool,
+}
+
+/// A slot thread's loop. Returns after `Shutdown` or when the worker is gone.
+pub fn run(parts: SlotParts) {
+    parts.waker.attach();
+    let mut slot = SlotLoop {
+        parts,
+        task_clock: TaskClock::default(),
+        slice: None,
+        published: Duration::ZERO,
+    };
+    while slot.step() {}
+}
+
+struct SlotLoop {
+    parts: SlotParts,
+    task_clock: TaskClock,
+    slice: Option<Slice>,
+    published: Duration,
+}
+
+impl SlotLoop {
+    /// One pass over letters and tasks, then parks if there was nothing to do. `false` = the thread ends.
+    fn step(&mut self) -> bool {
+        match self.pass() {
+            Pass::Over => return false,
+            Pass::Worked => return true,
+            Pass::Idle => {}
+        }
+        self.parts.waker.announce();
+        match self.pass() {
+            Pass::Over => return false,
+            Pass::Worked => self.parts.waker.stay_awake(),
+            Pass::Idle => self.parts.waker.park(self.park_limit()),
+        }
+        true
+    }
+
+    fn park_limit(&self) -> Duration {
+        let now = self.parts.clock.now();
+        let tasks = self.slice.iter().flat_map(|slice| &slice.tasks);
+        let deadline = tasks.filter_map(|running| running.slot_task.task.next_deadline()).min();
+        let until = deadline.map_or(i64::MAX, |deadline| deadline.0.saturating_sub(now.0));
+        PARK_LIMIT.min(Duration::from_millis(until.max(1) as u64))
+    }
+
+    fn pass(&mut self) -> Pass {
+        let mut result = Pass::Idle;
+        loop {
+            match self.parts.letters.try_recv() {
+                Ok(letter) => {
+                    if !self.letter(letter) {
+                        return Pass::Over;
+                    }
+                    result = Pass::Worked;
+                }
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return Pass::Over,
+            }
+        }
+        if self.turns() { Pass::Worked } else { result }
+    }
+
+    /// Gives every task its turn; whether any of them worked.
+    fn turns(&mut self) -> bool {
+        self.task_clock.set(self.parts.clock.now());
+        let Some(slice) = self.slice.as_mut().filter(|slice| slice.on) else { return false };
+        let mut worked = false;
+        let mut failed = None;
+        for running in &mut slice.tasks {
+            let start = self.parts.clock.elapsed();
+            let turn = guarded(&mut running.slot_task, |task| task.turn(self.parts.clock.as_ref()));
+            let waiting = match turn {
+                Ok(waiting) => waiting,
+                Err(report) => {
+                    failed = Some(report);
+                    break;
+                }
+            };
+            running.shares.turn(start, self.parts.clock.elapsed(), waiting);
+            worked |= waiting == Waiting::Turn || running.slot_task.task.has_open_snapshot();
+            for event in running.slot_task.task.events() {
+                worked = true;
+                let kind = SlotEventKind::Task(running.slot_task.key.clone(), event);
+                tell(&self.parts, slice.attempt, kind);
+            }
+        }
+        if let Some(report) = failed {
+            let attempt = slice.attempt;
+            slice.on = false;
+            tell(&self.parts, attempt, SlotEventKind::Failed(report));
+        }
+        self.publish();
+        worked
+    }
+
+    fn publish(&mut self) {
+        let now = self.parts.clock.elapsed();
+        if now.saturating_sub(self.published) < PUBLISH_EVERY {
+            return;
+        }
+        self.published = now;
+        let Some(slice) = &self.slice else { return };
+        let figures = slice.tasks.iter().map(|running| {
+            let task = &running.slot_task.task;
+            let figures = TaskFigures {
+                name: running.slot_task.name.clone(),
+                shares_ms: running.shares.millis(),
+                blocked_on: task.blocked_on().map(str::to_owned),
+                watermark: task.watermark(),
+                is_source: task.is_source(),
+                operators: task.reports(),
+            };
+            (running.slot_task.key.clone(), figures)
+        });
+        self.parts.board.write(figures.collect());
+    }
+
+    fn letter(&mut self, letter: SlotLetter) -> bool {
+        match letter {
+            SlotLetter::Build(attempt, builder) => self.build(attempt, builder),
+            SlotLetter::Run(attempt) => {
+                if let Some(slice) = self.slice_of(attempt) {
+                    slice.on = true;
+                }
+            }
+            SlotLetter::Task(attempt, to, letter) => self.deliver(attempt, to.as_ref(), &letter),
+            SlotLetter::Drop(attempt) => {
+                if self.slice_of(attempt).is_some() {
+                    self.slice = None;
+                }
+                tell(&self.parts, attempt, SlotEventKind::Dropped);
+            }
+            SlotLetter::Shutdown => return false,
+        }
+        true
+    }
+
+    fn slice_of(&mut self, attempt: AttemptId) -> Option<&mut Slice> {
+        self.slice.as_mut().filter(|slice| slice.attempt == attempt)
+    }
+
+    fn build(&mut self, attempt: AttemptId, builder: SliceBuilder) {
+        assert!(self.slice.is_none(), "a slot holds one attempt at a time");
+        self.task_clock.set(self.parts.clock.now());
+        let clock = &self.task_clock;
+        let built = catch_unwind(AssertUnwindSafe(|| builder(clock)));
+        let built = built.unwrap_or_else(|panic| {
+            Err(FailureReport {
+                task: "building the chains".to_owned(),
+                subtask: highwater_types::SubtaskIndex(self.parts.slot.0),
+                position: None,
+                kind: ErrorKind::Transient,
+                message: panic_message(panic.as_ref()),
+            })
+        });
+        match built {
+            Ok(tasks) => {
+                let now = self.parts.clock.elapsed();
+                let running =
+                    |slot_task| Running { slot_task, shares: Shares::new(now) };
+                let tasks = tasks.into_iter().map(running).collect();
+                self.slice = Some(Slice { attempt, tasks, on: false });
+                tell(&self.parts, attempt, SlotEventKind::Built);
+            }
+            Err(report) => tell(&self.parts, attempt, SlotEventKind::Failed(report)),
+        }
+    }
+
+    fn deliver(&mut self, attempt: AttemptId, to: Option<&SubtaskKey>, letter: &LetterOf) {
+        let Some(slice) = self.slice.as_mut().filter(|slice| slice.attempt == attempt) else {
+            return;
+        };
+        let mut failed = None;
+        for running in &mut slice.tasks {
+            if to.is_some_and(|key| *key != running.slot_task.key) {
+                continue;
+            }
+            if let Err(report) = guarded(&mut running.slot_task, |task| task.letter(letter())) {
+                failed = Some(report);
+                break;
+            }
+        }
+        if let Some(report) = failed {
+            slice.on = false;
+            tell(&self.parts, attempt, SlotEventKind::Failed(report));
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    Worked,
+    Idle,
+    Over,
+}
+
+fn tell(parts: &SlotParts, attempt: AttemptId, kind: SlotEventKind) {
+    let event = SlotEvent { slot: parts.slot, attempt, kind };
+    if parts.events.send(event).is_err() {
+        tracing::debug!(slot = parts.slot.0, "the worker is gone");
+    }
+}
+
+/// Calls into a task: the task boundary at which errors and panics become a report.
+fn guarded<R>(
+    slot_task: &mut SlotTask,
+    call: impl FnOnce(&mut Task) -> Result<R, highwater_operators::OperatorError>,
+) -> Result<R, FailureReport> {
+    let result = catch_unwind(AssertUnwindSafe(|| call(&mut slot_task.task)));
+    let (kind, message) = match result {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => (error.kind(), error_chain(&error)),
+        Err(panic) => (ErrorKind::Transient, panic_message(panic.as_ref())),
+    };
+    Err(FailureReport {
+        task: slot_task.name.clone(),
+        subtask: slot_task.key.subtask,
+        position: slot_task.task.position(),
+        kind,
+        message,
+    })
+}
+
+/// The message of an error with its causes.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("panicked: {}", text.unwrap_or_else(|| "without a message".to_owned()))
+}
