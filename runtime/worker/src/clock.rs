@@ -20,7 +20,10 @@ pub struct SystemClock(Instant);
 
 impl SystemClock {
     /// Starts measuring.
-    #[expect(clippy::disallowed_methods, reason = "this is the clock that the seam leads to")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the clock that the seam leads to"
+    )]
     pub fn new() -> Self {
         Self(Instant::now())
     }
@@ -33,7 +36,10 @@ impl Default for SystemClock {
 }
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the clock that the seam leads to")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the clock that the seam leads to"
+    )]
     fn now(&self) -> ProcessingTime {
         let ms = match SystemTime::now().duration_since(UNIX_EPOCH) {
             Ok(after) => after.as_millis() as i64,

@@ -1,1 +1,24 @@
-//! Slot threads and the tasks they run.
+//! Slot threads and the tasks they run: where data flow and control flow meet.
+//!
+//! In reading order: the seams (clock, waker), what coordinator and worker say to each other, a task and its turns, a
+//! slot thread, the driver of an exactly-once sink slot, how an attempt is built, how its parts are stored and fetched,
+//! and the worker itself: one loop over one event enum.
+
+pub mod build;
+pub mod clock;
+pub mod files;
+pub mod messages;
+pub mod shares;
+pub mod sink;
+pub mod slot;
+pub mod task;
+pub mod waker;
+pub mod worker;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use messages::{
+    Deployment, FailureReport, History, MarkerPlace, OperatorSubtask, RestoredState, WorkerCommand,
+    WorkerEvent,
+};
+pub use slot::{FigureBoard, TaskFigures};
+pub use worker::{WorkerHandle, WorkerSettings, WorkerSetup, start};

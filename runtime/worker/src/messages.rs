@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use highwater_connectors::Split;
 use highwater_operators::ListStateSnapshot;
 use highwater_protocol::head_write::Authority;
-use highwater_protocol::manifest::{FileEntry, KeyedFile, LogObject, SlotOutput};
+use highwater_protocol::job::{TaskId, TaskSnapshot};
+use highwater_protocol::manifest::FileEntry;
 use highwater_protocol::paths::RelativePath;
+use highwater_protocol::recovery::SlotDuty;
 use highwater_protocol::sink_slot::MarkerKind;
 use highwater_protocol::stop::{NamedStop, SlotKey};
 use highwater_types::{
@@ -18,13 +20,9 @@ use highwater_types::{
     SubtaskIndex,
 };
 
-/// The number of a worker in its job, counted from 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct WorkerIndex(pub u32);
-
-/// One operator's subtask.
+/// One subtask of one operator.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SubtaskKey {
+pub struct OperatorSubtask {
     /// The operator.
     pub uid: OperatorUid,
     /// Its subtask.
@@ -40,22 +38,16 @@ pub struct RestoredState {
     pub lists: Vec<ListStateSnapshot>,
 }
 
-/// The output of a completed checkpoint that a slot has to decide before records flow (L5).
+/// Where the markers of a sink are read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SlotClaim {
-    /// The slot.
-    pub slot: SlotKey,
-    /// The checkpoint.
-    pub id: CheckpointId,
-    /// Its log, in order.
-    pub log: Vec<LogObject>,
-    /// The position from which markers are read.
+pub struct MarkerPlace {
+    /// Names the place: the topic id.
+    pub place: String,
+    /// A position that no marker of interest lies before.
     pub from: u64,
-    /// The place of the markers, as the manifest has it.
-    pub marker_place: String,
 }
 
-/// Everything a worker needs to run its part of an attempt.
+/// Everything a worker needs to open the slots and tasks of an attempt.
 #[derive(Clone, Debug)]
 pub struct Deployment {
     /// The leadership.
@@ -66,40 +58,59 @@ pub struct Deployment {
     pub lineage: Lineage,
     /// The checkpoint that is restored.
     pub restored: CheckpointId,
+    /// Whether there was a run before: state is restored, not begun.
+    pub history: History,
     /// The state of each operator subtask, where the checkpoint has one.
-    pub states: BTreeMap<SubtaskKey, RestoredState>,
-    /// The splits of each source subtask, and whether no further split will come.
-    pub splits: BTreeMap<SubtaskKey, (Vec<Split>, bool)>,
-    /// Output that is to be decided first.
-    pub claims: Vec<SlotClaim>,
-    /// Where each sink's markers are read from: position and place; empty for a first start.
-    pub markers: BTreeMap<OperatorUid, (u64, String)>,
+    pub states: BTreeMap<OperatorSubtask, RestoredState>,
+    /// The splits of each source subtask.
+    pub splits: BTreeMap<OperatorSubtask, Vec<Split>>,
+    /// Sources that will get no further split.
+    pub complete: Vec<OperatorUid>,
+    /// Output that is to be decided before anything else (L5).
+    pub duties: Vec<SlotDuty>,
+    /// The marker place of each exactly-once sink.
+    pub markers: BTreeMap<OperatorUid, MarkerPlace>,
+}
+
+/// Whether a deployment goes on or begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum History {
+    /// Nothing ran before in this lineage.
+    FirstStart,
+    /// State and positions come from a checkpoint.
+    Restored,
 }
 
 /// The coordinator to a worker.
 #[derive(Clone, Debug)]
 pub enum WorkerCommand {
-    /// Prepare the attempt: open sink slots, decide claims, build chains, restore state. Nothing is read yet.
-    Deploy(Box<Deployment>),
-    /// Every slot has confirmed and every chain is built: records may flow.
+    /// Open the sink slots of an attempt and decide its duties. Nothing is read and no state is opened yet.
+    Prepare(Box<Deployment>),
+    /// Every duty of the region is done: fetch, verify and open state, build the chains (R5, R6).
+    Open(AttemptId),
+    /// Every task is open: records may flow (R7).
     Run(AttemptId),
-    /// Take a checkpoint: sources emit the barrier.
+    /// Take a checkpoint: the sources among these tasks emit the barrier.
     Trigger(AttemptId, CheckpointBarrier),
     /// Read these splits too.
     Assign {
         /// The attempt.
         attempt: AttemptId,
         /// The source subtask.
-        to: SubtaskKey,
+        to: TaskId,
         /// The splits.
         splits: Vec<Split>,
         /// Whether no further split will come.
         complete: bool,
     },
-    /// The checkpoint is complete: commit it, tell the sources.
+    /// The checkpoint is complete: tell the sources.
     Completed(AttemptId, CheckpointId),
+    /// Commit the output of a slot (P9).
+    Commit(AttemptId, SlotKey, CheckpointId),
     /// The checkpoint was given up.
     Declined(AttemptId, CheckpointId),
+    /// A stop was given up: sources read on.
+    ResumeSources(AttemptId),
     /// The leader's word on the attempt of a slot that asked.
     Authority(AttemptId, SlotKey, Authority),
     /// *Going back*: the slot gives its output up.
@@ -108,15 +119,6 @@ pub enum WorkerCommand {
     Cancel(AttemptId),
     /// End the worker.
     Shutdown,
-}
-
-/// What one operator subtask adds to a manifest.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StoredState {
-    /// Its keyed files, stored.
-    pub keyed: Vec<(KeyedFile, FileEntry)>,
-    /// Its operator state.
-    pub lists: Vec<ListStateSnapshot>,
 }
 
 /// A failure, as people and machines need it.
@@ -137,38 +139,23 @@ pub struct FailureReport {
 /// A worker to the coordinator.
 #[derive(Clone, Debug)]
 pub enum WorkerEvent {
-    /// The attempt is prepared: chains are built and claims are confirmed.
-    Ready(AttemptId),
+    /// All tasks of the worker have opened their state.
+    Opened(AttemptId),
     /// A task's part of a checkpoint is stored.
-    TaskAck {
+    Acked {
+        /// The task.
+        task: TaskId,
         /// The attempt.
         attempt: AttemptId,
         /// The checkpoint.
         id: CheckpointId,
-        /// The head of the task: names it in the set of expected acknowledgements.
-        task: SubtaskKey,
-        /// The state of each operator of the chain.
-        states: BTreeMap<SubtaskKey, StoredState>,
-        /// The positions, if the task is a source.
-        splits: Option<Vec<Split>>,
+        /// Its part.
+        snapshot: Box<TaskSnapshot>,
     },
-    /// A sink slot's part of a checkpoint is stored.
-    SlotAck {
-        /// The attempt.
-        attempt: AttemptId,
-        /// The checkpoint.
-        id: CheckpointId,
-        /// The slot.
-        slot: SlotKey,
-        /// Its output.
-        output: SlotOutput,
-        /// A marker position seen before.
-        marker_offset: u64,
-        /// The outside system and the place of its markers.
-        external: (String, String),
-    },
-    /// A task or slot cannot take part in the checkpoint.
-    Declined {
+    /// A task cannot take part in the checkpoint.
+    Refused {
+        /// The task.
+        task: TaskId,
         /// The attempt.
         attempt: AttemptId,
         /// The checkpoint.
@@ -176,7 +163,7 @@ pub enum WorkerEvent {
         /// Why.
         reason: String,
     },
-    /// The output of a slot is visible.
+    /// The output of a slot up to this checkpoint is visible.
     SlotConfirmed(AttemptId, SlotKey, CheckpointId),
     /// The output of a slot was given up.
     SlotVoided(AttemptId, SlotKey, CheckpointId),
@@ -184,14 +171,14 @@ pub enum WorkerEvent {
     SlotExamined(AttemptId, SlotKey, CheckpointId, Option<MarkerKind>),
     /// Is this attempt current?
     AskAuthority(AttemptId, SlotKey),
-    /// A spool is half full: a checkpoint is wanted.
+    /// A spool is half full: a checkpoint is wanted before its time.
     RequestCheckpoint(AttemptId),
-    /// A source subtask has read everything.
-    SourceEnded(AttemptId, SubtaskKey),
+    /// A task has emitted everything that it ever will.
+    InputEnded(AttemptId, TaskId),
     /// A task failed; the attempt is over.
     Failed(AttemptId, Box<FailureReport>),
     /// The job must stop by name.
     Stop(AttemptId, NamedStop),
-    /// The attempt has ended: no thread of it runs any more.
+    /// The attempt has ended: nothing of it runs any more.
     Cancelled(AttemptId),
 }

@@ -10,13 +10,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use highwater_operators::{OperatorReport, TaskClock};
+use highwater_protocol::job::TaskId;
 use highwater_types::{AttemptId, Classified, ErrorKind, SlotIndex, Watermark};
 
 use crate::clock::Clock;
-use crate::messages::{FailureReport, SubtaskKey};
+use crate::messages::FailureReport;
 use crate::shares::{Shares, Waiting};
 use crate::task::{Task, TaskEvent, TaskLetter};
 use crate::waker::SlotWaker;
+use crate::worker::WorkerInput;
 
 /// How long a slot parks at most: the processing-time clock is looked at that often.
 const PARK_LIMIT: Duration = Duration::from_millis(50);
@@ -29,7 +31,7 @@ pub type SliceBuilder = Box<dyn FnOnce(&TaskClock) -> Result<Vec<SlotTask>, Fail
 /// One task of a slice.
 pub struct SlotTask {
     /// The head operator and subtask: names the task.
-    pub key: SubtaskKey,
+    pub key: TaskId,
     /// The operators of its chain, for messages.
     pub name: String,
     /// The task.
@@ -38,12 +40,12 @@ pub struct SlotTask {
 
 /// A letter to a slot thread.
 pub enum SlotLetter {
-    /// Build this slice; answered by [`SlotEventKind::Built`].
+    /// Build this slice; answered by [`SlotEventKind::Opened`].
     Build(AttemptId, SliceBuilder),
     /// Run the slice.
     Run(AttemptId),
     /// To one task, or to every task.
-    Task(AttemptId, Option<SubtaskKey>, LetterOf),
+    Task(AttemptId, Option<TaskId>, LetterOf),
     /// Drop the slice; answered by [`SlotEventKind::Dropped`].
     Drop(AttemptId),
     /// End the thread.
@@ -67,10 +69,10 @@ pub struct SlotEvent {
 /// What happened on a slot.
 #[derive(Debug)]
 pub enum SlotEventKind {
-    /// The slice is built.
-    Built,
+    /// The slice is built and its state is open.
+    Opened,
     /// A task has something to tell.
-    Task(SubtaskKey, TaskEvent),
+    Task(TaskId, TaskEvent),
     /// A task failed.
     Failed(FailureReport),
     /// The slice is gone.
@@ -96,21 +98,30 @@ pub struct TaskFigures {
 
 /// Figures of all tasks of a worker: written by slot threads a few times a second, read by status and metrics.
 #[derive(Clone, Debug, Default)]
-pub struct FigureBoard(Arc<Mutex<BTreeMap<SubtaskKey, TaskFigures>>>);
+pub struct FigureBoard(Arc<Mutex<BTreeMap<TaskId, TaskFigures>>>);
 
 impl FigureBoard {
     /// A copy of all figures.
-    pub fn read(&self) -> BTreeMap<SubtaskKey, TaskFigures> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn read(&self) -> BTreeMap<TaskId, TaskFigures> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
-    fn write(&self, figures: Vec<(SubtaskKey, TaskFigures)>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(figures);
+    fn write(&self, figures: Vec<(TaskId, TaskFigures)>) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(figures);
     }
 
     /// Forgets the figures of an ended attempt.
     pub fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 }
 
@@ -125,7 +136,7 @@ pub struct SlotParts {
     /// Wakes the thread.
     pub waker: Arc<SlotWaker>,
     /// Where events go.
-    pub events: SyncSender<SlotEvent>,
+    pub events: SyncSender<WorkerInput>,
     /// Where figures go.
     pub board: FigureBoard,
 }
@@ -180,7 +191,9 @@ impl SlotLoop {
     fn park_limit(&self) -> Duration {
         let now = self.parts.clock.now();
         let tasks = self.slice.iter().flat_map(|slice| &slice.tasks);
-        let deadline = tasks.filter_map(|running| running.slot_task.task.next_deadline()).min();
+        let deadline = tasks
+            .filter_map(|running| running.slot_task.task.next_deadline())
+            .min();
         let until = deadline.map_or(i64::MAX, |deadline| deadline.0.saturating_sub(now.0));
         PARK_LIMIT.min(Duration::from_millis(until.max(1) as u64))
     }
@@ -205,12 +218,16 @@ impl SlotLoop {
     /// Gives every task its turn; whether any of them worked.
     fn turns(&mut self) -> bool {
         self.task_clock.set(self.parts.clock.now());
-        let Some(slice) = self.slice.as_mut().filter(|slice| slice.on) else { return false };
+        let Some(slice) = self.slice.as_mut().filter(|slice| slice.on) else {
+            return false;
+        };
         let mut worked = false;
         let mut failed = None;
         for running in &mut slice.tasks {
             let start = self.parts.clock.elapsed();
-            let turn = guarded(&mut running.slot_task, |task| task.turn(self.parts.clock.as_ref()));
+            let turn = guarded(&mut running.slot_task, |task| {
+                task.turn(self.parts.clock.as_ref())
+            });
             let waiting = match turn {
                 Ok(waiting) => waiting,
                 Err(report) => {
@@ -218,7 +235,9 @@ impl SlotLoop {
                     break;
                 }
             };
-            running.shares.turn(start, self.parts.clock.elapsed(), waiting);
+            running
+                .shares
+                .turn(start, self.parts.clock.elapsed(), waiting);
             worked |= waiting == Waiting::Turn || running.slot_task.task.has_open_snapshot();
             for event in running.slot_task.task.events() {
                 worked = true;
@@ -298,17 +317,23 @@ impl SlotLoop {
         match built {
             Ok(tasks) => {
                 let now = self.parts.clock.elapsed();
-                let running =
-                    |slot_task| Running { slot_task, shares: Shares::new(now) };
+                let running = |slot_task| Running {
+                    slot_task,
+                    shares: Shares::new(now),
+                };
                 let tasks = tasks.into_iter().map(running).collect();
-                self.slice = Some(Slice { attempt, tasks, on: false });
-                tell(&self.parts, attempt, SlotEventKind::Built);
+                self.slice = Some(Slice {
+                    attempt,
+                    tasks,
+                    on: false,
+                });
+                tell(&self.parts, attempt, SlotEventKind::Opened);
             }
             Err(report) => tell(&self.parts, attempt, SlotEventKind::Failed(report)),
         }
     }
 
-    fn deliver(&mut self, attempt: AttemptId, to: Option<&SubtaskKey>, letter: &LetterOf) {
+    fn deliver(&mut self, attempt: AttemptId, to: Option<&TaskId>, letter: &LetterOf) {
         let Some(slice) = self.slice.as_mut().filter(|slice| slice.attempt == attempt) else {
             return;
         };
@@ -337,8 +362,12 @@ enum Pass {
 }
 
 fn tell(parts: &SlotParts, attempt: AttemptId, kind: SlotEventKind) {
-    let event = SlotEvent { slot: parts.slot, attempt, kind };
-    if parts.events.send(event).is_err() {
+    let event = SlotEvent {
+        slot: parts.slot,
+        attempt,
+        kind,
+    };
+    if parts.events.send(WorkerInput::Slot(event)).is_err() {
         tracing::debug!(slot = parts.slot.0, "the worker is gone");
     }
 }
@@ -378,5 +407,8 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    format!("panicked: {}", text.unwrap_or_else(|| "without a message".to_owned()))
+    format!(
+        "panicked: {}",
+        text.unwrap_or_else(|| "without a message".to_owned())
+    )
 }

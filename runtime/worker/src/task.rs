@@ -15,9 +15,7 @@ use highwater_exchange::{InputGate, Step};
 use highwater_operators::{
     Collected, Downstream, OperatorError, OperatorReport, Progress, SourceInput, SourcePoll,
 };
-use highwater_protocol::alignment::{
-    Alignment, AlignmentEffect, AlignmentEvent, ChannelIndex,
-};
+use highwater_protocol::alignment::{Alignment, AlignmentEffect, AlignmentEvent, ChannelIndex};
 use highwater_time::{SourceSignal, StatusValve, ValveOutput};
 use highwater_types::{
     BarrierKind, CheckpointBarrier, CheckpointId, ProcessingTime, StreamStatus, Watermark,
@@ -107,6 +105,8 @@ pub enum TaskLetter {
     Completed(CheckpointId),
     /// Checkpoint `id` is given up.
     Aborted(CheckpointId),
+    /// To a source: the stop was given up, read on.
+    Resume,
 }
 
 /// One task.
@@ -162,6 +162,8 @@ impl Task {
                 self.input.head().completed(id)?;
             }
             TaskLetter::Aborted(id) => self.abort(id),
+            TaskLetter::Resume if self.reading == Reading::Stopped => self.reading = Reading::On,
+            TaskLetter::Resume => {}
         }
         Ok(())
     }
@@ -246,6 +248,9 @@ impl Task {
     }
 
     fn trigger(&mut self, barrier: CheckpointBarrier) {
+        if !self.is_source() {
+            return;
+        }
         match barrier.kind {
             BarrierKind::Checkpoint | BarrierKind::Savepoint => {}
             BarrierKind::StopSuspend if self.reading == Reading::On => {
@@ -290,7 +295,9 @@ impl Task {
 
     /// Asks a source what its event time became.
     fn event_time(&mut self, paused: bool) {
-        let TaskInput::Source(source) = &mut self.input else { return };
+        let TaskInput::Source(source) = &mut self.input else {
+            return;
+        };
         if self.reading != Reading::On {
             return;
         }
@@ -304,7 +311,14 @@ impl Task {
 
     /// Puts a control element of a channel through valve and alignment.
     fn control(&mut self, step: Step) {
-        let TaskInput::Gate { gate, valve, alignment } = &mut self.input else { return };
+        let TaskInput::Gate {
+            gate,
+            valve,
+            alignment,
+        } = &mut self.input
+        else {
+            return;
+        };
         let news = match step {
             Step::Watermark(channel, watermark) => valve.watermark(channel, watermark),
             Step::Status(channel, status) => valve.status(channel, status),
@@ -364,18 +378,33 @@ impl Task {
             TaskInput::Gate { .. } => None,
         };
         self.input.head().barrier(barrier)?;
-        self.snapshot = Some(OpenSnapshot { id: barrier.id, collected: Vec::new(), splits });
+        self.snapshot = Some(OpenSnapshot {
+            id: barrier.id,
+            collected: Vec::new(),
+            splits,
+        });
         Ok(())
     }
 
     /// Serialises a portion of the open snapshot.
     fn collect(&mut self) -> Result<(), OperatorError> {
-        let Some(open) = &mut self.snapshot else { return Ok(()) };
+        let Some(open) = &mut self.snapshot else {
+            return Ok(());
+        };
         if self.input.head().collect(&mut open.collected)? == Progress::More {
             return Ok(());
         }
-        if let Some(OpenSnapshot { id, collected, splits }) = self.snapshot.take() {
-            self.events.push(TaskEvent::Snapshot { id, operators: collected, splits });
+        if let Some(OpenSnapshot {
+            id,
+            collected,
+            splits,
+        }) = self.snapshot.take()
+        {
+            self.events.push(TaskEvent::Snapshot {
+                id,
+                operators: collected,
+                splits,
+            });
         }
         Ok(())
     }
@@ -385,10 +414,16 @@ impl Task {
             self.snapshot = None;
             self.input.head().abort();
         }
-        if let TaskInput::Gate { gate, alignment, .. } = &mut self.input {
+        if let TaskInput::Gate {
+            gate, alignment, ..
+        } = &mut self.input
+        {
             let effects = alignment.step(AlignmentEvent::Cancelled { id });
             let aligned = align(gate.as_mut(), &effects);
-            debug_assert!(aligned.is_none(), "a cancelled checkpoint takes no snapshot");
+            debug_assert!(
+                aligned.is_none(),
+                "a cancelled checkpoint takes no snapshot"
+            );
         }
     }
 }

@@ -30,7 +30,11 @@ impl SlotWaker {
     /// If another thread was attached before.
     pub fn attach(&self) {
         let thread = self.thread.get_or_init(std::thread::current);
-        assert_eq!(thread.id(), std::thread::current().id(), "a waker belongs to one thread");
+        assert_eq!(
+            thread.id(),
+            std::thread::current().id(),
+            "a waker belongs to one thread"
+        );
     }
 
     /// Announces sleep; the caller looks for work once more before it parks.

@@ -1,1 +1,16 @@
-//! The coordinator: drives deployment, checkpoints and recovery.
+//! The coordinator: drives deployment, checkpoints and recovery of one job.
+//!
+//! It decides nothing about checkpoints and recovery itself: the machines of `highwater-protocol` do, and this performs
+//! their effects against the store, the sources' enumerators and the worker. In reading order: settings, what the
+//! outside asks and sees, the shape of a job for the protocol, the head driver, enumerators, restoring, and the one loop
+//! that owns everything.
+
+pub mod request;
+pub mod settings;
+pub mod setup;
+pub mod status;
+
+pub use request::{JobRequest, RequestAnswer, StopMode};
+pub use settings::{CoordinatorSettings, RestartStrategy};
+pub use setup::{CoordinatorHandle, CoordinatorSetup, JobFailure, JobOutcome};
+pub use status::{CheckpointStatus, JobPhase, JobStatus};

@@ -16,17 +16,19 @@ use highwater_protocol::hash::ContentHash;
 use highwater_protocol::manifest::{FileEntry, LogObject, SlotOutput};
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths;
+use highwater_protocol::recovery::SlotDuty;
 use highwater_protocol::sink_slot::{
-    Claim, EndAnswer, LogSource, Marker, MarkerKind, MarkerReading, RecordRange, SessionNumber,
-    SinkSlot, SlotConfig, SlotEffect, SlotEvent,
+    Claim, EndAnswer, LogSource, Marker, MarkerKind, MarkerReading, Position, RecordRange,
+    SessionNumber, SinkSlot, SlotConfig, SlotEffect, SlotEvent,
 };
 use highwater_protocol::stop::{NamedStop, SlotKey};
 use highwater_types::{AttemptId, CheckpointId, Epoch};
 
 use crate::sink::log::{LogStore, LogStoreError};
-use crate::slot::error_chain as chain;
 use crate::sink::mailbox::{SinkControl, SinkLetter, SinkMailbox};
 use crate::sink::spool::SpoolBytes;
+use crate::slot::error_chain as chain;
+use crate::worker::WorkerInput;
 
 /// How long a driver waits for letters before it looks at what is due.
 const IDLE_WAIT: Duration = Duration::from_millis(500);
@@ -71,6 +73,22 @@ pub enum SlotStart {
     Recover(Claim),
 }
 
+impl SlotStart {
+    /// How a slot begins that has this duty, or none, when checkpoint `number` is restored.
+    pub fn of(duty: Option<&SlotDuty>, number: u64) -> Self {
+        let Some(duty) = duty else {
+            return Self::Confirmed(number);
+        };
+        Self::Recover(Claim {
+            id: duty.id,
+            upto: Position::default(),
+            from: duty.from,
+            source: LogSource::Stored(duty.log.clone()),
+            purpose: duty.purpose,
+        })
+    }
+}
+
 /// What a driver is made of.
 pub struct DriverParts {
     /// The slot machine's configuration.
@@ -87,8 +105,8 @@ pub struct DriverParts {
     pub owner: (Epoch, AttemptId),
     /// Letters.
     pub mailbox: SinkMailbox,
-    /// Where events go, with the slot they are of.
-    pub events: SyncSender<(SlotKey, SinkEvent)>,
+    /// Where events go.
+    pub events: SyncSender<WorkerInput>,
 }
 
 /// Starts the driver thread. It ends after `Close`, after a stop, or when the worker is gone.
@@ -97,7 +115,9 @@ pub struct DriverParts {
 /// When the operating system gives no thread.
 pub fn spawn(parts: DriverParts) -> std::io::Result<JoinHandle<()>> {
     let name = format!("sink-{}", parts.config.key);
-    std::thread::Builder::new().name(name).spawn(move || Driver::run(parts))
+    std::thread::Builder::new()
+        .name(name)
+        .spawn(move || Driver::run(parts))
 }
 
 struct Driver {
@@ -107,7 +127,7 @@ struct Driver {
     nonces: NonceStream,
     owner: (Epoch, AttemptId),
     mailbox: SinkMailbox,
-    events: SyncSender<(SlotKey, SinkEvent)>,
+    events: SyncSender<WorkerInput>,
     spool: SpoolBytes,
     effects: VecDeque<SlotEffect>,
     marker: Option<TargetMarker>,
@@ -196,7 +216,16 @@ impl Driver {
     }
 
     fn send(&mut self, event: SinkEvent) {
-        if self.events.send((self.slot.key().clone(), event)).is_err() {
+        let (attempt, slot) = (self.owner.1, self.slot.key().clone());
+        if self
+            .events
+            .send(WorkerInput::Sink {
+                attempt,
+                slot,
+                event,
+            })
+            .is_err()
+        {
             // The worker is gone, and with it the attempt: nobody may commit for it any more.
             self.life = Life::Over;
         }
@@ -251,9 +280,15 @@ impl Driver {
 
     fn report(&mut self, effect: SlotEffect) {
         let event = match effect {
-            SlotEffect::Ack { id, output, marker_offset } => {
-                SinkEvent::Ack { id, output, marker_offset }
-            }
+            SlotEffect::Ack {
+                id,
+                output,
+                marker_offset,
+            } => SinkEvent::Ack {
+                id,
+                output,
+                marker_offset,
+            },
             SlotEffect::Decline { id } => SinkEvent::Decline(id),
             SlotEffect::AskLeader { id } => {
                 self.asking = Some(id);
@@ -300,7 +335,12 @@ impl Driver {
         tracing::warn!(slot = %self.slot.key(), session = session.0, reason, "session lost");
         if let TargetError::MarkerLost(_) = error {
             // The machine judges markers by what was read; a place that cannot be read at all is told as replaced.
-            let reading = MarkerReading { topic: reason, start: 0, end: 0, markers: Vec::new() };
+            let reading = MarkerReading {
+                topic: reason,
+                start: 0,
+                end: 0,
+                markers: Vec::new(),
+            };
             self.tell(SlotEvent::MarkersRead { session, reading });
         }
         self.tell(SlotEvent::TxnLost { session });
@@ -323,11 +363,21 @@ impl Driver {
             bytes.extend_from_slice(batch.bytes());
         }
         let path = paths::sink_log(id, self.nonces.draw(), self.slot.key(), 0);
-        let file = FileEntry { length: bytes.len() as u64, checksum: ContentHash::of(&bytes) };
+        let file = FileEntry {
+            length: bytes.len() as u64,
+            checksum: ContentHash::of(&bytes),
+        };
         let event = match self.log.store(&path, bytes) {
             Ok(()) => {
-                let object = LogObject { path, file, records: range.records() };
-                SlotEvent::LogStored { id, log: vec![object] }
+                let object = LogObject {
+                    path,
+                    file,
+                    records: range.records(),
+                };
+                SlotEvent::LogStored {
+                    id,
+                    log: vec![object],
+                }
             }
             Err(error) => {
                 tracing::warn!(slot = %self.slot.key(), checkpoint = %id, %error, "sink log");
@@ -342,7 +392,12 @@ impl Driver {
             MarkerKind::Output => TargetKind::Output,
             MarkerKind::Void => TargetKind::Void,
         };
-        TargetMarker { number, kind, epoch: self.owner.0.0, attempt: self.owner.1.0 }
+        TargetMarker {
+            number,
+            kind,
+            epoch: self.owner.0.0,
+            attempt: self.owner.1.0,
+        }
     }
 
     fn end_transaction(&mut self, session: SessionNumber) {
@@ -350,7 +405,9 @@ impl Driver {
             unreachable!("the machine writes a marker before it ends a transaction")
         };
         let answer = match self.target.commit(marker) {
-            Ok(position) => EndAnswer::Committed { marker_offset: position.0 },
+            Ok(position) => EndAnswer::Committed {
+                marker_offset: position.0,
+            },
             Err(error) => {
                 let reason = chain(&error);
                 tracing::warn!(slot = %self.slot.key(), number = marker.number, reason, "unclear commit");
@@ -368,10 +425,19 @@ impl Driver {
                     TargetKind::Void => MarkerKind::Void,
                 };
                 let markers = reading.markers.iter();
-                let markers =
-                    markers.map(|&(number, found)| Marker { number, kind: kind(found) }).collect();
+                let markers = markers
+                    .map(|&(number, found)| Marker {
+                        number,
+                        kind: kind(found),
+                    })
+                    .collect();
                 let (start, end) = (reading.start.0, reading.end.0);
-                let reading = MarkerReading { topic: reading.place, start, end, markers };
+                let reading = MarkerReading {
+                    topic: reading.place,
+                    start,
+                    end,
+                    markers,
+                };
                 self.tell(SlotEvent::MarkersRead { session, reading });
             }
             Err(error) => self.lost(session, &error),
@@ -423,7 +489,9 @@ impl Driver {
             Ok(()) => return true,
             Err(TargetError::Refused(reason)) => {
                 self.drop_pending();
-                self.tell(SlotEvent::RecordRefused { reason: reason.to_string() });
+                self.tell(SlotEvent::RecordRefused {
+                    reason: reason.to_string(),
+                });
             }
             Err(error) => self.lost(session, &error),
         }
@@ -449,4 +517,3 @@ impl Driver {
         });
     }
 }
-

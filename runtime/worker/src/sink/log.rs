@@ -18,7 +18,9 @@ pub enum LogStoreError {
         reason: String,
     },
     /// The object is missing, cut or changed.
-    #[error("the sink log `{path}` is damaged: {reason}; restore the object or go back to an older checkpoint")]
+    #[error(
+        "the sink log `{path}` is damaged: {reason}; restore the object or go back to an older checkpoint"
+    )]
     Damaged {
         /// The object.
         path: String,

@@ -95,7 +95,10 @@ impl SinkMailbox {
     /// Takes the next letter, waiting at most `limit`.
     pub fn receive(&self, limit: Duration) -> Option<SinkLetter> {
         let inner = self.lock();
-        let waited = self.0.1.wait_timeout_while(inner, limit, |inner| inner.letters.is_empty());
+        let waited = self
+            .0
+            .1
+            .wait_timeout_while(inner, limit, |inner| inner.letters.is_empty());
         let (mut inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let letter = inner.letters.pop_front()?;
         if let SinkLetter::Output(batch) = &letter {

@@ -27,7 +27,10 @@ impl SpoolBytes {
     /// The batches of a range.
     pub fn range(&self, range: RecordRange) -> impl Iterator<Item = &OutputBatch> {
         let within = move |at: &Position| range.start <= *at && *at < range.end;
-        self.batches.iter().filter(move |(at, _)| within(at)).map(|(_, batch)| batch)
+        self.batches
+            .iter()
+            .filter(move |(at, _)| within(at))
+            .map(|(_, batch)| batch)
     }
 
     /// Drops everything before `upto`; the dropped batches come back for their memory.

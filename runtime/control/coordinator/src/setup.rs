@@ -1,0 +1,74 @@
+//! What a coordinator is started with, and what the starter holds afterwards.
+
+use std::sync::Arc;
+
+use highwater_api::JobProgram;
+use highwater_protocol::recovery::StartWish;
+use highwater_storage::ObjectStorage;
+use highwater_types::{Classified, ErrorKind, JobIdentity, Nonce};
+use highwater_worker::{Clock, WorkerEvent, WorkerHandle};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::request::JobRequest;
+use crate::settings::CoordinatorSettings;
+use crate::status::JobStatus;
+
+/// What a coordinator is made of.
+pub struct CoordinatorSetup {
+    /// The program.
+    pub program: JobProgram,
+    /// The job.
+    pub job: JobIdentity,
+    /// Its settings.
+    pub settings: CoordinatorSettings,
+    /// Where checkpoints are.
+    pub storage: Arc<dyn ObjectStorage>,
+    /// Go on, or begin a new lineage.
+    pub wish: StartWish,
+    /// The worker.
+    pub worker: WorkerHandle,
+    /// What the worker tells.
+    pub events: mpsc::Receiver<WorkerEvent>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// 128 random bits that no other process has.
+    pub seed: Nonce,
+}
+
+/// A running coordinator.
+pub struct CoordinatorHandle {
+    /// Requests to the job.
+    pub requests: mpsc::Sender<JobRequest>,
+    /// Its status.
+    pub status: watch::Receiver<JobStatus>,
+    /// Ends with the job.
+    pub ended: JoinHandle<Result<JobOutcome, JobFailure>>,
+}
+
+/// How a job ended without failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobOutcome {
+    /// All input was processed and all output confirmed.
+    Finished,
+    /// Stopped with its state and all output confirmed.
+    Stopped,
+    /// Ended at once by request; the next run goes on from the last checkpoint.
+    Cancelled,
+}
+
+/// Why a job ended with a failure. State is kept.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct JobFailure {
+    /// What to do about it.
+    pub kind: ErrorKind,
+    /// What happened, with its causes and the next step.
+    pub message: String,
+}
+
+impl Classified for JobFailure {
+    fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}

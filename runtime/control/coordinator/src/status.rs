@@ -1,0 +1,104 @@
+//! What the outside sees of a job: one value, replaced as a whole, true when it is shown.
+
+use highwater_types::{AttemptId, CheckpointId, Epoch, Lineage};
+use highwater_worker::FailureReport;
+
+/// Where a job is in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobPhase {
+    /// The store is read and the leadership taken.
+    Starting,
+    /// Output of the last checkpoint is confirmed, state is fetched and opened.
+    Recovering,
+    /// Records flow.
+    Running,
+    /// An attempt has failed; the next one starts at this time of the coordinator's clock, in milliseconds.
+    Restarting {
+        /// When.
+        at_ms: u64,
+    },
+    /// A stop is under way.
+    Stopping,
+    /// All input was processed and all output confirmed.
+    Finished,
+    /// Stopped with its state.
+    Stopped,
+    /// Failed; state is kept.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl JobPhase {
+    /// One word for people and programs.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Recovering => "recovering",
+            Self::Running => "running",
+            Self::Restarting { .. } => "restarting",
+            Self::Stopping => "stopping",
+            Self::Finished => "finished",
+            Self::Stopped => "stopped",
+            Self::Failed { .. } => "failed",
+        }
+    }
+}
+
+/// Figures of checkpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckpointStatus {
+    /// The last completed checkpoint.
+    pub completed: Option<CheckpointId>,
+    /// When it completed, in milliseconds of the coordinator's clock.
+    pub completed_at_ms: Option<u64>,
+    /// How long it took, in milliseconds.
+    pub duration_ms: Option<u64>,
+    /// Bytes that it added to the store.
+    pub bytes: u64,
+    /// Whether all of its output is confirmed.
+    pub is_confirmed: bool,
+    /// The checkpoint on its way.
+    pub pending: Option<CheckpointId>,
+    /// How many were completed by this process.
+    pub completed_count: u64,
+    /// How many were given up.
+    pub failed_count: u64,
+    /// Why the last one was given up.
+    pub last_failure: Option<String>,
+}
+
+/// The status of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobStatus {
+    /// Where it is in its life.
+    pub phase: JobPhase,
+    /// The lineage, once known.
+    pub lineage: Option<Lineage>,
+    /// The leadership.
+    pub epoch: Epoch,
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// Figures of checkpoints.
+    pub checkpoints: CheckpointStatus,
+    /// How many attempts failed since the process began.
+    pub restarts: u32,
+    /// The last failure.
+    pub failure: Option<FailureReport>,
+}
+
+impl JobStatus {
+    /// The status of a job that has just been started.
+    pub fn starting() -> Self {
+        Self {
+            phase: JobPhase::Starting,
+            lineage: None,
+            epoch: Epoch::default(),
+            attempt: AttemptId::default(),
+            checkpoints: CheckpointStatus::default(),
+            restarts: 0,
+            failure: None,
+        }
+    }
+}

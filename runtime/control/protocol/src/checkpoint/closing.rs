@@ -1,0 +1,126 @@
+//! The end of a savepoint, a stop or a finish: confirmed, recorded in `head`, copied out (rule L7).
+//!
+//! Called by [`super::CheckpointCoordinator`] while it is idle. A savepoint's own manifest is written last, when
+//! nothing of it is pending any more; a job ends when `head` says that everything is confirmed.
+
+use highwater_types::CheckpointId;
+
+use super::events::{CheckpointEffect, CheckpointFailure, JobEnd, SnapshotRequest};
+use super::{CheckpointCoordinator, Phase};
+use crate::head::HeadChange;
+use crate::mutant::{Mutant, planted};
+
+/// What waits for the confirmation of a completed checkpoint.
+#[derive(Clone, Debug)]
+pub(super) struct Closing {
+    pub(super) id: CheckpointId,
+    pub(super) request: Option<SnapshotRequest>,
+    pub(super) is_final: bool,
+}
+
+impl Closing {
+    pub(super) fn ends_job(&self) -> bool {
+        self.is_final || self.request.as_ref().is_some_and(SnapshotRequest::stops)
+    }
+}
+
+impl CheckpointCoordinator {
+    pub(super) fn advance_closing(&mut self, effects: &mut Vec<CheckpointEffect>) {
+        let Some(closing) = &self.closing else { return };
+        let hurried = planted(Mutant::StopUnconfirmed);
+        if self.unconfirmed.is_some() && !hurried {
+            return;
+        }
+        assert_eq!(
+            closing.id,
+            self.head.checkpoint(),
+            "nothing completes while a closing waits"
+        );
+        if self.head.has_pending_output() && !hurried {
+            effects.push(CheckpointEffect::WriteHead(HeadChange::Confirm));
+            self.phase = Phase::Recording { lost: false };
+            return;
+        }
+        match closing
+            .request
+            .as_ref()
+            .and_then(|request| request.savepoint.clone())
+        {
+            Some(savepoint) => {
+                effects.push(CheckpointEffect::Export {
+                    id: closing.id,
+                    savepoint,
+                });
+                self.phase = Phase::Exporting;
+            }
+            None => self.close(effects),
+        }
+    }
+
+    fn close(&mut self, effects: &mut Vec<CheckpointEffect>) {
+        let Some(closing) = self.closing.take() else {
+            return;
+        };
+        let ends = closing.ends_job();
+        let stopped = closing.request.as_ref().is_some_and(SnapshotRequest::stops);
+        if let Some(request) = closing.request {
+            effects.push(CheckpointEffect::RequestDone {
+                request: request.request,
+                id: closing.id,
+            });
+        }
+        if ends {
+            let end = if stopped {
+                JobEnd::Stopped
+            } else {
+                JobEnd::Finished
+            };
+            effects.push(CheckpointEffect::EndJob(end));
+            self.phase = Phase::Ended;
+        }
+    }
+
+    pub(super) fn exported(&mut self, id: CheckpointId, effects: &mut Vec<CheckpointEffect>) {
+        if self.is_exporting(id) {
+            self.after_export();
+            self.close(effects);
+        }
+    }
+
+    pub(super) fn export_failed(&mut self, id: CheckpointId, effects: &mut Vec<CheckpointEffect>) {
+        if !self.is_exporting(id) {
+            return;
+        }
+        self.after_export();
+        let Some(closing) = self.closing.take() else {
+            return;
+        };
+        if let Some(request) = &closing.request {
+            let failure = CheckpointFailure::Export { id };
+            effects.push(CheckpointEffect::RequestFailed {
+                request: request.request,
+                failure,
+            });
+            if request.stops() {
+                // The sources have stopped at a completed checkpoint: reading on loses nothing.
+                effects.push(match request.kind {
+                    highwater_types::BarrierKind::StopDrain => CheckpointEffect::RestartRegion,
+                    _ => CheckpointEffect::ResumeSources,
+                });
+            }
+        }
+    }
+
+    fn is_exporting(&self, id: CheckpointId) -> bool {
+        let current = self
+            .closing
+            .as_ref()
+            .is_some_and(|closing| closing.id == id);
+        current && matches!(self.phase, Phase::Exporting)
+    }
+
+    fn after_export(&mut self) {
+        let running = !self.attempts.is_empty();
+        self.phase = if running { Phase::Idle } else { Phase::Waiting };
+    }
+}

@@ -1,0 +1,256 @@
+//! Steps P7 and P8: from the last acknowledgement to a decided head, or to a decline.
+//!
+//! Called by [`super::CheckpointCoordinator`]. A checkpoint is declined only while its head write was never sent, or
+//! after another body has won (L1).
+
+use highwater_types::{BarrierKind, CheckpointId};
+
+use super::closing::Closing;
+use super::{
+    Built, CheckpointCoordinator, CheckpointEffect, CheckpointFailure, Pending, Phase, Unconfirmed,
+    assemble, commits_of, order_commits, timeout,
+};
+use crate::head::{HeadChange, ManifestRef};
+use crate::head_write::HeadOutcome;
+use crate::job::TaskSnapshot;
+use crate::manifest::{ManifestTitle, SnapshotKind};
+use crate::mutant::{Mutant, planted};
+use crate::paths::{ManifestName, RelativePath, manifest as manifest_path};
+
+impl CheckpointCoordinator {
+    pub(super) fn store(&mut self, effects: &mut Vec<CheckpointEffect>) {
+        let Phase::Collecting(pending) = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            unreachable!("only a collection is stored");
+        };
+        let savepoint = pending
+            .request
+            .as_ref()
+            .is_some_and(|request| request.savepoint.is_some());
+        let title = ManifestTitle {
+            identity: self.head.identity.clone(),
+            lineage: self.head.lineage,
+            id: pending.id,
+            kind: if savepoint {
+                SnapshotKind::Savepoint
+            } else {
+                SnapshotKind::Checkpoint
+            },
+            parent: Some(self.head.manifest),
+            graph: self.shape.graph,
+        };
+        let enumerators = pending.enumerators.clone().unwrap_or_default();
+        let manifest = assemble::assemble(&self.shape, title, pending.parts.values(), &enumerators);
+        let (bytes, hash) = manifest.encode();
+        let name = ManifestName {
+            epoch: pending.id.epoch,
+            number: pending.id.number,
+            nonce: pending.nonce,
+        };
+        let built = Built {
+            manifest: ManifestRef { name, hash },
+            files: manifest.files.clone(),
+            commits: commits_of(&manifest),
+        };
+        if planted(Mutant::HeadBeforeManifest) {
+            self.move_head(pending, built, effects);
+            effects.push(CheckpointEffect::WriteManifest { name, bytes, hash });
+            return;
+        }
+        effects.push(CheckpointEffect::WriteManifest { name, bytes, hash });
+        self.phase = Phase::Storing(pending, built);
+    }
+
+    pub(super) fn manifest_written(
+        &mut self,
+        now_ms: u64,
+        id: CheckpointId,
+        effects: &mut Vec<CheckpointEffect>,
+    ) {
+        let phase = std::mem::replace(&mut self.phase, Phase::Idle);
+        match phase {
+            Phase::Storing(pending, built) if pending.id == id => {
+                if planted(Mutant::CommitBeforeHead) {
+                    let slots = built.commits.clone();
+                    order_commits(
+                        &Unconfirmed {
+                            id,
+                            slots,
+                            ordered_ms: now_ms,
+                        },
+                        effects,
+                    );
+                }
+                self.move_head(pending, built, effects);
+            }
+            other => self.phase = other,
+        }
+    }
+
+    fn move_head(&mut self, pending: Pending, built: Built, effects: &mut Vec<CheckpointEffect>) {
+        // S3: every slot acknowledged only after it had confirmed the checkpoint that is in head now.
+        let confirmed = if built.commits.is_empty() {
+            pending.id.number
+        } else {
+            self.head.number
+        };
+        let change = HeadChange::Complete {
+            manifest: built.manifest,
+            confirmed,
+        };
+        effects.push(CheckpointEffect::WriteHead(change));
+        self.phase = Phase::Moving {
+            pending,
+            built,
+            contested: false,
+            lost: false,
+        };
+    }
+
+    pub(super) fn head_decided(
+        &mut self,
+        now_ms: u64,
+        outcome: HeadOutcome,
+        effects: &mut Vec<CheckpointEffect>,
+    ) {
+        let phase = std::mem::replace(&mut self.phase, Phase::Ended);
+        let value = match outcome {
+            HeadOutcome::Superseded(_) => return effects.push(CheckpointEffect::StepDown),
+            HeadOutcome::Vanished => return effects.push(CheckpointEffect::HeadVanished),
+            HeadOutcome::Won(value) => Ok(value.head),
+            HeadOutcome::Declined(value) => Err(value.head),
+        };
+        match (phase, value) {
+            (
+                Phase::Moving {
+                    pending,
+                    built,
+                    lost,
+                    ..
+                },
+                Ok(head),
+            ) => {
+                self.head = head;
+                self.phase = if lost { Phase::Waiting } else { Phase::Idle };
+                self.completed_now(now_ms, pending, built, effects);
+            }
+            (
+                Phase::Moving {
+                    pending,
+                    built,
+                    lost,
+                    ..
+                },
+                Err(head),
+            ) => {
+                self.head = head;
+                self.phase = Phase::Storing(pending, built);
+                let Phase::Storing(pending, _) = &self.phase else {
+                    unreachable!("just set")
+                };
+                let failure = if lost {
+                    CheckpointFailure::TasksLost { id: pending.id }
+                } else {
+                    timeout(
+                        pending,
+                        self.settings.timeout_ms,
+                        &self.shape,
+                        &self.finished,
+                    )
+                };
+                self.decline(now_ms, failure, effects);
+                if lost {
+                    self.phase = Phase::Waiting;
+                }
+            }
+            (Phase::Recording { lost }, Ok(head)) => {
+                self.head = head;
+                self.phase = if lost { Phase::Waiting } else { Phase::Idle };
+            }
+            (phase, value) => panic!("no head write was asked for in {phase:?}, decided {value:?}"),
+        }
+    }
+
+    fn completed_now(
+        &mut self,
+        now_ms: u64,
+        pending: Pending,
+        built: Built,
+        effects: &mut Vec<CheckpointEffect>,
+    ) {
+        let lost = matches!(self.phase, Phase::Waiting);
+        self.clock.ended_ms = now_ms;
+        self.clock.failures = 0;
+        self.base = built.files;
+        let id = pending.id;
+        let waiting = Unconfirmed {
+            id,
+            slots: built.commits,
+            ordered_ms: now_ms,
+        };
+        effects.push(CheckpointEffect::Completed { id });
+        if pending.request.is_some() || pending.is_final {
+            self.closing = Some(Closing {
+                id,
+                request: pending.request,
+                is_final: pending.is_final,
+            });
+        }
+        if waiting.slots.is_empty() {
+            self.unconfirmed = None;
+            effects.push(CheckpointEffect::AllConfirmed { id });
+        } else {
+            if !lost {
+                order_commits(&waiting, effects);
+            }
+            self.unconfirmed = Some(waiting);
+        }
+    }
+
+    pub(super) fn decline(
+        &mut self,
+        now_ms: u64,
+        failure: CheckpointFailure,
+        effects: &mut Vec<CheckpointEffect>,
+    ) {
+        let (pending, built) = match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Collecting(pending) => (pending, None),
+            Phase::Storing(pending, built) => (pending, Some(built)),
+            other => panic!("nothing may be declined in {other:?}"),
+        };
+        self.clock.ended_ms = now_ms;
+        self.clock.failures += 1;
+        let in_a_row = self.clock.failures;
+        effects.push(CheckpointEffect::Decline { id: pending.id });
+        let paths = self.orphans(&pending, built.as_ref());
+        if !paths.is_empty() {
+            effects.push(CheckpointEffect::DeleteOrphans { paths });
+        }
+        if let Some(request) = &pending.request {
+            let failure = failure.clone();
+            effects.push(CheckpointEffect::RequestFailed {
+                request: request.request,
+                failure,
+            });
+        }
+        effects.push(CheckpointEffect::Failed { failure, in_a_row });
+        match pending.kind {
+            BarrierKind::StopSuspend => effects.push(CheckpointEffect::ResumeSources),
+            BarrierKind::StopDrain => effects.push(CheckpointEffect::RestartRegion),
+            BarrierKind::Checkpoint | BarrierKind::Savepoint => {}
+        }
+        if self.settings.failures_max.is_some_and(|max| in_a_row > max) {
+            effects.push(CheckpointEffect::FailJob { in_a_row });
+        }
+    }
+
+    /// What the try has written and nobody refers to, the manifest first.
+    fn orphans(&self, pending: &Pending, built: Option<&Built>) -> Vec<RelativePath> {
+        let mut paths: Vec<RelativePath> = built
+            .iter()
+            .map(|built| manifest_path(&built.manifest.name))
+            .collect();
+        let parts = pending.parts.values().flat_map(TaskSnapshot::paths);
+        paths.extend(parts.filter(|path| !self.base.contains_key(path)).cloned());
+        paths
+    }
+}

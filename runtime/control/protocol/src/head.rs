@@ -1,0 +1,305 @@
+//! The `head` object: the one mutable object of a job, its only authority on leadership and completion.
+//!
+//! Called by the leader's head writes and by everyone who reads the store. Each body follows from the one before it by
+//! one [`HeadChange`]; [`Head::changed`] is the only constructor of a successor and asserts the rules of the chain:
+//! epoch, number, confirmed and slots never fall inside a lineage, the counter rises by one, the nonce is new.
+
+use std::collections::BTreeMap;
+
+use highwater_types::{
+    CheckpointId, Classified, Epoch, ErrorKind, JobIdentity, Lineage, Nonce, OperatorUid,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::hash::ContentHash;
+use crate::mutant::{Mutant, planted};
+use crate::paths::ManifestName;
+use crate::sealed::{SealError, SealKind, seal, unseal};
+
+const FORMAT: u32 = 1;
+const KIND: SealKind = SealKind {
+    what: "head object",
+    format: FORMAT,
+    bytes_max: 1 << 20,
+};
+
+/// The highest number of slots that each sink ever used.
+pub type SlotCounts = BTreeMap<OperatorUid, u32>;
+
+/// A manifest and the hash of its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestRef {
+    /// The name.
+    pub name: ManifestName,
+    /// The hash of the whole object.
+    pub hash: ContentHash,
+}
+
+/// The body of `head`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    format: u32,
+    written_by: String,
+    /// The job.
+    pub identity: JobIdentity,
+    /// The line of checkpoints.
+    pub lineage: Lineage,
+    /// The current leadership.
+    pub epoch: Epoch,
+    /// The last completed checkpoint.
+    pub number: u64,
+    /// Its manifest.
+    pub manifest: ManifestRef,
+    /// Raised by one with every write.
+    pub counter: u64,
+    /// The nonce of the transition that wrote this body.
+    pub nonce: Nonce,
+    /// The highest number of slots that each sink ever used.
+    pub slots: SlotCounts,
+    /// The newest number whose output is known to be confirmed in every slot.
+    pub confirmed: u64,
+}
+
+/// One transition of `head`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeadChange {
+    /// A new leader takes the job (R2). Raises `slots` to what its graph uses.
+    TakeOver {
+        /// The slots that the new leader's graph uses.
+        slots: SlotCounts,
+    },
+    /// Checkpoint `manifest.name.number` is complete (P8).
+    Complete {
+        /// Its manifest.
+        manifest: ManifestRef,
+        /// The newest number that is confirmed once this write lands.
+        confirmed: u64,
+    },
+    /// All output of the current number is confirmed (L7).
+    Confirm,
+    /// More slots will be used (L6).
+    RaiseSlots {
+        /// The slots that will be used.
+        slots: SlotCounts,
+    },
+    /// The number is given up: the next number has the state of an older one (*Going back*).
+    Rebase {
+        /// The manifest of the new number, with the older state and no pending output.
+        manifest: ManifestRef,
+    },
+    /// Nothing but counter and nonce: makes an undecided older write impossible (L1).
+    Touch,
+    /// A new lineage takes the identity (`--fresh`, or a fork from a savepoint).
+    Restart {
+        /// The new lineage.
+        lineage: Lineage,
+        /// Its checkpoint 0.
+        manifest: ManifestRef,
+        /// The slots that its graph uses.
+        slots: SlotCounts,
+    },
+}
+
+impl Head {
+    /// The first body of a lineage, with checkpoint 0 (the resolved source positions), in the epoch of its manifest.
+    pub fn first(
+        identity: JobIdentity,
+        lineage: Lineage,
+        manifest: ManifestRef,
+        slots: SlotCounts,
+        nonce: Nonce,
+    ) -> Self {
+        assert_eq!(
+            manifest.name.number, 0,
+            "a lineage begins with checkpoint 0"
+        );
+        Self {
+            format: FORMAT,
+            written_by: env!("CARGO_PKG_VERSION").to_owned(),
+            identity,
+            lineage,
+            epoch: manifest.name.epoch,
+            number: 0,
+            manifest,
+            counter: 1,
+            nonce,
+            slots,
+            confirmed: 0,
+        }
+    }
+
+    /// The last completed checkpoint: its number and the epoch that took it.
+    pub const fn checkpoint(&self) -> CheckpointId {
+        self.manifest.name.id()
+    }
+
+    /// Whether output of the current number may still be unconfirmed.
+    pub const fn has_pending_output(&self) -> bool {
+        self.confirmed < self.number
+    }
+
+    /// The body that follows by `change`.
+    ///
+    /// # Panics
+    /// If the change breaks a rule of the chain: the machines above never ask for that.
+    #[must_use]
+    pub fn changed(&self, change: &HeadChange, nonce: Nonce) -> Self {
+        assert_ne!(nonce, self.nonce, "a nonce belongs to one transition");
+        let mut next = self.clone();
+        next.counter += 1;
+        next.nonce = nonce;
+        env!("CARGO_PKG_VERSION").clone_into(&mut next.written_by);
+        match change {
+            HeadChange::TakeOver { slots } => {
+                next.epoch = self.epoch.next();
+                raise(&mut next.slots, slots);
+            }
+            HeadChange::Complete {
+                manifest,
+                confirmed,
+            } => {
+                assert_eq!(
+                    manifest.name.epoch, self.epoch,
+                    "a leader completes its own tries"
+                );
+                next.number = manifest.name.number;
+                next.manifest = *manifest;
+                next.confirmed = *confirmed;
+            }
+            HeadChange::Confirm => next.confirmed = self.number,
+            HeadChange::RaiseSlots { slots } => raise(&mut next.slots, slots),
+            HeadChange::Rebase { manifest } => {
+                next.number = manifest.name.number;
+                next.manifest = *manifest;
+                next.confirmed = manifest.name.number;
+            }
+            HeadChange::Touch => {}
+            HeadChange::Restart {
+                lineage,
+                manifest,
+                slots,
+            } => {
+                assert_ne!(
+                    *lineage, self.lineage,
+                    "a new start has a lineage of its own"
+                );
+                next.lineage = *lineage;
+                next.epoch = self.epoch.next();
+                next.number = 0;
+                next.manifest = *manifest;
+                next.slots = slots.clone();
+                next.confirmed = 0;
+            }
+        }
+        if let Err(fault) = next.follows(self) {
+            let excused = planted(Mutant::NumberReused);
+            assert!(excused, "head {self:?} may not become {next:?}: {fault}");
+        }
+        next
+    }
+
+    /// Checks that this body may follow `before`; the error names the broken rule.
+    pub fn follows(&self, before: &Self) -> Result<(), &'static str> {
+        let rule = |holds: bool, name: &'static str| if holds { Ok(()) } else { Err(name) };
+        rule(self.identity == before.identity, "the identity changed")?;
+        rule(
+            self.counter == before.counter + 1,
+            "the counter did not rise by one",
+        )?;
+        rule(self.nonce != before.nonce, "the nonce was used before")?;
+        rule(self.epoch >= before.epoch, "the epoch fell")?;
+        rule(self.epoch.0 <= before.epoch.0 + 1, "the epoch skipped")?;
+        rule(
+            self.manifest.name.number == self.number,
+            "the manifest is of another number",
+        )?;
+        rule(
+            self.confirmed <= self.number,
+            "confirmed is ahead of the number",
+        )?;
+        if self.lineage != before.lineage {
+            rule(self.epoch > before.epoch, "a lineage began inside an epoch")?;
+            return rule(
+                self.number == 0,
+                "a lineage did not begin with checkpoint 0",
+            );
+        }
+        rule(self.number >= before.number, "the number fell")?;
+        rule(self.confirmed >= before.confirmed, "confirmed fell")?;
+        let kept = |(sink, count): (&OperatorUid, &u32)| self.slots.get(sink) >= Some(count);
+        rule(before.slots.iter().all(kept), "the slots of a sink fell")?;
+        let same_number = self.number == before.number;
+        let same_manifest = self.manifest == before.manifest;
+        rule(
+            same_number == same_manifest,
+            "a number was used for two manifests",
+        )?;
+        let moved = !same_number;
+        rule(
+            !moved || self.epoch == before.epoch,
+            "number and epoch changed in one write",
+        )
+    }
+
+    /// The bytes of the object.
+    pub fn encode(&self) -> Vec<u8> {
+        seal(self)
+    }
+
+    /// Reads the object.
+    pub fn decode(bytes: &[u8]) -> Result<Self, HeadError> {
+        let head: Self = unseal(KIND, bytes)?;
+        let sound = JobIdentity::parse(head.identity.as_str()).is_ok()
+            && head
+                .slots
+                .keys()
+                .all(|sink| OperatorUid::parse(sink.as_str()).is_ok())
+            && head.confirmed <= head.number
+            && head.manifest.name.number == head.number
+            && head.counter > 0;
+        if sound {
+            Ok(head)
+        } else {
+            Err(HeadError::Unsound {
+                counter: head.counter,
+            })
+        }
+    }
+}
+
+fn raise(slots: &mut SlotCounts, wanted: &SlotCounts) {
+    for (sink, &count) in wanted {
+        let entry = slots.entry(sink.clone()).or_insert(0);
+        *entry = count.max(*entry);
+    }
+}
+
+/// Why `head` could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum HeadError {
+    /// The bytes are not sound.
+    #[error("the head object cannot be read")]
+    Seal(#[from] SealError),
+    /// The checksum holds but the values contradict each other.
+    #[error(
+        "the head object with counter {counter} contradicts itself; it was edited by hand, restore it"
+    )]
+    Unsound {
+        /// Its counter.
+        counter: u64,
+    },
+}
+
+impl Classified for HeadError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Seal(error) => error.kind(),
+            Self::Unsound { .. } => ErrorKind::Corrupt,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "head/tests.rs"]
+mod tests;

@@ -1,0 +1,205 @@
+//! Tests of manifests: codec, hostile input, bounds.
+
+use highwater_types::{AttemptId, Epoch, Nonce};
+
+use super::*;
+use crate::paths::{DataWriter, ManifestName, sink_log};
+use crate::stop::SlotKey;
+
+fn uid(name: &str) -> OperatorUid {
+    OperatorUid::parse(name).unwrap()
+}
+
+fn sample() -> Manifest {
+    let id = CheckpointId {
+        number: 4,
+        epoch: Epoch(2),
+    };
+    let parent = ManifestRef {
+        name: ManifestName {
+            epoch: Epoch(2),
+            number: 3,
+            nonce: Nonce(8),
+        },
+        hash: ContentHash(1),
+    };
+    let mut manifest = Manifest::new(ManifestTitle {
+        identity: JobIdentity::parse("fleet").unwrap(),
+        lineage: Lineage(5),
+        id,
+        kind: SnapshotKind::Checkpoint,
+        parent: Some(parent),
+        graph: ContentHash(7),
+    });
+    let writer = DataWriter {
+        epoch: Epoch(2),
+        attempt: AttemptId(1),
+        uid: uid("count"),
+        subtask: SubtaskIndex(0),
+    };
+    let path = writer.file(4, "state");
+    manifest.files.insert(
+        path.clone(),
+        FileEntry {
+            length: 100,
+            checksum: ContentHash(u64::MAX),
+        },
+    );
+    let keyed = KeyedFile {
+        path,
+        range: KeyGroupRange { start: 0, end: 8 },
+        groups: vec![GroupSlice {
+            group: KeyGroup(3),
+            offset: 10,
+            length: 90,
+        }],
+    };
+    manifest.operators.insert(uid("count"), operator(keyed));
+    manifest.sinks.insert(uid("out"), sink(id));
+    let splits = BTreeMap::from([("topic-0".to_owned(), HexBytes(vec![0, 255]))]);
+    let source = SourceState {
+        enumerator: HexBytes(vec![1]),
+        splits,
+    };
+    manifest.sources.insert(uid("in"), source);
+    manifest
+}
+
+fn sink(id: CheckpointId) -> SinkState {
+    let log = LogObject {
+        path: sink_log(
+            id,
+            Nonce(3),
+            &SlotKey {
+                sink: uid("out"),
+                slot: 0,
+            },
+            0,
+        ),
+        file: FileEntry {
+            length: 5,
+            checksum: ContentHash(2),
+        },
+        records: 1,
+    };
+    let slots = BTreeMap::from([(0, SlotOutput::Log(vec![log])), (1, SlotOutput::Empty)]);
+    SinkState {
+        external: ExternalSink::default(),
+        from: 12,
+        slots,
+    }
+}
+
+fn operator(keyed: KeyedFile) -> OperatorState {
+    let list = ListState {
+        name: "rules".to_owned(),
+        mode: ListMode::Union,
+        subtask: SubtaskIndex(0),
+        elements: vec![Blob::Inline(HexBytes(vec![7]))],
+    };
+    OperatorState {
+        parallelism: Parallelism(2),
+        max_parallelism: MaxParallelism::try_new(16).unwrap(),
+        key: None,
+        states: Vec::new(),
+        keyed: vec![keyed],
+        lists: vec![list],
+    }
+}
+
+#[test]
+fn a_manifest_round_trips_byte_for_byte() {
+    let manifest = sample();
+    let (bytes, hash) = manifest.encode();
+    assert_eq!(Manifest::decode_named(&bytes, hash).unwrap(), manifest);
+    assert_eq!(
+        manifest.encode().0,
+        bytes,
+        "equal manifests have equal bytes"
+    );
+    assert!(manifest.has_output());
+}
+
+#[test]
+fn x36_any_flip_or_cut_is_found() {
+    let (bytes, hash) = sample().encode();
+    for at in 0..bytes.len() {
+        let mut bad = bytes.clone();
+        bad[at] ^= 4;
+        assert!(Manifest::decode(&bad).is_err(), "flip at {at}");
+        assert!(Manifest::decode(&bytes[..at]).is_err(), "cut at {at}");
+        assert!(Manifest::decode_named(&bad, hash).is_err());
+    }
+    let error = Manifest::decode_named(&bytes, ContentHash(1)).unwrap_err();
+    assert!(error.to_string().contains("head names"));
+}
+
+fn resealed(edit: impl Fn(String) -> String) -> Result<Manifest, ManifestError> {
+    let text = String::from_utf8(seal(&sample())).unwrap();
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let serde_json::Value::Object(mut object) = value else {
+        panic!()
+    };
+    object.remove("checksum");
+    let edited = edit(serde_json::to_string(&object).unwrap());
+    let value: serde_json::Value = serde_json::from_str(&edited).unwrap();
+    Manifest::decode(&seal(&value))
+}
+
+#[test]
+fn s20_hostile_manifests_with_a_right_checksum_are_refused() {
+    assert!(resealed(|text| text).is_ok());
+    let edits = [
+        ("data/2-1/", "/data/2-1/"),
+        ("data/2-1/", "../2-1/"),
+        ("\"count\"", "\"../count\""),
+        ("\"fleet\"", "\"savepoints\""),
+        ("\"length\":100", "\"length\":99"),
+        ("\"offset\":10", "\"offset\":18446744073709551615"),
+        ("\"max_parallelism\":16", "\"max_parallelism\":0"),
+        ("\"max_parallelism\":16", "\"max_parallelism\":40000"),
+        ("\"parallelism\":2", "\"parallelism\":4000000000"),
+        ("\"end\":8", "\"end\":17"),
+        ("\"start\":0", "\"start\":9"),
+        ("xxh3-64", "murmur"),
+        ("sinklog/2-4-", "sinklog/2-5-"),
+        ("\"number\":4", "\"number\":3"),
+        ("\"from\":12", "\"from\":12,\"extra\":1"),
+    ];
+    for (from, to) in edits {
+        let result = resealed(|text| {
+            assert!(text.contains(from), "{from}");
+            text.replace(from, to)
+        });
+        let error = result.expect_err(to);
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{to}");
+    }
+}
+
+#[test]
+fn lengths_that_overflow_are_refused() {
+    let mut manifest = sample();
+    let path = RelativePath::parse("data/2-1/count.1/4-state").unwrap();
+    manifest.files.insert(
+        path,
+        FileEntry {
+            length: u64::MAX,
+            checksum: ContentHash(0),
+        },
+    );
+    assert_eq!(manifest.check(), Err(ManifestFault::TotalLength));
+}
+
+#[test]
+fn a_newer_manifest_names_the_needed_version() {
+    let error = resealed(|text| text.replace("\"format\":1", "\"format\":2")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+}
+
+#[test]
+#[should_panic(expected = "is used but not listed")]
+fn an_open_reference_is_never_written() {
+    let mut manifest = sample();
+    manifest.files.clear();
+    manifest.encode();
+}

@@ -1,0 +1,248 @@
+//! Whether a graph may restore a manifest: every reason at once, each naming the operator and the next step.
+//!
+//! Called before the old job is stopped and again before the first byte is restored. Bytes are never reinterpreted: a
+//! state is restored under the schema that wrote it, under one that the driver has proven to read it, or not at all.
+
+use std::collections::BTreeSet;
+
+use highwater_types::{Classified, ErrorKind, OperatorUid};
+
+use crate::job::{JobShape, OperatorShape};
+use crate::manifest::{Manifest, OperatorState, StateSchema};
+use crate::stop::{NamedStop, SinkChange};
+
+/// What happens to state that no operator of the graph takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnmatchedState {
+    /// The restore is refused.
+    Refuse,
+    /// It is dropped: the user said so by name.
+    Drop,
+}
+
+/// What a restore may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreOptions {
+    /// What happens to unmatched state.
+    pub unmatched: UnmatchedState,
+    /// States whose new schema is known to read the old bytes: operator and name.
+    pub readable: BTreeSet<(OperatorUid, String)>,
+}
+
+/// One reason against a restore.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The operator has state and is not in the graph.
+    #[error(
+        "operator {uid} has state in checkpoint {number} and is not in the job; restore its uid or drop its state by name"
+    )]
+    MissingOperator {
+        /// The operator.
+        uid: OperatorUid,
+        /// The checkpoint.
+        number: u64,
+    },
+    /// The state is not in its operator any more.
+    #[error("state `{state}` of operator {uid} is not in the job; restore it or drop it by name")]
+    MissingState {
+        /// The operator.
+        uid: OperatorUid,
+        /// The state.
+        state: String,
+    },
+    /// The key has another schema.
+    #[error(
+        "operator {uid} is keyed by {new}, its state by {old}; keep the key type or give the operator a new uid"
+    )]
+    KeyChanged {
+        /// The operator.
+        uid: OperatorUid,
+        /// The schema in the manifest.
+        old: String,
+        /// The schema in the graph.
+        new: String,
+    },
+    /// The state has another kind or an unreadable schema.
+    #[error(
+        "state `{state}` of operator {uid} is {new}, it was written as {old}; keep the type or give it a new name"
+    )]
+    StateChanged {
+        /// The operator.
+        uid: OperatorUid,
+        /// The state.
+        state: String,
+        /// Kind and schema in the manifest.
+        old: String,
+        /// Kind and schema in the graph.
+        new: String,
+    },
+    /// The number of key groups is another one.
+    #[error("operator {uid} has max parallelism {new}, its state has {old}; set it back to {old}")]
+    MaxParallelismChanged {
+        /// The operator.
+        uid: OperatorUid,
+        /// In the manifest.
+        old: u32,
+        /// In the graph.
+        new: u32,
+    },
+    /// More subtasks than key groups.
+    #[error(
+        "operator {uid} has parallelism {parallelism}, its state has {max} key groups; use at most {max}"
+    )]
+    TooParallel {
+        /// The operator.
+        uid: OperatorUid,
+        /// In the graph.
+        parallelism: u32,
+        /// In the manifest.
+        max: u32,
+    },
+    /// A named stop.
+    #[error(transparent)]
+    Stop(#[from] NamedStop),
+}
+
+impl Classified for Refusal {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Stop(stop) => stop.kind(),
+            _ => ErrorKind::Invalid,
+        }
+    }
+}
+
+/// Checks whether `shape` may restore `manifest`. `confirmed` is the number in `head`; for a savepoint it is the
+/// savepoint's own number, since a savepoint never has pending output.
+pub fn check_restore(
+    manifest: &Manifest,
+    confirmed: u64,
+    shape: &JobShape,
+    options: &RestoreOptions,
+) -> Result<(), Vec<Refusal>> {
+    let mut refusals = Vec::new();
+    let number = manifest.id.number;
+    for (uid, old) in manifest.operators.iter().filter(|(_, old)| old.has_state()) {
+        match shape.operators.get(uid) {
+            Some(new) => operator(uid, old, new, options, &mut refusals),
+            None => refusals.push(Refusal::MissingOperator {
+                uid: uid.clone(),
+                number,
+            }),
+        }
+    }
+    for (uid, source) in &manifest.sources {
+        if !source.splits.is_empty() && !shape.sources.contains(uid) {
+            refusals.push(Refusal::MissingOperator {
+                uid: uid.clone(),
+                number,
+            });
+        }
+    }
+    if options.unmatched == UnmatchedState::Drop {
+        refusals.retain(|refusal| {
+            !matches!(
+                refusal,
+                Refusal::MissingOperator { .. } | Refusal::MissingState { .. }
+            )
+        });
+    }
+    if confirmed < number {
+        pending_output(manifest, shape, &mut refusals);
+    }
+    if refusals.is_empty() {
+        Ok(())
+    } else {
+        Err(refusals)
+    }
+}
+
+fn operator(
+    uid: &OperatorUid,
+    old: &OperatorState,
+    new: &OperatorShape,
+    options: &RestoreOptions,
+    refusals: &mut Vec<Refusal>,
+) {
+    let fingerprint = |key: &Option<StateSchema>| key.as_ref().map(|key| key.fingerprint);
+    if fingerprint(&old.key) != fingerprint(&new.key) {
+        let text = |key: &Option<StateSchema>| {
+            key.as_ref()
+                .map_or_else(|| "nothing".to_owned(), |key| key.text.clone())
+        };
+        refusals.push(Refusal::KeyChanged {
+            uid: uid.clone(),
+            old: text(&old.key),
+            new: text(&new.key),
+        });
+    }
+    let (old_max, new_max) = (old.max_parallelism.get(), new.max_parallelism.get());
+    if old_max != new_max {
+        let (old, new) = (old_max, new_max);
+        refusals.push(Refusal::MaxParallelismChanged {
+            uid: uid.clone(),
+            old,
+            new,
+        });
+    }
+    if new.parallelism.0 > old_max {
+        let (parallelism, max) = (new.parallelism.0, old_max);
+        refusals.push(Refusal::TooParallel {
+            uid: uid.clone(),
+            parallelism,
+            max,
+        });
+    }
+    for state in &old.states {
+        match new.states.iter().find(|other| other.name == state.name) {
+            None => {
+                let state = state.name.clone();
+                refusals.push(Refusal::MissingState {
+                    uid: uid.clone(),
+                    state,
+                });
+            }
+            Some(other) => {
+                let readable = options
+                    .readable
+                    .contains(&(uid.clone(), state.name.clone()));
+                let same = other.fingerprint == state.fingerprint;
+                if other.kind != state.kind || !(same || readable) {
+                    refusals.push(Refusal::StateChanged {
+                        uid: uid.clone(),
+                        state: state.name.clone(),
+                        old: format!("{} of {}", state.kind, state.text),
+                        new: format!("{} of {}", other.kind, other.text),
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Rule L8: a sink with unconfirmed output may not be removed, renamed or moved.
+fn pending_output(manifest: &Manifest, shape: &JobShape, refusals: &mut Vec<Refusal>) {
+    for (sink, state) in &manifest.sinks {
+        if !state
+            .slots
+            .values()
+            .any(super::super::manifest::SlotOutput::is_log)
+        {
+            continue;
+        }
+        let change = match shape.sinks.get(sink) {
+            None => SinkChange::Removes,
+            Some(new) if new.external.cluster != state.external.cluster => SinkChange::MovesCluster,
+            Some(_) => continue,
+        };
+        let number = manifest.id.number;
+        refusals.push(
+            NamedStop::PendingOutput {
+                sink: sink.clone(),
+                number,
+                change,
+            }
+            .into(),
+        );
+    }
+}

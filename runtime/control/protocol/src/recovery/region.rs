@@ -1,0 +1,234 @@
+//! The recovery of a region whose tasks start again (rule L5, steps R3 to R7).
+//!
+//! Called by the leader's driver with the settled head and its manifest. The order is the rule: free the readers,
+//! confirm every slot that has a log in its own session, only then open state, and only then let records flow (S4).
+//! A failure on the way starts a new recovery with new attempts; nothing here is undone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use highwater_types::CheckpointId;
+
+use crate::head::Head;
+use crate::job::{JobShape, TaskId};
+use crate::manifest::{LogObject, Manifest, SlotOutput};
+use crate::mutant::{Mutant, planted};
+use crate::sink_slot::Purpose;
+use crate::stop::SlotKey;
+
+/// One slot's `Session(n)` and the task whose worker performs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotDuty {
+    /// The slot, possibly one that the graph no longer has.
+    pub slot: SlotKey,
+    /// The task.
+    pub task: TaskId,
+    /// The completed checkpoint.
+    pub id: CheckpointId,
+    /// Its log.
+    pub log: Vec<LogObject>,
+    /// The offset from which markers are read.
+    pub from: u64,
+    /// What the session is for.
+    pub purpose: Purpose,
+}
+
+/// What wakes the recovery of a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RegionEvent {
+    /// The leader's own session on a slot's id is open: its older transactions are decided.
+    Freed(SlotKey),
+    /// A slot has confirmed this number.
+    Confirmed {
+        /// The slot.
+        slot: SlotKey,
+        /// The number.
+        number: u64,
+    },
+    /// A slot met a void marker.
+    Void(SlotKey),
+    /// A task has verified and opened its state and sought its source positions.
+    Opened(TaskId),
+}
+
+/// What the driver does for the recovery of a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RegionEffect {
+    /// Opens a session on the slot's id and drops it (R3).
+    Free(SlotKey),
+    /// Starts `Session(n)` of a slot in the worker of a task (R4, R7).
+    StartSession(SlotDuty),
+    /// Fetches, verifies and opens the state of all tasks, seeks the sources (R5, R6).
+    OpenAll,
+    /// Lets records flow: releases all slots, then the sources (R7).
+    Release,
+    /// A void marker was met: *Going back* is to be finished.
+    GoBack,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Freeing,
+    Confirming,
+    Opening,
+    Running,
+    Left,
+}
+
+/// The recovery of a region.
+#[derive(Clone, Debug)]
+pub struct RegionRecovery {
+    phase: Phase,
+    id: CheckpointId,
+    to_free: BTreeSet<SlotKey>,
+    duties: BTreeMap<SlotKey, SlotDuty>,
+    to_open: BTreeSet<TaskId>,
+}
+
+impl RegionRecovery {
+    /// Starts the recovery from the settled `head` and its manifest. `alive` are slots of other regions that run on.
+    ///
+    /// # Panics
+    /// If the manifest is not the one of `head`, or a slot has a log and its sink is not in the graph: such a restore
+    /// was refused before (L8).
+    pub fn start(
+        head: &Head,
+        manifest: &Manifest,
+        shape: &JobShape,
+        alive: &BTreeSet<SlotKey>,
+    ) -> (Self, Vec<RegionEffect>) {
+        assert_eq!(
+            manifest.id,
+            head.checkpoint(),
+            "the manifest is the one of head"
+        );
+        let mut to_free = BTreeSet::new();
+        for (sink, &count) in &head.slots {
+            let forgotten = planted(Mutant::SlotsForgotten);
+            let used = shape.sinks.get(sink).map_or(0, |of| of.slots);
+            let count = if forgotten { used.min(count) } else { count };
+            to_free.extend((0..count).map(|slot| SlotKey {
+                sink: sink.clone(),
+                slot,
+            }));
+        }
+        to_free.retain(|slot| !alive.contains(slot));
+        let mut recovery = Self {
+            phase: Phase::Freeing,
+            id: manifest.id,
+            to_free,
+            duties: duties(manifest, shape, alive),
+            to_open: shape.tasks.keys().cloned().collect(),
+        };
+        let mut effects: Vec<RegionEffect> = recovery
+            .to_free
+            .iter()
+            .cloned()
+            .map(RegionEffect::Free)
+            .collect();
+        recovery.advance(&mut effects);
+        (recovery, effects)
+    }
+
+    /// Whether records flow.
+    pub fn is_running(&self) -> bool {
+        self.phase == Phase::Running
+    }
+
+    /// Whether every slot that had a log has confirmed it.
+    pub fn is_confirmed(&self) -> bool {
+        self.duties.is_empty()
+    }
+
+    /// Handles one event. Late and repeated events change nothing.
+    pub fn step(&mut self, event: RegionEvent) -> Vec<RegionEffect> {
+        let mut effects = Vec::new();
+        match event {
+            RegionEvent::Freed(slot) => {
+                self.to_free.remove(&slot);
+            }
+            RegionEvent::Confirmed { slot, number } if number >= self.id.number => {
+                self.duties.remove(&slot);
+            }
+            RegionEvent::Confirmed { .. } => {}
+            RegionEvent::Void(slot) => {
+                if self.phase == Phase::Confirming && self.duties.contains_key(&slot) {
+                    self.phase = Phase::Left;
+                    effects.push(RegionEffect::GoBack);
+                }
+            }
+            RegionEvent::Opened(task) => {
+                if self.phase == Phase::Opening {
+                    self.to_open.remove(&task);
+                }
+            }
+        }
+        self.advance(&mut effects);
+        effects
+    }
+
+    fn advance(&mut self, effects: &mut Vec<RegionEffect>) {
+        if self.phase == Phase::Freeing && self.to_free.is_empty() {
+            self.phase = Phase::Confirming;
+            effects.extend(
+                self.duties
+                    .values()
+                    .cloned()
+                    .map(RegionEffect::StartSession),
+            );
+        }
+        let hurried = planted(Mutant::FlowBeforeConfirmed);
+        if self.phase == Phase::Confirming && (self.duties.is_empty() || hurried) {
+            self.phase = Phase::Opening;
+            effects.push(RegionEffect::OpenAll);
+        }
+        if self.phase == Phase::Opening && self.to_open.is_empty() {
+            self.phase = Phase::Running;
+            effects.push(RegionEffect::Release);
+        }
+    }
+}
+
+/// Every slot with a log gets exactly one task: the one that holds it, or one of the same sink.
+fn duties(
+    manifest: &Manifest,
+    shape: &JobShape,
+    alive: &BTreeSet<SlotKey>,
+) -> BTreeMap<SlotKey, SlotDuty> {
+    let mut duties = BTreeMap::new();
+    for (sink, state) in &manifest.sinks {
+        for (&slot, output) in &state.slots {
+            let SlotOutput::Log(log) = output else {
+                continue;
+            };
+            let key = SlotKey {
+                sink: sink.clone(),
+                slot,
+            };
+            if alive.contains(&key) {
+                continue;
+            }
+            let duty = SlotDuty {
+                task: performer(&key, shape),
+                slot: key.clone(),
+                id: manifest.id,
+                log: log.clone(),
+                from: state.from,
+                purpose: Purpose::Confirm,
+            };
+            duties.insert(key, duty);
+        }
+    }
+    duties
+}
+
+pub(super) fn performer(slot: &SlotKey, shape: &JobShape) -> TaskId {
+    let Some(sink) = shape.sinks.get(&slot.sink) else {
+        panic!("slot {slot} has pending output and its sink is not in the graph");
+    };
+    let stand_in = SlotKey {
+        sink: slot.sink.clone(),
+        slot: slot.slot % sink.slots,
+    };
+    let held = shape.holder(&stand_in);
+    held.expect("each slot of the graph has a task").clone()
+}

@@ -1,0 +1,149 @@
+//! Takeover with living workers (rule L4): a new leader goes on with running attempts, or starts the region again.
+//!
+//! Called by the driver after R2. Nothing is initialised and nothing is fenced. The enumerators are `head`'s state plus
+//! the reported splits and assign nothing before the decision. An attempt is adopted only if its history holds the
+//! checkpoint in `head`: an attempt that was replaced before that checkpoint is a zombie, however alive it looks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use highwater_types::{AttemptId, CheckpointId, OperatorUid};
+
+use crate::checkpoint::commits_of;
+use crate::head::Head;
+use crate::job::{JobShape, TaskId};
+use crate::manifest::Manifest;
+use crate::mutant::{Mutant, planted};
+use crate::sink_slot::SlotReport;
+use crate::stop::SlotKey;
+
+/// What a running task tells a new leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptReport {
+    /// The task.
+    pub task: TaskId,
+    /// Its attempt.
+    pub attempt: AttemptId,
+    /// Whether records flow: a task in the middle of a recovery is not adopted.
+    pub running: bool,
+    /// The checkpoint that it was restored from and those that it acknowledged since the last known completion.
+    pub history: BTreeSet<CheckpointId>,
+    /// Its sink slots.
+    pub slots: BTreeMap<SlotKey, SlotReport>,
+    /// Its splits.
+    pub splits: BTreeMap<OperatorUid, BTreeSet<String>>,
+}
+
+/// What a new leader goes on with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adoption {
+    /// The attempts.
+    pub attempts: BTreeMap<TaskId, AttemptId>,
+    /// Slots whose held checkpoint can never complete.
+    pub declines: Vec<(SlotKey, CheckpointId)>,
+    /// Slots that have to commit the checkpoint in `head`.
+    pub unconfirmed: BTreeSet<SlotKey>,
+    /// The splits that are assigned, by source.
+    pub splits: BTreeMap<OperatorUid, BTreeMap<String, TaskId>>,
+}
+
+/// How a takeover ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TakeoverDecision {
+    /// Goes on with the running attempts.
+    Adopt(Box<Adoption>),
+    /// Starts the region again from `head`.
+    Restart,
+}
+
+/// A takeover that collects reports.
+#[derive(Clone, Debug)]
+pub struct Takeover {
+    id: CheckpointId,
+    commits: BTreeSet<SlotKey>,
+    tasks: BTreeSet<TaskId>,
+    attempt: Option<AttemptId>,
+    reports: BTreeMap<TaskId, AttemptReport>,
+    decided: bool,
+}
+
+impl Takeover {
+    /// Starts from the settled `head` and its manifest.
+    pub fn start(head: &Head, manifest: &Manifest, shape: &JobShape) -> Self {
+        assert_eq!(
+            manifest.id,
+            head.checkpoint(),
+            "the manifest is the one of head"
+        );
+        Self {
+            id: manifest.id,
+            commits: commits_of(manifest),
+            tasks: shape.tasks.keys().cloned().collect(),
+            attempt: None,
+            reports: BTreeMap::new(),
+            decided: false,
+        }
+    }
+
+    /// Takes one report; `Some` = decided.
+    pub fn report(&mut self, report: AttemptReport) -> Option<TakeoverDecision> {
+        if self.decided || !self.tasks.contains(&report.task) {
+            return None;
+        }
+        if self.attempt.is_some_and(|known| report.attempt < known) {
+            return None;
+        }
+        if self.attempt < Some(report.attempt) {
+            self.reports.clear();
+            self.attempt = Some(report.attempt);
+        }
+        self.reports.insert(report.task.clone(), report);
+        if self.reports.len() < self.tasks.len() {
+            return None;
+        }
+        self.decided = true;
+        let continuous =
+            |report: &AttemptReport| report.running && report.history.contains(&self.id);
+        if !self.reports.values().all(continuous) {
+            return Some(TakeoverDecision::Restart);
+        }
+        Some(self.adopt())
+    }
+
+    /// Not all attempts have reported in time.
+    pub fn deadline(&mut self) -> Option<TakeoverDecision> {
+        (!std::mem::replace(&mut self.decided, true)).then_some(TakeoverDecision::Restart)
+    }
+
+    fn adopt(&self) -> TakeoverDecision {
+        let mut adoption = Adoption {
+            attempts: BTreeMap::new(),
+            declines: Vec::new(),
+            unconfirmed: BTreeSet::new(),
+            splits: BTreeMap::new(),
+        };
+        for report in self.reports.values() {
+            adoption
+                .attempts
+                .insert(report.task.clone(), report.attempt);
+            for (slot, found) in &report.slots {
+                if self.commits.contains(slot) && found.confirmed < self.id.number {
+                    adoption.unconfirmed.insert(slot.clone());
+                }
+                if let Some(held) = found.acked.filter(|held| *held != self.id) {
+                    adoption.declines.push((slot.clone(), held));
+                }
+            }
+            if planted(Mutant::SplitsAssignedTwice) {
+                continue;
+            }
+            for (source, splits) in &report.splits {
+                let assigned = adoption.splits.entry(source.clone()).or_default();
+                for split in splits {
+                    let double = assigned.insert(split.clone(), report.task.clone());
+                    assert!(double.is_none(), "split {split} is read by two subtasks");
+                }
+            }
+        }
+        TakeoverDecision::Adopt(Box::new(adoption))
+    }
+}

@@ -1,0 +1,275 @@
+//! `Session(n)`: decides in one producer session whether the output of n is there, and publishes it if it is not.
+//!
+//! Called by [`super::SinkSlot`]. The rule S1 is the order of the steps: open the session, write a sync record, read up
+//! to it, then act in this same session. A session that is lost on the way decides nothing.
+
+use highwater_types::CheckpointId;
+
+use super::events::{MarkerKind, MarkerReading, SessionNumber, SlotEffect, SlotEvent};
+use super::spool::{Position, RecordRange};
+use super::{SinkSlot, SlotState, Txn};
+use crate::manifest::LogObject;
+use crate::mutant::{Mutant, planted};
+use crate::stop::{MarkerFault, NamedStop};
+
+/// Where the bytes of a log are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogSource {
+    /// In the spool of this attempt.
+    Spool(RecordRange),
+    /// In the store, in order.
+    Stored(Vec<LogObject>),
+}
+
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The output is to be visible.
+    Confirm,
+    /// *Going back*: find out whether the output is visible, without publishing it.
+    Examine,
+}
+
+/// The output that is to be decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The completed checkpoint.
+    pub id: CheckpointId,
+    /// Where its output ends in the spool of this attempt; zero after a recovery.
+    pub upto: Position,
+    /// The offset from which markers are read.
+    pub from: u64,
+    /// Its log.
+    pub source: LogSource,
+    /// What the session is for.
+    pub purpose: Purpose,
+}
+
+/// How far a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionStep {
+    /// The session is being opened.
+    Opening,
+    /// The sync record is on its way.
+    Syncing,
+    /// The markers are being read.
+    Reading,
+    /// Examined: the marker is missing, the leader decides.
+    Missing,
+    /// Examined: the output is visible, the leader decides.
+    Visible,
+}
+
+impl SinkSlot {
+    pub(super) fn enter_session(&mut self, claim: Claim, effects: &mut Vec<SlotEffect>) {
+        let from = claim.from;
+        self.session = SessionNumber(self.session.0 + 1);
+        let session = self.session;
+        if planted(Mutant::ReadBeforeSession) {
+            effects.push(SlotEffect::WriteSync { session });
+            self.state = SlotState::Session {
+                claim,
+                step: SessionStep::Syncing,
+            };
+            assert!(
+                from <= self.seen.max(from),
+                "a claim is read from a seen offset"
+            );
+            return;
+        }
+        effects.push(SlotEffect::OpenSession { session });
+        self.state = SlotState::Session {
+            claim,
+            step: SessionStep::Opening,
+        };
+    }
+
+    pub(super) fn session_event(&mut self, event: SlotEvent, effects: &mut Vec<SlotEffect>) {
+        match event {
+            SlotEvent::Opened { session } if session == self.session => self.opened(effects),
+            SlotEvent::SyncWritten { session } if session == self.session => {
+                if let SlotState::Session {
+                    claim,
+                    step: step @ SessionStep::Syncing,
+                } = &mut self.state
+                {
+                    *step = SessionStep::Reading;
+                    effects.push(SlotEffect::ReadMarkers {
+                        session,
+                        from: claim.from,
+                    });
+                }
+            }
+            SlotEvent::MarkersRead { session, reading } if session == self.session => {
+                if let SlotState::Session {
+                    claim,
+                    step: SessionStep::Reading,
+                } = &self.state
+                {
+                    self.judge(claim.clone(), &reading, effects);
+                }
+            }
+            SlotEvent::WriteVoid { id } => self.write_void(id, effects),
+            SlotEvent::LogUnreadable => {
+                if let SlotState::Publishing { claim } = &self.state {
+                    let (slot, number) = (self.config.key.clone(), claim.id.number);
+                    self.stop(NamedStop::SinkLogDamaged { slot, number }, effects);
+                }
+            }
+            SlotEvent::RecordRefused { reason } => {
+                if let SlotState::Publishing { claim } = &self.state {
+                    let (slot, number) = (self.config.key.clone(), claim.id.number);
+                    self.stop(
+                        NamedStop::SinkRefused {
+                            slot,
+                            number,
+                            reason,
+                        },
+                        effects,
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn opened(&mut self, effects: &mut Vec<SlotEffect>) {
+        let session = self.session;
+        match &mut self.state {
+            SlotState::Open {
+                txn: txn @ Txn::Opening,
+                ..
+            } => *txn = Txn::Ready,
+            SlotState::Session {
+                step: step @ SessionStep::Opening,
+                ..
+            } => {
+                *step = SessionStep::Syncing;
+                effects.push(SlotEffect::WriteSync { session });
+            }
+            SlotState::Session {
+                claim,
+                step: SessionStep::Missing,
+            } if planted(Mutant::ReadBeforeSession) || planted(Mutant::PublishInNewSession) => {
+                let claim = claim.clone();
+                self.publish(claim, effects);
+            }
+            _ => {}
+        }
+    }
+
+    fn judge(&mut self, claim: Claim, reading: &MarkerReading, effects: &mut Vec<SlotEffect>) {
+        let slot = self.config.key.clone();
+        if let Some(reason) = self.fault(claim.from, reading) {
+            self.stop(NamedStop::MarkerLost { slot, reason }, effects);
+            return;
+        }
+        let number = claim.id.number;
+        if let Some(ahead) = reading.markers.iter().find(|marker| marker.number > number) {
+            let marker = ahead.number;
+            self.stop(
+                NamedStop::StateBehindOutput {
+                    slot,
+                    marker,
+                    head: number,
+                },
+                effects,
+            );
+            return;
+        }
+        self.seen = self.seen.max(reading.end);
+        let found = reading
+            .markers
+            .iter()
+            .filter(|marker| marker.number == number);
+        let found = found.map(|marker| marker.kind).min();
+        match (claim.purpose, found) {
+            (Purpose::Confirm, Some(MarkerKind::Output)) => self.confirm(&claim, effects),
+            (_, Some(MarkerKind::Void)) => self.voided(claim.id, effects),
+            (Purpose::Confirm, None) => self.missing(claim, effects),
+            (Purpose::Examine, found) => {
+                effects.push(SlotEffect::ReportExamined {
+                    id: claim.id,
+                    found,
+                });
+                let visible = found.is_some();
+                let step = if visible {
+                    SessionStep::Visible
+                } else {
+                    SessionStep::Missing
+                };
+                self.state = SlotState::Session { claim, step };
+            }
+        }
+    }
+
+    fn missing(&mut self, claim: Claim, effects: &mut Vec<SlotEffect>) {
+        if planted(Mutant::ReadBeforeSession) || planted(Mutant::PublishInNewSession) {
+            self.session = SessionNumber(self.session.0 + 1);
+            effects.push(SlotEffect::OpenSession {
+                session: self.session,
+            });
+            self.state = SlotState::Session {
+                claim,
+                step: SessionStep::Missing,
+            };
+            return;
+        }
+        self.publish(claim, effects);
+    }
+
+    fn fault(&self, from: u64, reading: &MarkerReading) -> Option<MarkerFault> {
+        let MarkerReading {
+            topic, start, end, ..
+        } = reading;
+        if *topic != self.config.markers.id {
+            let expected = self.config.markers.id.clone();
+            return Some(MarkerFault::Replaced {
+                expected,
+                found: topic.clone(),
+            });
+        }
+        if *end < from {
+            return Some(MarkerFault::Cut { from, end: *end });
+        }
+        (*start > from).then_some(MarkerFault::Truncated {
+            from,
+            start: *start,
+        })
+    }
+
+    fn publish(&mut self, claim: Claim, effects: &mut Vec<SlotEffect>) {
+        let session = self.session;
+        let number = claim.id.number;
+        effects.push(SlotEffect::Begin { session });
+        effects.push(SlotEffect::Publish(claim.source.clone()));
+        effects.push(SlotEffect::WriteMarker {
+            number,
+            kind: MarkerKind::Output,
+        });
+        effects.push(SlotEffect::EndTxn { session });
+        self.state = SlotState::Publishing { claim };
+    }
+
+    fn write_void(&mut self, id: CheckpointId, effects: &mut Vec<SlotEffect>) {
+        match &self.state {
+            SlotState::Session {
+                claim,
+                step: SessionStep::Missing,
+            } if claim.id == id && claim.purpose == Purpose::Examine => {
+                let (session, claim) = (self.session, claim.clone());
+                effects.push(SlotEffect::Begin { session });
+                effects.push(SlotEffect::WriteMarker {
+                    number: id.number,
+                    kind: MarkerKind::Void,
+                });
+                effects.push(SlotEffect::EndTxn { session });
+                self.state = SlotState::Voiding { claim };
+            }
+            SlotState::Voided { id: voided } if *voided == id => {
+                effects.push(SlotEffect::ReportVoid { id });
+            }
+            _ => {}
+        }
+    }
+}

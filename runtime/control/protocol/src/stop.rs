@@ -1,0 +1,182 @@
+//! Named stops: the ends of a job that keep state and log and wait for a person.
+//!
+//! Raised by the machines of sinks, recovery and going back. The job never drops output and goes on: where exactness
+//! cannot be kept, one of these names says so.
+
+use std::fmt;
+
+use highwater_types::{Classified, ErrorKind, OperatorUid};
+
+/// One subtask of one sink: the unit of sink commit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SlotKey {
+    /// The sink.
+    pub sink: OperatorUid,
+    /// Its subtask.
+    pub slot: u32,
+}
+
+impl fmt::Display for SlotKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.sink, self.slot)
+    }
+}
+
+/// Why a job stopped with state and log kept.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NamedStop {
+    /// A committed marker is newer than the last completed checkpoint.
+    #[error(
+        "StateBehindOutput: sink slot {slot} has committed checkpoint {marker}, but head is at {head}; restore the \
+         head object of this lineage, its output is ahead of its state"
+    )]
+    StateBehindOutput {
+        /// The slot.
+        slot: SlotKey,
+        /// The number of the marker.
+        marker: u64,
+        /// The number in head.
+        head: u64,
+    },
+    /// The marker topic cannot answer.
+    #[error(
+        "MarkerLost: the marker topic of sink slot {slot} {reason}; restore the topic or give the output up by name"
+    )]
+    MarkerLost {
+        /// The slot.
+        slot: SlotKey,
+        /// What is wrong with the topic.
+        reason: MarkerFault,
+    },
+    /// The log is needed and is missing or damaged.
+    #[error(
+        "SinkLogDamaged: the log of checkpoint {number} of sink slot {slot} is missing or damaged and its output is \
+         not committed; restore the log object or go back by name"
+    )]
+    SinkLogDamaged {
+        /// The slot.
+        slot: SlotKey,
+        /// The checkpoint.
+        number: u64,
+    },
+    /// The broker will not take a logged record.
+    #[error(
+        "SinkRefused: the broker rejects a logged record of checkpoint {number} of sink slot {slot}: {reason}; \
+         correct the topic or its limits and start again"
+    )]
+    SinkRefused {
+        /// The slot.
+        slot: SlotKey,
+        /// The checkpoint.
+        number: u64,
+        /// The answer of the broker.
+        reason: String,
+    },
+    /// Going back is impossible because a part of the output is visible.
+    #[error(
+        "PartlyCommitted: checkpoint {number} cannot be given up, sink slot {slot} has committed its output; \
+         repair checkpoint {number} or accept repeats by name"
+    )]
+    PartlyCommitted {
+        /// A slot with visible output.
+        slot: SlotKey,
+        /// The checkpoint.
+        number: u64,
+    },
+    /// A sink with unconfirmed output is not in the new graph.
+    #[error(
+        "PendingOutput: checkpoint {number} has unconfirmed output of sink {sink}, which this job {change}; run the \
+         former job until it is confirmed, then change the sink"
+    )]
+    PendingOutput {
+        /// The sink.
+        sink: OperatorUid,
+        /// The checkpoint.
+        number: u64,
+        /// What the new job does with the sink.
+        change: SinkChange,
+    },
+    /// Manifests exist, `head` does not.
+    #[error(
+        "HeadMissing: {manifests} manifests exist but no head object, newest number {newest}; restore the head object, \
+         or start a new lineage with --fresh"
+    )]
+    HeadMissing {
+        /// How many manifests were found.
+        manifests: usize,
+        /// The largest number among them.
+        newest: u64,
+    },
+}
+
+/// What is wrong with a marker topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MarkerFault {
+    /// The topic was made anew.
+    Replaced {
+        /// The topic id in the manifest.
+        expected: String,
+        /// The topic id now.
+        found: String,
+    },
+    /// The topic ends before the offset that the manifest has seen.
+    Cut {
+        /// The offset in the manifest.
+        from: u64,
+        /// The end of the topic.
+        end: u64,
+    },
+    /// The topic starts after the offset of the manifest without compaction.
+    Truncated {
+        /// The offset in the manifest.
+        from: u64,
+        /// The start of the topic.
+        start: u64,
+    },
+}
+
+impl fmt::Display for MarkerFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Replaced { expected, found } => {
+                write!(f, "was replaced (id {expected} became {found})")
+            }
+            Self::Cut { from, end } => write!(f, "ends at {end}, before the known offset {from}"),
+            Self::Truncated { from, start } => {
+                write!(f, "starts at {start}, after the known offset {from}")
+            }
+        }
+    }
+}
+
+/// What a new graph does with a sink that has pending output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SinkChange {
+    /// The sink is not in the graph.
+    Removes,
+    /// The sink writes to another cluster.
+    MovesCluster,
+}
+
+impl fmt::Display for SinkChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Removes => "removes or renames",
+            Self::MovesCluster => "moves to another cluster",
+        })
+    }
+}
+
+impl Classified for NamedStop {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::SinkLogDamaged { .. }
+            | Self::MarkerLost { .. }
+            | Self::StateBehindOutput { .. }
+            | Self::HeadMissing { .. } => ErrorKind::Corrupt,
+            Self::SinkRefused { .. }
+            | Self::PartlyCommitted { .. }
+            | Self::PendingOutput { .. } => ErrorKind::Invalid,
+        }
+    }
+}

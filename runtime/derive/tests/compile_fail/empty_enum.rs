@@ -1,0 +1,6 @@
+use highwater_derive::Record;
+
+#[derive(Clone, Record)]
+enum Never {}
+
+fn main() {}

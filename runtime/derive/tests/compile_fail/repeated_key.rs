@@ -1,0 +1,9 @@
+use highwater_derive::Record;
+
+#[derive(Clone, Record)]
+struct Payment {
+    #[record(rename = "a", rename = "b")]
+    amount: f64,
+}
+
+fn main() {}

@@ -1,0 +1,293 @@
+//! Builds the tasks of an attempt: channels on the worker's thread, chains on the slot threads.
+//!
+//! Subtask `i` of every task goes to slot `i mod slots`, so a slot holds one subtask of each task: a whole slice of the
+//! pipeline. Channel ends are made first and travel to the slot that uses them; everything else is made where it runs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use highwater_api::JobProgram;
+use highwater_api::code::{ErasedEnd, ErasedOutputs, ErasedPush, NodeCode, Sending};
+use highwater_connectors::{Split, WakeHandle, WriterContext};
+use highwater_graph::{EdgeId, JobVertex, NodeId, OutputName, Partitioning};
+use highwater_operators::{OperatorContext, OperatorError, OperatorSnapshot, TaskClock};
+use highwater_protocol::alignment::Alignment;
+use highwater_protocol::job::TaskId;
+use highwater_protocol::stop::SlotKey;
+use highwater_state::MemoryBudget;
+use highwater_time::StatusValve;
+use highwater_types::{Classified, JobIdentity, Lineage, OperatorUid, Parallelism, SubtaskIndex};
+
+use crate::messages::{FailureReport, OperatorSubtask};
+use crate::sink::SinkMailbox;
+use crate::slot::{SlotTask, error_chain};
+use crate::task::{Task, TaskInput, TaskLetter};
+
+/// What every subtask of an attempt shares. Moves to each slot thread.
+#[derive(Clone)]
+pub struct SliceContext {
+    /// The program.
+    pub program: JobProgram,
+    /// The job.
+    pub job: JobIdentity,
+    /// The lineage.
+    pub lineage: Lineage,
+    /// The runtime at the rim.
+    pub rim: tokio::runtime::Handle,
+    /// Wakes the slot thread.
+    pub wake: WakeHandle,
+    /// The byte budget of keyed state of the slot.
+    pub budget: MemoryBudget,
+    /// Whether state is restored rather than begun.
+    pub is_restored: bool,
+    /// The mailbox of every sink slot of the worker.
+    pub sinks: Arc<BTreeMap<SlotKey, SinkMailbox>>,
+}
+
+/// What one subtask of one task is built from.
+pub struct SubtaskParts {
+    /// The task.
+    pub vertex: JobVertex,
+    /// The subtask.
+    pub subtask: SubtaskIndex,
+    /// Receiving ends of all input edges.
+    pub receivers: Vec<ErasedEnd>,
+    /// Sending ends of each output edge.
+    pub senders: BTreeMap<EdgeId, Vec<ErasedEnd>>,
+    /// Restored state of each operator.
+    pub states: BTreeMap<OperatorUid, OperatorSnapshot>,
+    /// Splits of a source.
+    pub splits: Vec<Split>,
+    /// Whether a source gets no further split.
+    pub complete: bool,
+}
+
+/// The name of a task for the protocol: its first operator and subtask.
+pub fn task_id(program: &JobProgram, vertex: &JobVertex, subtask: SubtaskIndex) -> TaskId {
+    TaskId {
+        vertex: program.plan().uid(vertex.head).clone(),
+        subtask,
+    }
+}
+
+/// Makes the channels of every edge between two tasks and deals out their ends.
+pub fn wire(
+    program: &JobProgram,
+    wake_of: impl Fn(SubtaskIndex) -> WakeHandle,
+) -> BTreeMap<TaskId, SubtaskParts> {
+    let plan = program.plan();
+    let mut parts = BTreeMap::new();
+    for vertex in plan.job.vertices() {
+        for index in 0..vertex.parallelism.0 {
+            let subtask = SubtaskIndex(index);
+            let part = SubtaskParts {
+                vertex: vertex.clone(),
+                subtask,
+                receivers: Vec::new(),
+                senders: BTreeMap::new(),
+                states: BTreeMap::new(),
+                splits: Vec::new(),
+                complete: false,
+            };
+            parts.insert(task_id(program, vertex, subtask), part);
+        }
+    }
+    for edge in plan
+        .graph
+        .edges()
+        .iter()
+        .filter(|edge| !plan.job.is_chained(edge.id))
+    {
+        let of = program.edge_type(edge.id);
+        let from = plan.job.vertex(plan.job.vertex_of(edge.from));
+        let to = plan.job.vertex(plan.job.vertex_of(edge.to));
+        for sender in (0..from.parallelism.0).map(SubtaskIndex) {
+            for receiver in receivers_of(&edge.partitioning, sender, to.parallelism) {
+                let (sending, receiving) = of.channel(wake_of(sender), wake_of(receiver));
+                if let Some(part) = parts.get_mut(&task_id(program, from, sender)) {
+                    part.senders.entry(edge.id).or_default().push(sending);
+                }
+                if let Some(part) = parts.get_mut(&task_id(program, to, receiver)) {
+                    part.receivers.push(receiving);
+                }
+            }
+        }
+    }
+    parts
+}
+
+fn receivers_of(
+    partitioning: &Partitioning,
+    sender: SubtaskIndex,
+    parallelism: Parallelism,
+) -> Vec<SubtaskIndex> {
+    match partitioning {
+        Partitioning::Forward => vec![sender],
+        _ => (0..parallelism.0).map(SubtaskIndex).collect(),
+    }
+}
+
+/// Builds one subtask on its slot thread.
+pub fn build(
+    context: &SliceContext,
+    mut parts: SubtaskParts,
+    clock: &TaskClock,
+) -> Result<SlotTask, FailureReport> {
+    let plan = context.program.plan();
+    let name = plan.task_name(parts.vertex.id);
+    let (key, subtask) = (
+        task_id(&context.program, &parts.vertex, parts.subtask),
+        parts.subtask,
+    );
+    let mut builder = ChainBuilder {
+        context,
+        parts: &mut parts,
+        clock,
+    };
+    let task = builder.task().map_err(|error| FailureReport {
+        task: name.clone(),
+        subtask,
+        position: None,
+        kind: error.kind(),
+        message: error_chain(&error),
+    })?;
+    Ok(SlotTask { key, name, task })
+}
+
+struct ChainBuilder<'a> {
+    context: &'a SliceContext,
+    parts: &'a mut SubtaskParts,
+    clock: &'a TaskClock,
+}
+
+impl ChainBuilder<'_> {
+    fn task(&mut self) -> Result<Task, OperatorError> {
+        let head = self.parts.vertex.head;
+        if let NodeCode::Source(code) = self.context.program.node(head).clone() {
+            let operator = self.operator_context(head);
+            let outputs = self.outputs(head)?;
+            let mut task = Task::new(TaskInput::Source(code.input(&operator, outputs)?));
+            let splits = std::mem::take(&mut self.parts.splits);
+            task.letter(TaskLetter::Assign {
+                splits,
+                complete: self.parts.complete,
+            })?;
+            return Ok(task);
+        }
+        let push = self.push(head)?;
+        let receivers = std::mem::take(&mut self.parts.receivers);
+        let channels = receivers.len();
+        let Some(edge) = self.parts.vertex.inputs.first() else {
+            unreachable!("a task that is no source has an input")
+        };
+        let gate = self.context.program.edge_type(*edge).gate(receivers, push);
+        Ok(Task::new(TaskInput::Gate {
+            gate,
+            valve: StatusValve::new(channels),
+            alignment: Alignment::new(channels as u32),
+        }))
+    }
+
+    fn operator_context(&mut self, node: NodeId) -> OperatorContext {
+        let uid = self.context.program.plan().uid(node).clone();
+        let restored = self.parts.states.remove(&uid);
+        OperatorContext {
+            job: self.context.job.clone(),
+            uid,
+            subtask: self.parts.subtask,
+            parallelism: self.parts.vertex.parallelism,
+            max_parallelism: self.parts.vertex.max_parallelism,
+            clock: self.clock.clone(),
+            wake: self.context.wake.clone(),
+            budget: self.context.budget.clone(),
+            rim: self.context.rim.clone(),
+            restored: self
+                .context
+                .is_restored
+                .then(|| restored.unwrap_or_default()),
+        }
+    }
+
+    /// The piece of chain that begins with `node`.
+    fn push(&mut self, node: NodeId) -> Result<ErasedPush, OperatorError> {
+        let operator = self.operator_context(node);
+        match self.context.program.node(node).clone() {
+            NodeCode::Operator(code) => {
+                let outputs = self.outputs(node)?;
+                code(&operator, outputs)
+            }
+            NodeCode::Sink(code) => {
+                let writer = self.writer_context(&operator);
+                let slot = SlotKey {
+                    sink: operator.uid.clone(),
+                    slot: self.parts.subtask.0,
+                };
+                let mailbox = self.context.sinks.get(&slot);
+                let queue = mailbox.map(|mailbox| mailbox.queue(self.context.wake.clone()));
+                code.operator(&operator, &writer, queue)
+            }
+            NodeCode::Source(_) => unreachable!("a source has no input edge"),
+        }
+    }
+
+    fn writer_context(&self, operator: &OperatorContext) -> WriterContext {
+        WriterContext {
+            job: operator.job.clone(),
+            lineage: self.context.lineage,
+            uid: operator.uid.clone(),
+            subtask: operator.subtask,
+            parallelism: operator.parallelism,
+        }
+    }
+
+    fn outputs(&mut self, node: NodeId) -> Result<ErasedOutputs, OperatorError> {
+        let program = self.context.program.clone();
+        let mut outputs = ErasedOutputs::default();
+        let edges: Vec<_> = program.plan().graph.outputs(node).cloned().collect();
+        for edge in edges {
+            let piece = if program.plan().job.is_chained(edge.id) {
+                self.push(edge.to)?
+            } else {
+                self.writer(edge.id, edge.to)
+            };
+            match edge.output {
+                OutputName::Main => outputs.main.push(piece),
+                OutputName::Side(tag) => {
+                    match outputs.sides.iter_mut().find(|(known, ..)| *known == tag) {
+                        Some((_, _, pieces)) => pieces.push(piece),
+                        None => {
+                            let of = Arc::clone(program.edge_type(edge.id));
+                            outputs.sides.push((tag, of, vec![piece]));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(outputs)
+    }
+
+    fn writer(&mut self, edge: EdgeId, to: NodeId) -> ErasedPush {
+        let plan = self.context.program.plan();
+        let receiver = plan.job.vertex(plan.job.vertex_of(to));
+        let sending = Sending {
+            subtask: self.parts.subtask,
+            max_parallelism: receiver.max_parallelism,
+        };
+        let senders = self.parts.senders.remove(&edge).unwrap_or_default();
+        self.context
+            .program
+            .edge(edge)
+            .writer(plan.uid(to).as_str(), senders, sending)
+    }
+}
+
+/// All operator subtasks of a task, for restoring.
+pub fn operators_of(parts: &SubtaskParts, program: &JobProgram) -> Vec<OperatorSubtask> {
+    let nodes = parts.vertex.nodes.iter();
+    nodes
+        .map(|node| OperatorSubtask {
+            uid: program.plan().uid(*node).clone(),
+            subtask: parts.subtask,
+        })
+        .collect()
+}
