@@ -21,4 +21,4 @@ pub use messages::{
     WorkerEvent,
 };
 pub use slot::{FigureBoard, TaskFigures};
-pub use worker::{WorkerHandle, WorkerSettings, WorkerSetup, start};
+pub use worker::{StopHook, WorkerHandle, WorkerSettings, WorkerSetup, start};

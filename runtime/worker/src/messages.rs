@@ -90,8 +90,10 @@ pub enum WorkerCommand {
     Open(AttemptId),
     /// Every task is open: records may flow (R7).
     Run(AttemptId),
-    /// Take a checkpoint: the sources among these tasks emit the barrier.
-    Trigger(AttemptId, CheckpointBarrier),
+    /// A checkpoint was begun: its barrier is on the way to every sink slot.
+    Expect(AttemptId),
+    /// A source subtask emits the barrier behind everything that it has read.
+    Trigger(AttemptId, TaskId, CheckpointBarrier),
     /// Read these splits too.
     Assign {
         /// The attempt.

@@ -16,8 +16,7 @@ use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::stop::SlotKey;
 use highwater_state::MemoryBudget;
 use highwater_types::{
-    AttemptId, CheckpointBarrier, CheckpointId, ErrorKind, JobIdentity, Parallelism, SlotIndex,
-    SubtaskIndex,
+    AttemptId, CheckpointId, ErrorKind, JobIdentity, Parallelism, SlotIndex, SubtaskIndex,
 };
 use tokio::sync::mpsc;
 
@@ -69,7 +68,12 @@ pub struct WorkerSetup {
     pub nonces: NonceStream,
     /// Where events go.
     pub events: mpsc::Sender<WorkerEvent>,
+    /// Told of each protocol step right before it is performed.
+    pub stop: StopHook,
 }
+
+/// Told of each protocol step right before it is performed: where a test build stops a process.
+pub type StopHook = Arc<dyn Fn(highwater_protocol::steps::Step) + Send + Sync>;
 
 /// Everything that can wake the worker.
 #[derive(Debug)]
@@ -317,7 +321,13 @@ impl Worker {
             WorkerCommand::Prepare(deployment) => self.prepare(deployment),
             WorkerCommand::Open(attempt) => self.fetch(attempt),
             WorkerCommand::Run(attempt) => self.release(attempt),
-            WorkerCommand::Trigger(attempt, barrier) => self.trigger(attempt, barrier),
+            WorkerCommand::Expect(attempt) => {
+                self.to_all_sinks(attempt, &SinkControl::Expected);
+            }
+            WorkerCommand::Trigger(attempt, task, barrier) => {
+                let letter: LetterOf = Box::new(move || TaskLetter::Trigger(barrier));
+                self.to_tasks(attempt, Some(&task), || letter);
+            }
             WorkerCommand::Assign {
                 attempt,
                 to,
@@ -604,11 +614,6 @@ impl Worker {
                 .iter()
                 .for_each(|slot| slot.send(SlotLetter::Run(attempt)));
         }
-    }
-
-    fn trigger(&mut self, attempt: AttemptId, barrier: CheckpointBarrier) {
-        self.to_all_sinks(attempt, &SinkControl::Expected);
-        self.to_all(attempt, move || TaskLetter::Trigger(barrier));
     }
 
     fn slot_event(&mut self, event: SlotEvent) {

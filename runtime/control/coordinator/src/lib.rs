@@ -5,12 +5,22 @@
 //! outside asks and sees, the shape of a job for the protocol, the head driver, enumerators, restoring, and the one loop
 //! that owns everything.
 
+pub mod attempt;
+pub mod deploy;
+pub mod housekeeping;
 pub mod request;
+pub mod restart;
+pub mod run;
 pub mod settings;
 pub mod setup;
+pub mod shape;
+pub mod sources;
+pub mod start;
 pub mod status;
+pub mod store;
 
-pub use request::{JobRequest, RequestAnswer, StopMode};
+pub use request::{JobRequest, RequestAnswer, RequestRefused, StopMode};
+pub use run::start;
 pub use settings::{CoordinatorSettings, RestartStrategy};
 pub use setup::{CoordinatorHandle, CoordinatorSetup, JobFailure, JobOutcome};
 pub use status::{CheckpointStatus, JobPhase, JobStatus};

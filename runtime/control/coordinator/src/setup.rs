@@ -6,7 +6,7 @@ use highwater_api::JobProgram;
 use highwater_protocol::recovery::StartWish;
 use highwater_storage::ObjectStorage;
 use highwater_types::{Classified, ErrorKind, JobIdentity, Nonce};
-use highwater_worker::{Clock, WorkerEvent, WorkerHandle};
+use highwater_worker::{Clock, StopHook, WorkerEvent, WorkerHandle};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -34,6 +34,8 @@ pub struct CoordinatorSetup {
     pub clock: Arc<dyn Clock>,
     /// 128 random bits that no other process has.
     pub seed: Nonce,
+    /// Told of each protocol step right before it is performed.
+    pub stop: StopHook,
 }
 
 /// A running coordinator.

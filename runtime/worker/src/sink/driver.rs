@@ -21,7 +21,7 @@ use highwater_protocol::sink_slot::{
     Claim, EndAnswer, LogSource, Marker, MarkerKind, MarkerReading, Position, RecordRange,
     SessionNumber, SinkSlot, SlotConfig, SlotEffect, SlotEvent,
 };
-use highwater_protocol::stop::{NamedStop, SlotKey};
+use highwater_protocol::stop::NamedStop;
 use highwater_types::{AttemptId, CheckpointId, Epoch};
 
 use crate::sink::log::{LogStore, LogStoreError};
@@ -348,8 +348,7 @@ impl Driver {
 
     fn send_range(&mut self, range: RecordRange) {
         let session = self.session();
-        let mut batches = self.spool.range(range);
-        let sent = batches.try_for_each(|batch| self.target.send(batch));
+        let sent = self.spool.range(range).try_for_each(|batch| self.target.send(batch));
         self.or_lost(session, sent);
     }
 

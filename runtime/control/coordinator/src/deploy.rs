@@ -1,0 +1,162 @@
+//! From a manifest to a deployment: which subtask gets which state, which splits, which duties (R5).
+
+use std::collections::BTreeMap;
+
+use highwater_api::JobProgram;
+use highwater_connectors::Split;
+use highwater_protocol::head::Head;
+use highwater_protocol::job::JobShape;
+use highwater_protocol::manifest::{Blob, HexBytes, Manifest};
+use highwater_protocol::recovery::{SlotDuty, assign};
+use highwater_types::{AttemptId, OperatorUid, Parallelism, SubtaskIndex};
+use highwater_worker::files::list_snapshot;
+use highwater_worker::{Deployment, History, MarkerPlace, OperatorSubtask, RestoredState};
+
+use crate::sources::OpenSources;
+
+/// What a deployment is made from.
+pub struct DeployInput<'a> {
+    /// The program.
+    pub program: &'a JobProgram,
+    /// Its shape.
+    pub shape: &'a JobShape,
+    /// The settled head.
+    pub head: &'a Head,
+    /// Its manifest.
+    pub manifest: &'a Manifest,
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// The sources with their splits.
+    pub sources: &'a OpenSources,
+    /// Where each sink's markers begin that the manifest does not know.
+    pub first_markers: &'a BTreeMap<OperatorUid, u64>,
+    /// Output to decide first.
+    pub duties: Vec<SlotDuty>,
+}
+
+/// The deployment of an attempt.
+pub fn deployment(input: DeployInput<'_>) -> Deployment {
+    let DeployInput {
+        shape,
+        head,
+        manifest,
+        ..
+    } = input;
+    let is_first = manifest.id.number == 0;
+    let markers = shape.sinks.iter().map(|(uid, sink)| {
+        let known = manifest
+            .sinks
+            .get(uid)
+            .filter(|state| state.external == sink.external);
+        let first = input.first_markers.get(uid).copied().unwrap_or(0);
+        let from = known.map_or(first, |state| state.from);
+        (
+            uid.clone(),
+            MarkerPlace {
+                place: sink.external.marker_topic.clone(),
+                from,
+            },
+        )
+    });
+    let sources = input.sources.iter();
+    Deployment {
+        epoch: head.epoch,
+        attempt: input.attempt,
+        lineage: head.lineage,
+        restored: manifest.id,
+        history: if is_first {
+            History::FirstStart
+        } else {
+            History::Restored
+        },
+        states: states(shape, manifest),
+        splits: splits(input.program, input.sources),
+        complete: sources
+            .filter(|(_, (source, _))| source.complete)
+            .map(|(uid, _)| uid.clone())
+            .collect(),
+        markers: markers.collect(),
+        duties: input.duties,
+    }
+}
+
+fn states(shape: &JobShape, manifest: &Manifest) -> BTreeMap<OperatorSubtask, RestoredState> {
+    let mut states: BTreeMap<OperatorSubtask, RestoredState> = BTreeMap::new();
+    for (uid, state) in &manifest.operators {
+        let Some(operator) = shape.operators.get(uid) else {
+            continue;
+        };
+        let modes: BTreeMap<_, _> = state
+            .lists
+            .iter()
+            .map(|list| (list.name.as_str(), list.mode))
+            .collect();
+        let keyed = assign::keyed(state, operator.parallelism);
+        let lists = assign::lists(&state.lists, operator.parallelism);
+        for (index, (share, lists)) in keyed.into_iter().zip(lists).enumerate() {
+            let subtask = SubtaskIndex(index as u32);
+            let restored = states
+                .entry(OperatorSubtask {
+                    uid: uid.clone(),
+                    subtask,
+                })
+                .or_default();
+            for file in share.files {
+                if let Some(entry) = manifest.files.get(&file.path) {
+                    restored.keyed.push((file.path, *entry));
+                }
+            }
+            for (name, blobs) in lists {
+                let mode = modes[name.as_str()];
+                let items = blobs.into_iter().map(inline).collect();
+                restored.lists.push(list_snapshot(name, mode, items));
+            }
+        }
+    }
+    states
+}
+
+fn inline(blob: Blob) -> Vec<u8> {
+    match blob {
+        Blob::Inline(HexBytes(bytes)) => bytes,
+        Blob::File { path, .. } => panic!("list state of this engine is inline, found file {path}"),
+    }
+}
+
+/// Deals out the splits of every source.
+fn splits(program: &JobProgram, sources: &OpenSources) -> BTreeMap<OperatorSubtask, Vec<Split>> {
+    let plan = program.plan();
+    let mut dealt = BTreeMap::new();
+    for node in plan.sources() {
+        let uid = plan.uid(node);
+        let Some((_, splits)) = sources.get(uid) else {
+            continue;
+        };
+        let parallelism = plan.graph.node(node).parallelism.unwrap_or(Parallelism(1));
+        let positions: BTreeMap<_, _> = splits
+            .iter()
+            .map(|split| (split.id.to_string(), HexBytes(split.position.clone())))
+            .collect();
+        for (index, share) in assign::splits(&positions, parallelism)
+            .into_iter()
+            .enumerate()
+        {
+            let subtask = SubtaskIndex(index as u32);
+            let share = share
+                .into_iter()
+                .map(|(id, position)| Split {
+                    id: id.into(),
+                    position: position.0,
+                })
+                .collect();
+            dealt.insert(
+                OperatorSubtask {
+                    uid: uid.clone(),
+                    subtask,
+                },
+                share,
+            );
+        }
+    }
+    dealt
+}

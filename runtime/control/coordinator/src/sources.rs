@@ -1,0 +1,132 @@
+//! The enumerators of a job: where splits come from, and what a checkpoint keeps of them.
+//!
+//! A split is in the state of an enumerator as "reported" and in the state of a reader as "position": assignments and
+//! barrier triggers travel to the worker through one ordered channel, so a reader that was given a split before barrier
+//! n holds it in its state of n (T-14). Discovery blocks and runs at the rim; while it runs, the snapshot is the one
+//! from before, which agrees with what was assigned.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use highwater_api::JobProgram;
+use highwater_connectors::{ConnectorError, Split, SplitEnumerator};
+use highwater_protocol::manifest::{HexBytes, SourceState};
+use highwater_types::OperatorUid;
+
+/// An enumerator that cannot find splits.
+#[derive(Debug, thiserror::Error)]
+#[error("source {uid} cannot find its splits")]
+pub struct DiscoverError {
+    /// The source.
+    pub uid: OperatorUid,
+    /// Why.
+    #[source]
+    pub source: ConnectorError,
+}
+
+/// One source's enumerator.
+pub struct SourceSplits {
+    enumerator: Option<Box<dyn SplitEnumerator>>,
+    /// What was reported, as of the last finished discovery.
+    snapshot: Vec<u8>,
+    /// Whether no further split will come.
+    pub complete: bool,
+    /// How often to look again.
+    pub interval: Option<Duration>,
+}
+
+/// What a finished discovery brings back.
+pub struct Discovered {
+    /// The source.
+    pub uid: OperatorUid,
+    enumerator: Box<dyn SplitEnumerator>,
+    result: Result<highwater_connectors::Discovery, ConnectorError>,
+}
+
+impl SourceSplits {
+    /// The enumerator state for a checkpoint.
+    pub fn snapshot(&self) -> HexBytes {
+        HexBytes(self.snapshot.clone())
+    }
+
+    /// Takes the enumerator out to look again at the rim; `None` = it is looking already, or has no need to.
+    pub fn take(&mut self) -> Option<Box<dyn SplitEnumerator>> {
+        if self.complete {
+            None
+        } else {
+            self.enumerator.take()
+        }
+    }
+
+    /// Puts the enumerator back and returns new splits.
+    pub fn put_back(&mut self, found: Discovered) -> Result<Vec<Split>, ConnectorError> {
+        let Discovered {
+            enumerator, result, ..
+        } = found;
+        let discovery = match result {
+            Ok(discovery) => discovery,
+            Err(error) => {
+                self.enumerator = Some(enumerator);
+                return Err(error);
+            }
+        };
+        self.snapshot = enumerator.snapshot();
+        self.complete = discovery.complete;
+        self.enumerator = Some(enumerator);
+        Ok(discovery.splits)
+    }
+}
+
+/// Looks for splits once. Blocks.
+pub fn discover(uid: OperatorUid, mut enumerator: Box<dyn SplitEnumerator>) -> Discovered {
+    let result = enumerator.discover();
+    Discovered {
+        uid,
+        enumerator,
+        result,
+    }
+}
+
+/// What every source of a job starts with.
+pub type OpenSources = BTreeMap<OperatorUid, (SourceSplits, Vec<Split>)>;
+
+/// Opens every enumerator at the state of a checkpoint (`None` = none), and looks for splits. Blocks.
+///
+/// # Errors
+/// When a source cannot be reached or its state cannot be read.
+pub fn open_sources(
+    program: &JobProgram,
+    states: Option<&BTreeMap<OperatorUid, SourceState>>,
+) -> Result<OpenSources, DiscoverError> {
+    let plan = program.plan();
+    let mut sources = BTreeMap::new();
+    for node in plan.sources() {
+        let uid = plan.uid(node).clone();
+        let failed = |source| DiscoverError {
+            uid: uid.clone(),
+            source,
+        };
+        let Some(code) = program.source(node) else {
+            continue;
+        };
+        let mut enumerator = code.enumerator().map_err(failed)?;
+        let mut splits = Vec::new();
+        if let Some(state) = states.and_then(|states| states.get(&uid)) {
+            enumerator.restore(&state.enumerator.0).map_err(failed)?;
+            splits.extend(state.splits.iter().map(|(id, position)| Split {
+                id: id.as_str().into(),
+                position: position.0.clone(),
+            }));
+        }
+        let discovery = enumerator.discover().map_err(failed)?;
+        splits.extend(discovery.splits);
+        let opened = SourceSplits {
+            snapshot: enumerator.snapshot(),
+            interval: enumerator.interval(),
+            enumerator: Some(enumerator),
+            complete: discovery.complete,
+        };
+        sources.insert(uid, (opened, splits));
+    }
+    Ok(sources)
+}

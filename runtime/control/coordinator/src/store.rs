@@ -1,0 +1,267 @@
+//! The store as the protocol's machines see it: performs reads and writes and translates what came of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use highwater_protocol::head::{Head, HeadError, ManifestRef};
+use highwater_protocol::head_write::{
+    HeadWriteEffect, HeadWriteEvent, PutOutcome, ReadOutcome, VersionTag, Versioned,
+};
+use highwater_protocol::manifest::{Manifest, ManifestError};
+use highwater_protocol::paths::{self, JobPaths, ManifestName, RelativePath};
+use highwater_protocol::recovery::StoreView;
+use highwater_storage::{self as storage, ObjectPath, ObjectStorage, StorageError, Version};
+use highwater_types::{Classified, ErrorKind};
+
+/// Tries of a read that a job cannot start without.
+const READ_TRIES: u32 = 8;
+/// The first delay between two tries; doubles up to the largest.
+const DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Why the store could not answer a question that the job cannot go on without.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The store does not answer or refuses.
+    #[error("the checkpoint store cannot be used")]
+    Storage(#[from] StorageError),
+    /// The head object is damaged.
+    #[error("the head object of job {job} cannot be read; restore it from a copy of the store")]
+    Head {
+        /// The job.
+        job: String,
+        /// What is wrong.
+        #[source]
+        source: HeadError,
+    },
+    /// A manifest is missing or damaged.
+    #[error("manifest {name} cannot be read")]
+    Manifest {
+        /// The manifest.
+        name: ManifestName,
+        /// What is wrong.
+        #[source]
+        source: ManifestError,
+    },
+    /// A savepoint of this name exists and is another one.
+    #[error("the savepoint manifest {path} exists already; choose another name")]
+    SavepointExists {
+        /// Its manifest.
+        path: String,
+    },
+    /// A manifest that `head` names is gone.
+    #[error(
+        "manifest {name} is missing although head names it; restore it from a copy of the store"
+    )]
+    ManifestMissing {
+        /// The manifest.
+        name: ManifestName,
+    },
+}
+
+impl Classified for StoreError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Storage(error) => error.kind(),
+            Self::Head { source, .. } => source.kind(),
+            Self::Manifest { source, .. } => source.kind(),
+            Self::ManifestMissing { .. } => ErrorKind::Corrupt,
+            Self::SavepointExists { .. } => ErrorKind::Invalid,
+        }
+    }
+}
+
+/// The objects of one job.
+#[derive(Clone, Debug)]
+pub struct JobStore {
+    storage: Arc<dyn ObjectStorage>,
+    paths: JobPaths,
+}
+
+/// How long to wait before try `tries` (from 1) of a write.
+pub fn backoff(tries: u32) -> Duration {
+    if tries <= 1 {
+        return Duration::ZERO;
+    }
+    (DELAY.0 * 2u32.saturating_pow(tries.min(16) - 2)).min(DELAY.1)
+}
+
+/// Whether a read that failed is tried again, and says so in the log.
+fn is_worth_waiting(error: &StoreError, tries: u32) -> bool {
+    let again = error.kind() == ErrorKind::Transient && tries < READ_TRIES;
+    if again {
+        let error = highwater_worker::slot::error_chain(error);
+        tracing::warn!(tries, error, "waiting for the checkpoint store");
+    }
+    again
+}
+
+impl JobStore {
+    /// The objects below the prefix of a job.
+    pub fn new(storage: Arc<dyn ObjectStorage>, paths: JobPaths) -> Self {
+        Self { storage, paths }
+    }
+
+    /// The store below.
+    pub fn storage(&self) -> &dyn ObjectStorage {
+        self.storage.as_ref()
+    }
+
+    /// Where an object of the job is.
+    pub fn object(&self, path: &RelativePath) -> Result<ObjectPath, StorageError> {
+        ObjectPath::parse(&self.paths.object(path))
+    }
+
+    fn head_path(&self) -> Result<ObjectPath, StorageError> {
+        ObjectPath::parse(&self.paths.head())
+    }
+
+    /// Reads `head` once.
+    pub async fn read_head(&self) -> Result<Option<Versioned>, StoreError> {
+        let Some(object) = self.storage.get(&self.head_path()?).await? else {
+            return Ok(None);
+        };
+        let head = Head::decode(&object.bytes).map_err(|source| StoreError::Head {
+            job: self.paths.prefix().to_owned(),
+            source,
+        })?;
+        Ok(Some(Versioned {
+            head,
+            tag: VersionTag(Arc::from(object.version.as_str())),
+        }))
+    }
+
+    /// Reads what a leader decides its start by, trying a few times.
+    pub async fn view(&self) -> Result<StoreView, StoreError> {
+        let mut tries = 1;
+        loop {
+            match self.view_once().await {
+                Err(error) if is_worth_waiting(&error, tries) => {
+                    tries += 1;
+                    tokio::time::sleep(backoff(tries)).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn view_once(&self) -> Result<StoreView, StoreError> {
+        let head = self.read_head().await?;
+        let manifests = if head.is_some() {
+            Vec::new()
+        } else {
+            self.list_manifests().await?
+        };
+        Ok(StoreView { head, manifests })
+    }
+
+    async fn list_manifests(&self) -> Result<Vec<ManifestName>, StoreError> {
+        let folder = ObjectPath::parse(&self.paths.manifests())?;
+        let listed = self.storage.list(Some(&folder)).await?;
+        let names = listed.iter().filter_map(|entry| {
+            let path = self.paths.relative(entry.path.as_str())?;
+            ManifestName::parse(path.as_str().strip_prefix("manifests/")?)
+        });
+        Ok(names.collect())
+    }
+
+    /// Lists every object of the job.
+    pub async fn list(&self) -> Result<Vec<RelativePath>, StoreError> {
+        let folder = ObjectPath::parse(self.paths.prefix())?;
+        let listed = self.storage.list(Some(&folder)).await?;
+        Ok(listed
+            .iter()
+            .filter_map(|entry| self.paths.relative(entry.path.as_str()))
+            .collect())
+    }
+
+    /// Reads the manifest that `head` or a child names, trying a few times.
+    pub async fn manifest(&self, wanted: &ManifestRef) -> Result<Manifest, StoreError> {
+        let mut tries = 1;
+        loop {
+            match self.manifest_once(wanted).await {
+                Err(error) if is_worth_waiting(&error, tries) => {
+                    tries += 1;
+                    tokio::time::sleep(backoff(tries)).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn manifest_once(&self, wanted: &ManifestRef) -> Result<Manifest, StoreError> {
+        let path = self.object(&paths::manifest(&wanted.name))?;
+        let object = self.storage.get(&path).await?;
+        let object = object.ok_or(StoreError::ManifestMissing { name: wanted.name })?;
+        Manifest::decode_named(&object.bytes, wanted.hash).map_err(|source| StoreError::Manifest {
+            name: wanted.name,
+            source,
+        })
+    }
+
+    /// Writes a manifest under its own name (P7).
+    pub async fn write_manifest(
+        &self,
+        name: &ManifestName,
+        bytes: Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let path = self.object(&paths::manifest(name))?;
+        Ok(self.storage.put(&path, Bytes::from(bytes)).await?)
+    }
+
+    /// Performs one step of a head write and tells what came of it.
+    ///
+    /// # Panics
+    /// If the effect is a decision: there is nothing to perform.
+    pub async fn perform(&self, effect: HeadWriteEffect) -> HeadWriteEvent {
+        match effect {
+            HeadWriteEffect::Put {
+                body,
+                if_match,
+                tries,
+            } => {
+                tokio::time::sleep(backoff(tries)).await;
+                HeadWriteEvent::Put(self.put_head(&body, if_match).await)
+            }
+            HeadWriteEffect::Read { tries } => {
+                tokio::time::sleep(backoff(tries)).await;
+                HeadWriteEvent::Read(match self.read_head().await {
+                    Ok(Some(found)) => ReadOutcome::Value(Box::new(found)),
+                    Ok(None) => ReadOutcome::Absent,
+                    Err(error) => {
+                        let error = highwater_worker::slot::error_chain(&error);
+                        tracing::warn!(error, "head cannot be read now");
+                        ReadOutcome::Failed
+                    }
+                })
+            }
+            HeadWriteEffect::Decided(outcome) => panic!("{outcome:?} is not to be performed"),
+        }
+    }
+
+    async fn put_head(&self, body: &Head, if_match: Option<VersionTag>) -> PutOutcome {
+        let bytes = Bytes::from(body.encode());
+        let Ok(path) = self.head_path() else {
+            return PutOutcome::Ambiguous;
+        };
+        let result = match &if_match {
+            None => self.storage.put_new(&path, bytes).await,
+            Some(tag) => {
+                self.storage
+                    .put_if(&path, bytes, &Version::new(tag.0.as_ref()))
+                    .await
+            }
+        };
+        match result {
+            Ok(storage::PutOutcome::Written(version)) => {
+                PutOutcome::Applied(VersionTag(Arc::from(version.as_str())))
+            }
+            Ok(storage::PutOutcome::Conflict) => PutOutcome::Precondition,
+            Ok(storage::PutOutcome::Unknown(error)) | Err(error) => {
+                let error = highwater_worker::slot::error_chain(&error);
+                tracing::warn!(error, "the outcome of a head write is not known");
+                PutOutcome::Ambiguous
+            }
+        }
+    }
+}
