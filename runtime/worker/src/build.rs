@@ -253,12 +253,12 @@ impl ChainBuilder<'_> {
             match edge.output {
                 OutputName::Main => outputs.main.push(piece),
                 OutputName::Side(tag) => {
-                    match outputs.sides.iter_mut().find(|(known, ..)| *known == tag) {
-                        Some((_, _, pieces)) => pieces.push(piece),
-                        None => {
-                            let of = Arc::clone(program.edge_type(edge.id));
-                            outputs.sides.push((tag, of, vec![piece]));
-                        }
+                    let known = outputs.sides.iter_mut().find(|(known, ..)| *known == tag);
+                    if let Some((_, _, pieces)) = known {
+                        pieces.push(piece);
+                    } else {
+                        let of = Arc::clone(program.edge_type(edge.id));
+                        outputs.sides.push((tag, of, vec![piece]));
                     }
                 }
             }

@@ -66,8 +66,6 @@ pub struct Deployment {
     pub splits: BTreeMap<OperatorSubtask, Vec<Split>>,
     /// Sources that will get no further split.
     pub complete: Vec<OperatorUid>,
-    /// Output that is to be decided before anything else (L5).
-    pub duties: Vec<SlotDuty>,
     /// The marker place of each exactly-once sink.
     pub markers: BTreeMap<OperatorUid, MarkerPlace>,
 }
@@ -84,9 +82,11 @@ pub enum History {
 /// The coordinator to a worker.
 #[derive(Clone, Debug)]
 pub enum WorkerCommand {
-    /// Open the sink slots of an attempt and decide its duties. Nothing is read and no state is opened yet.
+    /// Hold this attempt: fetch and verify its state (R5). Answered by [`WorkerEvent::Verified`].
     Prepare(Box<Deployment>),
-    /// Every duty of the region is done: fetch, verify and open state, build the chains (R5, R6).
+    /// Open the sink slots and decide the output that these duties name (R4). No state is opened yet.
+    Confirm(AttemptId, Vec<SlotDuty>),
+    /// Every duty of the region is done: open the state and build the chains (R6).
     Open(AttemptId),
     /// Every task is open: records may flow (R7).
     Run(AttemptId),
@@ -141,6 +141,8 @@ pub struct FailureReport {
 /// A worker to the coordinator.
 #[derive(Clone, Debug)]
 pub enum WorkerEvent {
+    /// The state of the attempt is here, and every length and checksum is right.
+    Verified(AttemptId),
     /// All tasks of the worker have opened their state.
     Opened(AttemptId),
     /// A task's part of a checkpoint is stored.

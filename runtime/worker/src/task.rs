@@ -252,12 +252,11 @@ impl Task {
             return;
         }
         match barrier.kind {
-            BarrierKind::Checkpoint | BarrierKind::Savepoint => {}
             BarrierKind::StopSuspend if self.reading == Reading::On => {
                 self.reading = Reading::Stopped;
             }
             BarrierKind::StopDrain if self.reading == Reading::On => self.end_of_input(),
-            BarrierKind::StopSuspend | BarrierKind::StopDrain => {}
+            _ => {}
         }
         self.agenda.push_back(Control::Barrier(barrier));
     }

@@ -9,30 +9,31 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use highwater_api::JobProgram;
-use highwater_connectors::WriterContext;
 use highwater_operators::OperatorSnapshot;
 use highwater_protocol::job::{TaskId, TaskSnapshot};
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::stop::SlotKey;
-use highwater_state::MemoryBudget;
 use highwater_types::{
-    AttemptId, CheckpointId, ErrorKind, JobIdentity, Parallelism, SlotIndex, SubtaskIndex,
+    AttemptId, CheckpointId, ErrorKind, JobIdentity, SlotIndex, SubtaskIndex,
 };
 use tokio::sync::mpsc;
 
-use crate::build::{SliceContext, SubtaskParts, build, operators_of, task_id, wire};
+use crate::build::task_id;
 use crate::clock::Clock;
-use crate::files::{BlockingLogs, JobFiles, TaskPart, store_part};
+use crate::files::{JobFiles, TaskPart};
 use crate::messages::{
-    Deployment, FailureReport, History, OperatorSubtask, WorkerCommand, WorkerEvent,
+    Deployment, FailureReport, OperatorSubtask, WorkerCommand, WorkerEvent,
 };
-use crate::sink::driver::{DriverParts, SinkEvent, SlotStart};
-use crate::sink::{SinkControl, SinkMailbox, spawn};
+use crate::sink::driver::SinkEvent;
+use crate::sink::{SinkControl, SinkMailbox};
 use crate::slot::{
     FigureBoard, LetterOf, SlotEvent, SlotEventKind, SlotLetter, SlotParts, error_chain, run,
 };
 use crate::task::{TaskEvent, TaskLetter};
 use crate::waker::SlotWaker;
+
+mod recover;
+mod report;
 
 /// Events that may wait for the worker's loop. Few come per checkpoint and none per record.
 const INPUT_QUEUE: usize = 4_096;
@@ -163,7 +164,7 @@ pub fn start(setup: WorkerSetup) -> std::io::Result<WorkerHandle> {
             current: None,
             board: figures,
         }
-        .run(&receiver)
+        .run(&receiver);
     };
     let thread = std::thread::Builder::new()
         .name("worker".to_owned())
@@ -227,6 +228,7 @@ struct Worker {
 /// The attempt that the worker holds.
 struct Attempt {
     deployment: Box<Deployment>,
+    states: BTreeMap<OperatorSubtask, OperatorSnapshot>,
     mailboxes: Arc<BTreeMap<SlotKey, SinkMailbox>>,
     drivers: Vec<JoinHandle<()>>,
     unopened: BTreeSet<SlotIndex>,
@@ -319,14 +321,15 @@ impl Worker {
     fn command(&mut self, command: WorkerCommand) {
         match command {
             WorkerCommand::Prepare(deployment) => self.prepare(deployment),
-            WorkerCommand::Open(attempt) => self.fetch(attempt),
+            WorkerCommand::Confirm(attempt, duties) => self.confirm(attempt, &duties),
+            WorkerCommand::Open(attempt) => self.build(attempt),
             WorkerCommand::Run(attempt) => self.release(attempt),
             WorkerCommand::Expect(attempt) => {
-                self.to_all_sinks(attempt, &SinkControl::Expected);
+                self.tell_all_sinks(attempt, &SinkControl::Expected);
             }
             WorkerCommand::Trigger(attempt, task, barrier) => {
                 let letter: LetterOf = Box::new(move || TaskLetter::Trigger(barrier));
-                self.to_tasks(attempt, Some(&task), || letter);
+                self.tell_task(attempt, Some(&task), || letter);
             }
             WorkerCommand::Assign {
                 attempt,
@@ -338,35 +341,35 @@ impl Worker {
                     splits: splits.clone(),
                     complete,
                 });
-                self.to_tasks(attempt, Some(&to), || letter);
+                self.tell_task(attempt, Some(&to), || letter);
             }
             WorkerCommand::Completed(attempt, id) => {
                 self.forget_parts(attempt, id);
-                self.to_all(attempt, move || TaskLetter::Completed(id));
+                self.tell_all(attempt, move || TaskLetter::Completed(id));
             }
             WorkerCommand::Commit(attempt, slot, id) => {
-                self.to_sink(attempt, &slot, SinkControl::Commit(id));
+                self.tell_sink(attempt, &slot, SinkControl::Commit(id));
             }
             WorkerCommand::Declined(attempt, id) => {
                 self.forget_parts(attempt, id);
-                self.to_all(attempt, move || TaskLetter::Aborted(id));
-                self.to_all_sinks(attempt, &SinkControl::Declined(id));
+                self.tell_all(attempt, move || TaskLetter::Aborted(id));
+                self.tell_all_sinks(attempt, &SinkControl::Declined(id));
             }
             WorkerCommand::ResumeSources(attempt) => {
-                self.to_all(attempt, || TaskLetter::Resume);
+                self.tell_all(attempt, || TaskLetter::Resume);
             }
             WorkerCommand::Authority(attempt, slot, authority) => {
-                self.to_sink(attempt, &slot, SinkControl::LeaderSays(authority));
+                self.tell_sink(attempt, &slot, SinkControl::LeaderSays(authority));
             }
             WorkerCommand::WriteVoid(attempt, slot, id) => {
-                self.to_sink(attempt, &slot, SinkControl::WriteVoid(id));
+                self.tell_sink(attempt, &slot, SinkControl::WriteVoid(id));
             }
             WorkerCommand::Cancel(attempt) => self.cancel(attempt),
             WorkerCommand::Shutdown => unreachable!("the loop ends at it"),
         }
     }
 
-    fn to_sink(&mut self, attempt: AttemptId, slot: &SlotKey, control: SinkControl) {
+    fn tell_sink(&mut self, attempt: AttemptId, slot: &SlotKey, control: SinkControl) {
         if let Some(mailbox) = self
             .active(attempt)
             .and_then(|held| held.mailboxes.get(slot))
@@ -375,15 +378,15 @@ impl Worker {
         }
     }
 
-    fn to_all_sinks(&mut self, attempt: AttemptId, control: &SinkControl) {
+    fn tell_all_sinks(&mut self, attempt: AttemptId, control: &SinkControl) {
         if let Some(current) = self.active(attempt) {
             for mailbox in current.mailboxes.values() {
-                mailbox.control(control.clone());
+                mailbox.control(*control);
             }
         }
     }
 
-    fn to_all(
+    fn tell_all(
         &mut self,
         attempt: AttemptId,
         letter: impl Fn() -> TaskLetter + Clone + Send + 'static,
@@ -396,7 +399,7 @@ impl Worker {
         }
     }
 
-    fn to_tasks(
+    fn tell_task(
         &mut self,
         attempt: AttemptId,
         to: Option<&TaskId>,
@@ -408,212 +411,6 @@ impl Worker {
         };
         let slot = &self.slots[(to.subtask.0 % slots) as usize];
         slot.send(SlotLetter::Task(attempt, Some(to.clone()), letter()));
-    }
-
-    /// Opens the sink slots and begins their duties (R3, R4).
-    fn prepare(&mut self, deployment: Box<Deployment>) {
-        assert!(
-            self.current.is_none(),
-            "a worker holds one attempt at a time"
-        );
-        self.board.clear();
-        let attempt = deployment.attempt;
-        let mut held = Attempt {
-            deployment,
-            mailboxes: Arc::default(),
-            drivers: Vec::new(),
-            unopened: BTreeSet::new(),
-            undropped: BTreeSet::new(),
-            drivers_ended: false,
-            stage: Stage::Active,
-            parts: BTreeMap::new(),
-        };
-        let opened = self.open_slots(&mut held);
-        self.current = Some(held);
-        if let Err(report) = opened {
-            self.fail(attempt, report);
-        }
-    }
-
-    fn open_slots(&mut self, held: &mut Attempt) -> Result<(), FailureReport> {
-        let plan = self.setup.program.plan().clone();
-        let mut mailboxes = BTreeMap::new();
-        for node in plan.sinks() {
-            let uid = plan.uid(node).clone();
-            let Some(markers) = held.deployment.markers.get(&uid).cloned() else {
-                continue;
-            };
-            let parallelism = plan.graph.node(node).parallelism.unwrap_or(Parallelism(1));
-            let duties = held
-                .deployment
-                .duties
-                .iter()
-                .filter(|duty| duty.slot.sink == uid);
-            let last = duties.map(|duty| duty.slot.slot + 1).max().unwrap_or(0);
-            for slot in 0..parallelism.0.max(last) {
-                let key = SlotKey {
-                    sink: uid.clone(),
-                    slot,
-                };
-                let duty = held.deployment.duties.iter().find(|duty| duty.slot == key);
-                if slot >= parallelism.0 && duty.is_none() {
-                    continue;
-                }
-                let code = self.setup.program.sink(node);
-                let code = code.unwrap_or_else(|| unreachable!("{uid} is a sink"));
-                let context = WriterContext {
-                    job: self.setup.job.clone(),
-                    lineage: held.deployment.lineage,
-                    uid: uid.clone(),
-                    subtask: SubtaskIndex(slot),
-                    parallelism,
-                };
-                let target = code
-                    .target(&context)
-                    .map_err(|error| sink_failure(&key, &error))?;
-                let Some(target) = target else { continue };
-                let mailbox = SinkMailbox::new();
-                let parts = DriverParts {
-                    config: highwater_protocol::sink_slot::SlotConfig {
-                        key: key.clone(),
-                        markers: highwater_protocol::sink_slot::MarkerTopic {
-                            id: markers.place.clone(),
-                            from: markers.from,
-                        },
-                        spool_bytes_max: self.setup.settings.spool_bytes_max,
-                    },
-                    start: SlotStart::of(duty, held.deployment.restored.number),
-                    target,
-                    log: Box::new(BlockingLogs::new(
-                        self.setup.files.clone(),
-                        self.setup.rim.clone(),
-                    )),
-                    nonces: NonceStream::new(self.setup.nonces.draw()),
-                    owner: (held.deployment.epoch, held.deployment.attempt),
-                    mailbox: mailbox.clone(),
-                    events: self.inputs.clone(),
-                };
-                held.drivers
-                    .push(spawn(parts).map_err(|error| sink_failure(&key, &error))?);
-                mailboxes.insert(key, mailbox);
-            }
-        }
-        held.mailboxes = Arc::new(mailboxes);
-        Ok(())
-    }
-
-    /// Fetches and verifies the state of the attempt, off the loop (R5).
-    fn fetch(&mut self, attempt: AttemptId) {
-        let Some(held) = self.active(attempt) else {
-            return;
-        };
-        let states = std::mem::take(&mut held.deployment.states);
-        let (files, inputs) = (self.setup.files.clone(), self.inputs.clone());
-        let rim = self.setup.rim.clone();
-        rim.clone().spawn_blocking(move || {
-            let mut fetched = BTreeMap::new();
-            for (subtask, state) in states {
-                match rim.block_on(files.restore(state)) {
-                    Ok(snapshot) => {
-                        fetched.insert(subtask, snapshot);
-                    }
-                    Err(error) => {
-                        let report = FailureReport {
-                            task: format!("restoring {}", subtask.uid),
-                            subtask: subtask.subtask,
-                            position: None,
-                            kind: highwater_types::Classified::kind(&error),
-                            message: error_chain(&error),
-                        };
-                        return give(&inputs, WorkerInput::Fetched(attempt, Err(report)));
-                    }
-                }
-            }
-            give(&inputs, WorkerInput::Fetched(attempt, Ok(fetched)));
-        });
-    }
-
-    /// Builds the slices (R6).
-    fn fetched(
-        &mut self,
-        attempt: AttemptId,
-        states: Result<BTreeMap<OperatorSubtask, OperatorSnapshot>, FailureReport>,
-    ) {
-        if self.active(attempt).is_none() {
-            return;
-        }
-        match states {
-            Ok(states) => self.build(attempt, states),
-            Err(report) => self.fail(attempt, report),
-        }
-    }
-
-    fn build(
-        &mut self,
-        attempt: AttemptId,
-        mut states: BTreeMap<OperatorSubtask, OperatorSnapshot>,
-    ) {
-        let program = self.setup.program.clone();
-        let slots = self.slots.len() as u32;
-        let wakers: Vec<_> = self
-            .slots
-            .iter()
-            .map(|slot| Arc::clone(&slot.waker))
-            .collect();
-        let parts = wire(&program, |subtask| {
-            wakers[(subtask.0 % slots) as usize].handle()
-        });
-        let budget = MemoryBudget::new(self.setup.settings.state_bytes_max);
-        let mut slices: BTreeMap<SlotIndex, Vec<SubtaskParts>> = (0..slots)
-            .map(|slot| (SlotIndex(slot), Vec::new()))
-            .collect();
-        let Some(held) = self.current.as_mut() else {
-            return;
-        };
-        for (_, mut part) in parts {
-            for operator in operators_of(&part, &program) {
-                if let Some(state) = states.remove(&operator) {
-                    part.states.insert(operator.uid.clone(), state);
-                }
-                if let Some(splits) = held.deployment.splits.remove(&operator) {
-                    part.complete = held.deployment.complete.contains(&operator.uid);
-                    part.splits = splits;
-                }
-            }
-            let slot = SlotIndex(part.subtask.0 % slots);
-            slices.entry(slot).or_default().push(part);
-        }
-        held.unopened = slices.keys().copied().collect();
-        held.undropped = held.unopened.clone();
-        for (slot, parts) in slices {
-            let context = SliceContext {
-                program: program.clone(),
-                job: self.setup.job.clone(),
-                lineage: held.deployment.lineage,
-                rim: self.setup.rim.clone(),
-                wake: self.slots[slot.0 as usize].waker.handle(),
-                budget: budget.clone(),
-                is_restored: held.deployment.history == History::Restored,
-                sinks: Arc::clone(&held.mailboxes),
-            };
-            let builder = Box::new(move |clock: &highwater_operators::TaskClock| {
-                parts
-                    .into_iter()
-                    .map(|part| build(&context, part, clock))
-                    .collect()
-            });
-            self.slots[slot.0 as usize].send(SlotLetter::Build(attempt, builder));
-        }
-    }
-
-    /// Lets records flow: sink slots first, then the tasks (R7).
-    fn release(&mut self, attempt: AttemptId) {
-        self.to_all_sinks(attempt, &SinkControl::Released);
-        if self.active(attempt).is_some() {
-            self.slots
-                .iter()
-                .for_each(|slot| slot.send(SlotLetter::Run(attempt)));
-        }
     }
 
     fn slot_event(&mut self, event: SlotEvent) {
@@ -663,161 +460,6 @@ impl Worker {
                 }
                 self.finish_cancel();
             }
-        }
-    }
-
-    fn range_of(&self, task: &TaskId) -> highwater_types::KeyGroupRange {
-        let program = &self.setup.program;
-        let vertices = program.plan().job.vertices().iter();
-        let vertex = vertices
-            .into_iter()
-            .find(|vertex| *program.plan().uid(vertex.head) == task.vertex);
-        let vertex = vertex.unwrap_or_else(|| unreachable!("{task} is a task of the plan"));
-        vertex
-            .max_parallelism
-            .range(task.subtask, vertex.parallelism)
-    }
-
-    /// Stores a task's part, off the loop (P5).
-    fn store(&self, part: TaskPart) {
-        let (files, inputs, rim) = (
-            self.setup.files.clone(),
-            self.inputs.clone(),
-            self.setup.rim.clone(),
-        );
-        self.setup.rim.spawn_blocking(move || {
-            let (task, attempt, id) = (part.task.clone(), part.attempt, part.id);
-            let stored = rim.block_on(store_part(&files, part));
-            let result = stored.map_err(|error| error_chain(&error));
-            give(
-                &inputs,
-                WorkerInput::Stored {
-                    task,
-                    attempt,
-                    id,
-                    result,
-                },
-            );
-        });
-    }
-
-    fn stored(
-        &mut self,
-        task: TaskId,
-        attempt: AttemptId,
-        id: CheckpointId,
-        result: Result<TaskSnapshot, String>,
-    ) {
-        let Some(held) = self.active(attempt) else {
-            return;
-        };
-        match result {
-            Ok(snapshot) => {
-                held.parts.entry((id, task.clone())).or_default().chain = Some(snapshot);
-                self.ack(&task, attempt, id);
-            }
-            Err(reason) => self.tell(WorkerEvent::Refused {
-                task,
-                attempt,
-                id,
-                reason,
-            }),
-        }
-    }
-
-    fn sink_event(&mut self, attempt: AttemptId, slot: SlotKey, event: SinkEvent) {
-        if self.active(attempt).is_none() {
-            return;
-        }
-        match event {
-            SinkEvent::Ack {
-                id,
-                output,
-                marker_offset,
-            } => {
-                let task = self.holder(&slot);
-                let Some(held) = self.current.as_mut() else {
-                    return;
-                };
-                let part = held.parts.entry((id, task.clone())).or_default();
-                let seen = part
-                    .slots
-                    .marker_offsets
-                    .entry(slot.sink.clone())
-                    .or_default();
-                *seen = (*seen).max(marker_offset);
-                part.slots.outputs.insert(slot, output);
-                self.ack(&task, attempt, id);
-            }
-            SinkEvent::Decline(id) => {
-                let reason = format!("the sink log of slot {slot} cannot be stored now");
-                let task = self.holder(&slot);
-                self.tell(WorkerEvent::Refused {
-                    task,
-                    attempt,
-                    id,
-                    reason,
-                });
-            }
-            SinkEvent::Confirmed(id) => self.tell(WorkerEvent::SlotConfirmed(attempt, slot, id)),
-            SinkEvent::Voided(id) => self.tell(WorkerEvent::SlotVoided(attempt, slot, id)),
-            SinkEvent::Examined(id, found) => {
-                self.tell(WorkerEvent::SlotExamined(attempt, slot, id, found));
-            }
-            SinkEvent::AskLeader(_) => self.tell(WorkerEvent::AskAuthority(attempt, slot)),
-            SinkEvent::RequestCheckpoint => self.tell(WorkerEvent::RequestCheckpoint(attempt)),
-            SinkEvent::Superseded => {
-                let message = format!("a newer attempt owns sink slot {slot}");
-                self.fail(attempt, slot_failure(&slot, ErrorKind::Fenced, message));
-            }
-            SinkEvent::Stop(stop) => self.tell(WorkerEvent::Stop(attempt, stop)),
-        }
-    }
-
-    /// The task that holds a slot.
-    fn holder(&self, slot: &SlotKey) -> TaskId {
-        let program = &self.setup.program;
-        let plan = program.plan();
-        let node = plan.sinks().find(|node| *plan.uid(*node) == slot.sink);
-        let node = node.unwrap_or_else(|| unreachable!("{slot} is a slot of the plan"));
-        let vertex = plan.job.vertex(plan.job.vertex_of(node));
-        let subtask = SubtaskIndex(slot.slot % vertex.parallelism.0);
-        task_id(program, vertex, subtask)
-    }
-
-    /// Tells the coordinator once chain and slots of a task are stored (P6).
-    fn ack(&mut self, task: &TaskId, attempt: AttemptId, id: CheckpointId) {
-        let Some(held) = self.current.as_mut() else {
-            return;
-        };
-        let expected = held
-            .mailboxes
-            .keys()
-            .filter(|slot| slot_task(&self.setup.program, slot).as_ref() == Some(task))
-            .count();
-        let key = (id, task.clone());
-        let Some(part) = held.parts.get(&key) else {
-            return;
-        };
-        if part.chain.is_none() || part.slots.outputs.len() < expected {
-            return;
-        }
-        let part = held.parts.remove(&key).unwrap_or_default();
-        let mut snapshot = part.chain.unwrap_or_default();
-        snapshot.outputs = part.slots.outputs;
-        snapshot.marker_offsets = part.slots.marker_offsets;
-        let snapshot = Box::new(snapshot);
-        self.tell(WorkerEvent::Acked {
-            task: task.clone(),
-            attempt,
-            id,
-            snapshot,
-        });
-    }
-
-    fn forget_parts(&mut self, attempt: AttemptId, id: CheckpointId) {
-        if let Some(held) = self.held(attempt) {
-            held.parts.retain(|(of, _), _| *of != id);
         }
     }
 

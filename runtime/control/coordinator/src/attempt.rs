@@ -40,18 +40,18 @@ pub struct Attempt {
     pub region: RegionRecovery,
     /// The sources with the splits that they start with.
     pub sources: OpenSources,
-    /// Duties that wait for the preparation.
+    /// Duties that the worker was not told yet.
     pub duties: Vec<SlotDuty>,
-    /// Whether the worker was told to prepare.
-    pub prepared: Prepared,
+    /// Whether the worker was told its duties.
+    pub confirming: Confirming,
     /// What follows.
     pub after: After,
 }
 
-/// Whether the worker was told to prepare an attempt.
+/// Whether the worker was told the duties of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Prepared {
-    /// Not yet: slots are being freed.
+pub enum Confirming {
+    /// Not yet: state is being verified.
     No,
     /// It was.
     Yes,

@@ -7,7 +7,7 @@ use highwater_connectors::Split;
 use highwater_protocol::head::Head;
 use highwater_protocol::job::JobShape;
 use highwater_protocol::manifest::{Blob, HexBytes, Manifest};
-use highwater_protocol::recovery::{SlotDuty, assign};
+use highwater_protocol::recovery::assign;
 use highwater_types::{AttemptId, OperatorUid, Parallelism, SubtaskIndex};
 use highwater_worker::files::list_snapshot;
 use highwater_worker::{Deployment, History, MarkerPlace, OperatorSubtask, RestoredState};
@@ -30,12 +30,10 @@ pub struct DeployInput<'a> {
     pub sources: &'a OpenSources,
     /// Where each sink's markers begin that the manifest does not know.
     pub first_markers: &'a BTreeMap<OperatorUid, u64>,
-    /// Output to decide first.
-    pub duties: Vec<SlotDuty>,
 }
 
 /// The deployment of an attempt.
-pub fn deployment(input: DeployInput<'_>) -> Deployment {
+pub fn deployment(input: &DeployInput<'_>) -> Deployment {
     let DeployInput {
         shape,
         head,
@@ -76,7 +74,6 @@ pub fn deployment(input: DeployInput<'_>) -> Deployment {
             .map(|(uid, _)| uid.clone())
             .collect(),
         markers: markers.collect(),
-        duties: input.duties,
     }
 }
 

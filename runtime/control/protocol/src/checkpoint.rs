@@ -557,7 +557,7 @@ impl CheckpointCoordinator {
     /// A recovery has confirmed everything that `head` has (L5).
     pub fn recovered(&mut self) {
         assert!(
-            matches!(self.phase, Phase::Waiting),
+            matches!(self.phase, Phase::Waiting | Phase::Exporting),
             "a recovery runs while no task runs"
         );
         self.unconfirmed = None;

@@ -1,5 +1,7 @@
 //! What can go wrong at the border, by what the job must do next.
 
+use std::{fmt, io};
+
 use highwater_types::{Classified, ErrorKind};
 
 /// An error of a source or sink. The message names the object (topic, file, partition), the value and the next step.
@@ -68,8 +70,22 @@ pub enum ConnectorError {
         operation: &'static str,
         /// The cause.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
+}
+
+impl ConnectorError {
+    /// Wraps what the operating system answered: for `map_err`.
+    pub fn io(
+        object: impl fmt::Display,
+        operation: &'static str,
+    ) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io {
+            object: object.to_string(),
+            operation,
+            source,
+        }
+    }
 }
 
 impl Classified for ConnectorError {

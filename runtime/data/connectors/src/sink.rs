@@ -5,23 +5,13 @@
 //! by the slot machine of `highwater-protocol`; a target decides nothing and retries nothing by itself.
 
 use highwater_types::{
-    Chunk, ErrorKind, JobIdentity, Lineage, OperatorUid, Parallelism, Record, SubtaskIndex,
+    Chunk, ErrorKind, Guarantee, JobIdentity, Lineage, OperatorUid, Parallelism, Record,
+    SubtaskIndex,
 };
 
 use crate::error::ConnectorError;
 use crate::output::OutputBatch;
 use highwater_types::Classified;
-
-/// What the outside sees of a sink's output after failures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Guarantee {
-    /// Output may be lost.
-    AtMostOnce,
-    /// Output may be repeated.
-    AtLeastOnce,
-    /// Output appears exactly once.
-    ExactlyOnce,
-}
 
 /// What a plan shows of a sink.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,19 +14,10 @@ use compact_str::CompactString;
 use highwater_types::record::DecodeError;
 use highwater_types::schema::{DataType, Field};
 use highwater_types::{
-    CheckpointId, Chunk, JobIdentity, OperatorUid, Parallelism, Record, SubtaskIndex,
+    Boundedness, CheckpointId, Chunk, JobIdentity, OperatorUid, Parallelism, Record, SubtaskIndex,
 };
 
 use crate::error::ConnectorError;
-
-/// Whether a source ends by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Boundedness {
-    /// It ends: the job ends with a final watermark and a final checkpoint.
-    Bounded,
-    /// It never ends.
-    Unbounded,
-}
 
 /// What to do with a record that cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -16,12 +16,15 @@ use crate::channel::{ChannelSender, Element};
 /// Chunks of at least this many records are handed over whole where the edge does not scatter.
 const WHOLE_CHUNK_RECORDS: usize = 256;
 
+/// Computes the key hashes of a chunk.
+pub type Rekey<T> = Box<dyn Fn(&mut Chunk<T>)>;
+
 /// How records pick a channel.
 pub enum Partitioner<T> {
     /// By key group. `rekey` computes the key hashes of a chunk.
     Hash {
         /// Computes the key hashes.
-        rekey: Box<dyn Fn(&mut Chunk<T>)>,
+        rekey: Rekey<T>,
         /// The number of key groups.
         max_parallelism: MaxParallelism,
     },
@@ -36,10 +39,7 @@ pub enum Partitioner<T> {
 }
 
 enum Route<T> {
-    Hash {
-        rekey: Box<dyn Fn(&mut Chunk<T>)>,
-        owners: Vec<u16>,
-    },
+    Hash { rekey: Rekey<T>, owners: Vec<u16> },
     One,
     Turn(usize),
     All,

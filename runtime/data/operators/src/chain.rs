@@ -117,6 +117,10 @@ impl<In, Out: Record, O: Operator<In, Out>> Downstream for Link<In, Out, O> {
     }
 
     fn status(&mut self, status: StreamStatus) -> Result<(), OperatorError> {
+        self.operator.on_status(status, &mut self.outputs)?;
+        if O::HOLDS_WATERMARKS {
+            return Ok(());
+        }
         self.outputs.status(status)
     }
 

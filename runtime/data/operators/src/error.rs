@@ -45,6 +45,16 @@ pub enum OperatorError {
     Cancelled,
 }
 
+impl OperatorError {
+    /// What the user's function returned from `call`. An error of state that it passed on keeps its kind.
+    pub fn user(call: &'static str, source: UserError) -> Self {
+        match source.downcast() {
+            Ok(state) => Self::State(*state),
+            Err(source) => Self::User { call, source },
+        }
+    }
+}
+
 impl Classified for OperatorError {
     fn kind(&self) -> ErrorKind {
         match self {

@@ -66,7 +66,12 @@ mod tests {
         assert_eq!(harness.largest_chunk(), CHUNK_RECORDS_MAX);
         let output = harness.take_output();
         assert_eq!(output.len(), count as usize);
-        assert!(output.iter().enumerate().all(|(at, &out)| out == (at as i64, EventTime(2))));
+        assert!(
+            output
+                .iter()
+                .enumerate()
+                .all(|(at, &out)| out == (at as i64, EventTime(2)))
+        );
     }
 
     #[test]
@@ -77,6 +82,12 @@ mod tests {
         };
         let mut harness = Harness::stateless(FlatMap::new(emit));
         let error = harness.try_push_all([(1, EventTime(0))]).unwrap_err();
-        assert!(matches!(error, OperatorError::User { call: "flat_map", .. }));
+        assert!(matches!(
+            error,
+            OperatorError::User {
+                call: "flat_map",
+                ..
+            }
+        ));
     }
 }

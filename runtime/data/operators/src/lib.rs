@@ -7,20 +7,61 @@
 //! move by call and are lent by `&mut`: the receiver drains, the sender keeps the memory. There is one virtual call per
 //! chunk and none per record.
 
+pub mod aggregate;
+pub mod aggregate_function;
+pub mod bound;
 pub mod chain;
+pub mod collector;
 pub mod context;
 pub mod error;
+pub mod filter;
+pub mod flat_map;
+pub mod keyed_process;
+mod keyed_states;
+pub mod lookup;
+pub mod map;
 pub mod operator;
 pub mod outputs;
+pub mod process;
+pub mod reduce;
+pub mod rekey;
+pub mod sink;
 pub mod snapshot;
 pub mod source;
+#[cfg(any(test, feature = "test-util"))]
+pub mod testing;
+mod timer_service;
+pub mod timestamps;
 pub mod transactional_sink;
+pub mod window;
 
+pub use aggregate::RollingAggregate;
+pub use aggregate_function::{AggregateFunction, Count, Max, Min, Sum, Summand};
+pub use bound::Bound;
 pub use chain::{Collected, Downstream, Link, Push};
+pub use collector::Collector;
 pub use context::OperatorContext;
 pub use error::{OperatorError, UserError};
+pub use filter::{Filter, filter};
+pub use flat_map::FlatMap;
+pub use keyed_process::{
+    FIRINGS_MAX, FiredTimer, KeyedContext, KeyedProcess, KeyedProcessFunction, OpenContext,
+};
+pub use lookup::{
+    AsyncLookup, Lookup, LookupError, LookupOptions, LookupOrder, RetryBudget,
+};
+pub use map::{Map, map};
 pub use operator::{Operator, OperatorReport, Progress, TaskClock};
 pub use outputs::{OutputTag, Outputs, Port, SidePort};
+pub use process::{FunctionPlace, Process, ProcessContext, ProcessFunction};
+pub use reduce::RollingReduce;
+pub use rekey::Rekey;
+pub use sink::DirectSink;
 pub use snapshot::{ListStateSnapshot, OperatorSnapshot, Redistribution};
 pub use transactional_sink::{OutputQueue, TransactionalSink};
 pub use source::{DEAD_LETTERS, SourceHead, SourceInput, SourcePoll, TimestampAssigner};
+pub use timestamps::AssignTimestamps;
+pub use window::{
+    Aggregated, AllRecords, Reduced, TimeDomain, Window, WindowContents, WindowContext, WindowFunction,
+    WindowOptions, WindowParts, WithUpdates, emit_result,
+};

@@ -62,13 +62,22 @@ mod tests {
     fn each_record_gives_one_with_its_time() {
         let mut harness = Harness::stateless(map(|value: i64| value.to_string()));
         harness.push_all([(1, EventTime(10)), (2, EventTime(-5))]);
-        let expected = [("1".to_owned(), EventTime(10)), ("2".to_owned(), EventTime(-5))];
+        let expected = [
+            ("1".to_owned(), EventTime(10)),
+            ("2".to_owned(), EventTime(-5)),
+        ];
         assert_eq!(harness.take_output(), expected);
     }
 
     #[test]
     fn an_error_of_the_function_fails_the_operator_with_its_source() {
-        let refuse = |value: i64| if value > 0 { Ok(value) } else { Err("not positive".into()) };
+        let refuse = |value: i64| {
+            if value > 0 {
+                Ok(value)
+            } else {
+                Err("not positive".into())
+            }
+        };
         let mut harness = Harness::stateless(Map::fallible(refuse));
         harness.push(1, EventTime(0));
         let error = harness.try_push_all([(0, EventTime(0))]).unwrap_err();

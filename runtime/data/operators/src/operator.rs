@@ -3,8 +3,10 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use highwater_time::LatenessSnapshot;
 use highwater_types::{
-    CheckpointBarrier, CheckpointId, Chunk, OperatorUid, ProcessingTime, Record, Watermark,
+    CheckpointBarrier, CheckpointId, Chunk, OperatorUid, ProcessingTime, Record, StreamStatus,
+    Watermark,
 };
 
 use crate::error::OperatorError;
@@ -67,6 +69,8 @@ pub struct OperatorReport {
     pub timers: u64,
     /// Requests in flight of an asynchronous lookup.
     pub in_flight: u64,
+    /// How late records were, where the operator judges event time.
+    pub lateness: Option<LatenessSnapshot>,
 }
 
 impl OperatorReport {
@@ -81,6 +85,7 @@ impl OperatorReport {
             state_bytes: 0,
             timers: 0,
             in_flight: 0,
+            lateness: None,
         }
     }
 }
@@ -109,6 +114,16 @@ pub trait Operator<In, Out: Record> {
         _out: &mut Outputs<Out>,
     ) -> Result<Progress, OperatorError> {
         Ok(Progress::Done)
+    }
+
+    /// The input became idle or active. Its link forwards this, unless the operator holds watermarks: then the operator
+    /// keeps it in order with them and forwards it itself.
+    fn on_status(
+        &mut self,
+        _status: StreamStatus,
+        _out: &mut Outputs<Out>,
+    ) -> Result<(), OperatorError> {
+        Ok(())
     }
 
     /// Called between chunks: fires processing-time timers that are due, collects finished asynchronous work, in

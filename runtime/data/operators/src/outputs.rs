@@ -356,7 +356,7 @@ impl<T: Record> Downstream for Outputs<T> {
     }
 
     fn next_deadline(&self) -> Option<ProcessingTime> {
-        self.ports().filter_map(|port| port.next_deadline()).min()
+        self.ports().filter_map(Downstream::next_deadline).min()
     }
 
     fn blocked(&self) -> Option<&str> {
@@ -365,7 +365,7 @@ impl<T: Record> Downstream for Outputs<T> {
 
     fn room(&self) -> usize {
         self.ports()
-            .map(|port| port.room())
+            .map(Downstream::room)
             .min()
             .unwrap_or(usize::MAX)
     }

@@ -35,10 +35,11 @@ where
         chunk: &mut Chunk<T>,
         out: &mut Outputs<T>,
     ) -> Result<(), OperatorError> {
-        for at in 0..chunk.len() {
-            let time = (self.time_of)(&chunk.records()[at], chunk.times()[at]);
-            chunk.times_mut()[at] = time;
-        }
+        chunk.assign_times(|records, times| {
+            for (record, time) in records.iter().zip(times) {
+                *time = (self.time_of)(record, *time);
+            }
+        });
         out.main.emit_chunk(chunk)
     }
 }
@@ -53,6 +54,9 @@ mod tests {
         let later = |value: &i64, before: EventTime| before.saturating_add(*value);
         let mut harness = Harness::stateless(AssignTimestamps::new(later));
         harness.push_all([(5, EventTime(100)), (-7, EventTime(0))]);
-        assert_eq!(harness.take_output(), [(5, EventTime(105)), (-7, EventTime(-7))]);
+        assert_eq!(
+            harness.take_output(),
+            [(5, EventTime(105)), (-7, EventTime(-7))]
+        );
     }
 }

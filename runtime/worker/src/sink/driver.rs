@@ -348,7 +348,10 @@ impl Driver {
 
     fn send_range(&mut self, range: RecordRange) {
         let session = self.session();
-        let sent = self.spool.range(range).try_for_each(|batch| self.target.send(batch));
+        let sent = self
+            .spool
+            .range(range)
+            .try_for_each(|batch| self.target.send(batch));
         self.or_lost(session, sent);
     }
 

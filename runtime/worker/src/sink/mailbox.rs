@@ -16,7 +16,7 @@ use highwater_types::{CheckpointBarrier, CheckpointId};
 const QUEUED_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 
 /// A letter of the worker to a driver.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SinkControl {
     /// A checkpoint was triggered: its barrier is on the way.
     Expected,

@@ -51,12 +51,12 @@ fn log(number: u64) -> RelativePath {
     path(&format!("sinklog/1-{number}-{:032x}/out/0", 5))
 }
 
-fn reach(number: u64, parent: Option<u64>) -> Option<Box<Reach>> {
-    Some(Box::new(Reach {
+fn reach(number: u64, parent: Option<u64>) -> Reach {
+    Reach {
         parent: parent.map(reference),
         files: BTreeSet::from([data(1, number)]),
         logs: BTreeSet::from([log(number)]),
-    }))
+    }
 }
 
 fn manifest_of(number: u64) -> RelativePath {
@@ -77,10 +77,16 @@ fn checking(retained: u32, confirmed: u64) -> Gc {
     let (mut gc, effects) = Gc::start(&head(5, confirmed), retention, 6);
     assert_eq!(effects, [GcEffect::List]);
     gc.step(GcEvent::Listed(listing()));
-    let mut effects = gc.step(GcEvent::ManifestRead(reference(5).name, reach(5, Some(3))));
+    let mut effects = gc.step(GcEvent::ManifestRead(
+        reference(5).name,
+        Some(Box::new(reach(5, Some(3)))),
+    ));
     if let [GcEffect::ReadManifest(next)] = &effects[..] {
         assert_eq!(*next, reference(3));
-        effects = gc.step(GcEvent::ManifestRead(next.name, reach(3, Some(2))));
+        effects = gc.step(GcEvent::ManifestRead(
+            next.name,
+            Some(Box::new(reach(3, Some(2)))),
+        ));
     }
     assert_eq!(effects, [GcEffect::ReadHead]);
     gc

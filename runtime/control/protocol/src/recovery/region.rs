@@ -1,8 +1,10 @@
 //! The recovery of a region whose tasks start again (rule L5, steps R3 to R7).
 //!
-//! Called by the leader's driver with the settled head and its manifest. The order is the rule: free the readers,
-//! confirm every slot that has a log in its own session, only then open state, and only then let records flow (S4).
-//! A failure on the way starts a new recovery with new attempts; nothing here is undone.
+//! Called by the leader's driver with the settled head and its manifest. The order is the rule: free the readers, fetch
+//! and verify the state, confirm every slot that has a log in its own session, only then open state, and only then let
+//! records flow (S4). State is verified before anything is published, since a checkpoint whose output is not visible
+//! yet can still be given up, and one whose output is visible cannot. A failure on the way starts a new recovery with
+//! new attempts; nothing here is undone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,7 +48,11 @@ pub enum RegionEvent {
     },
     /// A slot met a void marker.
     Void(SlotKey),
-    /// A task has verified and opened its state and sought its source positions.
+    /// A task has fetched its state, and every length and checksum is right.
+    Verified(TaskId),
+    /// A task found a file missing or damaged.
+    Damaged(TaskId),
+    /// A task has opened its state and sought its source positions.
     Opened(TaskId),
 }
 
@@ -55,19 +61,22 @@ pub enum RegionEvent {
 pub enum RegionEffect {
     /// Opens a session on the slot's id and drops it (R3).
     Free(SlotKey),
+    /// Fetches and verifies the state of all tasks (R5).
+    VerifyAll,
     /// Starts `Session(n)` of a slot in the worker of a task (R4, R7).
     StartSession(SlotDuty),
-    /// Fetches, verifies and opens the state of all tasks, seeks the sources (R5, R6).
+    /// Opens the state of all tasks, seeks the sources (R6).
     OpenAll,
     /// Lets records flow: releases all slots, then the sources (R7).
     Release,
-    /// A void marker was met: *Going back* is to be finished.
+    /// State is damaged, or a void marker was met: *Going back* is to be done or finished.
     GoBack,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Freeing,
+    Verifying,
     Confirming,
     Opening,
     Running,
@@ -81,6 +90,7 @@ pub struct RegionRecovery {
     id: CheckpointId,
     to_free: BTreeSet<SlotKey>,
     duties: BTreeMap<SlotKey, SlotDuty>,
+    to_verify: BTreeSet<TaskId>,
     to_open: BTreeSet<TaskId>,
 }
 
@@ -117,6 +127,7 @@ impl RegionRecovery {
             id: manifest.id,
             to_free,
             duties: duties(manifest, shape, alive),
+            to_verify: shape.tasks.keys().cloned().collect(),
             to_open: shape.tasks.keys().cloned().collect(),
         };
         let mut effects: Vec<RegionEffect> = recovery
@@ -132,6 +143,22 @@ impl RegionRecovery {
     /// Whether records flow.
     pub fn is_running(&self) -> bool {
         self.phase == Phase::Running
+    }
+
+    /// The sessions that have not confirmed yet, once they were started: a driver sends them again after a reconnect.
+    pub fn open_duties(&self) -> impl Iterator<Item = &SlotDuty> {
+        let started = self.phase == Phase::Confirming;
+        self.duties.values().filter(move |_| started)
+    }
+
+    /// Whether tasks are asked to fetch and verify.
+    pub fn is_verifying(&self) -> bool {
+        self.phase == Phase::Verifying
+    }
+
+    /// Whether tasks are asked to open.
+    pub fn is_opening(&self) -> bool {
+        self.phase == Phase::Opening
     }
 
     /// Whether every slot that had a log has confirmed it.
@@ -156,6 +183,17 @@ impl RegionRecovery {
                     effects.push(RegionEffect::GoBack);
                 }
             }
+            RegionEvent::Verified(task) => {
+                if self.phase == Phase::Verifying {
+                    self.to_verify.remove(&task);
+                }
+            }
+            RegionEvent::Damaged(_) => {
+                if self.phase == Phase::Verifying {
+                    self.phase = Phase::Left;
+                    effects.push(RegionEffect::GoBack);
+                }
+            }
             RegionEvent::Opened(task) => {
                 if self.phase == Phase::Opening {
                     self.to_open.remove(&task);
@@ -168,13 +206,13 @@ impl RegionRecovery {
 
     fn advance(&mut self, effects: &mut Vec<RegionEffect>) {
         if self.phase == Phase::Freeing && self.to_free.is_empty() {
+            self.phase = Phase::Verifying;
+            effects.push(RegionEffect::VerifyAll);
+        }
+        if self.phase == Phase::Verifying && self.to_verify.is_empty() {
             self.phase = Phase::Confirming;
-            effects.extend(
-                self.duties
-                    .values()
-                    .cloned()
-                    .map(RegionEffect::StartSession),
-            );
+            let duties = self.duties.values().cloned();
+            effects.extend(duties.map(RegionEffect::StartSession));
         }
         let hurried = planted(Mutant::FlowBeforeConfirmed);
         if self.phase == Phase::Confirming && (self.duties.is_empty() || hurried) {

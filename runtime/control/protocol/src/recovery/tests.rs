@@ -498,13 +498,21 @@ fn region(slots: u32, logs: &[u32]) -> (RegionRecovery, Vec<RegionEffect>) {
 }
 
 #[test]
-fn l5_free_confirm_open_release_in_this_order() {
+fn l5_free_verify_confirm_open_release_in_this_order() {
     let (mut region, effects) = region(2, &[0, 2]);
     let free: Vec<_> = (0..3).map(|at| RegionEffect::Free(slot(at))).collect();
     assert_eq!(effects, free, "schedule 26: every slot ever used");
     region.step(RegionEvent::Freed(slot(0)));
     region.step(RegionEvent::Freed(slot(1)));
     let effects = region.step(RegionEvent::Freed(slot(2)));
+    assert_eq!(
+        effects,
+        [RegionEffect::VerifyAll],
+        "nothing is published before state is verified"
+    );
+    region.step(RegionEvent::Verified(task(0)));
+    let effects = region.step(RegionEvent::Verified(task(1)));
+    assert_eq!(region.open_duties().count(), 2);
     let duties: Vec<(SlotKey, TaskId)> = effects
         .iter()
         .map(|effect| match effect {
@@ -550,11 +558,20 @@ fn l5_free_confirm_open_release_in_this_order() {
 }
 
 #[test]
-fn a_void_marker_leads_to_going_back() {
+fn damage_and_void_markers_lead_to_going_back() {
     let (mut region, _) = region(2, &[0]);
     for at in 0..3 {
         region.step(RegionEvent::Freed(slot(at)));
     }
+    let mut damaged = region.clone();
+    let effects = damaged.step(RegionEvent::Damaged(task(0)));
+    assert_eq!(
+        effects,
+        [RegionEffect::GoBack],
+        "before anything was published"
+    );
+    region.step(RegionEvent::Verified(task(0)));
+    region.step(RegionEvent::Verified(task(1)));
     assert_eq!(
         region.step(RegionEvent::Void(slot(0))),
         [RegionEffect::GoBack]

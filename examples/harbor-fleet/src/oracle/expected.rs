@@ -1,0 +1,117 @@
+//! What the log says that the output must be.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::Path;
+
+use super::parse::payment;
+use super::{OracleError, Pair};
+
+const WINDOW_MS: i64 = 600_000;
+/// A payment at most this much behind the newest of its partition is ahead of every watermark.
+const IN_TIME_MS: i64 = 45_000;
+
+/// The declines of one user in one window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Declines {
+    /// All of them.
+    pub total: u64,
+    /// Those that no watermark can have overtaken: they are counted whatever the reader's pace.
+    pub in_time: u64,
+}
+
+/// What the log holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// Lines that are payments.
+    pub payments: u64,
+    /// Lines that are none.
+    pub malformed: u64,
+    /// Payments that are neither `APPROVED` nor `DECLINED`.
+    pub other_statuses: u64,
+    /// The declines of each user and window that has any.
+    pub declines: BTreeMap<Pair, Declines>,
+}
+
+impl Expected {
+    /// Reads `<root>/<topic>/<partition>.jsonl`, all partitions.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn read(root: &Path, topic: &str) -> Result<Self, OracleError> {
+        let directory = root.join(topic);
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| OracleError::ReadLog { path, source }
+        };
+        let mut expected = Self::default();
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&directory).map_err(failed(&directory))? {
+            let path = entry.map_err(failed(&directory))?.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "jsonl")
+            {
+                files.push(path);
+            }
+        }
+        files.sort();
+        for path in files {
+            let bytes = fs::read(&path).map_err(failed(&path))?;
+            expected.add_partition(&bytes);
+        }
+        Ok(expected)
+    }
+
+    /// Adds the log of one partition: lines, each with its newline.
+    pub fn add_partition(&mut self, log: &[u8]) {
+        let mut newest = i64::MIN;
+        let mut declines: HashMap<(String, i64), Declines> = HashMap::new();
+        for line in log.split_inclusive(|&byte| byte == b'\n') {
+            let Some(line) = line.strip_suffix(b"\n") else {
+                continue;
+            };
+            let Some(seen) = payment(line) else {
+                self.malformed += 1;
+                continue;
+            };
+            self.payments += 1;
+            let in_time = seen.event_time_ms >= newest.saturating_sub(IN_TIME_MS);
+            newest = newest.max(seen.event_time_ms);
+            match seen.status.as_str() {
+                "DECLINED" => {
+                    let start = seen.event_time_ms.div_euclid(WINDOW_MS) * WINDOW_MS;
+                    let declines = declines.entry((seen.user_id, start)).or_default();
+                    declines.total += 1;
+                    declines.in_time += u64::from(in_time);
+                }
+                "APPROVED" => {}
+                _ => self.other_statuses += 1,
+            }
+        }
+        for ((user_id, window_start_ms), of_pair) in declines {
+            let pair = Pair {
+                user_id,
+                window_start_ms,
+            };
+            let sum = self.declines.entry(pair).or_default();
+            sum.total += of_pair.total;
+            sum.in_time += of_pair.in_time;
+        }
+    }
+
+    /// The pairs that must have an alert, whatever the reader's pace.
+    pub fn hits(&self) -> impl Iterator<Item = &Pair> {
+        let pairs = self.declines.iter();
+        pairs
+            .filter(|(_, declines)| declines.in_time >= super::report::ALERT_AT)
+            .map(|(pair, _)| pair)
+    }
+
+    /// Whether the output depends on nothing but the log: no decline is late.
+    pub fn is_unique(&self) -> bool {
+        self.declines
+            .values()
+            .all(|declines| declines.in_time == declines.total)
+    }
+}

@@ -1,0 +1,297 @@
+//! Attempts: begun once `head` is settled, recovered in the order of L5, cancelled as a whole.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use highwater_connectors::WriterContext;
+use highwater_protocol::checkpoint::CheckpointEvent;
+use highwater_protocol::recovery::{RegionEffect, RegionEvent, RegionRecovery};
+use highwater_protocol::steps::Step;
+use highwater_protocol::stop::SlotKey;
+use highwater_types::{Classified, ErrorKind, Parallelism, SubtaskIndex};
+use highwater_worker::slot::error_chain;
+use highwater_worker::{FailureReport, WorkerCommand};
+
+use crate::attempt::{After, Attempt, AttemptStage, Confirming};
+use crate::deploy::{DeployInput, deployment};
+use crate::setup::JobFailure;
+use crate::sources::{OpenSources, open_sources};
+use crate::start::failure;
+use crate::status::JobPhase;
+use crate::store::backoff;
+
+use super::{Coordinator, Done, Opening, describe, failure_of};
+
+impl Coordinator {
+    /// Begins the next attempt once `head` is settled (L1): opens the enumerators first.
+    pub(super) fn begin_attempt(&mut self) {
+        let is_free = self.attempt.is_none() && self.opening == Opening::No;
+        if !is_free || self.keeper.settled().is_none() || self.end.is_some() {
+            self.restart_at_ms = Some(self.now_ms());
+            return;
+        }
+        self.restart_at_ms = None;
+        self.opening = Opening::Yes;
+        self.phase(JobPhase::Recovering);
+        let (program, states) = (self.setup.program.clone(), self.manifest.sources.clone());
+        self.at_rim(async move {
+            let opened = tokio::task::spawn_blocking(move || open_sources(&program, Some(&states)));
+            let opened = match opened.await {
+                Ok(Ok(sources)) => Ok(sources),
+                Ok(Err(error)) => Err(failure(error.source.kind(), error_chain(&error))),
+                Err(error) => Err(failure(ErrorKind::Bug, error.to_string())),
+            };
+            Done::SourcesOpen(Box::new(opened))
+        });
+    }
+
+    pub(super) fn sources_open(&mut self, opened: Result<OpenSources, JobFailure>) {
+        self.opening = Opening::No;
+        let sources = match opened {
+            Ok(sources) => sources,
+            Err(failure) => {
+                self.note_failure("opening the sources", &failure);
+                return self.retry_or_fail(failure);
+            }
+        };
+        let Some(settled) = self.keeper.settled().cloned() else {
+            self.restart_at_ms = Some(self.now_ms());
+            return;
+        };
+        self.last_attempt = self.last_attempt.next();
+        let alive = BTreeSet::new();
+        let (region, effects) =
+            RegionRecovery::start(&settled.head, &self.manifest, &self.shape, &alive);
+        self.attempt = Some(Attempt {
+            id: self.last_attempt,
+            stage: AttemptStage::Recovering,
+            region,
+            sources,
+            duties: Vec::new(),
+            confirming: Confirming::No,
+            after: After::Restart,
+        });
+        self.region_effects(effects);
+    }
+
+    pub(super) fn region(&mut self, event: RegionEvent) {
+        let Some(attempt) = &mut self.attempt else {
+            return;
+        };
+        let effects = attempt.region.step(event);
+        self.region_effects(effects);
+    }
+
+    pub(super) fn region_effects(&mut self, effects: Vec<RegionEffect>) {
+        for effect in effects {
+            match effect {
+                RegionEffect::Free(slot) => self.free(slot),
+                RegionEffect::StartSession(duty) => {
+                    if let Some(attempt) = &mut self.attempt {
+                        attempt.duties.push(duty);
+                    }
+                }
+                RegionEffect::VerifyAll => {
+                    (self.setup.stop)(Step::R5);
+                    self.prepare();
+                }
+                RegionEffect::OpenAll => {
+                    self.confirm();
+                    (self.setup.stop)(Step::R6);
+                    self.send(WorkerCommand::Open(self.last_attempt));
+                }
+                RegionEffect::Release => self.release(),
+                RegionEffect::GoBack => {
+                    let message = format!(
+                        "checkpoint {} was given up in one sink slot; finish going back with the \
+                         older checkpoint, or start a new lineage with --fresh",
+                        self.manifest.id
+                    );
+                    self.cancel(After::Fail(failure(ErrorKind::Corrupt, message)));
+                }
+            }
+        }
+        let has_duties = self
+            .attempt
+            .as_ref()
+            .is_some_and(|held| !held.duties.is_empty());
+        if has_duties {
+            self.confirm();
+        }
+    }
+
+    /// Ends whatever an older attempt has open in this slot, so that no reader waits for it (R3).
+    pub(super) fn free(&mut self, slot: SlotKey) {
+        (self.setup.stop)(Step::R3);
+        let plan = self.setup.program.plan();
+        let node = plan.sinks().find(|node| *plan.uid(*node) == slot.sink);
+        let code = node.and_then(|node| self.setup.program.sink(node).cloned());
+        let attempt = self.last_attempt;
+        let Some(code) = code else {
+            // The sink is not in this job any more; the restore was allowed because nothing of it is pending.
+            return self.region(RegionEvent::Freed(slot));
+        };
+        let context = WriterContext {
+            job: self.setup.job.clone(),
+            lineage: self.lineage(),
+            uid: slot.sink.clone(),
+            subtask: SubtaskIndex(slot.slot),
+            parallelism: Parallelism(
+                self.shape
+                    .sinks
+                    .get(&slot.sink)
+                    .map_or(1, |sink| sink.slots),
+            ),
+        };
+        self.at_rim(async move {
+            let mut tries = 1;
+            loop {
+                let (code, context) = (Arc::clone(&code), context.clone());
+                let opened = tokio::task::spawn_blocking(move || match code.target(&context) {
+                    Ok(Some(mut target)) => {
+                        target.open_session().map_err(|error| error_chain(&error))
+                    }
+                    Ok(None) => Ok(()),
+                    Err(error) => Err(error_chain(&error)),
+                });
+                match opened.await.unwrap_or_else(|error| Err(error.to_string())) {
+                    Ok(()) => return Done::Freed(attempt, slot),
+                    Err(error) => {
+                        tries += 1;
+                        tracing::warn!(%slot, error, "waiting for the sink");
+                        tokio::time::sleep(backoff(tries)).await;
+                    }
+                }
+            }
+        });
+    }
+
+    pub(super) fn lineage(&self) -> highwater_types::Lineage {
+        self.manifest.lineage
+    }
+
+    /// Tells the worker what the attempt is.
+    pub(super) fn prepare(&mut self) {
+        let Some(attempt) = &mut self.attempt else {
+            return;
+        };
+        let Some(settled) = self.keeper.settled() else {
+            return;
+        };
+        let input = DeployInput {
+            program: &self.setup.program,
+            shape: &self.shape,
+            head: &settled.head,
+            manifest: &self.manifest,
+            attempt: attempt.id,
+            sources: &attempt.sources,
+            first_markers: &self.externals.markers,
+        };
+        let deployment = Box::new(deployment(&input));
+        self.send(WorkerCommand::Prepare(deployment));
+    }
+
+    /// Tells the worker its duties, once.
+    pub(super) fn confirm(&mut self) {
+        let Some(attempt) = &mut self.attempt else {
+            return;
+        };
+        if attempt.confirming == Confirming::Yes {
+            return;
+        }
+        attempt.confirming = Confirming::Yes;
+        let (id, duties) = (attempt.id, std::mem::take(&mut attempt.duties));
+        (self.setup.stop)(Step::R4);
+        self.send(WorkerCommand::Confirm(id, duties));
+    }
+
+    /// Lets records flow (R7).
+    pub(super) fn release(&mut self) {
+        let Some(attempt) = &mut self.attempt else {
+            return;
+        };
+        attempt.stage = AttemptStage::Running;
+        let id = attempt.id;
+        (self.setup.stop)(Step::R7);
+        self.send(WorkerCommand::Run(id));
+        let attempts = self
+            .shape
+            .tasks
+            .keys()
+            .map(|task| (task.clone(), id))
+            .collect();
+        let now = self.now_ms();
+        self.discovery_at_ms = now;
+        self.restart.running(now);
+        let effects = self
+            .machine
+            .step(now, CheckpointEvent::TasksRunning { attempts });
+        self.phase(if self.stopping.is_some() {
+            JobPhase::Stopping
+        } else {
+            JobPhase::Running
+        });
+        self.perform(effects);
+    }
+
+    /// Has the worker end the attempt; `after` says what follows.
+    pub(super) fn cancel(&mut self, after: After) {
+        let Some(attempt) = &mut self.attempt else {
+            return self.follow(after);
+        };
+        attempt.after = after;
+        if attempt.stage == AttemptStage::Cancelling {
+            return;
+        }
+        attempt.stage = AttemptStage::Cancelling;
+        let id = attempt.id;
+        let effects = self.machine.step(self.now_ms(), CheckpointEvent::TasksLost);
+        self.send(WorkerCommand::Cancel(id));
+        self.perform(effects);
+    }
+
+    pub(super) fn follow(&mut self, after: After) {
+        match after {
+            After::End(outcome) => self.end = Some(Ok(outcome)),
+            After::Fail(failure) => self.end = Some(Err(failure)),
+            After::Restart => {
+                let now = self.now_ms();
+                if let Some(delay) = self.restart.next(now) {
+                    let at_ms = now + delay.as_millis() as u64;
+                    self.restart_at_ms = Some(at_ms);
+                    self.phase(JobPhase::Restarting { at_ms });
+                } else {
+                    let failure = self.status.borrow().failure.clone();
+                    let message = failure.map_or_else(
+                        || "the attempt failed and no restart is left".to_owned(),
+                        |report| describe(&report),
+                    );
+                    self.end = Some(Err(failure_of(&message)));
+                }
+            }
+        }
+    }
+
+    pub(super) fn retry_or_fail(&mut self, failure: JobFailure) {
+        if failure.kind == ErrorKind::Transient {
+            self.follow(After::Restart);
+        } else {
+            self.follow(After::Fail(failure));
+        }
+    }
+
+    pub(super) fn note_failure(&self, task: &str, failure: &JobFailure) {
+        tracing::error!(task, error = failure.message, "attempt failed");
+        let report = FailureReport {
+            task: task.to_owned(),
+            subtask: SubtaskIndex(0),
+            position: None,
+            kind: failure.kind,
+            message: failure.message.clone(),
+        };
+        self.status.send_modify(|status| {
+            status.restarts += 1;
+            status.failure = Some(report);
+        });
+    }
+}

@@ -1,0 +1,236 @@
+//! The effects of the checkpoint machine, performed in order.
+
+use highwater_protocol::checkpoint::{CheckpointEffect, CheckpointEvent, JobEnd};
+use highwater_protocol::gc::Gc;
+use highwater_protocol::head::HeadChange;
+use highwater_protocol::head_write::{HeadWriteEffect, HeadWriteEvent};
+use highwater_protocol::job::TaskId;
+use highwater_protocol::manifest::Manifest;
+use highwater_protocol::paths::SavepointPaths;
+use highwater_protocol::steps::Step;
+use highwater_types::{CheckpointId, ErrorKind};
+use highwater_worker::WorkerCommand;
+use highwater_worker::slot::error_chain;
+
+use crate::attempt::{After, AttemptStage};
+use crate::housekeeping::{collect, delete, export};
+use crate::request::RequestRefused;
+use crate::setup::JobOutcome;
+use crate::start::failure;
+use crate::status::JobPhase;
+
+use super::{Collecting, Coordinator, Done};
+
+impl Coordinator {
+    pub(super) fn step(&mut self, now_ms: u64, event: CheckpointEvent) {
+        let effects = self.machine.step(now_ms, event);
+        self.perform(effects);
+    }
+
+    pub(super) fn perform(&mut self, effects: Vec<CheckpointEffect>) {
+        for effect in effects {
+            self.effect(effect);
+        }
+    }
+
+    pub(super) fn effect(&mut self, effect: CheckpointEffect) {
+        match effect {
+            CheckpointEffect::SnapshotEnumerators { id } => self.snapshot_enumerators(id),
+            CheckpointEffect::SendBarrier { task, barrier } => {
+                (self.setup.stop)(Step::P2);
+                // One trigger reaches all sources of the worker; repeated ones for the same barrier change nothing.
+                self.trigger(&task, barrier);
+            }
+            CheckpointEffect::Decline { id } => {
+                self.next_manifest = None;
+                self.send(WorkerCommand::Declined(self.last_attempt, id));
+            }
+            CheckpointEffect::WriteManifest { name, bytes, .. } => {
+                (self.setup.stop)(Step::P7);
+                self.next_manifest = Manifest::decode(&bytes).ok();
+                let store = self.store.clone();
+                self.at_rim(async move {
+                    let written = store.write_manifest(&name, bytes).await;
+                    Done::Manifest(name.id(), written)
+                });
+            }
+            CheckpointEffect::WriteHead(change) => self.write_head(&change),
+            CheckpointEffect::ContestHead => {
+                let nonce = self.nonces.draw();
+                let effects = self.keeper.step(HeadWriteEvent::Contest { nonce });
+                self.head_effects(effects);
+            }
+            CheckpointEffect::Completed { id } => self.completed(id),
+            CheckpointEffect::OrderCommit { slot, id } => {
+                (self.setup.stop)(Step::P9);
+                self.send(WorkerCommand::Commit(self.last_attempt, slot, id));
+            }
+            CheckpointEffect::AllConfirmed { id } => {
+                self.status.send_if_modified(|status| {
+                    status.checkpoints.is_confirmed = status.checkpoints.completed == Some(id);
+                    true
+                });
+                self.collect_garbage();
+            }
+            CheckpointEffect::DeleteOrphans { paths } => {
+                let store = self.store.clone();
+                self.at_rim(async move {
+                    if let Err(error) = delete(&store, &paths).await {
+                        let error = error_chain(&error);
+                        tracing::warn!(error, "orphans are left for the next collection");
+                    }
+                    Done::Orphans
+                });
+            }
+            CheckpointEffect::Export { id, savepoint } => self.export(id, &savepoint),
+            other => self.effect_for_people(other),
+        }
+    }
+
+    /// Effects that end something or answer somebody.
+    pub(super) fn effect_for_people(&mut self, effect: CheckpointEffect) {
+        match effect {
+            CheckpointEffect::RequestDone { request, id } => self.answer(request, Ok(id)),
+            CheckpointEffect::RequestFailed { request, failure } => {
+                self.stopping = None;
+                if self
+                    .attempt
+                    .as_ref()
+                    .is_some_and(|held| held.stage == AttemptStage::Running)
+                {
+                    self.phase(JobPhase::Running);
+                }
+                self.answer(request, Err(RequestRefused(failure.to_string())));
+            }
+            CheckpointEffect::Failed { failure, in_a_row } => {
+                tracing::warn!(in_a_row, reason = %failure, "checkpoint given up");
+                self.status.send_modify(|status| {
+                    status.checkpoints.failed_count += 1;
+                    status.checkpoints.last_failure = Some(failure.to_string());
+                });
+            }
+            CheckpointEffect::ResumeSources => {
+                self.send(WorkerCommand::ResumeSources(self.last_attempt));
+            }
+            CheckpointEffect::RestartRegion => self.cancel(After::Restart),
+            CheckpointEffect::FailJob { in_a_row } => {
+                let message = format!(
+                    "{in_a_row} checkpoints failed in a row, more than `checkpoint.failures-max` \
+                     allows; see the last reasons in the log"
+                );
+                self.cancel(After::Fail(failure(ErrorKind::Exhausted, message)));
+            }
+            CheckpointEffect::EndJob(end) => self.cancel(After::End(match end {
+                JobEnd::Finished => JobOutcome::Finished,
+                JobEnd::Stopped => JobOutcome::Stopped,
+            })),
+            CheckpointEffect::StepDown => {
+                let message = "another coordinator took the job; this one ends and changes nothing";
+                self.cancel(After::Fail(failure(ErrorKind::Fenced, message)));
+            }
+            CheckpointEffect::HeadVanished => {
+                let message = "the head object was deleted; restore it from a copy of the store";
+                self.cancel(After::Fail(failure(ErrorKind::Corrupt, message)));
+            }
+            performed => unreachable!("{performed:?} is performed above"),
+        }
+    }
+
+    pub(super) fn trigger(&mut self, task: &TaskId, barrier: highwater_types::CheckpointBarrier) {
+        if self.shape.sources.contains(&task.vertex) {
+            self.send(WorkerCommand::Trigger(
+                self.last_attempt,
+                task.clone(),
+                barrier,
+            ));
+        }
+    }
+
+    pub(super) fn snapshot_enumerators(&mut self, id: CheckpointId) {
+        (self.setup.stop)(Step::P1);
+        let Some(attempt) = &self.attempt else { return };
+        let states = attempt.sources.iter();
+        let states = states
+            .map(|(uid, (source, _))| (uid.clone(), source.snapshot()))
+            .collect();
+        self.status
+            .send_modify(|status| status.checkpoints.pending = Some(id));
+        self.send(WorkerCommand::Expect(self.last_attempt));
+        self.step(self.now_ms(), CheckpointEvent::Enumerators { id, states });
+    }
+
+    pub(super) fn write_head(&mut self, change: &HeadChange) {
+        (self.setup.stop)(Step::P8);
+        let nonce = self.nonces.draw();
+        let effects = self.keeper.begin(change, nonce);
+        self.head_effects(effects);
+    }
+
+    pub(super) fn head_effects(&mut self, effects: Vec<HeadWriteEffect>) {
+        for effect in effects {
+            match effect {
+                HeadWriteEffect::Decided(outcome) => {
+                    let event = CheckpointEvent::HeadDecided(outcome);
+                    self.step(self.now_ms(), event);
+                }
+                effect => {
+                    let store = self.store.clone();
+                    self.at_rim(async move { Done::Head(store.perform(effect).await) });
+                }
+            }
+        }
+    }
+
+    pub(super) fn completed(&mut self, id: CheckpointId) {
+        if let Some(next) = self.next_manifest.take() {
+            debug_assert_eq!(
+                next.id, id,
+                "the completed manifest is the one that was written"
+            );
+            self.manifest = next;
+        }
+        self.send(WorkerCommand::Completed(self.last_attempt, id));
+        let now = self.now_ms();
+        let bytes = self.manifest.files.values().map(|file| file.length).sum();
+        self.status.send_modify(|status| {
+            let checkpoints = &mut status.checkpoints;
+            checkpoints.completed = Some(id);
+            checkpoints.completed_at_ms = Some(now);
+            checkpoints.completed_count += 1;
+            checkpoints.pending = None;
+            checkpoints.is_confirmed = false;
+            checkpoints.bytes = bytes;
+        });
+    }
+
+    pub(super) fn collect_garbage(&mut self) {
+        let Some(settled) = self.keeper.settled() else {
+            return;
+        };
+        if self.collecting == Collecting::Yes {
+            return;
+        }
+        (self.setup.stop)(Step::P12);
+        self.collecting = Collecting::Yes;
+        let retention = self.setup.settings.retention;
+        let (gc, first) = Gc::start(&settled.head, retention, self.machine.protected_from());
+        let store = self.store.clone();
+        self.at_rim(async move { Done::Collected(collect(store, gc, first).await) });
+    }
+
+    pub(super) fn export(&mut self, id: CheckpointId, savepoint: &str) {
+        let target = SavepointPaths::parse(&self.setup.settings.savepoints, savepoint);
+        let (store, manifest) = (self.store.clone(), self.manifest.clone());
+        match target {
+            Ok(target) => {
+                self.at_rim(
+                    async move { Done::Exported(id, export(&store, &manifest, &target).await) },
+                );
+            }
+            Err(error) => {
+                tracing::error!(%error, "savepoint name");
+                self.step(self.now_ms(), CheckpointEvent::ExportFailed { id });
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What the outside asks for.
+
+use highwater_protocol::checkpoint::{CheckpointEvent, SnapshotRequest};
+use highwater_protocol::paths::SavepointPaths;
+use highwater_types::BarrierKind;
+
+use crate::attempt::After;
+use crate::request::{JobRequest, RequestAnswer, RequestRefused, StopMode};
+use crate::setup::JobOutcome;
+use crate::status::JobPhase;
+
+use super::{Coordinator, reply};
+
+impl Coordinator {
+    pub(super) fn new_request(
+        &mut self,
+        savepoint: Option<String>,
+        kind: BarrierKind,
+    ) -> SnapshotRequest {
+        self.next_request += 1;
+        SnapshotRequest {
+            request: self.next_request,
+            savepoint,
+            kind,
+        }
+    }
+
+    pub(super) fn request(&mut self, request: JobRequest) {
+        let (request, answer) = match request {
+            JobRequest::Savepoint { name, answer } => {
+                if let Err(error) = SavepointPaths::parse(&self.setup.settings.savepoints, &name) {
+                    return reply(answer, Err(RequestRefused(error.to_string())));
+                }
+                (self.new_request(Some(name), BarrierKind::Savepoint), answer)
+            }
+            JobRequest::Checkpoint { answer } => {
+                (self.new_request(None, BarrierKind::Checkpoint), answer)
+            }
+            JobRequest::Stop {
+                mode,
+                savepoint,
+                answer,
+            } => {
+                self.stopping = Some(mode);
+                self.phase(JobPhase::Stopping);
+                let kind = match mode {
+                    StopMode::Suspend => BarrierKind::StopSuspend,
+                    StopMode::Drain => BarrierKind::StopDrain,
+                };
+                (self.new_request(savepoint, kind), answer)
+            }
+            JobRequest::Cancel => return self.cancel(After::End(JobOutcome::Cancelled)),
+        };
+        self.answers.insert(request.request, answer);
+        self.step(self.now_ms(), CheckpointEvent::Request(request));
+    }
+
+    pub(super) fn answer(&mut self, request: u64, answer: RequestAnswer) {
+        if let Some(waiting) = self.answers.remove(&request) {
+            reply(waiting, answer);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What the worker tells, for the current attempt only.
+
+use highwater_protocol::checkpoint::CheckpointEvent;
+use highwater_protocol::head_write::authority;
+use highwater_protocol::job::TaskId;
+use highwater_protocol::recovery::RegionEvent;
+use highwater_protocol::stop::SlotKey;
+use highwater_types::{AttemptId, BarrierKind, ErrorKind};
+use highwater_worker::{FailureReport, WorkerEvent};
+
+use crate::attempt::{After, AttemptStage};
+use crate::start::{failed, failure};
+
+use super::{Coordinator, Done, attempt_of, describe};
+
+impl Coordinator {
+    pub(super) fn worker_gone(&mut self) {
+        self.end = Some(Err(failure(ErrorKind::Bug, "the worker ended by itself")));
+    }
+
+    pub(super) fn is_current(&self, attempt: AttemptId) -> bool {
+        self.attempt.as_ref().is_some_and(|current| {
+            current.id == attempt && current.stage != AttemptStage::Cancelling
+        })
+    }
+
+    pub(super) fn tasks(&self) -> Vec<TaskId> {
+        self.shape.tasks.keys().cloned().collect()
+    }
+
+    pub(super) fn worker_event(&mut self, event: WorkerEvent) {
+        if let WorkerEvent::Cancelled(attempt) = event {
+            if self
+                .attempt
+                .as_ref()
+                .is_some_and(|current| current.id == attempt)
+                && let Some(ended) = self.attempt.take()
+            {
+                self.follow(ended.after);
+            }
+            return;
+        }
+        if !self.is_current(attempt_of(&event)) {
+            return;
+        }
+        let now = self.now_ms();
+        match event {
+            WorkerEvent::Verified(_) => {
+                for task in self.tasks() {
+                    self.region(RegionEvent::Verified(task));
+                }
+            }
+            WorkerEvent::Opened(_) => {
+                for task in self.tasks() {
+                    self.region(RegionEvent::Opened(task));
+                }
+            }
+            WorkerEvent::Acked {
+                task,
+                attempt,
+                id,
+                snapshot,
+            } => {
+                let event = CheckpointEvent::Acked {
+                    task,
+                    attempt,
+                    id,
+                    snapshot,
+                };
+                self.step(now, event);
+            }
+            WorkerEvent::Refused {
+                task,
+                attempt,
+                id,
+                reason,
+            } => {
+                self.step(
+                    now,
+                    CheckpointEvent::Refused {
+                        task,
+                        attempt,
+                        id,
+                        reason,
+                    },
+                );
+            }
+            WorkerEvent::InputEnded(attempt, task) => {
+                self.step(now, CheckpointEvent::InputEnded { task, attempt });
+            }
+            other => self.slot_or_failure(now, other),
+        }
+    }
+
+    /// What slots tell, and what ends an attempt.
+    pub(super) fn slot_or_failure(&mut self, now: u64, event: WorkerEvent) {
+        match event {
+            WorkerEvent::SlotConfirmed(attempt, slot, id) => {
+                let number = id.number;
+                self.region(RegionEvent::Confirmed {
+                    slot: slot.clone(),
+                    number,
+                });
+                self.step(
+                    now,
+                    CheckpointEvent::Confirmed {
+                        slot,
+                        attempt,
+                        number,
+                    },
+                );
+            }
+            WorkerEvent::SlotVoided(_, slot, _) => self.region(RegionEvent::Void(slot)),
+            WorkerEvent::SlotExamined(_, slot, id, found) => {
+                tracing::info!(%slot, checkpoint = %id, ?found, "examined");
+            }
+            WorkerEvent::AskAuthority(attempt, slot) => self.answer_authority(attempt, slot),
+            WorkerEvent::RequestCheckpoint(_) => {
+                let request = self.new_request(None, BarrierKind::Checkpoint);
+                self.step(now, CheckpointEvent::Request(request));
+            }
+            WorkerEvent::Failed(_, report) => self.attempt_failed(*report),
+            WorkerEvent::Stop(_, stop) => {
+                let stopped = failed(&stop);
+                self.cancel(After::Fail(stopped));
+            }
+            answered => unreachable!("{answered:?} is handled above"),
+        }
+    }
+
+    pub(super) fn attempt_failed(&mut self, report: FailureReport) {
+        let message = describe(&report);
+        tracing::error!(error = message, "attempt failed");
+        let kind = report.kind;
+        self.status.send_modify(|status| {
+            status.restarts += 1;
+            status.failure = Some(report);
+        });
+        let after = match kind {
+            ErrorKind::Transient | ErrorKind::Exhausted | ErrorKind::Bug => After::Restart,
+            ErrorKind::Invalid | ErrorKind::Corrupt | ErrorKind::Fenced => {
+                After::Fail(failure(kind, message))
+            }
+        };
+        self.cancel(after);
+    }
+
+    /// Answers a slot only after `head` was just read and is of this epoch (S5).
+    pub(super) fn answer_authority(&mut self, attempt: AttemptId, slot: SlotKey) {
+        let Some(epoch) = self.keeper.settled().map(|settled| settled.head.epoch) else {
+            return;
+        };
+        let store = self.store.clone();
+        self.at_rim(async move {
+            let read = store.read_head().await.ok().flatten();
+            let word = read.and_then(|found| authority(&found.head, epoch, true));
+            Done::Authority(attempt, slot, word)
+        });
+    }
+}

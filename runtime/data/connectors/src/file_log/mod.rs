@@ -1,0 +1,138 @@
+//! The file log: partitions of JSON lines in a directory, as a small stand-in for a Kafka topic.
+//!
+//! `<root>/<topic>/<partition>.jsonl`; a partition is a split and its position a byte offset. Only whole lines are
+//! read: a torn last line waits for its newline. The source ends at the size the files have when the job first starts,
+//! or when the file `_end` says that no partition will grow any more, or never.
+//!
+//! A file may only grow. A file that shrank or was replaced by a shorter one is an error, never a silent restart.
+
+mod enumerator;
+mod lines;
+mod reader;
+mod split;
+#[cfg(test)]
+mod tests;
+mod topic;
+mod writer;
+
+use std::marker::PhantomData;
+use std::path::Path;
+use std::sync::Arc;
+
+use highwater_types::{Boundedness, Record};
+
+use self::enumerator::FileLogEnumerator;
+use self::reader::FileLogReader;
+use self::topic::TopicDirectory;
+pub use self::writer::FileLogWriter;
+use crate::clock::Clock;
+use crate::error::ConnectorError;
+use crate::format::DecodeRecord;
+use crate::source::{
+    BadRecords, ReaderContext, Source, SourceFacts, SourceReader, SplitEnumerator,
+};
+
+/// When a file log has been read to its end.
+#[derive(Clone)]
+pub(crate) enum LogEnd {
+    /// At the whole lines that are there when the job first starts.
+    Present,
+    /// When the end marker exists and everything is read.
+    Marker(Arc<dyn Clock>),
+    /// Never.
+    Never(Arc<dyn Clock>),
+}
+
+impl LogEnd {
+    fn clock(&self) -> Option<&Arc<dyn Clock>> {
+        match self {
+            Self::Present => None,
+            Self::Marker(clock) | Self::Never(clock) => Some(clock),
+        }
+    }
+}
+
+/// A source that reads a file log.
+pub struct FileLogSource<T, D> {
+    topic: TopicDirectory,
+    decoder: Arc<D>,
+    end: LogEnd,
+    bad_records: BadRecords,
+    records: PhantomData<fn() -> T>,
+}
+
+impl<T, D> Clone for FileLogSource<T, D> {
+    fn clone(&self) -> Self {
+        Self {
+            topic: self.topic.clone(),
+            decoder: Arc::clone(&self.decoder),
+            end: self.end.clone(),
+            bad_records: self.bad_records,
+            records: PhantomData,
+        }
+    }
+}
+
+impl<T: Record, D: DecodeRecord<T>> FileLogSource<T, D> {
+    /// Reads `<root>/<topic>` up to what is there when the job first starts. A record that cannot be decoded fails.
+    ///
+    /// A last line without newline is not there yet: it is not read.
+    pub fn bounded(root: &Path, topic: &str, decoder: D) -> Self {
+        Self::ending(root, topic, decoder, LogEnd::Present)
+    }
+
+    /// Follows `<root>/<topic>` until its end marker exists.
+    pub fn until_end_marker(root: &Path, topic: &str, decoder: D, clock: Arc<dyn Clock>) -> Self {
+        Self::ending(root, topic, decoder, LogEnd::Marker(clock))
+    }
+
+    /// Follows `<root>/<topic>` for ever.
+    pub fn continuous(root: &Path, topic: &str, decoder: D, clock: Arc<dyn Clock>) -> Self {
+        Self::ending(root, topic, decoder, LogEnd::Never(clock))
+    }
+
+    /// What becomes of a record that cannot be decoded.
+    #[must_use]
+    pub const fn bad_records(mut self, policy: BadRecords) -> Self {
+        self.bad_records = policy;
+        self
+    }
+
+    fn ending(root: &Path, topic: &str, decoder: D, end: LogEnd) -> Self {
+        Self {
+            topic: TopicDirectory::new(root, topic),
+            decoder: Arc::new(decoder),
+            end,
+            bad_records: BadRecords::Fail,
+            records: PhantomData,
+        }
+    }
+}
+
+impl<T: Record, D: DecodeRecord<T>> Source for FileLogSource<T, D> {
+    type Record = T;
+
+    fn facts(&self) -> SourceFacts {
+        SourceFacts {
+            connector: "file-log",
+            object: format!(
+                "topic {} in {}",
+                self.topic.name(),
+                self.topic.path().display()
+            ),
+            boundedness: match self.end {
+                LogEnd::Present | LogEnd::Marker(_) => Boundedness::Bounded,
+                LogEnd::Never(_) => Boundedness::Unbounded,
+            },
+        }
+    }
+
+    fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>, ConnectorError> {
+        let (topic, end) = (self.topic.clone(), self.end.clone());
+        Ok(Box::new(FileLogEnumerator::new(topic, end)))
+    }
+
+    fn reader(&self, context: &ReaderContext) -> Result<Box<dyn SourceReader<T>>, ConnectorError> {
+        Ok(Box::new(FileLogReader::new(self, context.wake.clone())))
+    }
+}

@@ -1,0 +1,284 @@
+//! Reads partitions of a file log on a slot thread.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use highwater_types::chunk::CHUNK_RECORDS_MAX;
+use highwater_types::{CheckpointId, EventTime, Record};
+
+use super::lines::{LINE_BYTES_MAX, NextLine};
+use super::split::LogSplit;
+use super::topic::TopicDirectory;
+use super::{FileLogSource, LogEnd};
+use crate::error::{ConnectorError, excerpt};
+use crate::format::DecodeRecord;
+use crate::source::{
+    BadRecords, DeadLetter, ReaderPoll, SourceOutput, SourceReader, Split, SplitIndex, WakeHandle,
+};
+
+/// How often a file that was read to its end is looked at again.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How far one turn of a split came.
+enum Turn {
+    Delivered,
+    AtEnd,
+    Waiting,
+}
+
+/// A line that is no record.
+struct BadLine<'a> {
+    split: &'a LogSplit,
+    offset: u64,
+    payload: &'a [u8],
+    reason: String,
+}
+
+/// Decodes lines and applies the policy to those that are no records.
+struct Decoding<T, D: DecodeRecord<T>> {
+    decoder: Arc<D>,
+    scratch: D::Scratch,
+    policy: BadRecords,
+    records: PhantomData<fn() -> T>,
+}
+
+impl<T, D: DecodeRecord<T>> Decoding<T, D> {
+    /// Reads lines of `split` into `out` until the chunk is full or the file has no further line.
+    fn read(
+        &mut self,
+        split: &mut LogSplit,
+        out: &mut SourceOutput<T>,
+    ) -> Result<Turn, ConnectorError> {
+        let filled = out.records.len().max(out.dead_letters.len());
+        let mut taken = 0;
+        while taken < CHUNK_RECORDS_MAX.saturating_sub(filled) {
+            match split.lines.next_line() {
+                NextLine::Whole { offset, range } => {
+                    taken += 1;
+                    let payload = split.lines.bytes(range);
+                    match self.decoder.decode(payload, &mut self.scratch) {
+                        Ok(record) => out.records.push(record, EventTime::NONE),
+                        Err(failure) => {
+                            let reason = failure.reason;
+                            let line = BadLine {
+                                split,
+                                offset,
+                                payload,
+                                reason,
+                            };
+                            self.refuse(line, out)?;
+                        }
+                    }
+                }
+                NextLine::TooLong { offset, head } => {
+                    taken += 1;
+                    let reason = format!(
+                        "the line has more than {LINE_BYTES_MAX} bytes; only its beginning is kept"
+                    );
+                    let payload = &head;
+                    self.refuse(
+                        BadLine {
+                            split,
+                            offset,
+                            payload,
+                            reason,
+                        },
+                        out,
+                    )?;
+                }
+                NextLine::NotYet => {
+                    let count = split.lines.fill(&mut split.file, split.end);
+                    if count.map_err(split.io("reading"))? == 0 {
+                        break;
+                    }
+                }
+            }
+        }
+        if taken > 0 {
+            return Ok(Turn::Delivered);
+        }
+        if split.lines.offset() >= split.end {
+            return Ok(Turn::AtEnd);
+        }
+        if split.end != u64::MAX {
+            return Err(split.lost(format!("the file ends before byte {}", split.end)));
+        }
+        split.read_up_to = Some(split.lines.end());
+        Ok(Turn::Waiting)
+    }
+
+    /// Does with a bad line what the policy says.
+    #[cold]
+    fn refuse(&self, line: BadLine<'_>, out: &mut SourceOutput<T>) -> Result<(), ConnectorError> {
+        match self.policy {
+            BadRecords::Fail => {
+                return Err(ConnectorError::BadRecord {
+                    object: line.split.id.to_string(),
+                    position: line.offset,
+                    reason: line.reason,
+                    excerpt: excerpt(line.payload),
+                });
+            }
+            BadRecords::DeadLetter => {
+                let letter = DeadLetter {
+                    split: line.split.id.clone(),
+                    position: line.offset,
+                    reason: line.reason,
+                    payload: line.payload.to_vec(),
+                };
+                out.dead_letters.push(letter, EventTime::NONE);
+            }
+            BadRecords::Drop => out.dropped += 1,
+        }
+        Ok(())
+    }
+}
+
+pub(super) struct FileLogReader<T, D: DecodeRecord<T>> {
+    topic: TopicDirectory,
+    end: LogEnd,
+    decoding: Decoding<T, D>,
+    wake: WakeHandle,
+    splits: Vec<LogSplit>,
+    turn: usize,
+    no_more_splits: bool,
+    /// The end marker was seen: what a file holds now is all it will ever hold.
+    final_sizes: bool,
+    /// The alarm that is set and has not rung yet.
+    alarm: Option<Duration>,
+}
+
+impl<T: Record, D: DecodeRecord<T>> FileLogReader<T, D> {
+    pub(super) fn new(source: &FileLogSource<T, D>, wake: WakeHandle) -> Self {
+        Self {
+            topic: source.topic.clone(),
+            end: source.end.clone(),
+            decoding: Decoding {
+                decoder: Arc::clone(&source.decoder),
+                scratch: D::Scratch::default(),
+                policy: source.bad_records,
+                records: PhantomData,
+            },
+            wake,
+            splits: Vec::new(),
+            turn: 0,
+            no_more_splits: false,
+            final_sizes: false,
+            alarm: None,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.end.clock().map_or(Duration::ZERO, |clock| clock.now())
+    }
+
+    /// One turn of the split at `at`; `None` = it has nothing to say.
+    fn serve(
+        &mut self,
+        at: usize,
+        now: Duration,
+        out: &mut SourceOutput<T>,
+    ) -> Result<Option<ReaderPoll>, ConnectorError> {
+        let split = &mut self.splits[at];
+        let index = SplitIndex(at as u32);
+        if split.ended || now < split.retry_at {
+            return Ok(None);
+        }
+        // Asked before the last read: whatever was written before the marker is then read.
+        let final_size = self.final_sizes;
+        if split.has_grown()? || final_size {
+            match self.decoding.read(split, out)? {
+                Turn::Delivered => return Ok(Some(ReaderPoll::Records(index))),
+                Turn::AtEnd => {
+                    split.ended = true;
+                    return Ok(Some(ReaderPoll::SplitEnded(index)));
+                }
+                Turn::Waiting if final_size => {
+                    let Some((offset, payload)) = split.take_torn() else {
+                        split.ended = true;
+                        return Ok(Some(ReaderPoll::SplitEnded(index)));
+                    };
+                    let (payload, reason) = (&payload, "the last line has no newline".to_owned());
+                    let line = BadLine {
+                        split,
+                        offset,
+                        payload,
+                        reason,
+                    };
+                    self.decoding.refuse(line, out)?;
+                    return Ok(Some(ReaderPoll::Records(index)));
+                }
+                Turn::Waiting => {}
+            }
+        }
+        split.retry_at = now + FOLLOW_INTERVAL;
+        Ok(None)
+    }
+
+    /// Looks for the end marker; true when it is seen for the first time.
+    fn sees_end_marker(&mut self) -> Result<bool, ConnectorError> {
+        if self.final_sizes || !matches!(self.end, LogEnd::Marker(_)) || !self.topic.has_ended()? {
+            return Ok(false);
+        }
+        self.final_sizes = true;
+        for split in &mut self.splits {
+            split.retry_at = Duration::ZERO;
+        }
+        Ok(true)
+    }
+
+    fn set_alarm(&mut self, now: Duration) {
+        let open = self.splits.iter().any(|split| !split.ended);
+        if let Some(clock) = self.end.clock()
+            && open
+            && self.alarm.is_none_or(|alarm| alarm <= now)
+        {
+            let at = now + FOLLOW_INTERVAL;
+            clock.wake_at(at, &self.wake);
+            self.alarm = Some(at);
+        }
+    }
+}
+
+impl<T: Record, D: DecodeRecord<T>> SourceReader<T> for FileLogReader<T, D> {
+    fn add_splits(&mut self, splits: Vec<Split>) -> Result<(), ConnectorError> {
+        for split in &splits {
+            self.splits.push(LogSplit::open(&self.topic, split)?);
+        }
+        Ok(())
+    }
+
+    fn no_more_splits(&mut self) {
+        self.no_more_splits = true;
+    }
+
+    fn poll(&mut self, out: &mut SourceOutput<T>) -> Result<ReaderPoll, ConnectorError> {
+        let now = self.now();
+        loop {
+            for _ in 0..self.splits.len() {
+                let at = self.turn;
+                self.turn = (at + 1) % self.splits.len();
+                if let Some(poll) = self.serve(at, now, out)? {
+                    return Ok(poll);
+                }
+            }
+            if self.no_more_splits && self.splits.iter().all(|split| split.ended) {
+                return Ok(ReaderPoll::EndOfInput);
+            }
+            if !self.sees_end_marker()? {
+                self.set_alarm(now);
+                return Ok(ReaderPoll::Nothing);
+            }
+        }
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<Split>, ConnectorError> {
+        let open = self.splits.iter().filter(|split| !split.ended);
+        Ok(open.map(LogSplit::to_split).collect())
+    }
+
+    fn checkpoint_completed(&mut self, _: CheckpointId) -> Result<(), ConnectorError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,144 @@
+//! What the client library says on the side: connection problems and delivery reports.
+//!
+//! The library reports a failed connection as "timed out" to the caller and tells the reason only in its log, so the last
+//! reason is kept for error messages.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::Message;
+use rdkafka::producer::{DeliveryResult, ProducerContext};
+use rdkafka::{ClientContext, TopicPartitionList};
+
+/// Keeps the last connection problem of one client, and tells the log about all of them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ClientLog {
+    last: Arc<Mutex<Option<String>>>,
+}
+
+impl ClientLog {
+    /// The last problem that the client told about.
+    pub(crate) fn last(&self) -> Option<String> {
+        lock(&self.last).clone()
+    }
+
+    fn keep(&self, problem: &str) {
+        *lock(&self.last) = Some(problem.to_owned());
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The values behind these locks are whole at any time, so a panic elsewhere does not spoil them.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ClientContext for ClientLog {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // Lines begin with the name of a thread: `[thrd:host:port/bootstrap]: text`.
+        let text = message.split_once("]: ").map_or(message, |(_, text)| text);
+        if (level as i32) <= RDKafkaLogLevel::Error as i32 {
+            self.keep(text);
+        }
+        tracing::debug!(target: "highwater::kafka", facility, "{text}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.keep(reason);
+        tracing::debug!(target: "highwater::kafka", %error, "{reason}");
+    }
+}
+
+impl ConsumerContext for ClientLog {
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        if let Err(error) = result {
+            // Group offsets are for people who watch; the job itself goes on from its checkpoints.
+            tracing::warn!(target: "highwater::kafka", %error, "group offsets were not committed");
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Delivered {
+    failure: Option<KafkaError>,
+    watched: Option<u64>,
+}
+
+/// Delivery reports of one producer: the first failure, and the last offset in a watched topic.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DeliveryLog {
+    log: ClientLog,
+    watched_topic: String,
+    delivered: Arc<Mutex<Delivered>>,
+}
+
+impl DeliveryLog {
+    /// A log that remembers offsets of records in `topic`.
+    pub(crate) fn watching(topic: &str) -> Self {
+        Self {
+            watched_topic: topic.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// The first failed delivery since the last look.
+    pub(crate) fn take_failure(&self) -> Option<KafkaError> {
+        lock(&self.delivered).failure.take()
+    }
+
+    /// The offset of the last record in the watched topic that was delivered since the last look.
+    pub(crate) fn take_watched(&self) -> Option<u64> {
+        lock(&self.delivered).watched.take()
+    }
+
+    /// The connection problems.
+    pub(crate) const fn client_log(&self) -> &ClientLog {
+        &self.log
+    }
+}
+
+impl ClientContext for DeliveryLog {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.log.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.log.error(error, reason);
+    }
+}
+
+impl ProducerContext for DeliveryLog {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let mut delivered = lock(&self.delivered);
+        match result {
+            Err((error, _)) => {
+                delivered.failure.get_or_insert_with(|| error.clone());
+            }
+            Ok(message) if message.topic() == self.watched_topic => {
+                delivered.watched = u64::try_from(message.offset()).ok();
+            }
+            Ok(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_connection_problem_is_kept_without_the_thread_name() {
+        let log = ClientLog::default();
+        log.log(RDKafkaLogLevel::Info, "CONNECT", "[thrd:x]: fine");
+        assert_eq!(log.last(), None);
+        log.log(
+            RDKafkaLogLevel::Error,
+            "FAIL",
+            "[thrd:h:1/bootstrap]: h:1: Connection refused",
+        );
+        assert_eq!(log.last().as_deref(), Some("h:1: Connection refused"));
+    }
+}

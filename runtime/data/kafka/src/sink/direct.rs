@@ -1,0 +1,87 @@
+//! Writes at least once: records go out as they come, and a barrier waits until all of them have arrived.
+
+use highwater_connectors::{ConnectorError, DirectWriter, Encoder, OutputBatch, TargetError};
+use highwater_types::Chunk;
+use rdkafka::producer::{BaseProducer, Producer};
+
+use super::target::{PRODUCING, send_all};
+use crate::connection::KafkaConnection;
+use crate::context::DeliveryLog;
+use crate::failure::{connector_error, delivery_error};
+
+/// How long a barrier waits for the brokers before the attempt fails and starts again.
+const FLUSH_TIMEOUT: std::time::Duration = std::time::Duration::from_mins(2);
+
+/// The writer of one subtask.
+pub(super) struct KafkaWriter<E> {
+    object: String,
+    topic: String,
+    producer: BaseProducer<DeliveryLog>,
+    deliveries: DeliveryLog,
+    encoder: E,
+    batch: OutputBatch,
+}
+
+impl<E> KafkaWriter<E> {
+    pub(super) fn open(
+        connection: &KafkaConnection,
+        topic: &str,
+        encoder: E,
+    ) -> Result<Self, ConnectorError> {
+        let object = format!("kafka topic {topic}");
+        let deliveries = DeliveryLog::default();
+        let config = connection.client(&object, PRODUCING)?;
+        let producer = config
+            .create_with_context(deliveries.clone())
+            .map_err(|error| connector_error(&object, &error, deliveries.client_log()))?;
+        Ok(Self {
+            object,
+            topic: topic.to_owned(),
+            producer,
+            deliveries,
+            encoder,
+            batch: OutputBatch::default(),
+        })
+    }
+
+    fn check_deliveries(&self) -> Result<(), ConnectorError> {
+        match self.deliveries.take_failure() {
+            None => Ok(()),
+            Some(error) => {
+                let log = self.deliveries.client_log();
+                Err(cause(delivery_error(&self.object, &error, log)))
+            }
+        }
+    }
+}
+
+/// A direct writer has no session: only the cause counts.
+fn cause(error: TargetError) -> ConnectorError {
+    match error {
+        TargetError::SessionLost(cause)
+        | TargetError::Unclear(cause)
+        | TargetError::Refused(cause)
+        | TargetError::MarkerLost(cause) => cause,
+    }
+}
+
+impl<T, E: Encoder<T>> DirectWriter<T> for KafkaWriter<E> {
+    fn write(&mut self, chunk: &mut Chunk<T>) -> Result<(), ConnectorError> {
+        self.batch.clear();
+        self.encoder.encode(chunk, &mut self.batch)?;
+        send_all(&self.producer, &self.topic, &self.batch).map_err(|error| {
+            cause(delivery_error(
+                &self.object,
+                &error,
+                self.deliveries.client_log(),
+            ))
+        })?;
+        self.check_deliveries()
+    }
+
+    fn flush(&mut self) -> Result<(), ConnectorError> {
+        let flushed = self.producer.flush(FLUSH_TIMEOUT);
+        self.check_deliveries()?;
+        flushed.map_err(|error| connector_error(&self.object, &error, self.deliveries.client_log()))
+    }
+}

@@ -1,0 +1,354 @@
+//! The transactional target of one slot: sessions on one stable transactional id, markers inside the transactions.
+//!
+//! Called by the sink driver of a worker, which obeys the slot machine of `highwater-protocol`. A target decides nothing:
+//! it reports what it knows as `SessionLost` or `Unclear` and drops its producer, so that nothing of a session that is in
+//! doubt can go on in the background.
+
+use std::time::Duration;
+
+use highwater_connectors::{
+    ConnectorError, ExternalIdentity, Marker, MarkerPosition, MarkerReading, OutputBatch,
+    OutputRecord, OutputTarget, TargetError, WriterContext,
+};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use super::markers::{MarkerTopic, marker_bytes};
+use crate::connection::KafkaConnection;
+use crate::context::DeliveryLog;
+use crate::failure::{connector_error, delivery_error, marker_error, transaction_error};
+
+/// How long one call to the brokers may take before its outcome is called unclear.
+const TRANSACTION_CALL_TIMEOUT: Duration = Duration::from_secs(30);
+const FULL_QUEUE_WAIT: Duration = Duration::from_millis(20);
+/// Waits for room in the client's queue before a send gives up.
+const FULL_QUEUE_WAITS_MAX: u32 = 3_000;
+/// Delivery reports are collected once in so many records.
+const POLL_EVERY: u64 = 256;
+
+/// The properties of every producer of this crate.
+pub(super) const PRODUCING: &[(&str, &str)] = &[("enable.idempotence", "true"), ("acks", "all")];
+
+/// What a target needs to know of its sink.
+#[derive(Clone, Debug)]
+pub(super) struct TargetSettings {
+    pub(super) connection: KafkaConnection,
+    pub(super) topic: String,
+    pub(super) transaction_timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Ready,
+    Ongoing,
+}
+
+/// One producer epoch.
+struct Session {
+    producer: BaseProducer<DeliveryLog>,
+    deliveries: DeliveryLog,
+    phase: Phase,
+    sync: Option<u64>,
+}
+
+/// The door of one slot to a topic.
+pub struct KafkaTarget {
+    settings: TargetSettings,
+    transactional_id: String,
+    session: Option<Session>,
+    markers: MarkerTopic,
+    /// No marker of this slot that is not yet known lies before it.
+    known: Option<MarkerPosition>,
+}
+
+impl KafkaTarget {
+    pub(super) fn new(settings: TargetSettings, context: &WriterContext) -> Self {
+        let WriterContext {
+            lineage,
+            uid,
+            subtask,
+            ..
+        } = context;
+        let markers = MarkerTopic::new(
+            settings.clone(),
+            format!("hw.{lineage}.markers"),
+            format!("{uid}/{subtask}"),
+        );
+        Self {
+            settings,
+            transactional_id: format!("hw.{lineage}.{uid}.{subtask}"),
+            session: None,
+            markers,
+            known: None,
+        }
+    }
+
+    /// The one transactional id of the slot, the same in every attempt.
+    pub fn transactional_id(&self) -> &str {
+        &self.transactional_id
+    }
+
+    fn object(&self) -> String {
+        format!(
+            "kafka topic {}, transactional id {}",
+            self.settings.topic, self.transactional_id
+        )
+    }
+
+    fn no_session(&self, reason: &str) -> TargetError {
+        TargetError::SessionLost(ConnectorError::Unavailable {
+            object: self.object(),
+            reason: reason.to_owned(),
+        })
+    }
+
+    fn session(&mut self) -> Result<&mut Session, TargetError> {
+        let missing = self.no_session("no session is open");
+        self.session.as_mut().ok_or(missing)
+    }
+
+    fn transaction(&mut self) -> Result<&mut Session, TargetError> {
+        let missing = self.no_session("no transaction is open");
+        match &mut self.session {
+            Some(session) if session.phase == Phase::Ongoing => Ok(session),
+            _ => Err(missing),
+        }
+    }
+
+    /// Ends a session that is in doubt. Nothing of it may go on.
+    fn give_up<T>(&mut self, result: Result<T, TargetError>) -> Result<T, TargetError> {
+        if result.is_err() {
+            self.session = None;
+        }
+        result
+    }
+
+    fn flush_session(&mut self) -> Result<(), TargetError> {
+        let object = self.object();
+        let session = self.session()?;
+        let flushed = session.producer.flush(TRANSACTION_CALL_TIMEOUT);
+        let log = session.deliveries.client_log();
+        if let Some(error) = session.deliveries.take_failure() {
+            // A fatal error stands behind the purged records of a fenced producer.
+            let fatal = session.producer.client().fatal_error();
+            let error = fatal.map_or(error, |(code, _)| KafkaError::MessageProduction(code));
+            return Err(delivery_error(&object, &error, log));
+        }
+        flushed.map_err(|error| TargetError::Unclear(connector_error(&object, &error, log)))
+    }
+
+    fn begin_transaction(&mut self) -> Result<(), TargetError> {
+        let object = self.object();
+        let session = self.session()?;
+        if session.phase == Phase::Ongoing {
+            return Err(self.no_session("a transaction is open already"));
+        }
+        let begun = session.producer.begin_transaction();
+        begun
+            .map_err(|error| transaction_error(&object, &error, session.deliveries.client_log()))?;
+        session.phase = Phase::Ongoing;
+        Ok(())
+    }
+
+    fn send_batch(&mut self, batch: &OutputBatch) -> Result<(), TargetError> {
+        let object = self.object();
+        let topic = self.settings.topic.clone();
+        let session = self.transaction()?;
+        send_all(&session.producer, &topic, batch)
+            .map_err(|error| delivery_error(&object, &error, session.deliveries.client_log()))
+    }
+
+    fn commit_transaction(&mut self, marker: &Marker) -> Result<MarkerPosition, TargetError> {
+        let object = self.object();
+        let (topic, key) = (self.markers.name().to_owned(), self.markers.marker_key());
+        let value = marker_bytes(marker);
+        let known = self.known;
+        let session = self.transaction()?;
+        let record = BaseRecord::to(&topic)
+            .partition(0)
+            .key(&key)
+            .payload(&value);
+        session.producer.send(record).map_err(|(error, _)| {
+            delivery_error(&object, &error, session.deliveries.client_log())
+        })?;
+        self.flush_session()?;
+        let session = self.session()?;
+        let Some(offset) = session.deliveries.take_watched() else {
+            return Err(self.no_session("the broker did not tell where the marker went"));
+        };
+        if known.is_some_and(|known| offset < known.0) {
+            return Err(TargetError::MarkerLost(ConnectorError::PositionLost {
+                object: format!("kafka marker topic {topic}"),
+                position: offset,
+                reason: "a new marker stands before old ones: the topic was replaced".to_owned(),
+            }));
+        }
+        let ended = session
+            .producer
+            .commit_transaction(TRANSACTION_CALL_TIMEOUT);
+        ended
+            .map_err(|error| transaction_error(&object, &error, session.deliveries.client_log()))?;
+        session.phase = Phase::Ready;
+        Ok(MarkerPosition(offset + 1))
+    }
+
+    fn abort_transaction(&mut self) -> Result<(), TargetError> {
+        let object = self.object();
+        let session = self.transaction()?;
+        let ended = session.producer.abort_transaction(TRANSACTION_CALL_TIMEOUT);
+        ended
+            .map_err(|error| transaction_error(&object, &error, session.deliveries.client_log()))?;
+        session.phase = Phase::Ready;
+        // Records of the given-up transaction were purged; their reports are no news.
+        drop(session.deliveries.take_failure());
+        Ok(())
+    }
+}
+
+impl OutputTarget for KafkaTarget {
+    fn identity(&mut self) -> Result<ExternalIdentity, TargetError> {
+        Ok(ExternalIdentity {
+            system: self.markers.cluster_id().map_err(marker_error)?,
+            markers: self.markers.place().map_err(marker_error)?,
+        })
+    }
+
+    fn marker_position(&mut self) -> Result<MarkerPosition, TargetError> {
+        if let Some(known) = self.known {
+            return Ok(known);
+        }
+        let end = self.markers.stable_end().map_err(marker_error)?;
+        self.known = Some(end);
+        Ok(end)
+    }
+
+    fn open_session(&mut self) -> Result<(), TargetError> {
+        self.session = None;
+        // The transaction writes there, and the broker would not make the topic.
+        self.markers.place().map_err(marker_error)?;
+        let object = self.object();
+        let deliveries = DeliveryLog::watching(self.markers.name());
+        let timeout_ms = self.settings.transaction_timeout.as_millis().to_string();
+        let config = self.settings.connection.client(&object, PRODUCING);
+        let mut config = config.map_err(TargetError::Refused)?;
+        config.set("transactional.id", &self.transactional_id);
+        config.set("transaction.timeout.ms", &timeout_ms);
+        let log = deliveries.client_log();
+        let producer: BaseProducer<DeliveryLog> = config
+            .create_with_context(deliveries.clone())
+            .map_err(|error| TargetError::Refused(connector_error(&object, &error, log)))?;
+        let opened = producer.init_transactions(TRANSACTION_CALL_TIMEOUT);
+        opened.map_err(|error| transaction_error(&object, &error, log))?;
+        self.session = Some(Session {
+            producer,
+            deliveries,
+            phase: Phase::Ready,
+            sync: None,
+        });
+        Ok(())
+    }
+
+    fn write_sync(&mut self) -> Result<(), TargetError> {
+        self.session()?;
+        let sync = self.markers.write_sync().map_err(marker_error)?;
+        self.session()?.sync = Some(sync);
+        Ok(())
+    }
+
+    fn read_markers(&mut self, from: MarkerPosition) -> Result<MarkerReading, TargetError> {
+        let Some(sync) = self.session()?.sync else {
+            return Err(self.no_session("no sync record was written in this session"));
+        };
+        let reading = self
+            .markers
+            .read_markers(from, sync)
+            .map_err(marker_error)?;
+        self.known = Some(reading.end);
+        Ok(reading)
+    }
+
+    fn begin(&mut self) -> Result<(), TargetError> {
+        self.markers.rest();
+        let begun = self.begin_transaction();
+        self.give_up(begun)
+    }
+
+    fn send(&mut self, batch: &OutputBatch) -> Result<(), TargetError> {
+        let sent = self.send_batch(batch);
+        self.give_up(sent)
+    }
+
+    fn flush(&mut self) -> Result<(), TargetError> {
+        let flushed = self.flush_session();
+        self.give_up(flushed)
+    }
+
+    fn commit(&mut self, marker: Marker) -> Result<MarkerPosition, TargetError> {
+        let committed = self.commit_transaction(&marker);
+        let position = self.give_up(committed)?;
+        self.known = Some(position);
+        Ok(position)
+    }
+
+    fn abort(&mut self) -> Result<(), TargetError> {
+        let aborted = self.abort_transaction();
+        self.give_up(aborted)
+    }
+}
+
+/// Hands every record of the batch to the client, waiting for room in its queue.
+pub(super) fn send_all(
+    producer: &BaseProducer<DeliveryLog>,
+    topic: &str,
+    batch: &OutputBatch,
+) -> Result<(), KafkaError> {
+    let mut sent = 0;
+    for record in batch.iter() {
+        send_one(producer, topic, &record)?;
+        sent += 1;
+        if sent % POLL_EVERY == 0 {
+            producer.poll(Duration::ZERO);
+        }
+    }
+    producer.poll(Duration::ZERO);
+    Ok(())
+}
+
+fn send_one(
+    producer: &BaseProducer<DeliveryLog>,
+    topic: &str,
+    output: &OutputRecord<'_>,
+) -> Result<(), KafkaError> {
+    let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic);
+    record.partition = output.partition;
+    record.key = output.key;
+    record.payload = output.value;
+    record.timestamp = output.time.is_some().then_some(output.time.millis());
+    if !output.headers.is_empty() {
+        record.headers = Some(headers_of(output));
+    }
+    for _ in 0..FULL_QUEUE_WAITS_MAX {
+        match producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(Code::QueueFull), back)) => {
+                record = back;
+                producer.poll(FULL_QUEUE_WAIT);
+            }
+            Err((error, _)) => return Err(error),
+        }
+    }
+    Err(KafkaError::MessageProduction(Code::QueueFull))
+}
+
+fn headers_of(output: &OutputRecord<'_>) -> OwnedHeaders {
+    let all = OwnedHeaders::new_with_capacity(output.headers.len());
+    output.headers.iter().fold(all, |all, (name, value)| {
+        // Names are text in the protocol; other bytes are replaced.
+        let name = String::from_utf8_lossy(name);
+        all.insert(Header {
+            key: &name,
+            value: Some(*value),
+        })
+    })
+}

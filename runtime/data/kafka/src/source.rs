@@ -1,0 +1,135 @@
+//! The Kafka source as a job author describes it: partitions as splits, committed records only.
+
+mod batch;
+mod enumerator;
+mod fetch;
+mod position;
+mod reader;
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use highwater_connectors::{
+    BadRecords, Boundedness, ConnectorError, DecodeRecord, ReaderContext, Source, SourceFacts,
+    SourceReader, SplitEnumerator,
+};
+use highwater_types::Record;
+
+pub use self::position::{EndPosition, StartPosition};
+use crate::connection::KafkaConnection;
+use enumerator::KafkaEnumerator;
+use reader::KafkaReader;
+
+/// How often an unbounded source looks for new partitions.
+const DISCOVERY_INTERVAL: Duration = Duration::from_mins(1);
+
+/// Reads one topic. Partitions are splits named `<topic>/<partition>`; those that are added later are read from their
+/// first record.
+///
+/// Each record carries the timestamp of its Kafka record as event time. A record without value is handled like one that
+/// cannot be decoded.
+#[derive(Debug)]
+pub struct KafkaSource<T, D> {
+    settings: Arc<SourceSettings>,
+    decoder: Arc<D>,
+    records: PhantomData<fn() -> T>,
+}
+
+/// What enumerator and readers share.
+#[derive(Clone, Debug)]
+struct SourceSettings {
+    connection: KafkaConnection,
+    topic: String,
+    start: StartPosition,
+    end: Option<EndPosition>,
+    group: Option<String>,
+    bad_records: BadRecords,
+    discovery_interval: Duration,
+}
+
+impl SourceSettings {
+    fn object(&self) -> String {
+        format!("kafka topic {}", self.topic)
+    }
+}
+
+impl<T: Record, D: DecodeRecord<T>> KafkaSource<T, D> {
+    /// Reads `topic` from its first record on, for ever; values are decoded by `decoder`.
+    pub fn new(connection: KafkaConnection, topic: impl Into<String>, decoder: D) -> Self {
+        let settings = SourceSettings {
+            connection,
+            topic: topic.into(),
+            start: StartPosition::Earliest,
+            end: None,
+            group: None,
+            bad_records: BadRecords::Fail,
+            discovery_interval: DISCOVERY_INTERVAL,
+        };
+        Self {
+            settings: Arc::new(settings),
+            decoder: Arc::new(decoder),
+            records: PhantomData,
+        }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut SourceSettings)) -> Self {
+        change(Arc::make_mut(&mut self.settings));
+        self
+    }
+
+    /// Where to start. Resolved to offsets once, before the first record flows.
+    #[must_use]
+    pub fn start(self, start: StartPosition) -> Self {
+        self.with(|settings| settings.start = start)
+    }
+
+    /// Where to end: makes the source bounded. Resolved to offsets once, together with the start.
+    #[must_use]
+    pub fn until(self, end: EndPosition) -> Self {
+        self.with(|settings| settings.end = Some(end))
+    }
+
+    /// Tells the consumer group `group` about the positions of completed checkpoints.
+    #[must_use]
+    pub fn group(self, group: impl Into<String>) -> Self {
+        let group = group.into();
+        self.with(|settings| settings.group = Some(group))
+    }
+
+    /// What to do with records that cannot be decoded.
+    #[must_use]
+    pub fn bad_records(self, policy: BadRecords) -> Self {
+        self.with(|settings| settings.bad_records = policy)
+    }
+
+    /// How often to look for new partitions; one minute if not set.
+    #[must_use]
+    pub fn discovery_interval(self, interval: Duration) -> Self {
+        self.with(|settings| settings.discovery_interval = interval)
+    }
+}
+
+impl<T: Record, D: DecodeRecord<T>> Source for KafkaSource<T, D> {
+    type Record = T;
+
+    fn facts(&self) -> SourceFacts {
+        SourceFacts {
+            connector: "kafka",
+            object: format!("topic {}", self.settings.topic),
+            boundedness: match self.settings.end {
+                Some(_) => Boundedness::Bounded,
+                None => Boundedness::Unbounded,
+            },
+        }
+    }
+
+    fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>, ConnectorError> {
+        Ok(Box::new(KafkaEnumerator::open(Arc::clone(&self.settings))?))
+    }
+
+    fn reader(&self, context: &ReaderContext) -> Result<Box<dyn SourceReader<T>>, ConnectorError> {
+        let reader = KafkaReader::open(&self.settings, Arc::clone(&self.decoder), context)?;
+        Ok(Box::new(reader))
+    }
+}

@@ -1,0 +1,192 @@
+//! Finds the partitions of a topic and resolves their start and end, on the coordinator.
+//!
+//! Start and end are resolved once in a lineage, for all partitions together, and kept in checkpoint 0. A partition that
+//! is found later is read from its first record.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use highwater_connectors::{ConnectorError, Discovery, SplitEnumerator};
+use highwater_types::record::Record;
+
+use super::SourceSettings;
+use super::position::{EndPosition, PartitionPosition, StartPosition, split_of};
+use crate::topic::{OffsetRange, TopicInspector};
+
+const FORMAT: u8 = 1;
+
+/// The split finder of one source.
+pub(super) struct KafkaEnumerator {
+    settings: Arc<SourceSettings>,
+    inspector: TopicInspector,
+    /// How many partitions were reported; `None` = start positions are not resolved yet.
+    known: Option<i32>,
+}
+
+impl KafkaEnumerator {
+    pub(super) fn open(settings: Arc<SourceSettings>) -> Result<Self, ConnectorError> {
+        let inspector = TopicInspector::open(&settings.connection, &settings.topic)?;
+        Ok(Self {
+            settings,
+            inspector,
+            known: None,
+        })
+    }
+
+    fn refused(&self, reason: String) -> ConnectorError {
+        ConnectorError::Configuration {
+            connector: self.settings.object(),
+            reason,
+        }
+    }
+
+    /// Start and end of every partition of a source that starts.
+    fn resolve(&self, count: i32) -> Result<Vec<PartitionPosition>, ConnectorError> {
+        let ranges: Result<Vec<_>, _> = (0..count).map(|at| self.inspector.range(at)).collect();
+        let ranges = ranges?;
+        let starts = self.starts(&ranges)?;
+        let ends = self.ends(&ranges)?;
+        let both = starts.into_iter().zip(ends);
+        Ok(both
+            .map(|(offset, end)| PartitionPosition { offset, end })
+            .collect())
+    }
+
+    fn starts(&self, ranges: &[OffsetRange]) -> Result<Vec<i64>, ConnectorError> {
+        match &self.settings.start {
+            StartPosition::Earliest => Ok(ranges.iter().map(|range| range.low).collect()),
+            StartPosition::Latest => Ok(ranges.iter().map(|range| range.stable).collect()),
+            StartPosition::Timestamp(time) => self.at_time(ranges, *time),
+            StartPosition::Offsets(offsets) => self.given(ranges, offsets, "start"),
+        }
+    }
+
+    fn ends(&self, ranges: &[OffsetRange]) -> Result<Vec<Option<i64>>, ConnectorError> {
+        let Some(end) = &self.settings.end else {
+            return Ok(vec![None; ranges.len()]);
+        };
+        let ends = match end {
+            EndPosition::Latest => ranges.iter().map(|range| range.stable).collect(),
+            EndPosition::Timestamp(time) => self.at_time(ranges, *time)?,
+            EndPosition::Offsets(offsets) => self.given(ranges, offsets, "end")?,
+        };
+        Ok(ends.into_iter().map(Some).collect())
+    }
+
+    fn at_time(&self, ranges: &[OffsetRange], time_ms: i64) -> Result<Vec<i64>, ConnectorError> {
+        let partitions: Vec<_> = (0..ranges.len() as i32).collect();
+        let found = self.inspector.offsets_at(&partitions, time_ms)?;
+        let offset = |(partition, range): (i32, &OffsetRange)| {
+            // A record behind the last stable offset may still be aborted.
+            let found = found.get(&partition).copied().flatten();
+            found.unwrap_or(range.stable).min(range.stable)
+        };
+        Ok((0..).zip(ranges).map(offset).collect())
+    }
+
+    fn given(
+        &self,
+        ranges: &[OffsetRange],
+        offsets: &BTreeMap<i32, i64>,
+        what: &str,
+    ) -> Result<Vec<i64>, ConnectorError> {
+        let count = ranges.len();
+        if let Some(unknown) = offsets.keys().find(|at| !(0..count as i32).contains(at)) {
+            return Err(self.refused(format!(
+                "the {what} offsets name partition {unknown}, but there are {count} partitions"
+            )));
+        }
+        let checked = |(partition, range): (i32, &OffsetRange)| {
+            let Some(&offset) = offsets.get(&partition) else {
+                return Err(self.refused(format!(
+                    "the {what} offsets leave partition {partition} out; name all {count} partitions"
+                )));
+            };
+            let OffsetRange { low, stable } = *range;
+            if (low..=stable).contains(&offset) {
+                return Ok(offset);
+            }
+            Err(self.refused(format!(
+                "{what} offset {offset} of partition {partition} is out of range; committed records lie in {low}..{stable}"
+            )))
+        };
+        (0..).zip(ranges).map(checked).collect()
+    }
+
+    /// Partitions that were added since the last look are read from their first record.
+    fn added(&self, known: i32, count: i32) -> Result<Vec<PartitionPosition>, ConnectorError> {
+        let first = |partition| {
+            let range = self.inspector.range(partition)?;
+            Ok(PartitionPosition {
+                offset: range.low,
+                end: None,
+            })
+        };
+        (known..count).map(first).collect()
+    }
+}
+
+impl SplitEnumerator for KafkaEnumerator {
+    fn restore(&mut self, state: &[u8]) -> Result<(), ConnectorError> {
+        let mut rest = state;
+        let decoded: Result<(u8, Option<i32>), _> = Record::decode(&mut rest);
+        match decoded {
+            Ok((FORMAT, known)) if rest.is_empty() => {
+                self.known = known;
+                Ok(())
+            }
+            _ => Err(ConnectorError::State {
+                object: self.settings.object(),
+                reason: "it is no state of this enumerator".to_owned(),
+            }),
+        }
+    }
+
+    fn discover(&mut self) -> Result<Discovery, ConnectorError> {
+        let bounded = self.settings.end.is_some();
+        if bounded && self.known.is_some() {
+            return Ok(Discovery {
+                splits: Vec::new(),
+                complete: true,
+            });
+        }
+        let count = self.inspector.facts()?.partitions;
+        let known = self.known.unwrap_or(0);
+        if count < known {
+            return Err(ConnectorError::PositionLost {
+                object: self.settings.object(),
+                position: u64::try_from(known).unwrap_or(0),
+                reason: format!(
+                    "there were {known} partitions and now there are {count}: the topic was replaced"
+                ),
+            });
+        }
+        let positions = match self.known {
+            None => self.resolve(count)?,
+            Some(known) => self.added(known, count)?,
+        };
+        self.known = Some(count);
+        let topic = &self.settings.topic;
+        let splits = (known..).zip(positions);
+        Ok(Discovery {
+            splits: splits
+                .map(|(at, position)| split_of(topic, at, position))
+                .collect(),
+            complete: bounded,
+        })
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        let mut state = Vec::new();
+        (FORMAT, self.known).encode(&mut state);
+        state
+    }
+
+    fn interval(&self) -> Option<Duration> {
+        match self.settings.end {
+            Some(_) => None,
+            None => Some(self.settings.discovery_interval),
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! The fetch thread of one reader: owns the consumer, fills batches, knows where bounded partitions end.
+//!
+//! Partitions are assigned and sought by the engine; the group never decides. Everything goes through two bounded queues:
+//! commands to the thread, fetched batches to the reader. A full queue of batches stops polling: that is backpressure.
+//!
+//! The end of a bounded partition is a last stable offset that existed when the source started. So it is reached with the
+//! first record at or behind it, or when the client reports the end of the partition: everything below the last stable
+//! offset of now has been fetched then, also where the last offsets hold no records.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::time::Duration;
+
+use highwater_connectors::{ConnectorError, SplitIndex, WakeHandle};
+use highwater_types::EventTime;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::batch::{RawRecord, RecordBatch};
+use super::position::PartitionPosition;
+use crate::context::ClientLog;
+use crate::failure::{code_of, connector_error};
+use crate::topic::CALL_TIMEOUT;
+
+/// How long the thread waits for records before it looks for commands.
+const IDLE_WAIT: Duration = Duration::from_millis(50);
+/// Records that are taken from the client before they are handed over, whatever else is there.
+const DRAIN_RECORDS_MAX: usize = 4_096;
+
+/// What the reader asks of the thread.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Read this partition too.
+    Assign(SplitIndex, i32, PartitionPosition),
+    /// Tell the group: partition and next offset.
+    Commit(Vec<(i32, i64)>),
+}
+
+/// What the thread hands to the reader.
+#[derive(Debug)]
+pub(super) enum Fetched {
+    /// Records.
+    Batch(RecordBatch),
+    /// The split is read to its end.
+    Ended(SplitIndex),
+    /// Nothing more will come.
+    Failed(ConnectorError),
+}
+
+/// The queues of the thread.
+pub(super) struct Queues {
+    pub(super) commands: Receiver<Command>,
+    pub(super) fetched: SyncSender<Fetched>,
+    /// Batches that were read, for their memory.
+    pub(super) used: Receiver<RecordBatch>,
+    /// Set by the reader when it found nothing: it wants to be woken.
+    pub(super) reader_waits: Arc<AtomicBool>,
+    pub(super) wake: WakeHandle,
+}
+
+/// A partition that is being read.
+#[derive(Debug)]
+struct Open {
+    split: SplitIndex,
+    next: i64,
+    end: Option<i64>,
+    batch: RecordBatch,
+}
+
+/// The state of the thread.
+pub(super) struct FetchThread {
+    topic: String,
+    consumer: BaseConsumer<ClientLog>,
+    log: ClientLog,
+    queues: Queues,
+    open: BTreeMap<i32, Open>,
+    /// Full batches and ends, in the order in which they are to be handed over.
+    outgoing: VecDeque<Fetched>,
+    taken: usize,
+}
+
+/// Why the thread ends.
+enum Stop {
+    /// The reader is gone.
+    ReaderGone,
+    /// The job must know.
+    Failed(ConnectorError),
+}
+
+impl From<ConnectorError> for Stop {
+    fn from(error: ConnectorError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl FetchThread {
+    pub(super) fn new(
+        topic: String,
+        consumer: BaseConsumer<ClientLog>,
+        log: ClientLog,
+        queues: Queues,
+    ) -> Self {
+        Self {
+            topic,
+            consumer,
+            log,
+            queues,
+            open: BTreeMap::new(),
+            outgoing: VecDeque::new(),
+            taken: 0,
+        }
+    }
+
+    /// Fetches until the reader is gone or something cannot be helped.
+    pub(super) fn run(mut self) {
+        let stop = loop {
+            if let Err(stop) = self.turn() {
+                break stop;
+            }
+        };
+        if let Stop::Failed(error) = stop
+            && self.queues.fetched.send(Fetched::Failed(error)).is_ok()
+        {
+            self.wake();
+        }
+    }
+
+    fn turn(&mut self) -> Result<(), Stop> {
+        self.serve_commands()?;
+        self.taken = 0;
+        let mut wait = IDLE_WAIT;
+        while self.taken < DRAIN_RECORDS_MAX {
+            // The consumer is cheap to share, and a message borrows it while it is copied.
+            match self.consumer.poll(wait) {
+                None => break,
+                Some(Ok(message)) => Self::take(
+                    &mut self.open,
+                    &mut self.outgoing,
+                    &self.queues.used,
+                    &message,
+                ),
+                Some(Err(error)) => self.meet(&error)?,
+            }
+            self.taken += 1;
+            wait = Duration::ZERO;
+        }
+        self.unassign_ended()?;
+        self.hand_over()
+    }
+
+    /// Obeys all commands that are there; waits for one while there is nothing to read.
+    fn serve_commands(&mut self) -> Result<(), Stop> {
+        loop {
+            let command = if self.open.is_empty() {
+                self.queues.commands.recv().map_err(|_| Stop::ReaderGone)?
+            } else {
+                match self.queues.commands.try_recv() {
+                    Ok(command) => command,
+                    Err(TryRecvError::Empty) => return Ok(()),
+                    Err(TryRecvError::Disconnected) => return Err(Stop::ReaderGone),
+                }
+            };
+            match command {
+                Command::Assign(split, partition, position) => {
+                    self.assign(split, partition, position)?;
+                }
+                Command::Commit(offsets) => self.commit(&offsets)?,
+            }
+        }
+    }
+
+    fn list(&self, offsets: &[(i32, i64)]) -> Result<TopicPartitionList, Stop> {
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        for &(partition, offset) in offsets {
+            let added = list.add_partition_offset(&self.topic, partition, Offset::Offset(offset));
+            added.map_err(|error| self.failed(partition, &error))?;
+        }
+        Ok(list)
+    }
+
+    fn assign(
+        &mut self,
+        split: SplitIndex,
+        partition: i32,
+        position: PartitionPosition,
+    ) -> Result<(), Stop> {
+        let list = self.list(&[(partition, position.offset)])?;
+        let assigned = self.consumer.incremental_assign(&list);
+        assigned.map_err(|error| self.failed(partition, &error))?;
+        let open = Open {
+            split,
+            next: position.offset,
+            end: position.end,
+            batch: RecordBatch::new(split),
+        };
+        self.open.insert(partition, open);
+        Ok(())
+    }
+
+    fn commit(&self, offsets: &[(i32, i64)]) -> Result<(), Stop> {
+        let list = self.list(offsets)?;
+        if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
+            // Group offsets are for people who watch; the job itself goes on from its checkpoints.
+            tracing::warn!(target: "highwater::kafka", %error, "group offsets were not committed");
+        }
+        Ok(())
+    }
+
+    /// Copies a record into the batch of its partition.
+    fn take(
+        open: &mut BTreeMap<i32, Open>,
+        outgoing: &mut VecDeque<Fetched>,
+        used: &Receiver<RecordBatch>,
+        message: &BorrowedMessage<'_>,
+    ) {
+        // Records of a partition that has ended may still be on their way.
+        let Some(partition) = open.get_mut(&message.partition()) else {
+            return;
+        };
+        let offset = message.offset();
+        if partition.end.is_some_and(|end| offset >= end) {
+            partition.next = offset;
+            return;
+        }
+        let time = message.timestamp().to_millis();
+        partition.batch.push(&RawRecord {
+            offset,
+            time: time.map_or(EventTime::NONE, EventTime),
+            value: message.payload(),
+        });
+        partition.next = offset + 1;
+        if partition.batch.is_full() {
+            let split = partition.split;
+            let fresh = used.try_recv().map(|batch| batch.reuse(split));
+            let fresh = fresh.unwrap_or_else(|_| RecordBatch::new(split));
+            let full = std::mem::replace(&mut partition.batch, fresh);
+            outgoing.push_back(Fetched::Batch(full));
+        }
+    }
+
+    /// Acts on what the client reports instead of a record.
+    fn meet(&mut self, error: &KafkaError) -> Result<(), Stop> {
+        if let KafkaError::PartitionEOF(partition) = error {
+            if let Some(open) = self.open.get_mut(partition)
+                && let Some(end) = open.end
+            {
+                open.next = open.next.max(end);
+            }
+            return Ok(());
+        }
+        match code_of(error) {
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+                Err(self.lost_position().into())
+            }
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
+                Err(ConnectorError::PositionLost {
+                    object: format!("kafka topic {}", self.topic),
+                    position: 0,
+                    reason: "the topic was deleted while it was read".to_owned(),
+                }
+                .into())
+            }
+            Some(
+                Code::TopicAuthorizationFailed
+                | Code::BadMessage
+                | Code::BadCompression
+                | Code::InvalidMessage,
+            )
+            | None => Err(connector_error(&self.object(), error, &self.log).into()),
+            Some(Code::Fatal) => Err(connector_error(&self.object(), error, &self.log).into()),
+            Some(_) => {
+                // The client goes on by itself: brokers that are down, coordinators that move.
+                tracing::warn!(target: "highwater::kafka", topic = self.topic, %error, "reading is disturbed");
+                Ok(())
+            }
+        }
+    }
+
+    /// Finds the partition whose position the broker does not have: the client does not say which one it is.
+    fn lost_position(&self) -> ConnectorError {
+        for (&partition, open) in &self.open {
+            let range = self
+                .consumer
+                .fetch_watermarks(&self.topic, partition, CALL_TIMEOUT);
+            match range {
+                Ok((low, high)) if (low..=high).contains(&open.next) => {}
+                Ok((low, high)) => {
+                    return ConnectorError::PositionLost {
+                        object: format!("kafka topic {}, partition {partition}", self.topic),
+                        position: u64::try_from(open.next).unwrap_or(0),
+                        reason: format!(
+                            "the partition holds offsets {low}..{high}; retention has passed it, or the topic was \
+                             replaced. Restore an older topic, or start without state"
+                        ),
+                    };
+                }
+                Err(error) => return connector_error(&self.object(), &error, &self.log),
+            }
+        }
+        ConnectorError::PositionLost {
+            object: self.object(),
+            position: 0,
+            reason: "the broker does not have an offset that is to be read".to_owned(),
+        }
+    }
+
+    fn unassign_ended(&mut self) -> Result<(), Stop> {
+        let reached = |open: &Open| open.end.is_some_and(|end| open.next >= end);
+        let ended: Vec<i32> = self
+            .open
+            .iter()
+            .filter(|(_, open)| reached(open))
+            .map(|(&at, _)| at)
+            .collect();
+        for partition in ended {
+            let Some(open) = self.open.remove(&partition) else {
+                continue;
+            };
+            let list = self.list(&[(partition, open.next)])?;
+            let unassigned = self.consumer.incremental_unassign(&list);
+            unassigned.map_err(|error| self.failed(partition, &error))?;
+            if !open.batch.is_empty() {
+                self.outgoing.push_back(Fetched::Batch(open.batch));
+            }
+            self.outgoing.push_back(Fetched::Ended(open.split));
+        }
+        Ok(())
+    }
+
+    fn hand_over(&mut self) -> Result<(), Stop> {
+        for open in self.open.values_mut().filter(|open| !open.batch.is_empty()) {
+            let fresh = self
+                .queues
+                .used
+                .try_recv()
+                .map(|batch| batch.reuse(open.split));
+            let fresh = fresh.unwrap_or_else(|_| RecordBatch::new(open.split));
+            let batch = std::mem::replace(&mut open.batch, fresh);
+            self.outgoing.push_back(Fetched::Batch(batch));
+        }
+        while let Some(fetched) = self.outgoing.pop_front() {
+            self.queues
+                .fetched
+                .send(fetched)
+                .map_err(|_| Stop::ReaderGone)?;
+            self.wake();
+        }
+        Ok(())
+    }
+
+    fn wake(&self) {
+        if self.queues.reader_waits.swap(false, Ordering::AcqRel) {
+            self.queues.wake.wake();
+        }
+    }
+
+    fn object(&self) -> String {
+        format!("kafka topic {}", self.topic)
+    }
+
+    fn failed(&self, partition: i32, error: &KafkaError) -> Stop {
+        let object = format!("kafka topic {}, partition {partition}", self.topic);
+        connector_error(&object, error, &self.log).into()
+    }
+}

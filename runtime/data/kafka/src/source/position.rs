@@ -1,0 +1,105 @@
+//! Positions: what a user may choose as start and end, and what a checkpoint keeps of a partition.
+
+use std::collections::BTreeMap;
+
+use highwater_connectors::{ConnectorError, Split};
+use highwater_types::record::Record;
+
+/// Where a source starts, when no checkpoint says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartPosition {
+    /// At the first record that is still there.
+    Earliest,
+    /// Behind the last committed record.
+    Latest,
+    /// At the first record that is not older, in milliseconds since the Unix epoch.
+    Timestamp(i64),
+    /// At these offsets, one for each partition.
+    Offsets(BTreeMap<i32, i64>),
+}
+
+/// Where a bounded source ends. Records at and behind the end are not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndPosition {
+    /// At the last stable offset: behind the last record that no open transaction holds back.
+    Latest,
+    /// At the first record that is not older, in milliseconds since the Unix epoch; at the last stable offset at most.
+    Timestamp(i64),
+    /// At these offsets, one for each partition; at the last stable offset at most.
+    Offsets(BTreeMap<i32, i64>),
+}
+
+/// From where and up to where a partition is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PartitionPosition {
+    /// The next offset to read.
+    pub(super) offset: i64,
+    /// One past the last offset to read.
+    pub(super) end: Option<i64>,
+}
+
+const FORMAT: u8 = 1;
+
+impl PartitionPosition {
+    pub(super) fn to_bytes(self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        (FORMAT, self.offset, self.end).encode(&mut bytes);
+        bytes
+    }
+
+    fn parse(mut bytes: &[u8]) -> Option<Self> {
+        let (format, offset, end): (u8, i64, Option<i64>) = Record::decode(&mut bytes).ok()?;
+        let whole = bytes.is_empty() && format == FORMAT && offset >= 0;
+        whole.then_some(Self { offset, end })
+    }
+}
+
+/// The name of a partition as a split.
+pub(super) fn split_of(topic: &str, partition: i32, position: PartitionPosition) -> Split {
+    Split {
+        id: compact_str::format_compact!("{topic}/{partition}"),
+        position: position.to_bytes(),
+    }
+}
+
+/// The partition that a split of `topic` stands for, and its position.
+pub(super) fn parse_split(
+    topic: &str,
+    split: &Split,
+) -> Result<(i32, PartitionPosition), ConnectorError> {
+    let refused = |reason: &str| ConnectorError::State {
+        object: format!("split {} of kafka topic {topic}", split.id),
+        reason: reason.to_owned(),
+    };
+    let partition = split.id.rsplit_once('/');
+    let partition = partition.filter(|(name, _)| *name == topic);
+    let partition = partition.and_then(|(_, number)| number.parse().ok());
+    let partition = partition.ok_or_else(|| refused("its name is not of this topic"))?;
+    let position = PartitionPosition::parse(&split.position);
+    Ok((
+        partition,
+        position.ok_or_else(|| refused("its position cannot be read"))?,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_split_survives_and_one_of_another_topic_is_refused() {
+        let position = PartitionPosition {
+            offset: 17,
+            end: Some(40),
+        };
+        let split = split_of("pay/ments", 3, position);
+        assert_eq!(split.id, "pay/ments/3");
+        assert_eq!(parse_split("pay/ments", &split).unwrap(), (3, position));
+        assert!(parse_split("pay", &split).is_err());
+        let cut = Split {
+            position: split.position[1..].to_vec(),
+            ..split
+        };
+        assert!(parse_split("pay/ments", &cut).is_err());
+    }
+}

@@ -1,0 +1,298 @@
+//! Reads partitions on a slot thread: takes batches from the fetch thread and decodes them. Never blocks.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::thread::{Builder, JoinHandle};
+
+use compact_str::CompactString;
+use highwater_connectors::error::excerpt;
+use highwater_connectors::{
+    BadRecords, ConnectorError, DeadLetter, DecodeFailure, DecodeRecord, ReaderContext, ReaderPoll,
+    SourceOutput, SourceReader, Split, SplitIndex,
+};
+use highwater_types::{CheckpointId, EventTime, Record};
+
+use super::SourceSettings;
+use super::batch::{RawRecord, RecordBatch};
+use super::fetch::{Command, FetchThread, Fetched, Queues};
+use super::position::{PartitionPosition, parse_split, split_of};
+use crate::context::ClientLog;
+use crate::failure::connector_error;
+use crate::topic::READING;
+
+/// Batches that wait for the slot thread: some chunks of work, so that neither side waits for each single one.
+const BATCHES_MAX: usize = 16;
+/// Commands are rare; a partition that is assigned is one.
+const COMMANDS_MAX: usize = 1_024;
+
+#[derive(Debug)]
+struct ReadSplit {
+    id: CompactString,
+    partition: i32,
+    position: PartitionPosition,
+    ended: bool,
+}
+
+/// The reader of one subtask.
+pub(super) struct KafkaReader<T, D: DecodeRecord<T>> {
+    topic: String,
+    commits_to_group: bool,
+    decoding: Decoding<T, D>,
+    splits: Vec<ReadSplit>,
+    /// Splits that had nothing to read when they came.
+    ended_at_once: VecDeque<SplitIndex>,
+    no_more_splits: bool,
+    /// Next offsets of the last snapshot, until its checkpoint completes.
+    snapshot: BTreeMap<i32, i64>,
+    commands: Option<SyncSender<Command>>,
+    fetched: Option<Receiver<Fetched>>,
+    used: SyncSender<RecordBatch>,
+    reader_waits: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<T: Record, D: DecodeRecord<T>> KafkaReader<T, D> {
+    pub(super) fn open(
+        settings: &SourceSettings,
+        decoder: Arc<D>,
+        context: &ReaderContext,
+    ) -> Result<Self, ConnectorError> {
+        let object = settings.object();
+        let log = ClientLog::default();
+        let mut config = settings.connection.client(&object, READING)?;
+        let name = format!("highwater-{}-{}", context.job, context.uid);
+        config.set("group.id", settings.group.as_ref().unwrap_or(&name));
+        config.set("client.id", format!("{name}-{}", context.subtask));
+        let consumer = config
+            .create_with_context(log.clone())
+            .map_err(|error| connector_error(&object, &error, &log))?;
+        let (commands, commands_in) = sync_channel(COMMANDS_MAX);
+        let (fetched_out, fetched) = sync_channel(BATCHES_MAX);
+        let (used, used_in) = sync_channel(BATCHES_MAX);
+        let reader_waits = Arc::new(AtomicBool::new(false));
+        let queues = Queues {
+            commands: commands_in,
+            fetched: fetched_out,
+            used: used_in,
+            reader_waits: Arc::clone(&reader_waits),
+            wake: context.wake.clone(),
+        };
+        let fetching = FetchThread::new(settings.topic.clone(), consumer, log, queues);
+        let thread = Builder::new()
+            .name(format!("kafka-{}-{}", context.uid, context.subtask))
+            .spawn(move || fetching.run())
+            .map_err(ConnectorError::io(&object, "starting the fetch thread"))?;
+        Ok(Self {
+            topic: settings.topic.clone(),
+            commits_to_group: settings.group.is_some(),
+            decoding: Decoding {
+                scratch: D::Scratch::default(),
+                decoder,
+                policy: settings.bad_records,
+                records: std::marker::PhantomData,
+            },
+            splits: Vec::new(),
+            ended_at_once: VecDeque::new(),
+            no_more_splits: false,
+            snapshot: BTreeMap::new(),
+            commands: Some(commands),
+            fetched: Some(fetched),
+            used,
+            reader_waits,
+            thread: Some(thread),
+        })
+    }
+
+    fn stopped(&self) -> ConnectorError {
+        ConnectorError::Unavailable {
+            object: format!("kafka topic {}", self.topic),
+            reason: "its fetch thread has ended".to_owned(),
+        }
+    }
+
+    fn command(&self, command: Command) -> Result<(), ConnectorError> {
+        let sent = self
+            .commands
+            .as_ref()
+            .map(|commands| commands.try_send(command));
+        match sent {
+            Some(Ok(())) => Ok(()),
+            _ => Err(self.stopped()),
+        }
+    }
+
+    /// The next thing that was fetched; `None` = nothing yet, and the slot thread will be woken.
+    fn next(&self) -> Result<Option<Fetched>, ConnectorError> {
+        let Some(fetched) = &self.fetched else {
+            return Err(self.stopped());
+        };
+        match fetched.try_recv() {
+            Ok(fetched) => return Ok(Some(fetched)),
+            Err(TryRecvError::Disconnected) => return Err(self.stopped()),
+            Err(TryRecvError::Empty) => self.reader_waits.store(true, Ordering::Release),
+        }
+        // Whatever came between the look and the note above would wake nobody.
+        match fetched.try_recv() {
+            Ok(fetched) => Ok(Some(fetched)),
+            Err(TryRecvError::Disconnected) => Err(self.stopped()),
+            Err(TryRecvError::Empty) => Ok(None),
+        }
+    }
+
+    fn end(&mut self, split: SplitIndex) -> ReaderPoll {
+        self.splits[split.0 as usize].ended = true;
+        ReaderPoll::SplitEnded(split)
+    }
+}
+
+impl<T: Record, D: DecodeRecord<T>> SourceReader<T> for KafkaReader<T, D> {
+    fn add_splits(&mut self, splits: Vec<Split>) -> Result<(), ConnectorError> {
+        for split in splits {
+            let (partition, position) = parse_split(&self.topic, &split)?;
+            let index = SplitIndex(self.splits.len() as u32);
+            self.splits.push(ReadSplit {
+                id: split.id,
+                partition,
+                position,
+                ended: false,
+            });
+            if position.end.is_some_and(|end| position.offset >= end) {
+                self.ended_at_once.push_back(index);
+            } else {
+                self.command(Command::Assign(index, partition, position))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn no_more_splits(&mut self) {
+        self.no_more_splits = true;
+    }
+
+    fn poll(&mut self, out: &mut SourceOutput<T>) -> Result<ReaderPoll, ConnectorError> {
+        if let Some(split) = self.ended_at_once.pop_front() {
+            return Ok(self.end(split));
+        }
+        if self.no_more_splits && self.splits.iter().all(|split| split.ended) {
+            return Ok(ReaderPoll::EndOfInput);
+        }
+        match self.next()? {
+            None => Ok(ReaderPoll::Nothing),
+            Some(Fetched::Failed(error)) => Err(error),
+            Some(Fetched::Ended(split)) => Ok(self.end(split)),
+            Some(Fetched::Batch(batch)) => {
+                let index = batch.split();
+                self.decoding
+                    .decode(&batch, &mut self.splits[index.0 as usize], out)?;
+                // A full queue means that there is memory enough.
+                drop(self.used.try_send(batch));
+                Ok(ReaderPoll::Records(index))
+            }
+        }
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<Split>, ConnectorError> {
+        let open = self.splits.iter().filter(|split| !split.ended);
+        let taken: Vec<_> = open
+            .map(|split| split_of(&self.topic, split.partition, split.position))
+            .collect();
+        // Ended splits too: the group is to see that they are read.
+        self.snapshot = self
+            .splits
+            .iter()
+            .map(|split| (split.partition, split.position.offset))
+            .collect();
+        Ok(taken)
+    }
+
+    /// Barriers and completions come through one ordered mailbox, so the last snapshot is the one of this checkpoint.
+    fn checkpoint_completed(&mut self, _: CheckpointId) -> Result<(), ConnectorError> {
+        let offsets: Vec<_> = std::mem::take(&mut self.snapshot).into_iter().collect();
+        if !self.commits_to_group || offsets.is_empty() {
+            return Ok(());
+        }
+        self.command(Command::Commit(offsets))
+    }
+}
+
+impl<T, D: DecodeRecord<T>> Drop for KafkaReader<T, D> {
+    fn drop(&mut self) {
+        // Without queues the thread ends with its next look at them.
+        self.commands = None;
+        self.fetched = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!(target: "highwater::kafka", topic = self.topic, "the fetch thread panicked");
+        }
+    }
+}
+
+/// Decodes values and applies the policy to those that are no records.
+struct Decoding<T, D: DecodeRecord<T>> {
+    decoder: Arc<D>,
+    scratch: D::Scratch,
+    policy: BadRecords,
+    records: std::marker::PhantomData<fn() -> T>,
+}
+
+impl<T, D: DecodeRecord<T>> Decoding<T, D> {
+    fn decode(
+        &mut self,
+        batch: &RecordBatch,
+        split: &mut ReadSplit,
+        out: &mut SourceOutput<T>,
+    ) -> Result<(), ConnectorError> {
+        for record in batch.records() {
+            match record
+                .value
+                .map(|value| self.decoder.decode(value, &mut self.scratch))
+            {
+                Some(Ok(decoded)) => out.records.push(decoded, record.time),
+                Some(Err(failure)) => self.refuse(split, &record, failure, out)?,
+                None => {
+                    let failure = DecodeFailure::new("the record has no value");
+                    self.refuse(split, &record, failure, out)?;
+                }
+            }
+            split.position.offset = record.offset + 1;
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn refuse(
+        &self,
+        split: &ReadSplit,
+        record: &RawRecord<'_>,
+        failure: DecodeFailure,
+        out: &mut SourceOutput<T>,
+    ) -> Result<(), ConnectorError> {
+        let payload = record.value.unwrap_or_default();
+        let position = u64::try_from(record.offset).unwrap_or(0);
+        match self.policy {
+            BadRecords::Fail => Err(ConnectorError::BadRecord {
+                object: split.id.to_string(),
+                position,
+                reason: failure.reason,
+                excerpt: excerpt(payload),
+            }),
+            BadRecords::DeadLetter => {
+                let letter = DeadLetter {
+                    split: split.id.clone(),
+                    position,
+                    reason: failure.reason,
+                    payload: payload.to_vec(),
+                };
+                out.dead_letters.push(letter, EventTime::NONE);
+                Ok(())
+            }
+            BadRecords::Drop => {
+                out.dropped += 1;
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Questions about a topic: its partitions, its offsets, the cluster it lives in. All calls block, with a bound.
+//!
+//! Asked by the enumerator, by the start-up checks of the sink and by the marker topic. Offsets are those of a reader of
+//! committed records: the end of a partition is its last stable offset.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::executor::block_on;
+use highwater_connectors::ConnectorError;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::connection::KafkaConnection;
+use crate::context::ClientLog;
+use crate::failure::{code_of, connector_error};
+
+/// How long one question may take. Below the 30 s within which a start-up must fail.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A topic as the cluster describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TopicFacts {
+    pub(crate) partitions: i32,
+    pub(crate) replication: i32,
+}
+
+/// The first offset and the last stable offset of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OffsetRange {
+    pub(crate) low: i64,
+    pub(crate) stable: i64,
+}
+
+/// Asks about one topic.
+pub(crate) struct TopicInspector {
+    object: String,
+    topic: String,
+    consumer: BaseConsumer<ClientLog>,
+    log: ClientLog,
+}
+
+/// The properties of every consumer of this crate.
+pub(crate) const READING: &[(&str, &str)] = &[
+    ("enable.auto.commit", "false"),
+    ("enable.auto.offset.store", "false"),
+    ("auto.offset.reset", "error"),
+    ("isolation.level", "read_committed"),
+    ("enable.partition.eof", "true"),
+    ("allow.auto.create.topics", "false"),
+    ("check.crcs", "true"),
+];
+
+impl TopicInspector {
+    pub(crate) fn open(connection: &KafkaConnection, topic: &str) -> Result<Self, ConnectorError> {
+        let object = format!("kafka topic {topic}");
+        let log = ClientLog::default();
+        // The client polls through a group only; this one never joins or commits.
+        let mut config = connection.client(&object, READING)?;
+        config.set("group.id", "highwater-inspection");
+        let consumer = config
+            .create_with_context(log.clone())
+            .map_err(|error| connector_error(&object, &error, &log))?;
+        Ok(Self {
+            object,
+            topic: topic.to_owned(),
+            consumer,
+            log,
+        })
+    }
+
+    pub(crate) const fn consumer(&self) -> &BaseConsumer<ClientLog> {
+        &self.consumer
+    }
+
+    pub(crate) fn failed(&self, error: &KafkaError) -> ConnectorError {
+        connector_error(&self.object, error, &self.log)
+    }
+
+    fn unavailable(&self, reason: &str) -> ConnectorError {
+        ConnectorError::Unavailable {
+            object: self.object.clone(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// The topic, or `None` when it does not exist.
+    pub(crate) fn find(&self) -> Result<Option<TopicFacts>, ConnectorError> {
+        let metadata = self
+            .consumer
+            .fetch_metadata(Some(&self.topic), CALL_TIMEOUT);
+        let metadata = metadata.map_err(|error| self.failed(&error))?;
+        let topics = metadata.topics();
+        let Some(topic) = topics.iter().find(|topic| topic.name() == self.topic) else {
+            return Ok(None);
+        };
+        if let Some(code) = topic.error() {
+            let error = KafkaError::MetadataFetch(code.into());
+            return match code_of(&error) {
+                Some(
+                    rdkafka::error::RDKafkaErrorCode::UnknownTopicOrPartition
+                    | rdkafka::error::RDKafkaErrorCode::UnknownTopic,
+                ) => Ok(None),
+                _ => Err(self.failed(&error)),
+            };
+        }
+        let partitions = topic.partitions();
+        if partitions.is_empty() {
+            return Err(self.unavailable("its partitions are not known yet"));
+        }
+        let replication = partitions[0].replicas().len();
+        Ok(Some(TopicFacts {
+            partitions: partitions.len() as i32,
+            replication: replication as i32,
+        }))
+    }
+
+    /// The topic, which must exist.
+    pub(crate) fn facts(&self) -> Result<TopicFacts, ConnectorError> {
+        self.find()?.ok_or_else(|| ConnectorError::Configuration {
+            connector: self.object.clone(),
+            reason: "it does not exist; create it, or check its name".to_owned(),
+        })
+    }
+
+    /// The offsets of a partition.
+    pub(crate) fn range(&self, partition: i32) -> Result<OffsetRange, ConnectorError> {
+        let range = self
+            .consumer
+            .fetch_watermarks(&self.topic, partition, CALL_TIMEOUT);
+        let (low, stable) = range.map_err(|error| self.failed(&error))?;
+        Ok(OffsetRange { low, stable })
+    }
+
+    /// The first offset of each partition whose record is not older than `time_ms`; `None` where there is none.
+    pub(crate) fn offsets_at(
+        &self,
+        partitions: &[i32],
+        time_ms: i64,
+    ) -> Result<BTreeMap<i32, Option<i64>>, ConnectorError> {
+        let mut asked = TopicPartitionList::with_capacity(partitions.len());
+        for &partition in partitions {
+            let added = asked.add_partition_offset(&self.topic, partition, Offset::Offset(time_ms));
+            added.map_err(|error| self.failed(&error))?;
+        }
+        let found = self.consumer.offsets_for_times(asked, CALL_TIMEOUT);
+        let found = found.map_err(|error| self.failed(&error))?;
+        let mut offsets = BTreeMap::new();
+        for element in found.elements_for_topic(&self.topic) {
+            element.error().map_err(|error| self.failed(&error))?;
+            let offset = match element.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            };
+            offsets.insert(element.partition(), offset);
+        }
+        Ok(offsets)
+    }
+
+    /// The id of the cluster.
+    pub(crate) fn cluster_id(&self) -> Result<String, ConnectorError> {
+        let id = self.consumer.client().fetch_cluster_id(CALL_TIMEOUT);
+        id.ok_or_else(|| self.unavailable("the cluster does not tell its id"))
+    }
+}
+
+/// The broker's `transaction.max.timeout.ms`; `None` when the principal may not read it (opening a session tells then).
+pub(crate) fn transaction_timeout_max(
+    connection: &KafkaConnection,
+    object: &str,
+) -> Result<Option<Duration>, ConnectorError> {
+    let log = ClientLog::default();
+    let failed = |error: &KafkaError| connector_error(object, error, &log);
+    let config = connection.client(object, &[])?;
+    let admin: AdminClient<ClientLog> = config
+        .create_with_context(log.clone())
+        .map_err(|error| failed(&error))?;
+    let metadata = admin.inner().fetch_metadata(None, CALL_TIMEOUT);
+    let metadata = metadata.map_err(|error| failed(&error))?;
+    let Some(broker) = metadata.brokers().first() else {
+        return Ok(None);
+    };
+    let options = AdminOptions::new().request_timeout(Some(CALL_TIMEOUT));
+    let asked = ResourceSpecifier::Broker(broker.id());
+    let described = block_on(admin.describe_configs([&asked], &options));
+    let found = described
+        .map_err(|error| failed(&error))?
+        .into_iter()
+        .find_map(Result::ok);
+    let value =
+        found.and_then(|resource| resource.get("transaction.max.timeout.ms")?.value.clone());
+    Ok(value
+        .and_then(|text| text.parse().ok())
+        .map(Duration::from_millis))
+}

@@ -1,0 +1,484 @@
+//! The source: what is read, from where, up to where, and what stops it.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+
+use highwater_connectors::contract::{read_all, reader_context, source_suite};
+use highwater_connectors::{
+    BadRecords, ConnectorError, DecodeFailure, ReaderContext, ReaderPoll, Source, SourceFacts,
+    SourceOutput, SourceReader, Split, SplitEnumerator, SplitIndex, WakeHandle,
+};
+use highwater_kafka::{EndPosition, KafkaSource, StartPosition};
+use highwater_testkit::KafkaOptions;
+use highwater_types::{CheckpointId, Classified, Epoch, ErrorKind, EventTime};
+use rdkafka::producer::Producer;
+
+use crate::broker::{self, Cluster, PATIENCE, put, unique};
+
+/// Values are text; those that begin with `!` are no records.
+#[expect(clippy::unnecessary_wraps, reason = "the form of a decoder")]
+fn text(payload: &[u8]) -> Result<String, DecodeFailure> {
+    match payload {
+        [b'!', ..] => Err(DecodeFailure::new("it begins with `!`")),
+        _ => Ok(String::from_utf8_lossy(payload).into_owned()),
+    }
+}
+
+type Text = fn(&[u8]) -> Result<String, DecodeFailure>;
+
+fn source(cluster: &Cluster, topic: &str) -> KafkaSource<String, Text> {
+    KafkaSource::new(cluster.connection(), topic, text as Text)
+}
+
+/// A source whose readers wait where others would return `Nothing`.
+struct Waiting<S>(S);
+
+struct WaitingReader<T> {
+    inner: Box<dyn SourceReader<T>>,
+    woken: Receiver<()>,
+}
+
+impl<S: Source> Source for Waiting<S> {
+    type Record = S::Record;
+
+    fn facts(&self) -> SourceFacts {
+        self.0.facts()
+    }
+
+    fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>, ConnectorError> {
+        self.0.enumerator()
+    }
+
+    fn reader(
+        &self,
+        context: &ReaderContext,
+    ) -> Result<Box<dyn SourceReader<S::Record>>, ConnectorError> {
+        let (wakes, woken) = sync_channel(1);
+        let wake = WakeHandle::new(move || drop(wakes.try_send(())));
+        let context = ReaderContext {
+            wake,
+            ..context.clone()
+        };
+        let inner = self.0.reader(&context)?;
+        Ok(Box::new(WaitingReader { inner, woken }))
+    }
+}
+
+impl<T> SourceReader<T> for WaitingReader<T> {
+    fn add_splits(&mut self, splits: Vec<Split>) -> Result<(), ConnectorError> {
+        self.inner.add_splits(splits)
+    }
+
+    fn no_more_splits(&mut self) {
+        self.inner.no_more_splits();
+    }
+
+    fn poll(&mut self, out: &mut SourceOutput<T>) -> Result<ReaderPoll, ConnectorError> {
+        loop {
+            match self.inner.poll(out)? {
+                ReaderPoll::Nothing => {
+                    self.woken
+                        .recv_timeout(PATIENCE)
+                        .expect("a reader that has data wakes its thread");
+                }
+                other => return Ok(other),
+            }
+        }
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<Split>, ConnectorError> {
+        self.inner.snapshot()
+    }
+
+    fn checkpoint_completed(&mut self, id: CheckpointId) -> Result<(), ConnectorError> {
+        self.inner.checkpoint_completed(id)
+    }
+}
+
+fn values(source: KafkaSource<String, Text>) -> Vec<String> {
+    let read = read_all(&Waiting(source));
+    read.into_iter().map(|(value, _)| value).collect()
+}
+
+/// A reader on all splits that the enumerator finds.
+fn reading(source: KafkaSource<String, Text>) -> Box<dyn SourceReader<String>> {
+    let splits = source
+        .enumerator()
+        .expect("an enumerator")
+        .discover()
+        .expect("splits")
+        .splits;
+    let mut reader = Waiting(source).reader(&reader_context()).expect("a reader");
+    reader.add_splits(splits).expect("splits are taken");
+    reader
+}
+
+/// Polls until `count` records have come.
+fn take(reader: &mut dyn SourceReader<String>, count: usize) -> Vec<(String, EventTime)> {
+    let mut out = SourceOutput::default();
+    let mut taken = Vec::new();
+    while taken.len() < count {
+        reader.poll(&mut out).expect("a poll succeeds");
+        taken.extend(out.records.drain().map(|(value, time, _)| (value, time)));
+    }
+    taken
+}
+
+#[test]
+fn a_bounded_topic_keeps_the_source_contract() {
+    let cluster = Cluster::shared();
+    let topic = unique("contract");
+    cluster.topic(&topic, 3);
+    let producer = cluster.producer();
+    for partition in 0..2 {
+        let texts: Vec<_> = (0..3_000).map(|at| format!("{partition}-{at}")).collect();
+        let mut texts: Vec<_> = texts.iter().map(String::as_str).collect();
+        texts[1_500] = "!bad";
+        put(&producer, &topic, partition, &texts);
+    }
+    source_suite(|| {
+        let source = source(&cluster, &topic).until(EndPosition::Latest);
+        Waiting(source.bad_records(BadRecords::DeadLetter))
+    });
+}
+
+#[test]
+fn records_carry_their_kafka_timestamp() {
+    let cluster = Cluster::shared();
+    let topic = unique("times");
+    cluster.topic(&topic, 1);
+    cluster.write(&topic, 0, &["a", "b"]);
+    let read = read_all(&Waiting(
+        source(&cluster, &topic).until(EndPosition::Latest),
+    ));
+    let expected = [
+        ("a".to_owned(), EventTime(1_000)),
+        ("b".to_owned(), EventTime(1_001)),
+    ];
+    assert_eq!(read, expected);
+}
+
+#[test]
+fn aborted_records_are_skipped_and_an_open_transaction_ends_a_bounded_read() {
+    let cluster = Cluster::shared();
+    let topic = unique("committed");
+    cluster.topic(&topic, 1);
+    let producer = cluster.transactional(&unique("writer"));
+    for (value, commit) in [("kept 1", true), ("aborted", false), ("kept 2", true)] {
+        producer.begin_transaction().expect("a transaction");
+        put(&producer, &topic, 0, &[value]);
+        let ended = if commit {
+            producer.commit_transaction(PATIENCE)
+        } else {
+            producer.abort_transaction(PATIENCE)
+        };
+        ended.expect("the transaction ends");
+    }
+    producer.begin_transaction().expect("a transaction");
+    put(&producer, &topic, 0, &["open"]);
+    cluster.write(&topic, 0, &["behind the open one"]);
+    let read = values(source(&cluster, &topic).until(EndPosition::Latest));
+    assert_eq!(read, ["kept 1", "kept 2"]);
+    producer
+        .abort_transaction(PATIENCE)
+        .expect("the transaction ends");
+}
+
+/// Schedule 34 of the sink protocol: the last offsets hold control records, which no reader ever sees.
+#[test]
+fn a_partition_that_ends_in_control_records_is_read_to_its_end() {
+    let cluster = Cluster::shared();
+    let topic = unique("control");
+    cluster.topic(&topic, 1);
+    let producer = cluster.transactional(&unique("writer"));
+    producer.begin_transaction().expect("a transaction");
+    put(&producer, &topic, 0, &["only"]);
+    producer
+        .commit_transaction(PATIENCE)
+        .expect("the transaction ends");
+    producer.begin_transaction().expect("a transaction");
+    put(&producer, &topic, 0, &["aborted"]);
+    producer
+        .abort_transaction(PATIENCE)
+        .expect("the transaction ends");
+    assert_eq!(cluster.committed(&topic, 1).len(), 1);
+    assert_eq!(
+        values(source(&cluster, &topic).until(EndPosition::Latest)),
+        ["only"]
+    );
+}
+
+#[test]
+fn start_and_end_are_found_by_offset_and_by_time() {
+    let cluster = Cluster::shared();
+    let topic = unique("positions");
+    cluster.topic(&topic, 2);
+    cluster.write(&topic, 0, &["a0", "a1", "a2", "a3"]);
+    cluster.write(&topic, 1, &["b0"]);
+    let between = |start, end| values(source(&cluster, &topic).start(start).until(end));
+    let offsets = |first, second| BTreeMap::from([(0, first), (1, second)]);
+    assert_eq!(
+        between(
+            StartPosition::Offsets(offsets(1, 1)),
+            EndPosition::Offsets(offsets(3, 1))
+        ),
+        ["a1", "a2"]
+    );
+    assert_eq!(
+        between(
+            StartPosition::Timestamp(1_001),
+            EndPosition::Timestamp(1_003)
+        ),
+        ["a1", "a2"]
+    );
+    assert_eq!(between(StartPosition::Latest, EndPosition::Latest), [""; 0]);
+    assert_eq!(
+        between(StartPosition::Earliest, EndPosition::Latest).len(),
+        5
+    );
+}
+
+#[test]
+fn positions_that_are_not_there_are_refused_by_number() {
+    let cluster = Cluster::shared();
+    let topic = unique("refused");
+    cluster.topic(&topic, 2);
+    cluster.write(&topic, 0, &["a0", "a1"]);
+    let offsets = |pairs: &[(i32, i64)]| StartPosition::Offsets(pairs.iter().copied().collect());
+    for (start, part) in [
+        (offsets(&[(0, 3), (1, 0)]), "start offset 3 of partition 0"),
+        (offsets(&[(0, 0)]), "leave partition 1 out"),
+        (offsets(&[(0, 0), (1, 0), (2, 0)]), "name partition 2"),
+    ] {
+        let source = source(&cluster, &topic).start(start);
+        let error = source.enumerator().unwrap().discover().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
+#[test]
+fn new_partitions_are_read_from_their_first_record_and_reported_once() {
+    let cluster = Cluster::shared();
+    let topic = unique("grown");
+    cluster.topic(&topic, 1);
+    cluster.write(&topic, 0, &["old"]);
+    let source = source(&cluster, &topic).start(StartPosition::Latest);
+    let mut first = source.enumerator().unwrap();
+    let found = first.discover().unwrap();
+    assert_eq!((found.splits.len(), found.complete), (1, false));
+    let state = first.snapshot();
+    cluster.grow(&topic, 2);
+    cluster.write(&topic, 1, &["new"]);
+    let mut restored = source.enumerator().unwrap();
+    restored.restore(&state).unwrap();
+    let grown = (0..50)
+        .map(|_| restored.discover().unwrap().splits)
+        .find(|splits| !splits.is_empty());
+    let grown = grown.expect("the new partition is found");
+    assert_eq!(grown[0].id, format!("{topic}/1"));
+    assert_eq!(restored.discover().unwrap().splits, []);
+    let mut reader = Waiting(source).reader(&reader_context()).unwrap();
+    reader.add_splits(grown).unwrap();
+    assert_eq!(take(&mut *reader, 1)[0].0, "new");
+}
+
+#[test]
+fn a_topic_that_shrank_is_a_lost_position() {
+    let cluster = Cluster::shared();
+    let topic = unique("shrunk");
+    cluster.topic(&topic, 2);
+    let mut enumerator = source(&cluster, &topic).enumerator().unwrap();
+    enumerator.discover().unwrap();
+    let state = enumerator.snapshot();
+    cluster.delete_topic(&topic);
+    let other = unique("shrunk");
+    cluster.topic(&other, 1);
+    let mut enumerator = source(&cluster, &other).enumerator().unwrap();
+    enumerator.restore(&state).unwrap();
+    let error = enumerator.discover().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+}
+
+#[test]
+fn t25_the_group_learns_of_positions_only_after_a_completed_checkpoint() {
+    let cluster = Cluster::shared();
+    let (topic, group) = (unique("group"), unique("watchers"));
+    cluster.topic(&topic, 1);
+    cluster.write(&topic, 0, &["a", "b", "c"]);
+    let mut reader = reading(source(&cluster, &topic).group(&group));
+    take(&mut *reader, 3);
+    reader.snapshot().unwrap();
+    assert_eq!(cluster.group(&group, &topic, 1), BTreeMap::new());
+    let id = CheckpointId {
+        number: 1,
+        epoch: Epoch(1),
+    };
+    reader.checkpoint_completed(id).unwrap();
+    let told = || cluster.group(&group, &topic, 1) == BTreeMap::from([(0, 3)]);
+    assert!(highwater_testkit::process::wait_until(PATIENCE, told));
+}
+
+#[test]
+fn a_position_that_retention_has_passed_stops_by_name() {
+    let cluster = Cluster::shared();
+    let topic = unique("cut");
+    cluster.topic(&topic, 1);
+    cluster.write(&topic, 0, &["a", "b", "c", "d"]);
+    let source = source(&cluster, &topic);
+    let splits = source.enumerator().unwrap().discover().unwrap().splits;
+    cluster.cut(&topic, 3);
+    let mut reader = Waiting(source).reader(&reader_context()).unwrap();
+    reader.add_splits(splits).unwrap();
+    let error = reader.poll(&mut SourceOutput::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    let message = error.to_string();
+    for part in [&*topic, "partition 0", "position 0", "3..4"] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn bad_records_and_records_without_value_follow_the_policy() {
+    let cluster = Cluster::shared();
+    let topic = unique("bad");
+    cluster.topic(&topic, 1);
+    let producer = cluster.producer();
+    put(&producer, &topic, 0, &["good", "!bad"]);
+    let empty: rdkafka::producer::BaseRecord<'_, str, str> =
+        rdkafka::producer::BaseRecord::to(&topic)
+            .partition(0)
+            .key("k");
+    producer.send(empty).map_err(|(error, _)| error).unwrap();
+    put(&producer, &topic, 0, &["last"]);
+    let bounded = |policy| {
+        let source = source(&cluster, &topic)
+            .until(EndPosition::Latest)
+            .bad_records(policy);
+        reading(source)
+    };
+    let error = {
+        let mut reader = bounded(BadRecords::Fail);
+        reader.poll(&mut SourceOutput::default()).unwrap_err()
+    };
+    let message = error.to_string();
+    assert!(
+        message.contains(&format!("{topic}/0")) && message.contains("at 1"),
+        "{message}"
+    );
+    assert!(message.contains("`!bad`"), "{message}");
+
+    let mut out = SourceOutput::default();
+    let mut reader = bounded(BadRecords::DeadLetter);
+    while !matches!(
+        reader.poll(&mut out).unwrap(),
+        ReaderPoll::SplitEnded(SplitIndex(0))
+    ) {}
+    assert_eq!(out.records.records(), ["good", "last"]);
+    let letters: Vec<_> = out
+        .dead_letters
+        .records()
+        .iter()
+        .map(|letter| letter.position)
+        .collect();
+    assert_eq!(letters, [1, 2]);
+
+    let mut out = SourceOutput::default();
+    let mut reader = bounded(BadRecords::Drop);
+    while !matches!(
+        reader.poll(&mut out).unwrap(),
+        ReaderPoll::SplitEnded(SplitIndex(0))
+    ) {}
+    assert_eq!((out.records.len(), out.dropped), (2, 2));
+}
+
+#[test]
+fn a_source_that_cannot_work_is_refused_with_the_reason() {
+    let cluster = Cluster::shared();
+    let discover = |source: KafkaSource<String, Text>| -> ConnectorError {
+        let found = source
+            .enumerator()
+            .and_then(|mut enumerator| enumerator.discover());
+        found.expect_err("the source cannot work")
+    };
+    let missing = discover(source(&cluster, "no-such-topic"));
+    assert_eq!(missing.kind(), ErrorKind::Invalid);
+    assert!(
+        missing
+            .to_string()
+            .contains("kafka topic no-such-topic: it does not exist"),
+        "{missing}"
+    );
+
+    let with = |name: &str, value: &str| {
+        let connection = cluster.connection().property(name, value);
+        discover(KafkaSource::new(connection, "t", text as Text))
+    };
+    let unknown = with("fetch.max.bites", "1");
+    assert_eq!(unknown.kind(), ErrorKind::Invalid);
+    assert!(
+        unknown.to_string().contains("`fetch.max.bites`"),
+        "{unknown}"
+    );
+    let bad_value = with("fetch.max.bytes", "s3cr3t");
+    assert_eq!(bad_value.kind(), ErrorKind::Invalid);
+    assert!(!bad_value.to_string().contains("s3cr3t"), "{bad_value}");
+    let reserved = with("isolation.level", "read_uncommitted");
+    assert!(
+        reserved.to_string().contains("committed records only"),
+        "{reserved}"
+    );
+}
+
+#[test]
+fn an_address_where_nobody_listens_is_named_with_the_reason() {
+    let port = highwater_testkit::port::free().unwrap();
+    let nobody = Cluster {
+        bootstrap: format!("127.0.0.1:{port}"),
+    };
+    let mut enumerator = source(&nobody, "t").enumerator().unwrap();
+    let error = enumerator.discover().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transient);
+    assert!(error.to_string().contains("Connection refused"), "{error}");
+}
+
+#[test]
+fn reading_goes_on_after_the_broker_was_killed_and_came_back() {
+    let mut kafka = broker::start(&KafkaOptions::default());
+    let cluster = Cluster::of(&kafka);
+    let topic = unique("killed");
+    cluster.topic(&topic, 1);
+    cluster.write(&topic, 0, &["before"]);
+    let mut reader = reading(source(&cluster, &topic));
+    assert_eq!(take(&mut *reader, 1)[0].0, "before");
+    kafka.kill().unwrap();
+    kafka.restart().unwrap();
+    cluster.write(&topic, 0, &["after"]);
+    assert_eq!(take(&mut *reader, 1)[0].0, "after");
+}
+
+#[test]
+fn a_reader_that_is_dropped_ends_its_thread_also_under_backpressure() {
+    let cluster = Cluster::shared();
+    let topic = unique("dropped");
+    cluster.topic(&topic, 1);
+    let texts: Vec<_> = (0..60_000).map(|at| format!("{at}")).collect();
+    let texts: Vec<_> = texts.iter().map(String::as_str).collect();
+    put(&cluster.producer(), &topic, 0, &texts);
+    let mut reader = reading(source(&cluster, &topic));
+    take(&mut *reader, 1);
+    let (done, ended) = sync_channel(1);
+    let dropping = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            drop(
+                ended
+                    .recv_timeout(Duration::from_secs(30))
+                    .expect("the drop returns"),
+            );
+        });
+        drop(reader);
+        done.send(())
+    });
+    assert!(dropping.is_ok());
+}

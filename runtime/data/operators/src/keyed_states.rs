@@ -1,0 +1,243 @@
+//! The keyed state of one operator subtask with everything around it: restoring, the watermark that belongs to the state,
+//! saving in portions and sealing.
+//!
+//! Owned by every keyed operator. The rule it keeps: at a barrier nothing is copied; the scan that follows takes a
+//! portion between chunks, and sorting a large snapshot is done on the rim.
+
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use highwater_state::{
+    BackendSetup, KeyedSnapshot, KeyedStateBackend, RawKeyGroupState, SnapshotProgress, StateError,
+    StateName, Store, Unmatched, UnsealedSnapshot,
+};
+use highwater_types::{
+    CheckpointBarrier, Chunk, DecodeError, KeyGroup, ProcessingTime, Record, Watermark,
+};
+use tokio::task::JoinSet;
+
+use crate::context::OperatorContext;
+use crate::error::OperatorError;
+use crate::operator::OperatorReport;
+use crate::snapshot::OperatorSnapshot;
+
+/// The raw state that holds the watermark.
+const WATERMARK: &str = "highwater.watermark";
+
+/// Entries that one portion of a snapshot looks at.
+const PORTION_ENTRIES: usize = 1_024;
+
+/// Up to this many bytes of state a snapshot is sealed on the slot thread: it takes a few milliseconds at most.
+const SEAL_INLINE_BYTES: u64 = 1 << 20;
+
+/// A snapshot that is being sealed on the rim.
+struct Sealing {
+    sealed: Receiver<Result<Vec<u8>, StateError>>,
+    /// Owns the task.
+    _task: JoinSet<()>,
+}
+
+/// Keyed operators need the hash of every record.
+///
+/// # Panics
+/// If the chunk is not keyed: the plan puts a rekey before every keyed operator.
+pub(crate) fn assert_keyed<T>(chunk: &Chunk<T>) {
+    assert!(chunk.is_keyed(), "a keyed operator gets keyed chunks");
+}
+
+/// Keyed state of a subtask.
+pub(crate) struct KeyedStates {
+    pub(crate) backend: KeyedStateBackend,
+    context: OperatorContext,
+    /// The largest watermark that is no end of input.
+    watermark: Watermark,
+    sealing: Option<Sealing>,
+}
+
+impl KeyedStates {
+    /// The state of this subtask, restored where there is something; open the states, then call `finish_restore`.
+    pub(crate) fn open(context: &OperatorContext) -> Result<Self, OperatorError> {
+        let setup = BackendSetup {
+            uid: context.uid.clone(),
+            range: context.key_groups(),
+            max_parallelism: context.max_parallelism,
+            budget: context.budget.clone(),
+            store: Store::Heap,
+        };
+        let mut states = Self {
+            backend: open_backend(setup, context)?,
+            context: context.clone(),
+            watermark: Watermark::MIN,
+            sealing: None,
+        };
+        states.watermark = states.read_watermark()?;
+        // The files are in the backend now.
+        states.context.restored = None;
+        Ok(states)
+    }
+
+    /// All states are open: refuses what is stored and was not opened.
+    pub(crate) fn finish_restore(&mut self) -> Result<(), OperatorError> {
+        Ok(self.backend.finish_restore(&Unmatched::refuse())?)
+    }
+
+    /// The processing time of this turn.
+    pub(crate) fn now(&self) -> ProcessingTime {
+        self.context.clock.now()
+    }
+
+    /// The watermark that the state has seen, also before a restore. What was late stays late.
+    ///
+    /// A key group that comes from a subtask that was behind counts as far as the others: dropped windows must not
+    /// come to life again.
+    pub(crate) const fn watermark(&self) -> Watermark {
+        self.watermark
+    }
+
+    /// Notes that the state has seen `watermark`. The end of input is not kept: a job that was drained may go on.
+    pub(crate) fn note_watermark(&mut self, watermark: Watermark) {
+        if watermark != Watermark::MAX {
+            self.watermark = self.watermark.max(watermark);
+        }
+    }
+
+    /// Ends a chunk: reports errors of accesses and charges the budget.
+    pub(crate) fn after_chunk(&mut self) -> Result<(), OperatorError> {
+        let now = self.now();
+        Ok(self.backend.after_chunk(now)?)
+    }
+
+    /// A barrier: fixes all states, and the watermark with them.
+    pub(crate) fn snapshot_start(
+        &mut self,
+        barrier: &CheckpointBarrier,
+    ) -> Result<(), OperatorError> {
+        let now = self.now();
+        self.backend.begin_snapshot(barrier.id, now)?;
+        if let Some(watermark) = self.write_watermark() {
+            self.backend.add_raw(watermark)?;
+        }
+        Ok(())
+    }
+
+    /// A portion of the open snapshot.
+    pub(crate) fn snapshot_step(&mut self) -> Result<Option<OperatorSnapshot>, OperatorError> {
+        if self.sealing.is_none() {
+            if self.backend.advance_snapshot(PORTION_ENTRIES)? == SnapshotProgress::Saving {
+                return Ok(None);
+            }
+            let is_small = self.backend.used_bytes() <= SEAL_INLINE_BYTES;
+            let unsealed = self.backend.take_snapshot()?;
+            if is_small {
+                return Ok(Some(keyed_file(seal(unsealed)?)));
+            }
+            self.sealing = Some(self.seal_on_rim(unsealed));
+        }
+        let sealed = self
+            .sealing
+            .as_ref()
+            .and_then(|sealing| sealing.sealed.try_recv().ok());
+        let Some(sealed) = sealed else {
+            return Ok(None);
+        };
+        self.sealing = None;
+        Ok(Some(keyed_file(sealed?)))
+    }
+
+    /// Gives the open snapshot up.
+    pub(crate) fn snapshot_abort(&mut self) {
+        self.sealing = None;
+        self.backend.abort_snapshot();
+    }
+
+    pub(crate) fn report(&self, report: &mut OperatorReport) {
+        report.state_bytes = self.backend.used_bytes();
+    }
+
+    fn seal_on_rim(&self, unsealed: UnsealedSnapshot) -> Sealing {
+        let (send, sealed) = sync_channel(1);
+        let wake = self.context.wake.clone();
+        let mut task = JoinSet::new();
+        task.spawn_blocking_on(
+            move || {
+                // Nobody waits for the bytes of a snapshot that was given up.
+                if send.send(seal(unsealed)).is_ok() {
+                    wake.wake();
+                }
+            },
+            &self.context.rim,
+        );
+        Sealing {
+            sealed,
+            _task: task,
+        }
+    }
+
+    fn write_watermark(&self) -> Option<RawKeyGroupState> {
+        if self.watermark == Watermark::MIN {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        self.watermark.encode(&mut bytes);
+        let groups = self
+            .backend
+            .range()
+            .groups()
+            .map(|group| (group, bytes.clone()));
+        Some(RawKeyGroupState {
+            name: WATERMARK.to_owned(),
+            groups: groups.collect(),
+        })
+    }
+
+    fn read_watermark(&mut self) -> Result<Watermark, OperatorError> {
+        let mut watermark = Watermark::MIN;
+        for (group, bytes) in self.backend.take_raw(WATERMARK)? {
+            let read = Watermark::decode(&mut bytes.as_slice());
+            let read = read.map_err(|source| self.watermark_error(group, source))?;
+            watermark = watermark.max(read);
+        }
+        Ok(watermark)
+    }
+
+    fn watermark_error(&self, group: KeyGroup, source: DecodeError) -> StateError {
+        let name = StateName {
+            uid: self.context.uid.clone(),
+            state: WATERMARK.to_owned(),
+        };
+        StateError::Decode {
+            what: format!("key group {group} of {name}"),
+            source,
+        }
+    }
+}
+
+fn open_backend(
+    setup: BackendSetup,
+    context: &OperatorContext,
+) -> Result<KeyedStateBackend, OperatorError> {
+    let Some(restored) = &context.restored else {
+        return Ok(KeyedStateBackend::new(setup));
+    };
+    let files = restored
+        .keyed
+        .iter()
+        .cloned()
+        .map(KeyedSnapshot::from_bytes);
+    let files = files.collect::<Result<Vec<_>, _>>()?;
+    Ok(KeyedStateBackend::restore(
+        setup,
+        files,
+        context.clock.now(),
+    )?)
+}
+
+fn seal(unsealed: UnsealedSnapshot) -> Result<Vec<u8>, StateError> {
+    Ok(unsealed.seal()?.to_bytes())
+}
+
+fn keyed_file(bytes: Vec<u8>) -> OperatorSnapshot {
+    OperatorSnapshot {
+        keyed: vec![bytes],
+        lists: Vec::new(),
+    }
+}

@@ -1,0 +1,540 @@
+//! The keyed state of one operator subtask: opens states, saves and restores them together.
+//!
+//! Owned by the operator's task on its slot thread. Handles are indices with a type, so states can be borrowed one by
+//! one or several at once without a lock. [`KeyedStateBackend::after_chunk`] must be called after every chunk: it is where
+//! errors, the byte budget, cleanup and eviction come to bear.
+
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::marker::PhantomData;
+
+use highwater_types::{
+    CheckpointId, KeyGroup, KeyGroupRange, MaxParallelism, OperatorUid, ProcessingTime,
+};
+
+use crate::backing::BackingFactory;
+use crate::budget::MemoryBudget;
+use crate::descriptor::{StateDescriptor, StateKind, StateSchemas};
+use crate::error::{StateError, StateName};
+use crate::keyed::{
+    AggregatingState, Aggregation, KeyedState, OpenState, ReducingState, Reduction,
+};
+use crate::restore::Restored;
+use crate::snapshot::{KeyedSnapshot, RawKeyGroupState, UnsealedSnapshot};
+use crate::table::{Namespace, TableSetup};
+
+/// Where the state of a subtask rests.
+pub enum Store {
+    /// In memory only.
+    Heap,
+    /// In a store, with each state's table as a cache of at most `cache_bytes`.
+    Paged {
+        /// Opens the store of each state.
+        factory: Box<dyn BackingFactory>,
+        /// Bytes that the table of one state may hold between chunks.
+        cache_bytes: usize,
+    },
+}
+
+/// What a backend is made of.
+pub struct BackendSetup {
+    /// The operator.
+    pub uid: OperatorUid,
+    /// The key groups of this subtask.
+    pub range: KeyGroupRange,
+    /// The key groups of the operator.
+    pub max_parallelism: MaxParallelism,
+    /// What all state of the slot may hold.
+    pub budget: MemoryBudget,
+    /// Where state rests.
+    pub store: Store,
+}
+
+/// Names an open state of one backend.
+pub struct StateHandle<S> {
+    index: usize,
+    state: PhantomData<fn() -> S>,
+}
+
+impl<S> Clone for StateHandle<S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S> Copy for StateHandle<S> {}
+
+impl<S> fmt::Debug for StateHandle<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StateHandle({})", self.index)
+    }
+}
+
+/// What happens to stored states that nobody opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unmatched {
+    /// Refuses them, except for these names, which are dropped.
+    RefuseExcept(BTreeSet<String>),
+    /// Keeps them: they can be opened later, and go into every snapshot as they are.
+    Keep,
+    /// Drops all of them.
+    Drop,
+}
+
+impl Unmatched {
+    /// Refuses any stored state that nobody opened.
+    pub const fn refuse() -> Self {
+        Self::RefuseExcept(BTreeSet::new())
+    }
+}
+
+/// Whether a running snapshot has all it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotProgress {
+    /// There are entries to be saved yet.
+    Saving,
+    /// It can be taken at no further cost.
+    Saved,
+}
+
+struct Running {
+    checkpoint: CheckpointId,
+    /// The state that is being scanned.
+    state: usize,
+    raw: Vec<RawKeyGroupState>,
+}
+
+/// The keyed state of one operator subtask.
+pub struct KeyedStateBackend {
+    setup: BackendSetup,
+    states: Vec<Box<dyn KeyedState>>,
+    restored: Restored,
+    running: Option<Running>,
+    /// Bytes charged to the budget.
+    charged: u64,
+}
+
+impl KeyedStateBackend {
+    /// A backend without state.
+    pub fn new(setup: BackendSetup) -> Self {
+        Self {
+            setup,
+            states: Vec::new(),
+            restored: Restored::default(),
+            running: None,
+            charged: 0,
+        }
+    }
+
+    /// A backend that opens its states from the snapshots of a checkpoint, taken at any parallelism.
+    ///
+    /// `snapshots` are those whose ranges meet the own range, or all. `now` is the last access of values stored without
+    /// one. Rows are read and checked when their state is opened; end with [`KeyedStateBackend::finish_restore`].
+    ///
+    /// # Errors
+    /// `Invalid` when the maximum parallelism changed; `Corrupt` when files are missing or overlap.
+    pub fn restore(
+        setup: BackendSetup,
+        snapshots: Vec<KeyedSnapshot>,
+        now: ProcessingTime,
+    ) -> Result<Self, StateError> {
+        let groups = (setup.range, setup.max_parallelism);
+        let restored = Restored::collect(&setup.uid, groups, snapshots, now)?;
+        let mut backend = Self::new(setup);
+        backend.restored = restored;
+        Ok(backend)
+    }
+
+    /// The operator.
+    pub const fn uid(&self) -> &OperatorUid {
+        &self.setup.uid
+    }
+
+    /// The key groups of this subtask.
+    pub const fn range(&self) -> KeyGroupRange {
+        self.setup.range
+    }
+
+    /// The key groups of the operator.
+    pub const fn max_parallelism(&self) -> MaxParallelism {
+        self.setup.max_parallelism
+    }
+
+    /// Opens a state, with what the restored snapshot holds of it.
+    ///
+    /// # Errors
+    /// `Invalid` when the stored schemas do not fit, `Corrupt` when stored bytes are damaged, `Exhausted` when it does not
+    /// fit the budget, `Bug` when the name is open or the descriptor is of another type.
+    pub fn open<S: OpenState>(
+        &mut self,
+        descriptor: StateDescriptor,
+    ) -> Result<StateHandle<S>, StateError> {
+        let (kind, schemas) = S::shape();
+        let is_timed = descriptor.ttl.is_some();
+        self.check_shape(&descriptor, kind, &schemas)?;
+        if is_timed && !S::KEEPS_TTL {
+            return Err(StateError::Descriptor {
+                name: self.name(&descriptor.name),
+                described: "state with a time to live".to_owned(),
+                opened: "a table that keeps none".to_owned(),
+            });
+        }
+        let setup = self.table_setup(descriptor, S::IS_PAGEABLE)?;
+        self.add(S::open(setup))
+    }
+
+    /// Opens a reducing state.
+    ///
+    /// # Errors
+    /// As [`KeyedStateBackend::open`].
+    pub fn open_reducing<K, N, V, F>(
+        &mut self,
+        descriptor: StateDescriptor,
+        reduction: F,
+    ) -> Result<StateHandle<ReducingState<K, N, V, F>>, StateError>
+    where
+        K: highwater_types::Key,
+        N: Namespace,
+        V: highwater_types::Record,
+        F: Reduction<V>,
+    {
+        let schemas = StateSchemas::of::<K, N, V>();
+        self.check_shape(&descriptor, StateKind::Reducing, &schemas)?;
+        let setup = self.table_setup(descriptor, true)?;
+        self.add(ReducingState::new(setup, reduction))
+    }
+
+    /// Opens an aggregating state.
+    ///
+    /// # Errors
+    /// As [`KeyedStateBackend::open`].
+    pub fn open_aggregating<K, N, A>(
+        &mut self,
+        descriptor: StateDescriptor,
+        aggregation: A,
+    ) -> Result<StateHandle<AggregatingState<K, N, A>>, StateError>
+    where
+        K: highwater_types::Key,
+        N: Namespace,
+        A: Aggregation,
+    {
+        let schemas = StateSchemas::of::<K, N, A::Accumulator>();
+        self.check_shape(&descriptor, StateKind::Aggregating, &schemas)?;
+        let setup = self.table_setup(descriptor, true)?;
+        self.add(AggregatingState::new(setup, aggregation))
+    }
+
+    /// An open state. Outside the loop over a chunk, an access costs nothing more than a direct call.
+    ///
+    /// # Panics
+    /// If the handle was made by another backend.
+    #[inline]
+    pub fn get<S: KeyedState>(&mut self, handle: StateHandle<S>) -> &mut S {
+        downcast(&mut *self.states[handle.index])
+    }
+
+    /// Two open states at once.
+    ///
+    /// # Panics
+    /// If the handles are the same or were made by another backend.
+    pub fn get_two<S: KeyedState, T: KeyedState>(
+        &mut self,
+        handles: (StateHandle<S>, StateHandle<T>),
+    ) -> (&mut S, &mut T) {
+        let [first, second] = self
+            .states
+            .get_disjoint_mut([handles.0.index, handles.1.index])
+            .expect("two different handles of this backend");
+        (downcast(&mut **first), downcast(&mut **second))
+    }
+
+    /// Three open states at once.
+    ///
+    /// # Panics
+    /// If any two handles are the same or one was made by another backend.
+    pub fn get_three<S: KeyedState, T: KeyedState, U: KeyedState>(
+        &mut self,
+        handles: (StateHandle<S>, StateHandle<T>, StateHandle<U>),
+    ) -> (&mut S, &mut T, &mut U) {
+        let [first, second, third] = self
+            .states
+            .get_disjoint_mut([handles.0.index, handles.1.index, handles.2.index])
+            .expect("three different handles of this backend");
+        (
+            downcast(&mut **first),
+            downcast(&mut **second),
+            downcast(&mut **third),
+        )
+    }
+
+    /// Takes the raw bytes that were saved under `name`, by key group in order; none when there are none.
+    ///
+    /// # Errors
+    /// `Corrupt` when they are damaged; `Invalid` when the name is that of a typed state.
+    pub fn take_raw(&mut self, name: &str) -> Result<Vec<(KeyGroup, Vec<u8>)>, StateError> {
+        self.restored.take_raw(&self.setup.uid, name)
+    }
+
+    /// Ends the restore: all states of the job are open now.
+    ///
+    /// # Errors
+    /// `Invalid`, with the names, when stored states were not opened and `unmatched` refuses them.
+    pub fn finish_restore(&mut self, unmatched: &Unmatched) -> Result<(), StateError> {
+        match unmatched {
+            Unmatched::RefuseExcept(dropped) => self.restored.finish(&self.setup.uid, dropped),
+            Unmatched::Keep => Ok(()),
+            Unmatched::Drop => {
+                self.restored.drop_unopened();
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends a chunk: reports errors of accesses, cleans and evicts in pieces, charges the budget.
+    ///
+    /// # Errors
+    /// The first error of an access since the last call; `Exhausted` when the slot is above its budget. The attempt must
+    /// fail: what was emitted since the last checkpoint may be wrong.
+    pub fn after_chunk(&mut self, now: ProcessingTime) -> Result<(), StateError> {
+        for state in &mut self.states {
+            state.after_chunk(now)?;
+        }
+        self.charge()
+    }
+
+    /// Bytes of memory that the states take.
+    pub fn used_bytes(&self) -> u64 {
+        self.states
+            .iter()
+            .map(|state| state.used_bytes() as u64)
+            .sum()
+    }
+
+    /// Begins a snapshot of all states as they are now: what is done at the barrier. Costs the same for any size.
+    ///
+    /// # Errors
+    /// `Bug` when one is running.
+    pub fn begin_snapshot(
+        &mut self,
+        checkpoint: CheckpointId,
+        now: ProcessingTime,
+    ) -> Result<(), StateError> {
+        if let Some(running) = &self.running {
+            return Err(StateError::SnapshotRunning {
+                uid: self.setup.uid.clone(),
+                running: running.checkpoint,
+                asked: checkpoint,
+            });
+        }
+        for state in &mut self.states {
+            state.begin_snapshot(now);
+        }
+        self.running = Some(Running {
+            checkpoint,
+            state: 0,
+            raw: Vec::new(),
+        });
+        Ok(())
+    }
+
+    /// Adds raw bytes to the running snapshot: those as of the barrier.
+    ///
+    /// # Errors
+    /// `Bug` when none is running.
+    pub fn add_raw(&mut self, raw: RawKeyGroupState) -> Result<(), StateError> {
+        match &mut self.running {
+            Some(running) => {
+                running.raw.push(raw);
+                Ok(())
+            }
+            None => Err(self.no_snapshot()),
+        }
+    }
+
+    /// Goes on with the running snapshot for up to `budget` entries: what is done between chunks.
+    ///
+    /// # Errors
+    /// `Bug` when none is running.
+    pub fn advance_snapshot(&mut self, mut budget: usize) -> Result<SnapshotProgress, StateError> {
+        let Some(running) = &mut self.running else {
+            return Err(self.no_snapshot());
+        };
+        while let Some(state) = self.states.get_mut(running.state) {
+            let Some(left) = state.advance_snapshot(budget) else {
+                return Ok(SnapshotProgress::Saving);
+            };
+            budget = left;
+            running.state += 1;
+        }
+        Ok(SnapshotProgress::Saved)
+    }
+
+    /// Saves what is not saved yet and hands the snapshot over, to be sealed on any thread.
+    ///
+    /// # Errors
+    /// `Bug` when none is running; else the first error of an access or of the store. The snapshot is over either way.
+    pub fn take_snapshot(&mut self) -> Result<UnsealedSnapshot, StateError> {
+        let Some(running) = self.running.take() else {
+            return Err(self.no_snapshot());
+        };
+        let mut states = Vec::with_capacity(self.states.len());
+        for at in 0..self.states.len() {
+            match self.states[at].take_snapshot() {
+                Ok(state) => states.push(state),
+                Err(error) => {
+                    self.states
+                        .iter_mut()
+                        .for_each(|state| state.abort_snapshot());
+                    return Err(error);
+                }
+            }
+        }
+        Ok(UnsealedSnapshot {
+            uid: self.setup.uid.clone(),
+            max_parallelism: self.setup.max_parallelism,
+            range: self.setup.range,
+            checkpoint: running.checkpoint,
+            states,
+            carried: self.restored.carried().cloned().collect(),
+            raw: running.raw,
+        })
+    }
+
+    /// Forgets the running snapshot, if there is one.
+    pub fn abort_snapshot(&mut self) {
+        self.running = None;
+        self.states
+            .iter_mut()
+            .for_each(|state| state.abort_snapshot());
+    }
+
+    /// Takes a whole snapshot at once: for bounded jobs that end, and for tests.
+    ///
+    /// # Errors
+    /// As [`KeyedStateBackend::begin_snapshot`] and [`KeyedStateBackend::take_snapshot`].
+    pub fn snapshot_now(
+        &mut self,
+        checkpoint: CheckpointId,
+        now: ProcessingTime,
+        raw: Vec<RawKeyGroupState>,
+    ) -> Result<KeyedSnapshot, StateError> {
+        self.begin_snapshot(checkpoint, now)?;
+        raw.into_iter().try_for_each(|raw| self.add_raw(raw))?;
+        self.take_snapshot()?.seal()
+    }
+
+    fn table_setup(
+        &mut self,
+        descriptor: StateDescriptor,
+        is_pageable: bool,
+    ) -> Result<TableSetup, StateError> {
+        let range = self.setup.range;
+        let backing = match &mut self.setup.store {
+            Store::Paged {
+                factory,
+                cache_bytes,
+            } if is_pageable => {
+                let opened = factory
+                    .open(&descriptor, range)
+                    .map(|store| (store, *cache_bytes));
+                Some(opened.map_err(|source| StateError::Backing {
+                    name: self.name(&descriptor.name),
+                    operation: "open",
+                    kind: source.kind(),
+                    source,
+                })?)
+            }
+            _ => None,
+        };
+        Ok(TableSetup {
+            uid: self.setup.uid.clone(),
+            descriptor,
+            range,
+            max_parallelism: self.setup.max_parallelism,
+            backing,
+        })
+    }
+
+    fn check_shape(
+        &self,
+        descriptor: &StateDescriptor,
+        kind: StateKind,
+        schemas: &StateSchemas,
+    ) -> Result<(), StateError> {
+        if self
+            .states
+            .iter()
+            .any(|state| state.descriptor().name == descriptor.name)
+        {
+            return Err(StateError::AlreadyOpen(self.name(&descriptor.name)));
+        }
+        if descriptor.kind == kind && descriptor.schemas == *schemas {
+            return Ok(());
+        }
+        let opened = StateDescriptor::new(&descriptor.name, kind, schemas.clone());
+        Err(StateError::Descriptor {
+            name: self.name(&descriptor.name),
+            described: descriptor.shape(),
+            opened: opened.shape(),
+        })
+    }
+
+    fn add<S: KeyedState>(&mut self, mut state: S) -> Result<StateHandle<S>, StateError> {
+        self.restored.load(&self.setup.uid, &mut state)?;
+        self.states.push(Box::new(state));
+        self.charge()?;
+        Ok(StateHandle {
+            index: self.states.len() - 1,
+            state: PhantomData,
+        })
+    }
+
+    /// Charges the bytes of all states to the budget of the slot.
+    fn charge(&mut self) -> Result<(), StateError> {
+        let held = self.used_bytes();
+        let used = self.setup.budget.recharge(self.charged, held);
+        let has_grown = held > self.charged;
+        self.charged = held;
+        if used <= self.setup.budget.limit() || !has_grown {
+            return Ok(());
+        }
+        let largest = self.states.iter().max_by_key(|state| state.used_bytes());
+        let (state, held) = largest.map_or(("", 0), |state| {
+            (&state.descriptor().name, state.used_bytes() as u64)
+        });
+        Err(StateError::Budget {
+            name: self.name(state),
+            held,
+            used,
+            budget: self.setup.budget.limit(),
+        })
+    }
+
+    fn name(&self, state: &str) -> StateName {
+        StateName {
+            uid: self.setup.uid.clone(),
+            state: state.to_owned(),
+        }
+    }
+
+    fn no_snapshot(&self) -> StateError {
+        StateError::NoSnapshot {
+            uid: self.setup.uid.clone(),
+        }
+    }
+}
+
+impl Drop for KeyedStateBackend {
+    /// Gives the budget back.
+    fn drop(&mut self) {
+        self.setup.budget.recharge(self.charged, 0);
+    }
+}
+
+#[inline]
+fn downcast<S: KeyedState>(state: &mut dyn KeyedState) -> &mut S {
+    (state as &mut dyn Any)
+        .downcast_mut()
+        .expect("a handle is used with the backend that made it")
+}

@@ -1,0 +1,82 @@
+//! The seam of a store behind the tables: what a log-structured merge tree on disk implements.
+//!
+//! The typed table is then a write-back cache. The store sees bytes only and is called in bulk: one read for all
+//! misses of a chunk, writes in batches sorted by key group and key, never one call per record. The heap backend has no
+//! store behind its tables.
+//!
+//! Law: a read sees every batch written before it; `freeze` captures all batches written before it and none after,
+//! at a cost that does not depend on the amount of data; rows come out of a frozen view once each. The suite in
+//! [`contract`](crate::contract) checks it (feature `test-util`).
+
+use highwater_types::{KeyGroup, KeyGroupRange};
+
+use crate::descriptor::StateDescriptor;
+use crate::error::BackingError;
+
+/// The key of a stored row: the key group, and the encoded key followed by the encoded namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RowKey {
+    /// The key group; rows sort by it first, so that a rescale is a range operation.
+    pub group: KeyGroup,
+    /// The encoded key and namespace.
+    pub bytes: Vec<u8>,
+}
+
+/// A change of one stored row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowWrite {
+    /// Which row.
+    pub key: RowKey,
+    /// Its new value; `None` = deleted.
+    pub value: Option<Vec<u8>>,
+}
+
+/// A store behind the table of one state.
+pub trait Backing: Send {
+    /// Reads many rows at once: appends one answer for each of `keys`, which are sorted and distinct.
+    ///
+    /// # Errors
+    /// Of the kind that the store reports; the attempt fails with it.
+    fn fetch(
+        &mut self,
+        keys: &[RowKey],
+        found: &mut Vec<Option<Vec<u8>>>,
+    ) -> Result<(), BackingError>;
+
+    /// Writes a batch; keys are sorted and distinct.
+    ///
+    /// # Errors
+    /// Of the kind that the store reports; the attempt fails with it.
+    fn write(&mut self, rows: &[RowWrite]) -> Result<(), BackingError>;
+
+    /// Captures the rows as they are now, to be read while writes go on.
+    ///
+    /// # Errors
+    /// Of the kind that the store reports; the snapshot fails with it.
+    fn freeze(&mut self) -> Result<Box<dyn FrozenRows>, BackingError>;
+}
+
+/// What [`FrozenRows::visit`] calls for each row: key and value.
+pub type VisitRow<'a> = &'a mut dyn FnMut(&RowKey, &[u8]);
+
+/// Rows of a store as of one moment. May be read on another thread.
+pub trait FrozenRows: Send {
+    /// Calls `visit` once for each row, in any order.
+    ///
+    /// # Errors
+    /// Of the kind that the store reports; the snapshot fails with it.
+    fn visit(&mut self, visit: VisitRow<'_>) -> Result<(), BackingError>;
+}
+
+/// Opens a store for each state of a subtask.
+pub trait BackingFactory: Send {
+    /// Opens the empty store of one state of the subtask that owns `range`.
+    ///
+    /// # Errors
+    /// Of the kind that the store reports; the state is not opened.
+    fn open(
+        &mut self,
+        state: &StateDescriptor,
+        range: KeyGroupRange,
+    ) -> Result<Box<dyn Backing>, BackingError>;
+}

@@ -1,0 +1,63 @@
+//! The contract suite: what every backend keeps, checked against a plain model.
+//!
+//! Called by the tests of each backend with a function that makes its stores. The suite panics with what differs. It
+//! checks through the public face only: reads after every write, no leak between keys and namespaces, TTL, snapshots
+//! taken while writes go on, aborted snapshots, crashes with rescale, and that all backends agree on the canonical digest.
+
+mod model;
+mod slow_miss;
+mod steps;
+mod subtask;
+
+use self::model::Model;
+pub use self::slow_miss::{SlowMissFactory, StoreCalls};
+pub use self::steps::{Access, Step, seeded_steps};
+use self::subtask::Cluster;
+use crate::backend::Store;
+
+/// Makes the store of one subtask of one attempt.
+pub type MakeStore<'a> = &'a mut dyn FnMut() -> Store;
+
+/// Runs `steps` on the backend and on the model. Returns the canonical digest of every snapshot taken.
+///
+/// # Panics
+/// At the first step where the two differ.
+pub fn check_steps(make_store: MakeStore<'_>, steps: &[Step]) -> Vec<u64> {
+    let mut model = Model::default();
+    let mut cluster = Cluster::start(make_store, 2);
+    let mut digests = Vec::new();
+    for step in steps {
+        match step {
+            Step::Chunk(accesses) => cluster.chunk(&mut model, accesses),
+            Step::Wait(ms) => model.now.0 += i64::from(*ms),
+            Step::Barrier => cluster.barrier(&mut model),
+            Step::Advance(entries) => cluster.advance(&model, usize::from(*entries)),
+            Step::Take => digests.extend(cluster.take(&mut model)),
+            Step::Abort => cluster.abort(&mut model),
+            Step::Crash(parallelism) => {
+                cluster.crash(&mut model, make_store, u32::from(*parallelism % 5) + 1);
+            }
+        }
+    }
+    cluster.barrier(&mut model);
+    digests.extend(cluster.take(&mut model));
+    cluster.crash(&mut model, make_store, 3);
+    cluster.check_everything(&model);
+    digests
+}
+
+/// Runs the whole suite: fixed seeds, each on the backend and on the heap, whose digests must agree.
+///
+/// # Panics
+/// At the first difference.
+pub fn check_backend(make_store: MakeStore<'_>) {
+    for seed in 0..40 {
+        let steps = seeded_steps(seed, 60);
+        let digests = check_steps(make_store, &steps);
+        let on_heap = check_steps(&mut || Store::Heap, &steps);
+        assert_eq!(
+            digests, on_heap,
+            "digests of seed {seed} differ from those of the heap"
+        );
+    }
+}

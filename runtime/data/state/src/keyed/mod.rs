@@ -1,0 +1,201 @@
+//! Keyed states: the typed handles that operators use, and the face that they show to their backend.
+//!
+//! A state owns its table, so an access is a direct call. The backend sees every state through [`KeyedState`], a few times
+//! per chunk, barrier or restore, never per record.
+
+mod aggregating;
+mod list;
+mod map;
+mod reducing;
+mod sliced;
+mod value;
+
+use std::any::Any;
+
+use highwater_types::{Key, KeyGroup, ProcessingTime, Record};
+
+pub use self::aggregating::{AggregatingState, Aggregation};
+pub use self::list::ListState;
+pub use self::map::{MapKey, MapState};
+pub use self::reducing::{ReducingState, Reduction};
+pub use self::sliced::{Drained, SlicedState};
+pub use self::value::ValueState;
+use crate::cell::{Cell, StoredForm};
+use crate::descriptor::{StateDescriptor, StateKind, StateSchemas};
+use crate::error::StateError;
+use crate::snapshot::UnsealedState;
+use crate::table::{Namespace, StateTable, TableSetup};
+
+/// What a backend does with a state, whatever its types.
+pub trait KeyedState: Any + Send {
+    /// What the job declared.
+    fn descriptor(&self) -> &StateDescriptor;
+
+    /// Bytes of memory that the state takes.
+    fn used_bytes(&self) -> usize;
+
+    /// Begins a snapshot of the state as it is now; `now` decides what is expired in it. Costs the same for any size.
+    fn begin_snapshot(&mut self, now: ProcessingTime);
+
+    /// Goes on for up to `budget` entries. Returns what is left of the budget once all are saved, `None` before.
+    fn advance_snapshot(&mut self, budget: usize) -> Option<usize>;
+
+    /// Saves the rest and hands the snapshot over.
+    ///
+    /// # Errors
+    /// The first error since the last call that could return one; of the store's kind when it cannot be frozen.
+    fn take_snapshot(&mut self) -> Result<UnsealedState, StateError>;
+
+    /// Forgets the running snapshot.
+    fn abort_snapshot(&mut self);
+
+    /// Takes in stored rows of one owned key group.
+    ///
+    /// # Errors
+    /// `Corrupt` when they cannot be decoded.
+    fn load(&mut self, group: KeyGroup, rows: &[u8], form: &StoredForm) -> Result<(), StateError>;
+
+    /// Ends a chunk: cleans and evicts in pieces.
+    ///
+    /// # Errors
+    /// The first error since the last call that could not be returned where it happened.
+    fn after_chunk(&mut self, now: ProcessingTime) -> Result<(), StateError>;
+}
+
+/// A state that opens from its setup alone.
+pub trait OpenState: KeyedState + Sized {
+    /// Whether a store may lie behind its table.
+    const IS_PAGEABLE: bool = true;
+    /// Whether its values may have a time to live.
+    const KEEPS_TTL: bool = true;
+
+    /// The empty state.
+    fn open(setup: TableSetup) -> Self;
+
+    /// The kind and schemas that a descriptor of this state has.
+    fn shape() -> (StateKind, StateSchemas);
+
+    /// A descriptor of this state.
+    fn describe(name: &str) -> StateDescriptor {
+        let (kind, schemas) = Self::shape();
+        StateDescriptor::new(name, kind, schemas)
+    }
+}
+
+/// The table as a state of its own, for operators that aggregate chunk by chunk.
+impl<K: Key, N: Namespace, V: Record> OpenState for StateTable<K, N, V> {
+    const KEEPS_TTL: bool = false;
+
+    fn open(setup: TableSetup) -> Self {
+        Self::new(setup)
+    }
+
+    fn shape() -> (StateKind, StateSchemas) {
+        (StateKind::Value, StateSchemas::of::<K, N, V>())
+    }
+}
+
+impl<K: Key, N: Namespace, C: Cell> KeyedState for StateTable<K, N, C> {
+    fn descriptor(&self) -> &StateDescriptor {
+        self.descriptor()
+    }
+
+    fn used_bytes(&self) -> usize {
+        self.used_bytes()
+    }
+
+    fn begin_snapshot(&mut self, now: ProcessingTime) {
+        self.begin_snapshot(now);
+    }
+
+    fn advance_snapshot(&mut self, budget: usize) -> Option<usize> {
+        self.advance_snapshot(budget)
+    }
+
+    fn take_snapshot(&mut self) -> Result<UnsealedState, StateError> {
+        self.take_snapshot()
+    }
+
+    fn abort_snapshot(&mut self) {
+        self.abort_snapshot();
+    }
+
+    fn load(&mut self, group: KeyGroup, rows: &[u8], form: &StoredForm) -> Result<(), StateError> {
+        self.load(group, rows, form)
+    }
+
+    fn after_chunk(&mut self, now: ProcessingTime) -> Result<(), StateError> {
+        self.after_chunk(now)
+    }
+}
+
+/// Implements [`KeyedState`] for a state by the one field that holds its table.
+macro_rules! keyed_state_by_table {
+    (impl [$($params:tt)*] for $state:ty) => {
+        impl<$($params)*> $crate::keyed::KeyedState for $state {
+            fn descriptor(&self) -> &$crate::StateDescriptor {
+                self.table.descriptor()
+            }
+
+            fn used_bytes(&self) -> usize {
+                self.table.used_bytes()
+            }
+
+            fn begin_snapshot(&mut self, now: highwater_types::ProcessingTime) {
+                self.table.begin_snapshot(now);
+            }
+
+            fn advance_snapshot(&mut self, budget: usize) -> Option<usize> {
+                self.table.advance_snapshot(budget)
+            }
+
+            fn take_snapshot(&mut self) -> Result<$crate::UnsealedState, $crate::StateError> {
+                self.table.take_snapshot()
+            }
+
+            fn abort_snapshot(&mut self) {
+                self.table.abort_snapshot();
+            }
+
+            fn load(
+                &mut self,
+                group: highwater_types::KeyGroup,
+                rows: &[u8],
+                form: &$crate::cell::StoredForm,
+            ) -> Result<(), $crate::StateError> {
+                self.table.load(group, rows, form)
+            }
+
+            fn after_chunk(
+                &mut self,
+                now: highwater_types::ProcessingTime,
+            ) -> Result<(), $crate::StateError> {
+                self.table.after_chunk(now)
+            }
+        }
+    };
+}
+pub(crate) use keyed_state_by_table;
+
+/// The part of every keyed state that is the same: bringing a chunk's keys into memory.
+macro_rules! prepare_by_table {
+    ($key:ident, $namespace:ident) => {
+        /// Brings the keys of a chunk into memory with at most one read of the store. Does nothing on the heap.
+        ///
+        /// # Errors
+        /// Of the kind of the store's error; `Corrupt` when a row cannot be decoded.
+        #[inline]
+        pub fn prepare<'a>(
+            &mut self,
+            rows: impl IntoIterator<Item = (highwater_types::KeyHash, &'a $key, &'a $namespace)>,
+        ) -> Result<(), $crate::StateError> {
+            self.table.prepare(rows)
+        }
+
+        /// How often the store was asked for a single key because nobody had prepared it.
+        pub fn unprepared_reads(&self) -> u64 {
+            self.table.unprepared_reads()
+        }
+    };
+}
+pub(crate) use prepare_by_table;

@@ -1,0 +1,430 @@
+//! The state table: typed values of one keyed state, by key and namespace.
+//!
+//! Owned by the state handles and used on one slot thread through `&mut`. With no store behind it the table is the state;
+//! with one it is a write-back cache, and what it lacks is fetched in bulk by [`StateTable::prepare`]. The one rule:
+//! every change of an entry goes through `modify`, `insert_new` or `remove`, because they save what a running snapshot
+//! still owes before they change it.
+
+mod chunk;
+mod directory;
+mod evict;
+mod marks;
+mod paging;
+mod saving;
+mod sub_table;
+mod sweep;
+
+use std::hash::Hash;
+
+use highwater_types::{
+    DecodeError, Key, KeyGroup, KeyGroupRange, KeyHash, MaxParallelism, OperatorUid,
+    ProcessingTime, Record,
+};
+
+use self::directory::Directory;
+pub(crate) use self::directory::Position;
+use self::marks::Marks;
+use self::paging::Paging;
+use self::saving::Saving;
+use self::sub_table::{Entry, SubTable};
+use crate::backing::{Backing, RowKey};
+use crate::cell::{Cell, StoredForm};
+use crate::context::KeyContext;
+use crate::descriptor::StateDescriptor;
+use crate::error::{BackingError, StateError, StateName};
+
+/// What may tell apart the values of one key: a window, or `()`.
+pub trait Namespace: Record + Eq + Hash {}
+
+impl<N: Record + Eq + Hash> Namespace for N {}
+
+/// The last access where none is kept.
+const NO_TIME: ProcessingTime = ProcessingTime(0);
+
+/// What a state needs to open: made by the backend, consumed by the constructor of the state.
+pub struct TableSetup {
+    pub(crate) uid: OperatorUid,
+    pub(crate) descriptor: StateDescriptor,
+    pub(crate) range: KeyGroupRange,
+    pub(crate) max_parallelism: MaxParallelism,
+    /// The store behind the table and the bytes that the table may then hold.
+    pub(crate) backing: Option<(Box<dyn Backing>, usize)>,
+}
+
+impl TableSetup {
+    /// What the job declared.
+    pub const fn descriptor(&self) -> &StateDescriptor {
+        &self.descriptor
+    }
+}
+
+/// Typed values by key and namespace.
+pub struct StateTable<K, N, C> {
+    directory: Directory<K, N, C>,
+    marks: Marks,
+    saving: Option<Saving>,
+    paging: Option<Box<Paging<K, N>>>,
+    uid: OperatorUid,
+    descriptor: StateDescriptor,
+    range: KeyGroupRange,
+    max_parallelism: MaxParallelism,
+    /// Appended to every row key: the namespace that all entries of a slice share.
+    suffix: Vec<u8>,
+    /// Heap bytes of keys, namespaces and values.
+    heap_bytes: usize,
+    /// Accesses since the last chunk, for the cleanup of expired values.
+    accesses: u32,
+    swept: Position,
+    /// The first error of an access that could not return it.
+    fault: Option<StateError>,
+}
+
+impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
+    /// An empty table.
+    pub fn new(setup: TableSetup) -> Self {
+        let paging = setup
+            .backing
+            .map(|(store, bytes)| Paging::new(store, bytes));
+        Self {
+            directory: Directory::new(),
+            marks: Marks::new(),
+            saving: None,
+            paging: paging.map(Box::new),
+            uid: setup.uid,
+            descriptor: setup.descriptor,
+            range: setup.range,
+            max_parallelism: setup.max_parallelism,
+            suffix: Vec::new(),
+            heap_bytes: 0,
+            accesses: 0,
+            swept: Position { table: 0, at: 0 },
+            fault: None,
+        }
+    }
+
+    /// What the job declared.
+    pub const fn descriptor(&self) -> &StateDescriptor {
+        &self.descriptor
+    }
+
+    /// Entries in memory.
+    pub const fn len(&self) -> usize {
+        self.directory.len()
+    }
+
+    /// Whether no entry is in memory.
+    pub const fn is_empty(&self) -> bool {
+        self.directory.len() == 0
+    }
+
+    /// Bytes of memory that the entries take: what the budget is charged.
+    pub fn used_bytes(&self) -> usize {
+        let stamp = if self.is_timed() {
+            2 * size_of::<ProcessingTime>()
+        } else {
+            0
+        };
+        let entry = SubTable::<K, N, C>::ENTRY_BYTES + stamp;
+        self.directory.len() * entry + self.heap_bytes
+    }
+
+    /// The value of a key, or `None`.
+    #[inline]
+    pub fn get(&mut self, hash: KeyHash, key: &K, namespace: &N) -> Option<&C> {
+        let position = self.find(hash, key, namespace)?;
+        Some(&self.directory.entry(position).value)
+    }
+
+    /// Changes the value of a key, made by `init` when absent.
+    #[inline]
+    pub fn upsert<R>(
+        &mut self,
+        (hash, key, namespace): (KeyHash, &K, &N),
+        init: impl FnOnce() -> C,
+        change: impl FnOnce(&mut C) -> R,
+    ) -> R {
+        let position = match self.find(hash, key, namespace) {
+            Some(position) => position,
+            None => self.insert_new((hash, key, namespace), init(), NO_TIME),
+        };
+        self.modify(position, change)
+    }
+
+    /// Sets the value of a key. Returns the one before.
+    pub fn insert(&mut self, hash: KeyHash, key: &K, namespace: &N, value: C) -> Option<C> {
+        if let Some(position) = self.find(hash, key, namespace) {
+            return Some(self.modify(position, |held| std::mem::replace(held, value)));
+        }
+        self.insert_new((hash, key, namespace), value, NO_TIME);
+        None
+    }
+
+    /// Removes the value of a key. Returns it.
+    pub fn take(&mut self, hash: KeyHash, key: &K, namespace: &N) -> Option<C> {
+        let position = self.find(hash, key, namespace)?;
+        Some(self.remove(position))
+    }
+
+    /// Calls `visit` with every entry in memory, in an order fixed by the history.
+    ///
+    /// With a store behind the table this is not all of the state.
+    pub fn for_each(&self, mut visit: impl FnMut(KeyHash, &K, &N, &C)) {
+        for entry in self.directory.iter() {
+            visit(entry.hash, &entry.key, &entry.namespace, &entry.value);
+        }
+    }
+
+    /// Removes up to `limit` entries in memory and hands them over.
+    pub fn drain_some(&mut self, limit: usize, mut take: impl FnMut(KeyHash, K, C)) {
+        let mut left = limit;
+        for table in (0..self.directory.tables.len()).rev() {
+            for at in (0..self.directory.tables[table].slots()).rev() {
+                if left == 0 {
+                    return;
+                }
+                if self.directory.tables[table].get(at).is_none() {
+                    continue;
+                }
+                left -= 1;
+                let position = Position {
+                    table: table as u32,
+                    at: at as u32,
+                };
+                let entry = self.directory.entry(position);
+                let (hash, key) = (entry.hash, entry.key.clone());
+                take(hash, key, self.remove(position));
+            }
+        }
+    }
+
+    /// Brings the keys of a chunk into memory with at most one read of the store. Does nothing on the heap.
+    ///
+    /// An access of a key that was not prepared is still right, but reads the store alone and is counted.
+    ///
+    /// # Errors
+    /// Of the kind of the store's error; `Corrupt` when a row cannot be decoded.
+    #[inline]
+    pub fn prepare<'a>(
+        &mut self,
+        rows: impl IntoIterator<Item = (KeyHash, &'a K, &'a N)>,
+    ) -> Result<(), StateError> {
+        if self.paging.is_none() {
+            return Ok(());
+        }
+        self.fetch_misses(&mut rows.into_iter())
+    }
+
+    /// Ends a chunk: cleans expired values in pieces, evicts what is above the cache size.
+    ///
+    /// # Errors
+    /// The first error of an access since the last call, or of eviction.
+    pub fn after_chunk(&mut self, now: ProcessingTime) -> Result<(), StateError> {
+        self.sweep_expired(now);
+        self.evict();
+        match self.fault.take() {
+            Some(fault) => Err(fault),
+            None => Ok(()),
+        }
+    }
+
+    /// How often the store was asked for a single key because nobody had prepared it.
+    pub fn unprepared_reads(&self) -> u64 {
+        self.paging.as_ref().map_or(0, |paging| paging.unprepared)
+    }
+
+    pub(crate) const fn is_timed(&self) -> bool {
+        self.descriptor.ttl.is_some()
+    }
+
+    pub(crate) fn is_paged(&self) -> bool {
+        self.paging.is_some()
+    }
+
+    pub(crate) const fn is_saving(&self) -> bool {
+        self.saving.is_some()
+    }
+
+    pub(crate) fn set_suffix(&mut self, suffix: Vec<u8>) {
+        self.suffix = suffix;
+    }
+
+    #[inline]
+    pub(crate) const fn note_access(&mut self) {
+        self.accesses = self.accesses.saturating_add(1);
+    }
+
+    #[inline]
+    pub(crate) fn find(&mut self, hash: KeyHash, key: &K, namespace: &N) -> Option<Position> {
+        let found = self.directory.find(hash, key, namespace);
+        if found.is_none() && self.paging.is_some() {
+            return self.fetch_one(hash, key, namespace);
+        }
+        found
+    }
+
+    /// Where the value of a context is, unless it is expired and not visible.
+    #[inline]
+    pub(crate) fn find_visible(&mut self, at: &KeyContext<'_, K, N>) -> Option<Position> {
+        let position = self.find(at.hash, at.key, at.namespace)?;
+        if let Some(ttl) = self.descriptor.ttl {
+            self.note_access();
+            if !ttl.is_visible(self.directory.stamp(position), at.now) {
+                return None;
+            }
+        }
+        Some(position)
+    }
+
+    /// Where the value of a context is; removes it first when it is expired and not visible.
+    #[inline]
+    pub(crate) fn find_or_remove_expired(&mut self, at: &KeyContext<'_, K, N>) -> Option<Position> {
+        let position = self.find(at.hash, at.key, at.namespace)?;
+        if let Some(ttl) = self.descriptor.ttl {
+            self.note_access();
+            if !ttl.is_visible(self.directory.stamp(position), at.now) {
+                self.remove(position);
+                return None;
+            }
+        }
+        Some(position)
+    }
+
+    #[inline]
+    pub(crate) fn cell(&self, position: Position) -> &C {
+        &self.directory.entry(position).value
+    }
+
+    /// Moves the last access of an entry. Does nothing when the state is not timed.
+    #[inline]
+    pub(crate) fn restamp(&mut self, position: Position, now: ProcessingTime) {
+        if self.is_timed() && self.directory.stamp(position) != now {
+            self.before_write(position);
+            self.directory.set_stamp(position, now);
+        }
+    }
+
+    /// Changes an entry in place.
+    #[inline]
+    pub(crate) fn modify<R>(&mut self, position: Position, change: impl FnOnce(&mut C) -> R) -> R {
+        self.before_write(position);
+        let cell = &mut self.directory.entry_mut(position).value;
+        let before = cell.heap_bytes();
+        let result = change(cell);
+        self.heap_bytes = self.heap_bytes + cell.heap_bytes() - before;
+        result
+    }
+
+    /// Adds an entry that is absent.
+    pub(crate) fn insert_new(
+        &mut self,
+        (hash, key, namespace): (KeyHash, &K, &N),
+        value: C,
+        now: ProcessingTime,
+    ) -> Position {
+        self.check_group(hash);
+        self.withdraw_removal(hash, key, namespace);
+        self.heap_bytes += key.heap_bytes() + namespace.heap_bytes() + value.heap_bytes();
+        let entry = Entry {
+            hash,
+            mark: self.marks.written(),
+            key: key.clone(),
+            namespace: namespace.clone(),
+            value,
+        };
+        let stamp = self.is_timed().then_some(now);
+        self.directory.insert(entry, stamp)
+    }
+
+    /// Removes an entry.
+    pub(crate) fn remove(&mut self, position: Position) -> C {
+        self.before_write(position);
+        let entry = self.directory.remove(position);
+        self.heap_bytes -=
+            entry.key.heap_bytes() + entry.namespace.heap_bytes() + entry.value.heap_bytes();
+        let value = entry.value;
+        if let Some(paging) = self.paging.as_mut() {
+            let removal = Entry {
+                hash: entry.hash,
+                mark: self.marks.written(),
+                key: entry.key,
+                namespace: entry.namespace,
+                value: (),
+            };
+            paging.removed.insert(removal, None);
+        }
+        value
+    }
+
+    /// Marks an entry as written, after saving it when the running snapshot still owes it.
+    #[inline]
+    fn before_write(&mut self, position: Position) {
+        let mark = self.directory.entry(position).mark;
+        if mark != self.marks.written() {
+            self.first_write(position);
+        }
+    }
+
+    #[cold]
+    fn first_write(&mut self, position: Position) {
+        self.save_if_owed(position);
+        self.directory.entry_mut(position).mark = self.marks.written();
+    }
+
+    fn check_group(&mut self, hash: KeyHash) {
+        let group = hash.group(self.max_parallelism);
+        if !self.range.contains(group) {
+            let range = self.range;
+            self.raise(|name| StateError::ForeignGroup { name, group, range });
+        }
+    }
+
+    /// Keeps the first error for the end of the chunk.
+    #[cold]
+    fn raise(&mut self, error: impl FnOnce(StateName) -> StateError) {
+        if self.fault.is_none() {
+            self.fault = Some(error(self.name()));
+        }
+    }
+
+    pub(crate) fn name(&self) -> StateName {
+        StateName {
+            uid: self.uid.clone(),
+            state: self.descriptor.name.clone(),
+        }
+    }
+
+    fn backing_error(&self, operation: &'static str, source: BackingError) -> StateError {
+        StateError::Backing {
+            name: self.name(),
+            operation,
+            kind: source.kind(),
+            source,
+        }
+    }
+
+    fn decode_error(&self, group: KeyGroup, source: DecodeError) -> StateError {
+        StateError::Decode {
+            what: format!("a row of {} in key group {group}", self.name()),
+            source,
+        }
+    }
+
+    fn row_key(&self, hash: KeyHash, key: &K, namespace: &N) -> RowKey {
+        let mut bytes = Vec::new();
+        key.encode(&mut bytes);
+        namespace.encode(&mut bytes);
+        bytes.extend_from_slice(&self.suffix);
+        RowKey {
+            group: hash.group(self.max_parallelism),
+            bytes,
+        }
+    }
+
+    fn stored_form(&self, now: ProcessingTime) -> StoredForm {
+        StoredForm {
+            timed: self.is_timed(),
+            keeps_time: self.is_timed(),
+            now,
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! The running snapshot of a table: copy on write, and a scan in pieces for the rest.
+//!
+//! At the barrier only the generation moves. From then on an entry that is older than the barrier is saved by whoever
+//! comes first: its first writer, or the scan. Within a sub-table the scan goes downwards, because a removal moves entries
+//! down only: what moves was scanned already, or is still ahead.
+//!
+//! With a store behind the table only dirty entries are saved, into the store; the store is frozen once it has them all.
+
+use highwater_types::{DecodeError, Key, KeyGroup, KeyHash, ProcessingTime};
+
+use super::directory::Position;
+use super::{Namespace, StateTable};
+use crate::backing::RowKey;
+use crate::cell::{Cell, CellForm, StoredForm, recode};
+use crate::error::StateError;
+use crate::snapshot::rows::{GroupRows, next_row};
+use crate::snapshot::{SavedRows, StateHeader, UnsealedState};
+use crate::ttl::Expiry;
+
+/// The state of a running snapshot.
+pub(super) struct Saving {
+    form: CellForm,
+    /// Where rows go; stays empty when a store takes them.
+    rows: GroupRows,
+    /// The sub-table that the scan is in.
+    table: usize,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+/// What the scan came to.
+enum Scanned {
+    /// An entry that the snapshot still owes.
+    Owed(Position),
+    /// The end of the budget.
+    Pause,
+    /// The end of the table.
+    End,
+}
+
+impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
+    /// Begins a snapshot of the table as it is now. `now` decides what is expired in it.
+    ///
+    /// Cost: independent of the number of entries.
+    pub(crate) fn begin_snapshot(&mut self, now: ProcessingTime) {
+        let cleaned = self.descriptor.ttl.filter(|ttl| ttl.cleanup.at_snapshot);
+        self.marks.rotate();
+        self.saving = Some(Saving {
+            form: CellForm {
+                timed: self.is_timed(),
+                expiry: cleaned.map(|ttl| Expiry { ttl, now }),
+            },
+            rows: GroupRows::new(self.range),
+            table: 0,
+            key: Vec::new(),
+            value: Vec::new(),
+        });
+    }
+
+    /// Looks at up to `budget` more entries and saves those still owed. Returns what is left of the budget once all are
+    /// saved, `None` before.
+    pub(crate) fn advance_snapshot(&mut self, mut budget: usize) -> Option<usize> {
+        loop {
+            match self.next_owed(&mut budget) {
+                Scanned::Owed(position) => {
+                    self.save_if_owed(position);
+                    self.directory.entry_mut(position).mark = self.marks.saved();
+                }
+                Scanned::Pause => return None,
+                Scanned::End => return Some(budget),
+            }
+        }
+    }
+
+    /// Saves the rest and hands the snapshot over.
+    pub(crate) fn take_snapshot(&mut self) -> Result<UnsealedState, StateError> {
+        self.advance_snapshot(usize::MAX);
+        self.save_removals();
+        if let Some(fault) = self.fault.take() {
+            self.saving = None;
+            return Err(fault);
+        }
+        let Some(saving) = self.saving.take() else {
+            return Err(StateError::NoSnapshot {
+                uid: self.uid.clone(),
+            });
+        };
+        let rows = match self.freeze() {
+            None => SavedRows::Rows(saving.rows),
+            Some(frozen) => SavedRows::Frozen {
+                rows: frozen?,
+                range: self.range,
+                form: saving.form,
+                recode: recode::<C>,
+            },
+        };
+        Ok(UnsealedState {
+            uid: self.uid.clone(),
+            header: StateHeader::of(&self.descriptor),
+            rows,
+        })
+    }
+
+    /// Forgets the running snapshot.
+    pub(crate) fn abort_snapshot(&mut self) {
+        self.saving = None;
+    }
+
+    fn freeze(&mut self) -> Option<Result<Box<dyn crate::backing::FrozenRows>, StateError>> {
+        let paging = self.paging.as_mut()?;
+        let frozen = paging.flush().and_then(|()| paging.backing.freeze());
+        Some(frozen.map_err(|source| self.backing_error("freeze", source)))
+    }
+
+    /// The next entry that the running snapshot may owe; each entry passed costs one of the budget.
+    fn next_owed(&mut self, budget: &mut usize) -> Scanned {
+        let Some(saving) = self.saving.as_mut() else {
+            return Scanned::End;
+        };
+        while let Some(sub) = self.directory.tables.get_mut(saving.table) {
+            if sub.scan_mark != Some(self.marks.saved()) {
+                sub.scan_mark = Some(self.marks.saved());
+                sub.scan_left = sub.slots();
+            }
+            while sub.scan_left > 0 {
+                if *budget == 0 {
+                    return Scanned::Pause;
+                }
+                sub.scan_left -= 1;
+                let Some(entry) = sub.get(sub.scan_left) else {
+                    continue;
+                };
+                *budget -= 1;
+                if self.marks.is_old(entry.mark) {
+                    return Scanned::Owed(Position {
+                        table: saving.table as u32,
+                        at: sub.scan_left as u32,
+                    });
+                }
+            }
+            saving.table += 1;
+        }
+        Scanned::End
+    }
+
+    /// Saves the entry as it is if the running snapshot has not got it yet.
+    pub(super) fn save_if_owed(&mut self, position: Position) {
+        let entry = self.directory.entry(position);
+        let is_owed = self.saving.is_some() && self.marks.is_old(entry.mark);
+        if !is_owed {
+            return;
+        }
+        if self.paging.is_some() {
+            if entry.mark.is_dirty() {
+                self.write_out(position);
+            }
+            return;
+        }
+        let stamp = self.directory.stamp(position);
+        let Some(saving) = self.saving.as_mut() else {
+            return;
+        };
+        saving.key.clear();
+        saving.value.clear();
+        if entry.value.write(stamp, &saving.form, &mut saving.value) {
+            entry.key.encode(&mut saving.key);
+            entry.namespace.encode(&mut saving.key);
+            saving.key.extend_from_slice(&self.suffix);
+            let group = entry.hash.group(self.max_parallelism);
+            // A foreign group was refused when the entry came in.
+            saving.rows.push(group, &saving.key, &saving.value);
+        }
+    }
+
+    /// Adds the entry to the batch for the store.
+    pub(super) fn write_out(&mut self, position: Position) {
+        let entry = self.directory.entry(position);
+        let key = self.row_key(entry.hash, &entry.key, &entry.namespace);
+        let form = CellForm {
+            timed: self.is_timed(),
+            expiry: None,
+        };
+        let mut value = Vec::new();
+        let is_there = entry
+            .value
+            .write(self.directory.stamp(position), &form, &mut value);
+        self.push_write(key, is_there.then_some(value));
+    }
+
+    pub(super) fn push_write(&mut self, key: RowKey, value: Option<Vec<u8>>) {
+        let Some(paging) = self.paging.as_mut() else {
+            return;
+        };
+        if let Err(source) = paging.push(key, value) {
+            let error = self.backing_error("write to", source);
+            self.raise(|_| error);
+        }
+    }
+
+    /// Adds the removals before the barrier to the batch for the store.
+    pub(super) fn save_removals(&mut self) {
+        let Some(paging) = self.paging.as_mut() else {
+            return;
+        };
+        let owed: Vec<(KeyHash, K, N)> = paging
+            .removed
+            .iter()
+            .filter(|entry| self.saving.is_none() || self.marks.is_old(entry.mark))
+            .map(|entry| (entry.hash, entry.key.clone(), entry.namespace.clone()))
+            .collect();
+        for (hash, key, namespace) in owed {
+            if let Some(paging) = self.paging.as_mut()
+                && let Some(position) = paging.removed.find(hash, &key, &namespace)
+            {
+                paging.removed.remove(position);
+            }
+            let key = self.row_key(hash, &key, &namespace);
+            self.push_write(key, None);
+        }
+    }
+
+    /// Takes back the removal of a key that is written again.
+    pub(super) fn withdraw_removal(&mut self, hash: KeyHash, key: &K, namespace: &N) {
+        let Some(paging) = self.paging.as_mut() else {
+            return;
+        };
+        let Some(position) = paging.removed.find(hash, key, namespace) else {
+            return;
+        };
+        let removal = paging.removed.remove(position);
+        if self.saving.is_some() && self.marks.is_old(removal.mark) {
+            let key = self.row_key(hash, key, namespace);
+            self.push_write(key, None);
+        }
+    }
+
+    /// Takes in the stored rows of one key group of the own range.
+    pub(crate) fn load(
+        &mut self,
+        group: KeyGroup,
+        mut rows: &[u8],
+        form: &StoredForm,
+    ) -> Result<(), StateError> {
+        while !rows.is_empty() {
+            self.load_row(group, &mut rows, form)
+                .map_err(|source| self.decode_error(group, source))?;
+            if let Some(fault) = self.fault.take() {
+                return Err(fault);
+            }
+        }
+        Ok(())
+    }
+
+    fn load_row(
+        &mut self,
+        group: KeyGroup,
+        rows: &mut &[u8],
+        form: &StoredForm,
+    ) -> Result<(), DecodeError> {
+        let (mut key_bytes, mut value) = next_row(rows)?;
+        let (key, namespace) = (K::decode(&mut key_bytes)?, N::decode(&mut key_bytes)?);
+        self.load_entry((group, &key, &namespace), &mut value, form)
+    }
+
+    /// Takes in one stored value.
+    pub(crate) fn load_entry(
+        &mut self,
+        (group, key, namespace): (KeyGroup, &K, &N),
+        value: &mut &[u8],
+        form: &StoredForm,
+    ) -> Result<(), DecodeError> {
+        let hash = key.key_hash();
+        let (cell, stamp) = C::read(value, form)?;
+        if hash.group(self.max_parallelism) != group {
+            return Err(DecodeError::Value {
+                what: "key group of a key",
+                value: u64::from(group.0),
+            });
+        }
+        if self.is_paged() {
+            let form = CellForm {
+                timed: self.is_timed(),
+                expiry: None,
+            };
+            let mut bytes = Vec::new();
+            if cell.write(stamp, &form, &mut bytes) {
+                let key = self.row_key(hash, key, namespace);
+                self.push_write(key, Some(bytes));
+            }
+        } else {
+            self.insert_new((hash, key, namespace), cell, stamp);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,294 @@
+//! One sub-table: open addressing over a row of slots, with one byte of each entry's hash beside them.
+//!
+//! A lookup compares the bytes of [`WINDOW`] slots at once and then touches one entry: two cache lines, of which the
+//! bytes are few enough to stay near. Probing goes up and never wraps: behind the homes lies a tail that grows when a run
+//! reaches it, so a window can be read at every home.
+//!
+//! Invariant: between the home of an entry and its slot no slot is empty. Removal keeps it by moving later entries of the
+//! run down, never up: a scan that goes downwards meets every entry that was there when it began.
+
+use highwater_types::{KeyHash, ProcessingTime};
+
+use super::marks::Mark;
+
+/// One key and namespace with its value.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry<K, N, V> {
+    /// The stable hash of the key, which also gives the key group.
+    pub(crate) hash: KeyHash,
+    /// When it was last written or saved: see [`Mark`](super::marks::Mark).
+    pub(crate) mark: Mark,
+    pub(crate) key: K,
+    pub(crate) namespace: N,
+    pub(crate) value: V,
+}
+
+/// Homes of an empty sub-table.
+const HOMES_MIN: usize = 8;
+
+/// Slots that a guess looks at.
+const WINDOW: usize = 8;
+
+/// One in each byte of a window.
+const EACH_BYTE: u64 = 0x0101_0101_0101_0101;
+
+/// Empty slots behind the homes, at least.
+const TAIL: usize = 4 * WINDOW;
+
+/// No entry is suggested.
+pub(crate) const NO_GUESS: u32 = u32::MAX;
+
+/// Where an entry belongs among `homes`: a share of them, by bits of the table hash above the low ones, which correlate
+/// with the key group, and below those that choose the sub-table.
+#[inline]
+const fn home(placed: u64, homes: usize) -> usize {
+    (((placed >> 16) as u32 as u64 * homes as u64) >> 32) as usize
+}
+
+/// The byte beside the slot; never 0, which marks an empty slot. Its bits hardly choose the home.
+#[inline]
+const fn tag(placed: u64) -> u8 {
+    let byte = (placed >> 12) as u8;
+    if byte == 0 { 1 } else { byte }
+}
+
+type Slots<K, N, V> = Vec<Option<Entry<K, N, V>>>;
+
+#[derive(Debug)]
+pub(crate) struct SubTable<K, N, V> {
+    /// One byte for each slot.
+    tags: Vec<u8>,
+    slots: Slots<K, N, V>,
+    /// The last access of the entry in each slot when the table is timed, else none.
+    stamps: Vec<ProcessingTime>,
+    /// How many slots are homes; those behind them are the tail.
+    homes: usize,
+    len: usize,
+    /// How many top bits of the table hash all entries share.
+    pub(crate) depth: u8,
+    /// The generation for which `scan_left` counts.
+    pub(crate) scan_mark: Option<Mark>,
+    /// Slots from here on are scanned.
+    pub(crate) scan_left: usize,
+}
+
+impl<K, N, V> SubTable<K, N, V> {
+    /// Bytes of memory per entry at the usual load: what the budget charges.
+    pub(crate) const ENTRY_BYTES: usize = (size_of::<Option<Entry<K, N, V>>>() + 1) * 3 / 2;
+
+    pub(crate) fn new(depth: u8) -> Self {
+        Self {
+            tags: vec![0; HOMES_MIN + TAIL],
+            slots: Vec::new(),
+            stamps: Vec::new(),
+            homes: HOMES_MIN,
+            len: 0,
+            depth,
+            scan_mark: None,
+            scan_left: 0,
+        }
+    }
+
+    /// How many entries.
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// How many slots, empty ones included.
+    pub(crate) const fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, at: usize) -> Option<&Entry<K, N, V>> {
+        self.slots.get(at)?.as_ref()
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, at: usize) -> Option<&mut Entry<K, N, V>> {
+        self.slots.get_mut(at)?.as_mut()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry<K, N, V>> {
+        self.slots.iter().flatten()
+    }
+
+    /// The last access of an entry; meaningless when the table is not timed.
+    #[inline]
+    pub(crate) fn stamp(&self, at: usize) -> ProcessingTime {
+        self.stamps.get(at).copied().unwrap_or_default()
+    }
+
+    #[inline]
+    pub(crate) fn set_stamp(&mut self, at: usize, stamp: ProcessingTime) {
+        if let Some(held) = self.stamps.get_mut(at) {
+            *held = stamp;
+        }
+    }
+
+    /// The slot of the entry placed by `placed` for which `is` holds.
+    #[inline]
+    pub(crate) fn find(&self, placed: u64, is: impl Fn(&Entry<K, N, V>) -> bool) -> Option<usize> {
+        let guess = self.guess(placed) as usize;
+        if self.get(guess).is_some_and(&is) {
+            return Some(guess);
+        }
+        self.probe(placed, is)
+    }
+
+    /// Finds an entry slot by slot.
+    fn probe(&self, placed: u64, is: impl Fn(&Entry<K, N, V>) -> bool) -> Option<usize> {
+        let (home, tag) = (home(placed, self.homes), tag(placed));
+        for (at, &held) in self.tags.iter().enumerate().skip(home) {
+            if held == 0 {
+                return None;
+            }
+            if held == tag && self.get(at).is_some_and(&is) {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    /// Brings the bytes that a guess looks at near.
+    #[inline]
+    pub(crate) fn touch_tags(&self, placed: u64) -> u32 {
+        self.tags
+            .get(home(placed, self.homes))
+            .map_or(0, |&tag| u32::from(tag))
+    }
+
+    /// Brings an entry near.
+    #[inline]
+    pub(crate) fn touch_slot(&self, at: usize) -> u32 {
+        self.get(at).map_or(0, |entry| entry.hash.0 as u32)
+    }
+
+    /// The slot that the bytes suggest for `placed`: right in 99 of 100 cases if the entry is there. Reads no entry and
+    /// does not branch on what it reads, because the processor could not predict it.
+    #[inline]
+    pub(crate) fn guess(&self, placed: u64) -> u32 {
+        let home = home(placed, self.homes);
+        let Some(window) = self.tags[home..].first_chunk::<WINDOW>() else {
+            return NO_GUESS;
+        };
+        // A byte of `differing` is 0 where a tag is the same; the lowest bit of `same` then marks the first such byte.
+        let differing = u64::from_le_bytes(*window) ^ (u64::from(tag(placed)) * EACH_BYTE);
+        let same = differing.wrapping_sub(EACH_BYTE) & !differing & (EACH_BYTE << 7);
+        home as u32 + same.trailing_zeros() / 8
+    }
+
+    /// Adds an entry that is absent. Returns its slot. `place` gives the table hash of an entry.
+    pub(crate) fn insert(
+        &mut self,
+        entry: Entry<K, N, V>,
+        stamp: Option<ProcessingTime>,
+        place: impl Fn(&Entry<K, N, V>) -> u64,
+    ) -> usize {
+        if self.slots.is_empty() {
+            self.rebuild(HOMES_MIN, &place);
+        } else if (self.len + 1) * 5 > self.homes * 4 {
+            self.rebuild(self.homes * 3 / 2, &place);
+        }
+        self.put(place(&entry), entry, stamp)
+    }
+
+    fn put(&mut self, placed: u64, entry: Entry<K, N, V>, stamp: Option<ProcessingTime>) -> usize {
+        let mut at = home(placed, self.homes);
+        while self.tags[at] != 0 {
+            at += 1;
+        }
+        if at + WINDOW >= self.tags.len() {
+            self.tags.resize(at + TAIL, 0);
+            self.slots.resize_with(at + TAIL, || None);
+        }
+        if let Some(stamp) = stamp {
+            self.stamps.resize(self.slots.len(), ProcessingTime(0));
+            self.stamps[at] = stamp;
+        }
+        self.tags[at] = tag(placed);
+        self.slots[at] = Some(entry);
+        self.len += 1;
+        at
+    }
+
+    /// Empties the table, for `homes` homes. Returns what it held.
+    fn reset(&mut self, homes: usize) -> (Slots<K, N, V>, Vec<ProcessingTime>) {
+        self.homes = homes;
+        self.len = 0;
+        self.tags.clear();
+        self.tags.resize(homes + TAIL, 0);
+        let mut slots = Vec::with_capacity(homes + TAIL);
+        slots.resize_with(homes + TAIL, || None);
+        let slots = std::mem::replace(&mut self.slots, slots);
+        (slots, std::mem::take(&mut self.stamps))
+    }
+
+    /// Places all entries anew among `homes` homes.
+    fn rebuild(&mut self, homes: usize, place: &impl Fn(&Entry<K, N, V>) -> u64) {
+        let (slots, stamps) = self.reset(homes);
+        for (at, entry) in slots.into_iter().enumerate() {
+            if let Some(entry) = entry {
+                self.put(place(&entry), entry, stamps.get(at).copied());
+            }
+        }
+        self.scan_left = self.slots.len();
+    }
+
+    /// Removes the entry in slot `at`; later entries of its run move down. `place` gives the table hash of an entry.
+    pub(crate) fn remove(
+        &mut self,
+        at: usize,
+        place: impl Fn(&Entry<K, N, V>) -> u64,
+    ) -> Option<(Entry<K, N, V>, ProcessingTime)> {
+        let stamp = self.stamp(at);
+        let removed = self.slots.get_mut(at)?.take()?;
+        let mut gap = at;
+        let mut next = at + 1;
+        while let Some(later) = self.get(next) {
+            if home(place(later), self.homes) <= gap {
+                self.slots.swap(gap, next);
+                self.tags[gap] = self.tags[next];
+                if !self.stamps.is_empty() {
+                    self.stamps[gap] = self.stamps[next];
+                }
+                gap = next;
+            }
+            next += 1;
+        }
+        self.tags[gap] = 0;
+        self.len -= 1;
+        if self.len == 0 && self.homes >= 64 {
+            *self = Self::new(self.depth);
+        }
+        Some((removed, stamp))
+    }
+
+    /// Moves the entries for which `moves` holds to a new sub-table, one bit deeper, as this one becomes.
+    pub(crate) fn split(
+        &mut self,
+        moves: impl Fn(&Entry<K, N, V>) -> bool,
+        place: impl Fn(&Entry<K, N, V>) -> u64,
+    ) -> Self {
+        self.depth += 1;
+        let mut other = Self::new(self.depth);
+        let homes = (self.len * 5 / 6).max(HOMES_MIN);
+        other.reset(homes);
+        let (slots, stamps) = self.reset(homes);
+        for (at, entry) in slots.into_iter().enumerate() {
+            if let Some(entry) = entry {
+                let half = if moves(&entry) {
+                    &mut other
+                } else {
+                    &mut *self
+                };
+                half.put(place(&entry), entry, stamps.get(at).copied());
+            }
+        }
+        // Entries changed places: both halves are scanned again. Marks keep anything from being saved twice.
+        self.scan_left = self.slots.len();
+        other.scan_left = other.slots.len();
+        other.scan_mark = self.scan_mark;
+        other
+    }
+}

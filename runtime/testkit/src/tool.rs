@@ -1,0 +1,106 @@
+//! Programs that the testbed needs from the machine, and the line that installs each.
+
+use std::process::{Command, Stdio};
+
+use crate::error::TestbedError;
+
+/// The oldest Java that runs the broker.
+const JAVA_MIN: u32 = 17;
+
+/// Checks that Java 17 or newer is there.
+///
+/// # Errors
+/// `Missing`, with the line to run.
+pub fn java() -> Result<(), TestbedError> {
+    let missing = |found| TestbedError::Missing {
+        tool: "java 17",
+        install: "apt-get install openjdk-17-jre-headless",
+        found,
+    };
+    let output = Command::new("java").arg("-version").output();
+    let text = output.map_err(|_| missing(None))?.stderr;
+    let text = String::from_utf8_lossy(&text);
+    match java_major(&text) {
+        Some(major) if major >= JAVA_MIN => Ok(()),
+        _ => Err(missing(text.lines().next().map(str::to_owned))),
+    }
+}
+
+/// The major version in what `java -version` says, such as `openjdk version "17.0.15" 2025-04-15`.
+fn java_major(text: &str) -> Option<u32> {
+    let version = text.split('"').nth(1)?;
+    let digits = |part: &str| {
+        part.split(|c: char| !c.is_ascii_digit())
+            .next()?
+            .parse()
+            .ok()
+    };
+    let mut parts = version.split('.');
+    match digits(parts.next()?)? {
+        // Versions up to 8 were written 1.8.
+        1 => digits(parts.next()?),
+        major => Some(major),
+    }
+}
+
+/// Checks that Maven is there: it fetches the broker once.
+///
+/// # Errors
+/// `Missing`, with the line to run.
+pub fn maven() -> Result<(), TestbedError> {
+    runs("mvn", "--version").ok_or(TestbedError::Missing {
+        tool: "maven",
+        install: "apt-get install maven",
+        found: None,
+    })
+}
+
+/// Checks that Go is there: it builds the S3 server once.
+///
+/// # Errors
+/// `Missing`, with the line to run.
+pub fn go() -> Result<(), TestbedError> {
+    runs("go", "version").ok_or(TestbedError::Missing {
+        tool: "go 1.24 or newer",
+        install: "see https://go.dev/doc/install",
+        found: None,
+    })
+}
+
+fn runs(program: &str, argument: &str) -> Option<()> {
+    let mut command = Command::new(program);
+    command
+        .arg(argument)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command.status().ok()?.success().then_some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn java_versions_old_and_new_are_understood() {
+        assert_eq!(
+            java_major("openjdk version \"17.0.15\" 2025-04-15"),
+            Some(17)
+        );
+        assert_eq!(java_major("java version \"1.8.0_292\""), Some(8));
+        assert_eq!(java_major("openjdk version \"21-ea\" 2023-09-19"), Some(21));
+        assert_eq!(java_major("command not found"), None);
+    }
+
+    #[test]
+    fn a_missing_tool_is_named_with_the_line_that_installs_it() {
+        let error = TestbedError::Missing {
+            tool: "java 17",
+            install: "apt-get install openjdk-17-jre-headless",
+            found: None,
+        };
+        assert_eq!(
+            error.to_string(),
+            "install java 17: apt-get install openjdk-17-jre-headless"
+        );
+    }
+}

@@ -1,0 +1,250 @@
+//! Recovery of an attempt, in the order of the protocol: verify, confirm, open, run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use highwater_connectors::WriterContext;
+use highwater_operators::OperatorSnapshot;
+use highwater_protocol::nonce::NonceStream;
+use highwater_protocol::recovery::SlotDuty;
+use highwater_protocol::stop::SlotKey;
+use highwater_state::MemoryBudget;
+use highwater_types::{
+    AttemptId, Parallelism, SlotIndex, SubtaskIndex,
+};
+
+use crate::build::{SliceContext, SubtaskParts, build, operators_of, wire};
+use crate::files::BlockingLogs;
+use crate::messages::{
+    Deployment, FailureReport, History, OperatorSubtask, WorkerEvent,
+};
+use crate::sink::driver::{DriverParts, SlotStart};
+use crate::sink::{SinkControl, SinkMailbox, spawn};
+use crate::slot::{
+    SlotLetter, error_chain,
+};
+
+use super::{Attempt, Stage, Worker, WorkerInput, give, sink_failure};
+
+impl Worker {
+    /// Takes an attempt and fetches its state (R5).
+    pub(super) fn prepare(&mut self, deployment: Box<Deployment>) {
+        assert!(
+            self.current.is_none(),
+            "a worker holds one attempt at a time"
+        );
+        self.board.clear();
+        let attempt = deployment.attempt;
+        self.current = Some(Attempt {
+            deployment,
+            states: BTreeMap::new(),
+            mailboxes: Arc::default(),
+            drivers: Vec::new(),
+            unopened: BTreeSet::new(),
+            undropped: BTreeSet::new(),
+            drivers_ended: false,
+            stage: Stage::Active,
+            parts: BTreeMap::new(),
+        });
+        self.fetch(attempt);
+    }
+
+    /// Opens the sink slots and begins their duties (R4).
+    pub(super) fn confirm(&mut self, attempt: AttemptId, duties: &[SlotDuty]) {
+        let Some(mut held) = self
+            .current
+            .take_if(|held| held.deployment.attempt == attempt)
+        else {
+            return;
+        };
+        let opened = self.open_slots(&mut held, duties);
+        self.current = Some(held);
+        if let Err(report) = opened {
+            self.fail(attempt, report);
+        }
+    }
+
+    pub(super) fn open_slots(
+        &mut self,
+        held: &mut Attempt,
+        duties: &[SlotDuty],
+    ) -> Result<(), FailureReport> {
+        let plan = self.setup.program.plan().clone();
+        let mut mailboxes = BTreeMap::new();
+        for node in plan.sinks() {
+            let uid = plan.uid(node).clone();
+            let Some(markers) = held.deployment.markers.get(&uid).cloned() else {
+                continue;
+            };
+            let parallelism = plan.graph.node(node).parallelism.unwrap_or(Parallelism(1));
+            let of_sink = duties.iter().filter(|duty| duty.slot.sink == uid);
+            let last = of_sink.map(|duty| duty.slot.slot + 1).max().unwrap_or(0);
+            for slot in 0..parallelism.0.max(last) {
+                let key = SlotKey {
+                    sink: uid.clone(),
+                    slot,
+                };
+                let duty = duties.iter().find(|duty| duty.slot == key);
+                if slot >= parallelism.0 && duty.is_none() {
+                    continue;
+                }
+                let code = self.setup.program.sink(node);
+                let code = code.unwrap_or_else(|| unreachable!("{uid} is a sink"));
+                let context = WriterContext {
+                    job: self.setup.job.clone(),
+                    lineage: held.deployment.lineage,
+                    uid: uid.clone(),
+                    subtask: SubtaskIndex(slot),
+                    parallelism,
+                };
+                let target = code
+                    .target(&context)
+                    .map_err(|error| sink_failure(&key, &error))?;
+                let Some(target) = target else { continue };
+                let mailbox = SinkMailbox::new();
+                let parts = DriverParts {
+                    config: highwater_protocol::sink_slot::SlotConfig {
+                        key: key.clone(),
+                        markers: highwater_protocol::sink_slot::MarkerTopic {
+                            id: markers.place.clone(),
+                            from: markers.from,
+                        },
+                        spool_bytes_max: self.setup.settings.spool_bytes_max,
+                    },
+                    start: SlotStart::of(duty, held.deployment.restored.number),
+                    target,
+                    log: Box::new(BlockingLogs::new(
+                        self.setup.files.clone(),
+                        self.setup.rim.clone(),
+                    )),
+                    nonces: NonceStream::new(self.setup.nonces.draw()),
+                    owner: (held.deployment.epoch, held.deployment.attempt),
+                    mailbox: mailbox.clone(),
+                    events: self.inputs.clone(),
+                };
+                held.drivers
+                    .push(spawn(parts).map_err(|error| sink_failure(&key, &error))?);
+                mailboxes.insert(key, mailbox);
+            }
+        }
+        held.mailboxes = Arc::new(mailboxes);
+        Ok(())
+    }
+
+    /// Fetches and verifies the state of the attempt, off the loop (R5).
+    pub(super) fn fetch(&mut self, attempt: AttemptId) {
+        let Some(held) = self.active(attempt) else {
+            return;
+        };
+        let states = std::mem::take(&mut held.deployment.states);
+        let (files, inputs) = (self.setup.files.clone(), self.inputs.clone());
+        let rim = self.setup.rim.clone();
+        rim.clone().spawn_blocking(move || {
+            let mut fetched = BTreeMap::new();
+            for (subtask, state) in states {
+                match rim.block_on(files.restore(state)) {
+                    Ok(snapshot) => {
+                        fetched.insert(subtask, snapshot);
+                    }
+                    Err(error) => {
+                        let report = FailureReport {
+                            task: format!("restoring {}", subtask.uid),
+                            subtask: subtask.subtask,
+                            position: None,
+                            kind: highwater_types::Classified::kind(&error),
+                            message: error_chain(&error),
+                        };
+                        return give(&inputs, WorkerInput::Fetched(attempt, Err(report)));
+                    }
+                }
+            }
+            give(&inputs, WorkerInput::Fetched(attempt, Ok(fetched)));
+        });
+    }
+
+    pub(super) fn fetched(
+        &mut self,
+        attempt: AttemptId,
+        states: Result<BTreeMap<OperatorSubtask, OperatorSnapshot>, FailureReport>,
+    ) {
+        let Some(held) = self.active(attempt) else {
+            return;
+        };
+        match states {
+            Ok(states) => {
+                held.states = states;
+                self.tell(WorkerEvent::Verified(attempt));
+            }
+            Err(report) => self.fail(attempt, report),
+        }
+    }
+
+    /// Builds the slices (R6).
+    pub(super) fn build(&mut self, attempt: AttemptId) {
+        let Some(held) = self.active(attempt) else {
+            return;
+        };
+        let mut states = std::mem::take(&mut held.states);
+        let program = self.setup.program.clone();
+        let slots = self.slots.len() as u32;
+        let wakers: Vec<_> = self
+            .slots
+            .iter()
+            .map(|slot| Arc::clone(&slot.waker))
+            .collect();
+        let parts = wire(&program, |subtask| {
+            wakers[(subtask.0 % slots) as usize].handle()
+        });
+        let budget = MemoryBudget::new(self.setup.settings.state_bytes_max);
+        let mut slices: BTreeMap<SlotIndex, Vec<SubtaskParts>> = (0..slots)
+            .map(|slot| (SlotIndex(slot), Vec::new()))
+            .collect();
+        let Some(held) = self.current.as_mut() else {
+            return;
+        };
+        for (_, mut part) in parts {
+            for operator in operators_of(&part, &program) {
+                if let Some(state) = states.remove(&operator) {
+                    part.states.insert(operator.uid.clone(), state);
+                }
+                if let Some(splits) = held.deployment.splits.remove(&operator) {
+                    part.complete = held.deployment.complete.contains(&operator.uid);
+                    part.splits = splits;
+                }
+            }
+            let slot = SlotIndex(part.subtask.0 % slots);
+            slices.entry(slot).or_default().push(part);
+        }
+        held.unopened = slices.keys().copied().collect();
+        held.undropped = held.unopened.clone();
+        for (slot, parts) in slices {
+            let context = SliceContext {
+                program: program.clone(),
+                job: self.setup.job.clone(),
+                lineage: held.deployment.lineage,
+                rim: self.setup.rim.clone(),
+                wake: self.slots[slot.0 as usize].waker.handle(),
+                budget: budget.clone(),
+                is_restored: held.deployment.history == History::Restored,
+                sinks: Arc::clone(&held.mailboxes),
+            };
+            let builder = Box::new(move |clock: &highwater_operators::TaskClock| {
+                parts
+                    .into_iter()
+                    .map(|part| build(&context, part, clock))
+                    .collect()
+            });
+            self.slots[slot.0 as usize].send(SlotLetter::Build(attempt, builder));
+        }
+    }
+
+    /// Lets records flow: sink slots first, then the tasks (R7).
+    pub(super) fn release(&mut self, attempt: AttemptId) {
+        self.tell_all_sinks(attempt, &SinkControl::Released);
+        if self.active(attempt).is_some() {
+            self.slots
+                .iter()
+                .for_each(|slot| slot.send(SlotLetter::Run(attempt)));
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! A task's part of a checkpoint: chain and sink slots put together, stored, acknowledged.
+
+
+use highwater_protocol::job::{TaskId, TaskSnapshot};
+use highwater_protocol::stop::SlotKey;
+use highwater_types::{
+    AttemptId, CheckpointId, ErrorKind, SubtaskIndex,
+};
+
+use crate::build::task_id;
+use crate::files::{TaskPart, store_part};
+use crate::messages::WorkerEvent;
+use crate::sink::driver::SinkEvent;
+use crate::slot::error_chain;
+
+use super::{Worker, WorkerInput, give, slot_failure, slot_task};
+
+impl Worker {
+    pub(super) fn range_of(&self, task: &TaskId) -> highwater_types::KeyGroupRange {
+        let program = &self.setup.program;
+        let vertices = program.plan().job.vertices().iter();
+        let vertex = vertices
+            .into_iter()
+            .find(|vertex| *program.plan().uid(vertex.head) == task.vertex);
+        let vertex = vertex.unwrap_or_else(|| unreachable!("{task} is a task of the plan"));
+        vertex
+            .max_parallelism
+            .range(task.subtask, vertex.parallelism)
+    }
+
+    /// Stores a task's part, off the loop (P5).
+    pub(super) fn store(&self, part: TaskPart) {
+        let (files, inputs, rim) = (
+            self.setup.files.clone(),
+            self.inputs.clone(),
+            self.setup.rim.clone(),
+        );
+        self.setup.rim.spawn_blocking(move || {
+            let (task, attempt, id) = (part.task.clone(), part.attempt, part.id);
+            let stored = rim.block_on(store_part(&files, part));
+            let result = stored.map_err(|error| error_chain(&error));
+            give(
+                &inputs,
+                WorkerInput::Stored {
+                    task,
+                    attempt,
+                    id,
+                    result,
+                },
+            );
+        });
+    }
+
+    pub(super) fn stored(
+        &mut self,
+        task: TaskId,
+        attempt: AttemptId,
+        id: CheckpointId,
+        result: Result<TaskSnapshot, String>,
+    ) {
+        let Some(held) = self.active(attempt) else {
+            return;
+        };
+        match result {
+            Ok(snapshot) => {
+                held.parts.entry((id, task.clone())).or_default().chain = Some(snapshot);
+                self.ack(&task, attempt, id);
+            }
+            Err(reason) => self.tell(WorkerEvent::Refused {
+                task,
+                attempt,
+                id,
+                reason,
+            }),
+        }
+    }
+
+    pub(super) fn sink_event(&mut self, attempt: AttemptId, slot: SlotKey, event: SinkEvent) {
+        if self.active(attempt).is_none() {
+            return;
+        }
+        match event {
+            SinkEvent::Ack {
+                id,
+                output,
+                marker_offset,
+            } => {
+                let task = self.holder(&slot);
+                let Some(held) = self.current.as_mut() else {
+                    return;
+                };
+                let part = held.parts.entry((id, task.clone())).or_default();
+                let seen = part
+                    .slots
+                    .marker_offsets
+                    .entry(slot.sink.clone())
+                    .or_default();
+                *seen = (*seen).max(marker_offset);
+                part.slots.outputs.insert(slot, output);
+                self.ack(&task, attempt, id);
+            }
+            SinkEvent::Decline(id) => {
+                let reason = format!("the sink log of slot {slot} cannot be stored now");
+                let task = self.holder(&slot);
+                self.tell(WorkerEvent::Refused {
+                    task,
+                    attempt,
+                    id,
+                    reason,
+                });
+            }
+            SinkEvent::Confirmed(id) => self.tell(WorkerEvent::SlotConfirmed(attempt, slot, id)),
+            SinkEvent::Voided(id) => self.tell(WorkerEvent::SlotVoided(attempt, slot, id)),
+            SinkEvent::Examined(id, found) => {
+                self.tell(WorkerEvent::SlotExamined(attempt, slot, id, found));
+            }
+            SinkEvent::AskLeader(_) => self.tell(WorkerEvent::AskAuthority(attempt, slot)),
+            SinkEvent::RequestCheckpoint => self.tell(WorkerEvent::RequestCheckpoint(attempt)),
+            SinkEvent::Superseded => {
+                let message = format!("a newer attempt owns sink slot {slot}");
+                self.fail(attempt, slot_failure(&slot, ErrorKind::Fenced, message));
+            }
+            SinkEvent::Stop(stop) => self.tell(WorkerEvent::Stop(attempt, stop)),
+        }
+    }
+
+    /// The task that holds a slot.
+    pub(super) fn holder(&self, slot: &SlotKey) -> TaskId {
+        let program = &self.setup.program;
+        let plan = program.plan();
+        let node = plan.sinks().find(|node| *plan.uid(*node) == slot.sink);
+        let node = node.unwrap_or_else(|| unreachable!("{slot} is a slot of the plan"));
+        let vertex = plan.job.vertex(plan.job.vertex_of(node));
+        let subtask = SubtaskIndex(slot.slot % vertex.parallelism.0);
+        task_id(program, vertex, subtask)
+    }
+
+    /// Tells the coordinator once chain and slots of a task are stored (P6).
+    pub(super) fn ack(&mut self, task: &TaskId, attempt: AttemptId, id: CheckpointId) {
+        let Some(held) = self.current.as_mut() else {
+            return;
+        };
+        let expected = held
+            .mailboxes
+            .keys()
+            .filter(|slot| slot_task(&self.setup.program, slot).as_ref() == Some(task))
+            .count();
+        let key = (id, task.clone());
+        let Some(part) = held.parts.get(&key) else {
+            return;
+        };
+        if part.chain.is_none() || part.slots.outputs.len() < expected {
+            return;
+        }
+        let part = held.parts.remove(&key).unwrap_or_default();
+        let mut snapshot = part.chain.unwrap_or_default();
+        snapshot.outputs = part.slots.outputs;
+        snapshot.marker_offsets = part.slots.marker_offsets;
+        let snapshot = Box::new(snapshot);
+        self.tell(WorkerEvent::Acked {
+            task: task.clone(),
+            attempt,
+            id,
+            snapshot,
+        });
+    }
+
+    pub(super) fn forget_parts(&mut self, attempt: AttemptId, id: CheckpointId) {
+        if let Some(held) = self.held(attempt) {
+            held.parts.retain(|(of, _), _| *of != id);
+        }
+    }
+}
