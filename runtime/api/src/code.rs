@@ -116,10 +116,13 @@ impl<T: Record> StreamType for TypeOf<T> {
     }
 }
 
+/// Computes the key hashes of a chunk.
+pub type SharedRekey<T> = Arc<dyn Fn(&mut Chunk<T>) + Send + Sync>;
+
 /// How an edge scatters, with the code of its key.
 pub enum Scatter<T> {
     /// By key group; computes the key hashes of a chunk.
-    Hash(Arc<dyn Fn(&mut Chunk<T>) + Send + Sync>),
+    Hash(SharedRekey<T>),
     /// To the subtask of the same index.
     Forward,
     /// In turn.

@@ -31,7 +31,12 @@ impl JobProgram {
     ) -> Self {
         assert_eq!(plan.graph.nodes().len(), nodes.len(), "each node has code");
         assert_eq!(plan.graph.edges().len(), edges.len(), "each edge has code");
-        Self(Arc::new(Parts { plan, nodes, edges, types }))
+        Self(Arc::new(Parts {
+            plan,
+            nodes,
+            edges,
+            types,
+        }))
     }
 
     /// The plan.

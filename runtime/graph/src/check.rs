@@ -98,16 +98,6 @@ pub enum PlanError {
         /// The source.
         from: String,
     },
-    /// Two sinks that would fence each other.
-    #[error("{first} and {second} both write {target} exactly once; give each a target of its own")]
-    SharedTarget {
-        /// One sink.
-        first: String,
-        /// The other.
-        second: String,
-        /// What both write.
-        target: String,
-    },
     /// A setting of an operator or connector that cannot work.
     #[error("{node}: {reason}")]
     Setting {
@@ -160,6 +150,15 @@ pub enum PlanWarning {
         /// What it promises.
         guarantee: Guarantee,
     },
+    /// Two sinks write to one target, in no order between them.
+    SharedTarget {
+        /// One sink.
+        first: String,
+        /// The other.
+        second: String,
+        /// What both write.
+        target: String,
+    },
     /// State is lost with the process.
     NoCheckpoints,
 }
@@ -171,6 +170,16 @@ impl fmt::Display for PlanWarning {
                 write!(
                     f,
                     "{node} is {guarantee}: output may be repeated or lost after a failure"
+                )
+            }
+            Self::SharedTarget {
+                first,
+                second,
+                target,
+            } => {
+                write!(
+                    f,
+                    "{first} and {second} both write {target}, in no order between them"
                 )
             }
             Self::NoCheckpoints => f.write_str(
@@ -201,7 +210,6 @@ pub fn check(graph: &StreamGraph, defaults: PlanDefaults) -> Result<Vec<PlanWarn
     parallelisms(graph, defaults, &mut faults);
     edges(graph, defaults, &mut faults);
     event_time(graph, &mut faults);
-    targets(graph, &mut faults);
     if faults.is_empty() {
         Ok(warnings(graph, defaults))
     } else {
@@ -314,25 +322,6 @@ fn event_time(graph: &StreamGraph, faults: &mut Vec<PlanError>) {
     }
 }
 
-fn targets(graph: &StreamGraph, faults: &mut Vec<PlanError>) {
-    let mut writers = BTreeMap::<&str, NodeId>::new();
-    for node in graph.nodes() {
-        let NodeKind::Sink(facts) = &node.kind else {
-            continue;
-        };
-        if facts.guarantee != Guarantee::ExactlyOnce {
-            continue;
-        }
-        if let Some(first) = writers.insert(&facts.writes, node.id) {
-            faults.push(PlanError::SharedTarget {
-                first: graph.name(first),
-                second: graph.name(node.id),
-                target: facts.writes.clone(),
-            });
-        }
-    }
-}
-
 fn warnings(graph: &StreamGraph, defaults: PlanDefaults) -> Vec<PlanWarning> {
     let mut warnings = Vec::new();
     if defaults.checkpoints == Checkpoints::Off {
@@ -346,6 +335,19 @@ fn warnings(graph: &StreamGraph, defaults: PlanDefaults) -> Vec<PlanWarning> {
             warnings.push(PlanWarning::WeakSink {
                 node,
                 guarantee: facts.guarantee,
+            });
+        }
+    }
+    let mut writers = BTreeMap::<&str, NodeId>::new();
+    for node in graph.nodes() {
+        let NodeKind::Sink(facts) = &node.kind else {
+            continue;
+        };
+        if let Some(first) = writers.insert(&facts.writes, node.id) {
+            warnings.push(PlanWarning::SharedTarget {
+                first: graph.name(first),
+                second: graph.name(node.id),
+                target: facts.writes.clone(),
             });
         }
     }

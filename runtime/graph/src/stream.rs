@@ -224,6 +224,11 @@ impl StreamGraph {
         id
     }
 
+    /// Changes how an edge scatters.
+    pub fn set_partitioning(&mut self, id: EdgeId, partitioning: Partitioning) {
+        self.edges[id.0].partitioning = partitioning;
+    }
+
     /// The edges into a node.
     pub fn inputs(&self, id: NodeId) -> impl Iterator<Item = &Edge> {
         self.edges.iter().filter(move |edge| edge.to == id)

@@ -25,7 +25,8 @@ pub struct Observed {
 const WINDOW_MS: i64 = 600_000;
 
 impl Observed {
-    /// Adds lines of the alert topic.
+    /// Adds lines of the alert topic. Only alerts of the decline rule are judged: those of the spend rule depend on when
+    /// payments were handled.
     ///
     /// # Errors
     /// When a line is no alert.
@@ -35,6 +36,9 @@ impl Observed {
     ) -> Result<(), OracleError> {
         each("alerts", lines, |line| {
             let value: Value = serde_json::from_slice(line).ok()?;
+            if value.get("rule")?.as_str()? != "R1" {
+                return Some(());
+            }
             let id = value.get("alert_id")?.as_str()?.to_owned();
             let count = value.get("count_at_alert")?.as_u64()?;
             self.alerts

@@ -409,6 +409,7 @@ impl CheckpointCoordinator {
             enumerators: None,
         });
         effects.push(CheckpointEffect::SnapshotEnumerators { id });
+        effects.push(CheckpointEffect::Announce { id });
         self.trigger_frontier(effects);
     }
 

@@ -92,6 +92,12 @@ pub struct CollectSink<T> {
     place: Place<T>,
 }
 
+impl<T> Clone for CollectSink<T> {
+    fn clone(&self) -> Self {
+        Self { place: self.place.clone() }
+    }
+}
+
 impl<T: Record> CollectSink<T> {
     /// A sink that shows records as soon as they are written, again after a failure.
     pub fn at_least_once() -> (Self, Collected<T>) {

@@ -48,10 +48,13 @@ where
 
 #[cfg(test)]
 mod tests {
-    use highwater_types::EventTime;
     use highwater_types::chunk::CHUNK_RECORDS_MAX;
+    use highwater_types::{EventTime, OperatorUid};
 
     use super::*;
+    use crate::chain::Link;
+    use crate::map::Map;
+    use crate::outputs::Port;
     use crate::testing::Harness;
 
     #[test]
@@ -75,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_a_receiver_is_returned_before_that_of_the_function() {
+    fn an_error_of_the_function_fails_the_operator() {
         let emit = |value: i64, out: &mut Collector<'_, i64>| {
             out.emit(value);
             Err("after the emit".into())
@@ -89,5 +92,23 @@ mod tests {
                 ..
             }
         ));
+    }
+
+    #[test]
+    fn an_error_of_a_receiver_comes_before_that_of_the_function() {
+        let uid = OperatorUid::parse("receiver").unwrap();
+        let refuse = Map::fallible(|_: i64| Err::<i64, _>("refused".into()));
+        let receiver = Link::new(uid, refuse, Outputs::new(Port::new(Vec::new()), Vec::new()));
+        let mut out = Outputs::new(Port::new(vec![Box::new(receiver)]), Vec::new());
+        let fill = |value: i64, out: &mut Collector<'_, i64>| {
+            (0..CHUNK_RECORDS_MAX).for_each(|_| out.emit(value));
+            Err("after the emit".into())
+        };
+        let mut chunk = Chunk::new();
+        chunk.push(1, EventTime(0));
+        let error = FlatMap::new(fill)
+            .on_chunk(&mut chunk, &mut out)
+            .unwrap_err();
+        assert!(matches!(error, OperatorError::User { call: "map", .. }));
     }
 }

@@ -6,21 +6,20 @@
 
 use std::sync::mpsc::{Receiver, sync_channel};
 
+use highwater_connectors::WakeHandle;
 use highwater_state::{
-    BackendSetup, KeyedSnapshot, KeyedStateBackend, RawKeyGroupState, SnapshotProgress, StateError,
-    StateName, Store, Unmatched, UnsealedSnapshot,
+    BackendSetup, KeyedSnapshot, KeyedStateBackend, SnapshotProgress, StateError, Store, Unmatched,
+    UnsealedSnapshot,
 };
-use highwater_types::{
-    CheckpointBarrier, Chunk, DecodeError, KeyGroup, ProcessingTime, Record, Watermark,
-};
+use highwater_types::{CheckpointBarrier, Chunk, ProcessingTime, Record, Watermark};
 use tokio::task::JoinSet;
 
 use crate::context::OperatorContext;
 use crate::error::OperatorError;
-use crate::operator::OperatorReport;
-use crate::snapshot::OperatorSnapshot;
+use crate::operator::{OperatorReport, TaskClock};
+use crate::snapshot::{ListStateSnapshot, OperatorSnapshot, Redistribution};
 
-/// The raw state that holds the watermark.
+/// The list state of the watermark: one item from each subtask, all given to each.
 const WATERMARK: &str = "highwater.watermark";
 
 /// Entries that one portion of a snapshot looks at.
@@ -47,9 +46,13 @@ pub(crate) fn assert_keyed<T>(chunk: &Chunk<T>) {
 /// Keyed state of a subtask.
 pub(crate) struct KeyedStates {
     pub(crate) backend: KeyedStateBackend,
-    context: OperatorContext,
+    clock: TaskClock,
+    wake: WakeHandle,
+    rim: tokio::runtime::Handle,
     /// The largest watermark that is no end of input.
     watermark: Watermark,
+    /// The watermark of the open snapshot.
+    saved_watermark: Watermark,
     sealing: Option<Sealing>,
 }
 
@@ -63,16 +66,15 @@ impl KeyedStates {
             budget: context.budget.clone(),
             store: Store::Heap,
         };
-        let mut states = Self {
+        Ok(Self {
             backend: open_backend(setup, context)?,
-            context: context.clone(),
-            watermark: Watermark::MIN,
+            clock: context.clock.clone(),
+            wake: context.wake.clone(),
+            rim: context.rim.clone(),
+            watermark: read_watermark(context)?,
+            saved_watermark: Watermark::MIN,
             sealing: None,
-        };
-        states.watermark = states.read_watermark()?;
-        // The files are in the backend now.
-        states.context.restored = None;
-        Ok(states)
+        })
     }
 
     /// All states are open: refuses what is stored and was not opened.
@@ -82,13 +84,12 @@ impl KeyedStates {
 
     /// The processing time of this turn.
     pub(crate) fn now(&self) -> ProcessingTime {
-        self.context.clock.now()
+        self.clock.now()
     }
 
     /// The watermark that the state has seen, also before a restore. What was late stays late.
     ///
-    /// A key group that comes from a subtask that was behind counts as far as the others: dropped windows must not
-    /// come to life again.
+    /// After a restore it is the largest of all old subtasks: windows that one has dropped must not come to life again.
     pub(crate) const fn watermark(&self) -> Watermark {
         self.watermark
     }
@@ -113,9 +114,7 @@ impl KeyedStates {
     ) -> Result<(), OperatorError> {
         let now = self.now();
         self.backend.begin_snapshot(barrier.id, now)?;
-        if let Some(watermark) = self.write_watermark() {
-            self.backend.add_raw(watermark)?;
-        }
+        self.saved_watermark = self.watermark;
         Ok(())
     }
 
@@ -128,7 +127,7 @@ impl KeyedStates {
             let is_small = self.backend.used_bytes() <= SEAL_INLINE_BYTES;
             let unsealed = self.backend.take_snapshot()?;
             if is_small {
-                return Ok(Some(keyed_file(seal(unsealed)?)));
+                return Ok(Some(self.whole(seal(unsealed)?)));
             }
             self.sealing = Some(self.seal_on_rim(unsealed));
         }
@@ -140,7 +139,7 @@ impl KeyedStates {
             return Ok(None);
         };
         self.sealing = None;
-        Ok(Some(keyed_file(sealed?)))
+        Ok(Some(self.whole(sealed?)))
     }
 
     /// Gives the open snapshot up.
@@ -155,7 +154,7 @@ impl KeyedStates {
 
     fn seal_on_rim(&self, unsealed: UnsealedSnapshot) -> Sealing {
         let (send, sealed) = sync_channel(1);
-        let wake = self.context.wake.clone();
+        let wake = self.wake.clone();
         let mut task = JoinSet::new();
         task.spawn_blocking_on(
             move || {
@@ -164,7 +163,7 @@ impl KeyedStates {
                     wake.wake();
                 }
             },
-            &self.context.rim,
+            &self.rim,
         );
         Sealing {
             sealed,
@@ -172,43 +171,33 @@ impl KeyedStates {
         }
     }
 
-    fn write_watermark(&self) -> Option<RawKeyGroupState> {
-        if self.watermark == Watermark::MIN {
-            return None;
+    /// The snapshot with this file.
+    fn whole(&self, file: Vec<u8>) -> OperatorSnapshot {
+        let mut item = Vec::new();
+        self.saved_watermark.encode(&mut item);
+        OperatorSnapshot {
+            keyed: vec![file],
+            lists: vec![ListStateSnapshot {
+                name: WATERMARK.to_owned(),
+                redistribution: Redistribution::Union,
+                items: vec![item],
+            }],
         }
-        let mut bytes = Vec::new();
-        self.watermark.encode(&mut bytes);
-        let groups = self
-            .backend
-            .range()
-            .groups()
-            .map(|group| (group, bytes.clone()));
-        Some(RawKeyGroupState {
+    }
+}
+
+/// The largest watermark that an old subtask has seen.
+fn read_watermark(context: &OperatorContext) -> Result<Watermark, OperatorError> {
+    let restored = context.restored.as_ref();
+    let mut largest = Watermark::MIN;
+    for item in restored.map_or(&[][..], |state| state.list(WATERMARK)) {
+        let read = Watermark::decode(&mut item.as_slice()).map_err(|e| OperatorError::Restore {
             name: WATERMARK.to_owned(),
-            groups: groups.collect(),
-        })
+            reason: e.to_string(),
+        })?;
+        largest = largest.max(read);
     }
-
-    fn read_watermark(&mut self) -> Result<Watermark, OperatorError> {
-        let mut watermark = Watermark::MIN;
-        for (group, bytes) in self.backend.take_raw(WATERMARK)? {
-            let read = Watermark::decode(&mut bytes.as_slice());
-            let read = read.map_err(|source| self.watermark_error(group, source))?;
-            watermark = watermark.max(read);
-        }
-        Ok(watermark)
-    }
-
-    fn watermark_error(&self, group: KeyGroup, source: DecodeError) -> StateError {
-        let name = StateName {
-            uid: self.context.uid.clone(),
-            state: WATERMARK.to_owned(),
-        };
-        StateError::Decode {
-            what: format!("key group {group} of {name}"),
-            source,
-        }
-    }
+    Ok(largest)
 }
 
 fn open_backend(
@@ -233,11 +222,4 @@ fn open_backend(
 
 fn seal(unsealed: UnsealedSnapshot) -> Result<Vec<u8>, StateError> {
     Ok(unsealed.seal()?.to_bytes())
-}
-
-fn keyed_file(bytes: Vec<u8>) -> OperatorSnapshot {
-    OperatorSnapshot {
-        keyed: vec![bytes],
-        lists: Vec::new(),
-    }
 }

@@ -538,3 +538,6 @@ fn downcast<S: KeyedState>(state: &mut dyn KeyedState) -> &mut S {
         .downcast_mut()
         .expect("a handle is used with the backend that made it")
 }
+
+#[cfg(test)]
+mod tests;

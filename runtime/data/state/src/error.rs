@@ -5,7 +5,7 @@
 
 use highwater_types::{
     CheckpointId, Classified, DecodeError, ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism,
-    OperatorUid,
+    OperatorUid, Parallelism, SubtaskIndex,
 };
 
 use crate::descriptor::StateKind;
@@ -189,6 +189,22 @@ pub enum StateError {
         /// The first group that is held twice.
         group: KeyGroup,
     },
+    /// The snapshots of some old subtasks are missing or there twice.
+    #[error(
+        "{found} operator snapshots of `{uid}` were handed in for {parallelism} subtasks{}; hand in one of each subtask of \
+         the checkpoint",
+        missing.map_or_else(String::new, |subtask| format!(", subtask {subtask} is missing"))
+    )]
+    Subtasks {
+        /// The operator.
+        uid: OperatorUid,
+        /// How many subtasks there were.
+        parallelism: Parallelism,
+        /// How many snapshots there are.
+        found: usize,
+        /// The first subtask without one.
+        missing: Option<SubtaskIndex>,
+    },
     /// Stored bytes do not have their checksum.
     #[error(
         "{what} has checksum {found:016x}, {expected:016x} was written; restore from another checkpoint"
@@ -257,6 +273,7 @@ impl Classified for StateError {
             | Self::MaxParallelism { .. } => ErrorKind::Invalid,
             Self::Coverage { .. }
             | Self::Overlap { .. }
+            | Self::Subtasks { .. }
             | Self::Checksum { .. }
             | Self::Format { .. }
             | Self::Decode { .. } => ErrorKind::Corrupt,

@@ -69,6 +69,7 @@ pub mod contract;
 mod descriptor;
 mod error;
 pub mod keyed;
+mod operator_state;
 mod restore;
 mod snapshot;
 mod spread;
@@ -87,6 +88,7 @@ pub use keyed::{
     AggregatingState, Aggregation, Drained, KeyedState, ListState, MapState, OpenState,
     ReducingState, Reduction, SlicedState, ValueState,
 };
+pub use operator_state::{OperatorRestore, OperatorSnapshot, Redistribution};
 pub use snapshot::{
     GroupBlock, KeyedSnapshot, RawKeyGroupState, StateBlock, StateHeader, UnsealedSnapshot,
     UnsealedState, canonical_digest,

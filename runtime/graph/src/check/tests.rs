@@ -106,7 +106,20 @@ fn event_time_without_watermarks_and_unknown_side_outputs_are_refused() {
     let message = refusal(graph);
     assert!(message.contains("count works in event time, but source in has no watermarks"));
     assert!(message.contains("count has no side output `late`; it has none"));
-    assert!(message.contains("out and late both write files out exactly once"));
+}
+
+#[test]
+fn two_sinks_of_one_target_are_a_warning() {
+    let mut graph = counting();
+    let late = graph.add_node("sink", sink(), "unit".to_owned());
+    graph.node_mut(late).uid = OperatorUid::parse("late").ok();
+    graph.add_edge(NodeId(2), OutputName::Main, late, Partitioning::Forward);
+    let plan = Plan::compile(graph, defaults()).unwrap();
+    let warning = plan.warnings.first().unwrap().to_string();
+    assert!(
+        warning.contains("out and late both write files out"),
+        "{warning}"
+    );
 }
 
 #[test]

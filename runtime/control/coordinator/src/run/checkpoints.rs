@@ -36,6 +36,9 @@ impl Coordinator {
     pub(super) fn effect(&mut self, effect: CheckpointEffect) {
         match effect {
             CheckpointEffect::SnapshotEnumerators { id } => self.snapshot_enumerators(id),
+            CheckpointEffect::Announce { .. } => {
+                self.send(WorkerCommand::Expect(self.last_attempt));
+            }
             CheckpointEffect::SendBarrier { task, barrier } => {
                 (self.setup.stop)(Step::P2);
                 // One trigger reaches all sources of the worker; repeated ones for the same barrier change nothing.
@@ -155,7 +158,6 @@ impl Coordinator {
             .collect();
         self.status
             .send_modify(|status| status.checkpoints.pending = Some(id));
-        self.send(WorkerCommand::Expect(self.last_attempt));
         self.step(self.now_ms(), CheckpointEvent::Enumerators { id, states });
     }
 

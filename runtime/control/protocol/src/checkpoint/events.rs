@@ -207,6 +207,11 @@ pub enum CheckpointEffect {
         /// The checkpoint.
         id: CheckpointId,
     },
+    /// Tells all tasks that barriers are on their way: full spools let pass what stands before them.
+    Announce {
+        /// The checkpoint.
+        id: CheckpointId,
+    },
     /// Triggers a task (P2).
     SendBarrier {
         /// The task.

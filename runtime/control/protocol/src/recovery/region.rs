@@ -69,7 +69,8 @@ pub enum RegionEffect {
     OpenAll,
     /// Lets records flow: releases all slots, then the sources (R7).
     Release,
-    /// State is damaged, or a void marker was met: *Going back* is to be done or finished.
+    /// State is damaged, or a void marker was met: *Going back* is to be done or finished. The driver first reads `head`
+    /// again: a deposed leader misses files that its successor has collected, and that is no damage.
     GoBack,
 }
 

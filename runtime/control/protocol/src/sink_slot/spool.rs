@@ -2,7 +2,7 @@
 //!
 //! Called by [`super::SinkSlot`]; the bytes are with the driver. The rule: the account is exact, and a full spool holds
 //! the input back, except for records that stand before a barrier which is on its way: without them the checkpoint that
-//! would free the spool could never complete. That excess is bounded by a second limit of the same size.
+//! would free the spool could never complete. That excess is what the channels hold at the trigger, which credits bound.
 
 use super::events::SlotEffect;
 
@@ -109,12 +109,7 @@ impl Spool {
             self.requested = true;
             effects.push(SlotEffect::RequestCheckpoint);
         }
-        let limit = if self.expected {
-            self.bytes_max.saturating_mul(2)
-        } else {
-            self.bytes_max
-        };
-        let full = used >= limit;
+        let full = used >= self.bytes_max && !self.expected;
         if full != self.holding {
             self.holding = full;
             effects.push(if full {

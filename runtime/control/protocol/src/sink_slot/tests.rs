@@ -513,15 +513,13 @@ fn the_spool_holds_input_back_but_lets_an_expected_barrier_through() {
     });
     assert_eq!(effects, [SlotEffect::HoldInput]);
     assert_eq!(slot.step(SlotEvent::Expected), [SlotEffect::ResumeInput]);
-    let effects = slot.step(SlotEvent::Output {
+    let past = SlotEvent::Output {
         records: 1,
         bytes: 1000,
-    });
-    assert_eq!(
-        effects,
-        [SlotEffect::HoldInput],
-        "the excess is bounded too"
-    );
+    };
+    assert_eq!(slot.step(past), [], "what stands before the barrier passes");
+    let effects = slot.step(SlotEvent::Barrier(id(1)));
+    assert_eq!(effects, [SlotEffect::HoldInput]);
     assert_eq!(slot.spool().bytes(), 2000);
 }
 

@@ -2,15 +2,12 @@
 
 use highwater_connectors::{ConnectorError, DirectWriter, Encoder, OutputBatch, TargetError};
 use highwater_types::Chunk;
-use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::producer::BaseProducer;
 
-use super::target::{PRODUCING, send_all};
+use super::target::{PRODUCING, send_all, wait_delivered};
 use crate::connection::KafkaConnection;
 use crate::context::DeliveryLog;
 use crate::failure::{connector_error, delivery_error};
-
-/// How long a barrier waits for the brokers before the attempt fails and starts again.
-const FLUSH_TIMEOUT: std::time::Duration = std::time::Duration::from_mins(2);
 
 /// The writer of one subtask.
 pub(super) struct KafkaWriter<E> {
@@ -80,7 +77,7 @@ impl<T, E: Encoder<T>> DirectWriter<T> for KafkaWriter<E> {
     }
 
     fn flush(&mut self) -> Result<(), ConnectorError> {
-        let flushed = self.producer.flush(FLUSH_TIMEOUT);
+        let flushed = wait_delivered(&self.producer);
         self.check_deliveries()?;
         flushed.map_err(|error| connector_error(&self.object, &error, self.deliveries.client_log()))
     }

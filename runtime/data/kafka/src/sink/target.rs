@@ -21,6 +21,9 @@ use crate::failure::{connector_error, delivery_error, marker_error, transaction_
 
 /// How long one call to the brokers may take before its outcome is called unclear.
 const TRANSACTION_CALL_TIMEOUT: Duration = Duration::from_secs(30);
+const DELIVERY_WAIT: Duration = Duration::from_millis(1);
+/// Waits for deliveries before they are called unclear: half a minute.
+const DELIVERY_WAITS_MAX: u32 = 30_000;
 const FULL_QUEUE_WAIT: Duration = Duration::from_millis(20);
 /// Waits for room in the client's queue before a send gives up.
 const FULL_QUEUE_WAITS_MAX: u32 = 3_000;
@@ -57,6 +60,8 @@ pub struct KafkaTarget {
     settings: TargetSettings,
     transactional_id: String,
     session: Option<Session>,
+    /// The producer of the next session, connected ahead: a session opens in some milliseconds then.
+    spare: Option<(BaseProducer<DeliveryLog>, DeliveryLog)>,
     markers: MarkerTopic,
     /// No marker of this slot that is not yet known lies before it.
     known: Option<MarkerPosition>,
@@ -79,6 +84,7 @@ impl KafkaTarget {
             settings,
             transactional_id: format!("hw.{lineage}.{uid}.{subtask}"),
             session: None,
+            spare: None,
             markers,
             known: None,
         }
@@ -116,6 +122,22 @@ impl KafkaTarget {
         }
     }
 
+    /// A producer on the id of the slot that has not touched it yet.
+    fn producer(&self) -> Result<(BaseProducer<DeliveryLog>, DeliveryLog), TargetError> {
+        let object = self.object();
+        let deliveries = DeliveryLog::watching(self.markers.name());
+        let timeout_ms = self.settings.transaction_timeout.as_millis().to_string();
+        let config = self.settings.connection.client(&object, PRODUCING);
+        let mut config = config.map_err(TargetError::Refused)?;
+        config.set("transactional.id", &self.transactional_id);
+        config.set("transaction.timeout.ms", &timeout_ms);
+        let created = config.create_with_context(deliveries.clone());
+        let producer = created.map_err(|error| {
+            TargetError::Refused(connector_error(&object, &error, deliveries.client_log()))
+        })?;
+        Ok((producer, deliveries))
+    }
+
     /// Ends a session that is in doubt. Nothing of it may go on.
     fn give_up<T>(&mut self, result: Result<T, TargetError>) -> Result<T, TargetError> {
         if result.is_err() {
@@ -127,7 +149,7 @@ impl KafkaTarget {
     fn flush_session(&mut self) -> Result<(), TargetError> {
         let object = self.object();
         let session = self.session()?;
-        let flushed = session.producer.flush(TRANSACTION_CALL_TIMEOUT);
+        let arrived = wait_delivered(&session.producer);
         let log = session.deliveries.client_log();
         if let Some(error) = session.deliveries.take_failure() {
             // A fatal error stands behind the purged records of a fenced producer.
@@ -135,7 +157,7 @@ impl KafkaTarget {
             let error = fatal.map_or(error, |(code, _)| KafkaError::MessageProduction(code));
             return Err(delivery_error(&object, &error, log));
         }
-        flushed.map_err(|error| TargetError::Unclear(connector_error(&object, &error, log)))
+        arrived.map_err(|error| TargetError::Unclear(connector_error(&object, &error, log)))
     }
 
     fn begin_transaction(&mut self) -> Result<(), TargetError> {
@@ -228,17 +250,17 @@ impl OutputTarget for KafkaTarget {
         // The transaction writes there, and the broker would not make the topic.
         self.markers.place().map_err(marker_error)?;
         let object = self.object();
-        let deliveries = DeliveryLog::watching(self.markers.name());
-        let timeout_ms = self.settings.transaction_timeout.as_millis().to_string();
-        let config = self.settings.connection.client(&object, PRODUCING);
-        let mut config = config.map_err(TargetError::Refused)?;
-        config.set("transactional.id", &self.transactional_id);
-        config.set("transaction.timeout.ms", &timeout_ms);
+        let (producer, deliveries) = match self.spare.take() {
+            Some(spare) => spare,
+            None => self.producer()?,
+        };
         let log = deliveries.client_log();
-        let producer: BaseProducer<DeliveryLog> = config
-            .create_with_context(deliveries.clone())
-            .map_err(|error| TargetError::Refused(connector_error(&object, &error, log)))?;
-        let opened = producer.init_transactions(TRANSACTION_CALL_TIMEOUT);
+        // A client that looks for its coordinator before it is connected looks again only half a second later.
+        let topic = Some(self.settings.topic.as_str());
+        let connected = producer
+            .client()
+            .fetch_metadata(topic, TRANSACTION_CALL_TIMEOUT);
+        let opened = connected.and_then(|_| producer.init_transactions(TRANSACTION_CALL_TIMEOUT));
         opened.map_err(|error| transaction_error(&object, &error, log))?;
         self.session = Some(Session {
             producer,
@@ -246,6 +268,7 @@ impl OutputTarget for KafkaTarget {
             phase: Phase::Ready,
             sync: None,
         });
+        self.spare = Some(self.producer()?);
         Ok(())
     }
 
@@ -295,6 +318,19 @@ impl OutputTarget for KafkaTarget {
         let aborted = self.abort_transaction();
         self.give_up(aborted)
     }
+}
+
+/// Waits until every record that was sent is delivered or has failed.
+///
+/// The flush of the client library looks ten times a second; a commit must not wait for that.
+pub(super) fn wait_delivered(producer: &BaseProducer<DeliveryLog>) -> Result<(), KafkaError> {
+    for _ in 0..DELIVERY_WAITS_MAX {
+        if producer.in_flight_count() == 0 {
+            return Ok(());
+        }
+        producer.poll(DELIVERY_WAIT);
+    }
+    Err(KafkaError::Flush(Code::OperationTimedOut))
 }
 
 /// Hands every record of the batch to the client, waiting for room in its queue.

@@ -34,10 +34,18 @@ const DRAIN_RECORDS_MAX: usize = 4_096;
 /// What the reader asks of the thread.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Read this partition too.
-    Assign(SplitIndex, i32, PartitionPosition),
+    /// Read these partitions too. All at once: a fetch that waits at the end of one would delay the others.
+    Assign(Vec<Assignment>),
     /// Tell the group: partition and next offset.
     Commit(Vec<(i32, i64)>),
+}
+
+/// A partition to read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Assignment {
+    pub(super) split: SplitIndex,
+    pub(super) partition: i32,
+    pub(super) position: PartitionPosition,
 }
 
 /// What the thread hands to the reader.
@@ -165,9 +173,7 @@ impl FetchThread {
                 }
             };
             match command {
-                Command::Assign(split, partition, position) => {
-                    self.assign(split, partition, position)?;
-                }
+                Command::Assign(assignments) => self.assign(&assignments)?,
                 Command::Commit(offsets) => self.commit(&offsets)?,
             }
         }
@@ -182,22 +188,27 @@ impl FetchThread {
         Ok(list)
     }
 
-    fn assign(
-        &mut self,
-        split: SplitIndex,
-        partition: i32,
-        position: PartitionPosition,
-    ) -> Result<(), Stop> {
-        let list = self.list(&[(partition, position.offset)])?;
+    fn assign(&mut self, assignments: &[Assignment]) -> Result<(), Stop> {
+        let offsets = assignments
+            .iter()
+            .map(|one| (one.partition, one.position.offset));
+        let list = self.list(&offsets.collect::<Vec<_>>())?;
         let assigned = self.consumer.incremental_assign(&list);
-        assigned.map_err(|error| self.failed(partition, &error))?;
-        let open = Open {
+        assigned.map_err(|error| connector_error(&self.object(), &error, &self.log))?;
+        for &Assignment {
             split,
-            next: position.offset,
-            end: position.end,
-            batch: RecordBatch::new(split),
-        };
-        self.open.insert(partition, open);
+            partition,
+            position,
+        } in assignments
+        {
+            let open = Open {
+                split,
+                next: position.offset,
+                end: position.end,
+                batch: RecordBatch::new(split),
+            };
+            self.open.insert(partition, open);
+        }
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use highwater_types::{CheckpointId, EventTime, Record};
 
 use super::SourceSettings;
 use super::batch::{RawRecord, RecordBatch};
-use super::fetch::{Command, FetchThread, Fetched, Queues};
+use super::fetch::{Assignment, Command, FetchThread, Fetched, Queues};
 use super::position::{PartitionPosition, parse_split, split_of};
 use crate::context::ClientLog;
 use crate::failure::connector_error;
@@ -149,6 +149,7 @@ impl<T: Record, D: DecodeRecord<T>> KafkaReader<T, D> {
 
 impl<T: Record, D: DecodeRecord<T>> SourceReader<T> for KafkaReader<T, D> {
     fn add_splits(&mut self, splits: Vec<Split>) -> Result<(), ConnectorError> {
+        let mut assignments = Vec::with_capacity(splits.len());
         for split in splits {
             let (partition, position) = parse_split(&self.topic, &split)?;
             let index = SplitIndex(self.splits.len() as u32);
@@ -161,10 +162,17 @@ impl<T: Record, D: DecodeRecord<T>> SourceReader<T> for KafkaReader<T, D> {
             if position.end.is_some_and(|end| position.offset >= end) {
                 self.ended_at_once.push_back(index);
             } else {
-                self.command(Command::Assign(index, partition, position))?;
+                assignments.push(Assignment {
+                    split: index,
+                    partition,
+                    position,
+                });
             }
         }
-        Ok(())
+        if assignments.is_empty() {
+            return Ok(());
+        }
+        self.command(Command::Assign(assignments))
     }
 
     fn no_more_splits(&mut self) {

@@ -287,3 +287,44 @@ fn a_timeout_above_the_brokers_is_refused_with_both_numbers() {
     let error = target.expect("a target").open_session().unwrap_err();
     assert!(matches!(error, TargetError::Refused(_)), "{error:?}");
 }
+
+#[test]
+fn zz_timing() {
+    let cluster = Cluster::shared();
+    let topic = unique("timing");
+    cluster.topic(&topic, 1);
+    for n in 1..5 {
+        let mut t0 = std::time::Instant::now();
+        let mut lap = |what: &str| {
+            println!("{n} {what}: {:?}", t0.elapsed());
+            t0 = std::time::Instant::now();
+        };
+        let mut config = rdkafka::ClientConfig::new();
+        config
+            .set("bootstrap.servers", &cluster.bootstrap)
+            .set("transactional.id", "timing");
+        let producer: rdkafka::producer::BaseProducer = config.create().unwrap();
+        producer
+            .client()
+            .fetch_metadata(Some(&topic), PATIENCE)
+            .unwrap();
+        lap("create+metadata");
+        producer.init_transactions(PATIENCE).unwrap();
+        lap("init");
+        producer.begin_transaction().unwrap();
+        lap("begin");
+        let r: rdkafka::producer::BaseRecord<'_, str, str> =
+            rdkafka::producer::BaseRecord::to(&topic)
+                .partition(0)
+                .payload("x");
+        producer.send(r).map_err(|e| e.0).unwrap();
+        while producer.in_flight_count() > 0 {
+            producer.poll(Duration::from_millis(1));
+        }
+        lap("send+flush");
+        producer.commit_transaction(PATIENCE).unwrap();
+        lap("commit");
+        drop(producer);
+        lap("drop");
+    }
+}

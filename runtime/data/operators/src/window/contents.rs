@@ -18,6 +18,9 @@ pub trait WindowContents<In>: Send + Sync + 'static {
     /// Adds a record.
     fn add(&self, kept: &mut Self::Kept, record: &In);
 
+    /// Adds the records of `from`, which are behind those of `into`. Only windows that merge call it.
+    fn merge(&self, into: &mut Self::Kept, from: Self::Kept);
+
     /// What the records come to. Called after at least one was added.
     fn result(&self, kept: &Self::Kept) -> Self::Result;
 
@@ -42,6 +45,10 @@ impl<In, A: AggregateFunction<In>> WindowContents<In> for Aggregated<A> {
     #[inline]
     fn add(&self, kept: &mut A::Accumulator, record: &In) {
         self.0.add(kept, record);
+    }
+
+    fn merge(&self, into: &mut A::Accumulator, from: A::Accumulator) {
+        self.0.merge(into, from);
     }
 
     fn result(&self, kept: &A::Accumulator) -> A::Output {
@@ -72,6 +79,14 @@ where
         }
     }
 
+    fn merge(&self, into: &mut Option<In>, from: Option<In>) {
+        match (into.as_mut(), from) {
+            (Some(merged), Some(record)) => (self.0)(merged, &record),
+            (None, from) => *into = from,
+            (Some(_), None) => {}
+        }
+    }
+
     fn result(&self, kept: &Option<In>) -> In {
         kept.clone().expect("a window holds at least one record")
     }
@@ -99,6 +114,11 @@ impl<In: Record> WindowContents<In> for AllRecords {
     fn add(&self, kept: &mut RecordList<In>, record: &In) {
         kept.heap_bytes += record.heap_bytes();
         kept.records.push(record.clone());
+    }
+
+    fn merge(&self, into: &mut RecordList<In>, from: RecordList<In>) {
+        into.heap_bytes += from.heap_bytes;
+        into.records.extend(from.records);
     }
 
     fn result(&self, kept: &RecordList<In>) -> Vec<In> {

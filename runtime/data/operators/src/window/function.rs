@@ -134,7 +134,7 @@ impl<K> Clone for Firing<'_, K> {
 impl<K> Copy for Firing<'_, K> {}
 
 impl<'a, K> Firing<'a, K> {
-    pub(super) const fn new(key: &'a K, window: TimeWindow, reached: Watermark) -> Self {
+    pub(crate) const fn new(key: &'a K, window: TimeWindow, reached: Watermark) -> Self {
         Self {
             key,
             window,
@@ -158,7 +158,7 @@ impl<'a, K> Firing<'a, K> {
         called.map_err(|e| OperatorError::user(name, e))
     }
 
-    pub(super) fn fire<R, Out: Record>(
+    pub(crate) fn fire<R, Out: Record>(
         self,
         function: &mut impl WindowFunction<K, R, Out>,
         result: R,
@@ -167,7 +167,7 @@ impl<'a, K> Firing<'a, K> {
         self.call(out, "fire", |context| function.fire(result, context))
     }
 
-    pub(super) fn update<R, Out: Record>(
+    pub(crate) fn update<R, Out: Record>(
         self,
         function: &mut impl WindowFunction<K, R, Out>,
         result: R,

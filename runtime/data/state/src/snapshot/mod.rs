@@ -7,7 +7,7 @@
 mod digest;
 mod format;
 pub(crate) mod rows;
-mod schema_bytes;
+pub(crate) mod schema_bytes;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -227,7 +227,7 @@ impl UnsealedState {
         }
     }
 
-    fn seal(self) -> Result<StateBlock, StateError> {
+    pub(crate) fn seal(self) -> Result<StateBlock, StateError> {
         let name = self.name();
         let rows = match self.rows {
             SavedRows::Rows(rows) => rows,

@@ -35,13 +35,13 @@ const PLAIN: [(u8, DataType); 13] = [
 ];
 
 /// Appends a schema and its fingerprint.
-pub(super) fn write_schema(schema: &Schema, out: &mut Vec<u8>) {
+pub(crate) fn write_schema(schema: &Schema, out: &mut Vec<u8>) {
     write_type(&schema.root, out);
     schema.fingerprint().0.encode(out);
 }
 
 /// Reads a schema and checks that it still has its fingerprint.
-pub(super) fn read_schema(input: &mut &[u8]) -> Result<Schema, DecodeError> {
+pub(crate) fn read_schema(input: &mut &[u8]) -> Result<Schema, DecodeError> {
     let schema = Schema::new(read_type(input, 0)?);
     let stored = u64::decode(input)?;
     if stored != schema.fingerprint().0 {
@@ -53,12 +53,12 @@ pub(super) fn read_schema(input: &mut &[u8]) -> Result<Schema, DecodeError> {
     Ok(schema)
 }
 
-pub(super) fn write_text(text: &str, out: &mut Vec<u8>) {
+pub(crate) fn write_text(text: &str, out: &mut Vec<u8>) {
     encode_length(text.len() as u64, out);
     out.extend_from_slice(text.as_bytes());
 }
 
-pub(super) fn read_text(input: &mut &[u8]) -> Result<String, DecodeError> {
+pub(crate) fn read_text(input: &mut &[u8]) -> Result<String, DecodeError> {
     String::decode(input)
 }
 
@@ -188,7 +188,7 @@ fn read_field(input: &mut &[u8], depth: usize) -> Result<Field, DecodeError> {
 }
 
 /// Reads a length and as many parts.
-pub(super) fn read_many<T>(
+pub(crate) fn read_many<T>(
     input: &mut &[u8],
     mut read: impl FnMut(&mut &[u8]) -> Result<T, DecodeError>,
 ) -> Result<Vec<T>, DecodeError> {
@@ -263,6 +263,6 @@ mod tests {
 
     #[test]
     fn endless_nesting_is_refused() {
-        assert!(read_schema(&mut [OPTIONAL; 100_000].as_slice()).is_err());
+        assert!(read_schema(&mut vec![OPTIONAL; 100_000].as_slice()).is_err());
     }
 }

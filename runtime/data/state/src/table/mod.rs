@@ -428,3 +428,6 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

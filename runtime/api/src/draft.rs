@@ -1,0 +1,215 @@
+//! The draft of a job: the graph and the code that the builder calls leave behind, until it is compiled.
+//!
+//! Shared by the environment and every stream handle. A mistake of the author is noted here and comes out of `compile`
+//! with all others; a builder call never panics.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use highwater_graph::{
+    EdgeId, NodeId, NodeKind, OutputName, Partitioning, PlanError, StateNote, StreamGraph,
+};
+use highwater_operators::{Link, Operator, OperatorContext, OperatorError};
+use highwater_types::{OperatorUid, Record};
+
+use crate::code::{
+    EdgeCode, EdgeOf, ErasedOutputs, ErasedPush, NodeCode, Scatter, SharedRekey, StreamType, TypeOf,
+};
+
+/// A draft that handles share.
+pub(crate) type SharedDraft = Rc<RefCell<Draft>>;
+
+/// The draft.
+#[derive(Default)]
+pub(crate) struct Draft {
+    pub(crate) graph: StreamGraph,
+    pub(crate) nodes: Vec<NodeCode>,
+    pub(crate) edges: Vec<EdgeDraft>,
+    pub(crate) types: BTreeMap<(NodeId, OutputName), Arc<dyn StreamType>>,
+    pub(crate) faults: Vec<PlanError>,
+}
+
+/// The code of an edge, and what takes its place when a forward edge joins unequal numbers of subtasks.
+pub(crate) struct EdgeDraft {
+    pub(crate) code: Arc<dyn EdgeCode>,
+    pub(crate) rebalanced: Option<Arc<dyn EdgeCode>>,
+}
+
+/// Where a stream comes from.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub(crate) node: NodeId,
+    pub(crate) output: OutputName,
+}
+
+/// How the next edge of a stream scatters.
+pub(crate) enum Route<T> {
+    Forward,
+    Rebalance,
+    Broadcast,
+    Global,
+    Hash { key: String, rekey: SharedRekey<T> },
+}
+
+impl<T> Clone for Route<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Forward => Self::Forward,
+            Self::Rebalance => Self::Rebalance,
+            Self::Broadcast => Self::Broadcast,
+            Self::Global => Self::Global,
+            Self::Hash { key, rekey } => Self::Hash {
+                key: key.clone(),
+                rekey: Arc::clone(rekey),
+            },
+        }
+    }
+}
+
+/// Facts of a new operator.
+pub(crate) struct NodeFacts {
+    pub(crate) operator: &'static str,
+    pub(crate) uid: Option<String>,
+    pub(crate) detail: String,
+    pub(crate) key: Option<String>,
+    pub(crate) states: Vec<StateNote>,
+    pub(crate) needs_event_time: bool,
+    pub(crate) starts_chain: bool,
+}
+
+impl NodeFacts {
+    /// Facts of an operator without state.
+    pub(crate) const fn stateless(operator: &'static str) -> Self {
+        Self {
+            operator,
+            uid: None,
+            detail: String::new(),
+            key: None,
+            states: Vec::new(),
+            needs_event_time: false,
+            starts_chain: false,
+        }
+    }
+}
+
+/// The name of a type as a plan shows it: without its path.
+pub(crate) fn type_name<T>() -> String {
+    let full = std::any::type_name::<T>();
+    full.rsplit("::").next().unwrap_or(full).to_owned()
+}
+
+impl Draft {
+    /// Adds a node that emits `T` on its main output.
+    pub(crate) fn add_node<T: Record>(
+        &mut self,
+        facts: NodeFacts,
+        kind: NodeKind,
+        code: NodeCode,
+    ) -> NodeId {
+        let id = self.graph.add_node(facts.operator, kind, type_name::<T>());
+        self.nodes.push(code);
+        self.types
+            .insert((id, OutputName::Main), TypeOf::<T>::shared());
+        if let Some(uid) = &facts.uid {
+            self.set_uid(id, uid);
+        }
+        let node = self.graph.node_mut(id);
+        node.detail = facts.detail;
+        node.key = facts.key;
+        node.states = facts.states;
+        node.needs_event_time = facts.needs_event_time;
+        node.starts_chain = facts.starts_chain;
+        id
+    }
+
+    /// Names a node.
+    pub(crate) fn set_uid(&mut self, id: NodeId, uid: &str) {
+        match OperatorUid::parse(uid) {
+            Ok(uid) => self.graph.node_mut(id).uid = Some(uid),
+            Err(error) => self.fault(id, &error),
+        }
+    }
+
+    /// Notes a setting that cannot work.
+    pub(crate) fn fault(&mut self, id: NodeId, error: &dyn std::error::Error) {
+        let node = self.graph.name(id);
+        self.faults.push(PlanError::Setting {
+            node,
+            reason: error.to_string(),
+        });
+    }
+
+    /// Declares a side output.
+    pub(crate) fn add_side<U: Record>(&mut self, id: NodeId, tag: &str) {
+        let known = self.types.insert(
+            (id, OutputName::Side(tag.to_owned())),
+            TypeOf::<U>::shared(),
+        );
+        if known.is_none() {
+            let side = (tag.to_owned(), type_name::<U>());
+            self.graph.node_mut(id).side_outputs.push(side);
+        }
+    }
+
+    /// Joins every origin of a stream to a node.
+    pub(crate) fn connect<T: Record>(&mut self, origins: &[Origin], route: &Route<T>, to: NodeId) {
+        for origin in origins {
+            let (partitioning, scatter) = match route {
+                Route::Forward => (Partitioning::Forward, Scatter::Forward),
+                Route::Rebalance => (Partitioning::Rebalance, Scatter::Rebalance),
+                Route::Broadcast => (Partitioning::Broadcast, Scatter::Broadcast),
+                Route::Global => (Partitioning::Global, Scatter::Global),
+                Route::Hash { key, rekey } => (
+                    Partitioning::Hash(key.clone()),
+                    Scatter::Hash(Arc::clone(rekey)),
+                ),
+            };
+            let rebalanced: Option<Arc<dyn EdgeCode>> = match &partitioning {
+                Partitioning::Forward => Some(Arc::new(EdgeOf::<T>(Scatter::Rebalance))),
+                _ => None,
+            };
+            self.graph
+                .add_edge(origin.node, origin.output.clone(), to, partitioning);
+            self.edges.push(EdgeDraft {
+                code: Arc::new(EdgeOf::<T>(scatter)),
+                rebalanced,
+            });
+        }
+    }
+
+    /// Turns forward edges between unequal numbers of subtasks into rebalancing ones, as Flink does.
+    pub(crate) fn settle_forward_edges(
+        &mut self,
+        parallelism: impl Fn(&StreamGraph, NodeId) -> u32,
+    ) {
+        for at in 0..self.edges.len() {
+            let edge = self.graph.edge(EdgeId(at)).clone();
+            let unequal = parallelism(&self.graph, edge.from) != parallelism(&self.graph, edge.to);
+            if let Some(rebalanced) = self.edges[at].rebalanced.take_if(|_| unequal) {
+                self.graph
+                    .set_partitioning(edge.id, Partitioning::Rebalance);
+                self.edges[at].code = rebalanced;
+            }
+        }
+    }
+}
+
+/// The code of an operator: `open` makes one subtask of it.
+pub(crate) fn operator_code<In, Out, O>(
+    open: impl Fn(&OperatorContext) -> Result<O, OperatorError> + Send + Sync + 'static,
+) -> NodeCode
+where
+    In: Record,
+    Out: Record,
+    O: Operator<In, Out> + 'static,
+{
+    NodeCode::Operator(Arc::new(
+        move |context: &OperatorContext, outputs: ErasedOutputs| {
+            let operator = open(context)?;
+            let link = Link::new(context.uid.clone(), operator, outputs.typed::<Out>());
+            Ok(ErasedPush::new::<In>(Box::new(link)))
+        },
+    ))
+}

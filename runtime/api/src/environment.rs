@@ -1,0 +1,106 @@
+//! The environment: where a job's function begins its streams, and what it is compiled from.
+
+use std::sync::Arc;
+
+use highwater_connectors::Source;
+use highwater_graph::{Node, NodeKind, Plan, PlanDefaults, PlanErrors, SourceNote};
+use highwater_types::{MaxParallelism, Parallelism};
+
+use crate::code::NodeCode;
+use crate::draft::{Draft, NodeFacts, Origin, SharedDraft};
+use crate::program::JobProgram;
+use crate::source::{SourceStream, TypedSource};
+
+/// Collects the streams of a job. Nothing runs before it is compiled.
+///
+/// Source: Flink `StreamExecutionEnvironment`.
+#[derive(Default)]
+pub struct StreamEnvironment {
+    draft: SharedDraft,
+    parallelism: Option<Parallelism>,
+    max_parallelism: Option<MaxParallelism>,
+}
+
+impl StreamEnvironment {
+    /// An environment without streams.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The parallelism of operators that set none; overrides the setting of the job.
+    pub fn set_parallelism(&mut self, parallelism: u32) {
+        self.parallelism = Some(Parallelism(parallelism));
+    }
+
+    /// The number of key groups of operators that set none; fixed once state exists.
+    pub fn set_max_parallelism(&mut self, groups: u32) {
+        match MaxParallelism::try_new(groups) {
+            Ok(groups) => self.max_parallelism = Some(groups),
+            Err(error) => {
+                let (node, reason) = ("the job".to_owned(), error.to_string());
+                let fault = highwater_graph::PlanError::Setting { node, reason };
+                self.draft.borrow_mut().faults.push(fault);
+            }
+        }
+    }
+
+    /// Begins a stream. The uid names the positions of the source in every checkpoint.
+    pub fn source<S: Source>(&mut self, uid: &str, source: S) -> SourceStream<S::Record> {
+        let about = source.facts();
+        let note = SourceNote {
+            reads: format!("{} {}", about.connector, about.object),
+            boundedness: about.boundedness,
+            watermarks: None,
+        };
+        let code = Arc::new(TypedSource::new(source));
+        let settings = code.settings();
+        let mut facts = NodeFacts::stateless("source");
+        facts.uid = Some(uid.to_owned());
+        let id = {
+            let mut draft = self.draft.borrow_mut();
+            let id =
+                draft.add_node::<S::Record>(facts, NodeKind::Source(note), NodeCode::Source(code));
+            draft.add_side::<highwater_connectors::DeadLetter>(
+                id,
+                highwater_operators::DEAD_LETTERS,
+            );
+            id
+        };
+        let origin = Origin {
+            node: id,
+            output: highwater_graph::OutputName::Main,
+        };
+        SourceStream::new(SharedDraft::clone(&self.draft), origin, settings)
+    }
+
+    /// Checks the job and makes it runnable. What the environment itself set goes before `defaults`.
+    ///
+    /// # Errors
+    /// Every mistake that was found, in the author's words.
+    pub fn compile(self, defaults: PlanDefaults) -> Result<JobProgram, PlanErrors> {
+        let defaults = PlanDefaults {
+            parallelism: self.parallelism.unwrap_or(defaults.parallelism),
+            max_parallelism: self.max_parallelism.unwrap_or(defaults.max_parallelism),
+            ..defaults
+        };
+        let mut draft = std::mem::take(&mut *self.draft.borrow_mut());
+        let of = |node: &Node| node.parallelism.unwrap_or(defaults.parallelism).0;
+        draft.settle_forward_edges(|graph, id| of(graph.node(id)));
+        let Draft {
+            graph,
+            nodes,
+            edges,
+            types,
+            faults,
+        } = draft;
+        let plan = match (Plan::compile(graph, defaults), faults) {
+            (Ok(plan), faults) if faults.is_empty() => plan,
+            (Ok(_), faults) => return Err(PlanErrors(faults)),
+            (Err(errors), faults) => {
+                return Err(PlanErrors(faults.into_iter().chain(errors.0).collect()));
+            }
+        };
+        let edges = edges.into_iter().map(|edge| edge.code).collect();
+        Ok(JobProgram::new(plan, nodes, edges, types))
+    }
+}

@@ -1,0 +1,100 @@
+//! Runs a job as `run` does, with everything in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use highwater_api::{JobProgram, StreamEnvironment};
+use highwater_coordinator::{
+    CoordinatorHandle, CoordinatorSettings, CoordinatorSetup, JobFailure, JobOutcome,
+    RestartStrategy,
+};
+use highwater_graph::PlanDefaults;
+use highwater_graph::check::Checkpoints;
+use highwater_protocol::checkpoint::CheckpointSettings;
+use highwater_protocol::gc::Retention;
+use highwater_protocol::nonce::NonceStream;
+use highwater_protocol::paths::JobPaths;
+use highwater_protocol::recovery::{RestoreOptions, StartWish, UnmatchedState};
+use highwater_storage::ObjectStorage;
+use highwater_types::{JobIdentity, MaxParallelism, Nonce, Parallelism};
+use highwater_worker::files::JobFiles;
+use highwater_worker::{SystemClock, WorkerSettings, WorkerSetup};
+use tokio::sync::mpsc;
+
+/// Compiles what `build` builds, for two subtasks each.
+pub fn program(build: impl FnOnce(&mut StreamEnvironment)) -> JobProgram {
+    program_of(2, build)
+}
+
+/// Compiles what `build` builds, for `parallelism` subtasks each.
+pub fn program_of(parallelism: u32, build: impl FnOnce(&mut StreamEnvironment)) -> JobProgram {
+    let mut env = StreamEnvironment::new();
+    build(&mut env);
+    let defaults = PlanDefaults {
+        parallelism: Parallelism(parallelism),
+        max_parallelism: MaxParallelism::DEFAULT,
+        checkpoints: Checkpoints::On,
+    };
+    env.compile(defaults).unwrap()
+}
+
+/// Starts a job with a checkpoint every 20 ms and quick restarts. `seed` tells processes apart.
+pub fn start(
+    program: JobProgram,
+    storage: &Arc<dyn ObjectStorage>,
+    seed: u128,
+) -> CoordinatorHandle {
+    let job = JobIdentity::parse("test-job").unwrap();
+    let rim = tokio::runtime::Handle::current();
+    let clock = Arc::new(SystemClock::new());
+    let (events, incoming) = mpsc::channel(1_024);
+    let worker = highwater_worker::start(WorkerSetup {
+        program: program.clone(),
+        job: job.clone(),
+        settings: WorkerSettings { slots: 2, state_bytes_max: 1 << 30, spool_bytes_max: 1 << 24 },
+        clock: clock.clone(),
+        files: JobFiles::new(Arc::clone(storage), JobPaths::new(job.clone())),
+        rim,
+        nonces: NonceStream::new(Nonce(seed)),
+        events,
+        stop: Arc::new(|_| {}),
+    });
+    highwater_coordinator::start(CoordinatorSetup {
+        program,
+        job,
+        settings: CoordinatorSettings {
+            checkpoint: CheckpointSettings {
+                interval_ms: 20,
+                min_pause_ms: 0,
+                timeout_ms: 10_000,
+                commit_retry_ms: 1_000,
+                failures_max: None,
+            },
+            retention: Retention::DEFAULT,
+            restart: RestartStrategy::Exponential {
+                first: Duration::from_millis(1),
+                most: Duration::from_millis(20),
+                reset_after: Duration::from_mins(1),
+                restarts_max: Some(200),
+            },
+            restore: RestoreOptions {
+                unmatched: UnmatchedState::Refuse,
+                readable: std::collections::BTreeSet::new(),
+            },
+            savepoints: "savepoints".to_owned(),
+        },
+        storage: Arc::clone(storage),
+        wish: StartWish::Resume,
+        worker: worker.unwrap(),
+        events: incoming,
+        clock,
+        seed: Nonce(seed + 1),
+        stop: Arc::new(|_| {}),
+    })
+}
+
+/// Waits for a job to end, at most a minute.
+pub async fn end_of(handle: CoordinatorHandle) -> Result<JobOutcome, JobFailure> {
+    let ended = tokio::time::timeout(Duration::from_mins(1), handle.ended).await;
+    ended.expect("the job ends within a minute").unwrap()
+}

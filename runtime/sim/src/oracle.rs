@@ -1,0 +1,326 @@
+//! The oracles: what must be true from outside, whatever the machines believe.
+//!
+//! Fed by the world with every change of `head` and every decided commit, and asked at the end. O1 ledger, O5
+//! visibility, O6 single writer, O7 restorable digest, O8 hygiene; O4 lives in the job, O9 in the run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use highwater_protocol::gc::{Gc, GcEffect, GcEvent, Reach, Retention};
+use highwater_protocol::hash::ContentHash;
+use highwater_protocol::head::Head;
+use highwater_protocol::manifest::{Manifest, SlotOutput};
+use highwater_protocol::paths::{ObjectName, RelativePath, manifest as manifest_path};
+
+use crate::codec::{decode_group, decode_position};
+use crate::job::{object, paths, uid};
+use crate::kafka::{SimKafka, Value};
+use crate::store::{SimStore, StoreAnswer, StoreOp};
+use crate::workload::{KeyState, Workload, key_group};
+
+type Positions = BTreeMap<u32, u64>;
+
+#[derive(Default)]
+pub(crate) struct Oracle {
+    start: Option<Positions>,
+    head: Option<Head>,
+    completed: Positions,
+    visible: BTreeSet<Value>,
+    pub(crate) checkpoints: u64,
+    pub(crate) violations: Vec<String>,
+}
+
+impl Oracle {
+    fn violate(&mut self, text: String) {
+        if self.violations.len() < 8 {
+            self.violations.push(text);
+        }
+    }
+
+    pub(crate) fn head(&self) -> Option<&Head> {
+        self.head.as_ref()
+    }
+
+    /// `head` has changed in the store (O6), perhaps to another checkpoint (O7).
+    pub(crate) fn head_landed(&mut self, bytes: &[u8], store: &SimStore, workload: &Workload) {
+        let Ok(head) = Head::decode(bytes) else {
+            return self.violate("O6: head cannot be read".to_owned());
+        };
+        let before = self.head.replace(head.clone());
+        if let Some(before) = &before
+            && let Err(fault) = head.follows(before)
+        {
+            self.violate(format!(
+                "O6: head {} to {}: {fault}",
+                before.number, head.number
+            ));
+        }
+        if before.is_none_or(|before| before.manifest != head.manifest) {
+            self.checkpoints += 1;
+            match restorable(&head, store) {
+                Ok((manifest, states)) => self.compare(&manifest, &states, workload),
+                Err(fault) => self.violate(format!("O7: checkpoint {}: {fault}", head.number)),
+            }
+        }
+    }
+
+    fn compare(
+        &mut self,
+        manifest: &Manifest,
+        found: &BTreeMap<u32, KeyState>,
+        workload: &Workload,
+    ) {
+        let positions = positions(manifest, workload);
+        let start = self.start.get_or_insert_with(|| positions.clone()).clone();
+        let mut found = found.clone();
+        found.values_mut().for_each(|state| state.timers.clear());
+        let wanted = workload.state_at(&start, &positions);
+        if found != wanted {
+            let number = manifest.id.number;
+            let differs = |key: &&u32| found.get(key) != wanted.get(key);
+            let key = wanted
+                .keys()
+                .chain(found.keys())
+                .find(differs)
+                .copied()
+                .unwrap_or_default();
+            self.violate(format!(
+                "O7: checkpoint {number} has {:?} for key {key}, its positions mean {:?}",
+                found.get(&key),
+                wanted.get(&key)
+            ));
+        }
+        self.completed = positions;
+    }
+
+    /// Transactions whose commit was just decided (O1, O5).
+    pub(crate) fn committed(&mut self, kafka: &mut SimKafka) {
+        for ended in std::mem::take(&mut kafka.committed) {
+            for value in ended.values {
+                let (Value::Out { split, offset, .. } | Value::Timer { split, offset, .. }) =
+                    &value
+                else {
+                    continue;
+                };
+                if self.completed.get(split).is_none_or(|upto| offset >= upto) {
+                    self.violate(format!(
+                        "O5: {value:?} of {} before its checkpoint",
+                        ended.tid
+                    ));
+                }
+                if !self.visible.insert(value.clone()) {
+                    self.violate(format!("O1: {value:?} of {} twice", ended.tid));
+                }
+            }
+        }
+    }
+
+    /// Whether everything that has to come out is visible.
+    pub(crate) fn is_complete(&self, kafka: &SimKafka, workload: &Workload) -> bool {
+        let expected = workload.expected(&self.start.clone().unwrap_or_default());
+        let seen: usize = (1..kafka.partitions.len())
+            .map(|at| kafka.partitions[at].read(0).count())
+            .sum();
+        seen >= expected.len()
+    }
+
+    /// What the outside reads in the end; `stopped` = the job stopped by name, so a part may be missing.
+    pub(crate) fn ledger(&mut self, kafka: &SimKafka, workload: &Workload, stopped: bool) {
+        let start = self.start.clone().unwrap_or_default();
+        let expected = workload.expected(&start);
+        let mut found = Vec::new();
+        let mut last = BTreeMap::new();
+        for partition in &kafka.partitions[1..] {
+            for value in partition.read(0) {
+                found.push(value.clone());
+                if let Value::Out { key, count, .. } = value {
+                    let before = last.insert(*key, *count).unwrap_or(0);
+                    if *count != before + 1 {
+                        self.violate(format!("O1: key {key} shows count {count} after {before}"));
+                    }
+                }
+            }
+        }
+        found.sort();
+        if stopped {
+            let wrong = found
+                .iter()
+                .find(|value| expected.binary_search(value).is_err());
+            if let Some(value) = wrong.cloned() {
+                self.violate(format!("O1: {value:?} was never to come out"));
+            }
+        } else if found != expected {
+            let lost = expected
+                .iter()
+                .find(|value| found.binary_search(value).is_err())
+                .cloned();
+            let (more, of) = (found.len(), expected.len());
+            self.violate(format!(
+                "O1: {more} of {of} records are visible, first missing {lost:?}"
+            ));
+        }
+    }
+
+    /// No lingering transaction: readers reach the end of every partition (O5).
+    pub(crate) fn stable(&mut self, kafka: &SimKafka) {
+        for (at, partition) in kafka.partitions.iter().enumerate() {
+            if partition.stable() != partition.log.len() as u64 {
+                let (stable, end) = (partition.stable(), partition.log.len());
+                self.violate(format!(
+                    "O5: partition {at} is stable up to {stable} of {end}"
+                ));
+            }
+        }
+    }
+
+    /// After a last collection, what is left is the closure of the retained manifests (O8).
+    pub(crate) fn hygiene(&mut self, store: &mut SimStore, retained: u32) {
+        let Some(head) = self.head.clone() else {
+            return;
+        };
+        let retention = Retention::try_new(retained).expect("at least one is retained");
+        let (mut gc, mut effects) = Gc::start(&head, retention, head.number + 1);
+        while let Some(effect) = effects.pop() {
+            let event = match effect {
+                GcEffect::List => GcEvent::Listed(listing(store)),
+                GcEffect::ReadManifest(wanted) => {
+                    let bytes = store.bytes(&object(&manifest_path(&wanted.name)));
+                    let manifest = bytes.and_then(|b| Manifest::decode_named(b, wanted.hash).ok());
+                    let reach = manifest.map(|manifest| Box::new(Reach::of(&manifest)));
+                    GcEvent::ManifestRead(wanted.name, reach)
+                }
+                GcEffect::ReadHead => GcEvent::HeadRead(Some(Box::new(head.clone()))),
+                GcEffect::Delete(batch) => {
+                    store.apply(&StoreOp::Delete {
+                        paths: batch.iter().map(object).collect(),
+                    });
+                    GcEvent::Deleted
+                }
+                GcEffect::Done(_) => break,
+            };
+            effects = gc.step(event);
+        }
+        let kept = gc.kept();
+        let in_flight = |path: &RelativePath| {
+            let id = ObjectName::parse(path).and_then(|name| name.id());
+            id.is_none_or(|id| id.epoch == head.epoch && id.number > head.number)
+        };
+        let left: BTreeSet<RelativePath> = listing(store).into_iter().collect();
+        if let Some(leak) = left
+            .iter()
+            .find(|path| !kept.contains(*path) && !in_flight(path))
+        {
+            self.violate(format!("O8: {leak} is reachable from nothing"));
+        }
+        if let Some(missing) = kept.iter().find(|path| !left.contains(*path)) {
+            self.violate(format!("O8: {missing} is referenced and gone"));
+        }
+    }
+
+    /// Each savepoint is complete and restores to the state of its positions (O7).
+    pub(crate) fn savepoints(
+        &mut self,
+        folders: &BTreeSet<String>,
+        store: &SimStore,
+        workload: &Workload,
+    ) {
+        let Some(start) = self.start.clone() else {
+            return;
+        };
+        for folder in folders {
+            let read = |path: &str| store.bytes(&format!("{folder}/{path}"));
+            let manifest = read("manifest").and_then(|bytes| Manifest::decode(bytes).ok());
+            let Some(manifest) = manifest else {
+                self.violate(format!("O7: {folder} has no manifest"));
+                continue;
+            };
+            let states = state(&manifest, |path| {
+                read(path.as_str()).map(|bytes| bytes.to_vec())
+            });
+            let wanted = workload.state_at(&start, &positions(&manifest, workload));
+            match states {
+                Ok(mut found) => {
+                    found.values_mut().for_each(|state| state.timers.clear());
+                    if found != wanted {
+                        self.violate(format!("O7: {folder} restores to another state"));
+                    }
+                }
+                Err(fault) => self.violate(format!("O7: {folder}: {fault}")),
+            }
+        }
+    }
+}
+
+fn listing(store: &mut SimStore) -> Vec<RelativePath> {
+    let prefix = format!("{}/", paths().prefix());
+    match store.apply(&StoreOp::List { prefix }) {
+        StoreAnswer::Listed(found) => found
+            .iter()
+            .filter_map(|path| paths().relative(path))
+            .collect(),
+        _ => unreachable!("a listing is answered by a listing"),
+    }
+}
+
+fn positions(manifest: &Manifest, workload: &Workload) -> Positions {
+    let splits = manifest.sources.values().flat_map(|source| &source.splits);
+    splits
+        .map(|(name, bytes)| (workload.index(name) as u32, decode_position(&bytes.0)))
+        .collect()
+}
+
+fn restorable(
+    head: &Head,
+    store: &SimStore,
+) -> Result<(Manifest, BTreeMap<u32, KeyState>), String> {
+    let path = object(&manifest_path(&head.manifest.name));
+    let bytes = store.bytes(&path).ok_or("its manifest is not there")?;
+    let manifest = Manifest::decode_named(bytes, head.manifest.hash).map_err(|e| e.to_string())?;
+    let states = state(&manifest, |path| {
+        store.bytes(&object(path)).map(|bytes| bytes.to_vec())
+    })?;
+    for sink in manifest.sinks.values() {
+        for output in sink.slots.values() {
+            let SlotOutput::Log(parts) = output else {
+                continue;
+            };
+            for part in parts {
+                let bytes = store.bytes(&object(&part.path));
+                if bytes.map(|bytes| ContentHash::of(bytes)) != Some(part.file.checksum) {
+                    return Err(format!("log {} is missing or damaged", part.path));
+                }
+            }
+        }
+    }
+    Ok((manifest, states))
+}
+
+/// The state of all key groups, each from exactly one file.
+fn state(
+    manifest: &Manifest,
+    read: impl Fn(&RelativePath) -> Option<Vec<u8>>,
+) -> Result<BTreeMap<u32, KeyState>, String> {
+    let mut states = BTreeMap::new();
+    let mut groups = BTreeSet::new();
+    let Some(operator) = manifest.operators.get(&uid("agg")) else {
+        return Ok(states);
+    };
+    for file in &operator.keyed {
+        let entry = &manifest.files[&file.path];
+        let bytes = read(&file.path).ok_or_else(|| format!("file {} is missing", file.path))?;
+        if ContentHash::of(&bytes) != entry.checksum || bytes.len() as u64 != entry.length {
+            return Err(format!("file {} is damaged", file.path));
+        }
+        for slice in &file.groups {
+            if !groups.insert(slice.group) {
+                return Err(format!("key group {} is in two files", slice.group));
+            }
+            let range = slice.offset as usize..(slice.offset + slice.length) as usize;
+            let part = decode_group(&bytes[range]).ok_or("a key group cannot be read")?;
+            if part.keys().any(|key| key_group(*key) != slice.group) {
+                return Err(format!("key group {} holds keys of another", slice.group));
+            }
+            states.extend(part);
+        }
+    }
+    Ok(states)
+}

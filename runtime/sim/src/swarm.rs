@@ -1,0 +1,210 @@
+//! Swarm configuration: each seed enables a random subset of fault kinds with random rates.
+//!
+//! A run with every fault at once explores little, since each fault hides the others. The configuration is a function of
+//! the seed alone.
+//!
+//! Source: Groce et al. 2012, swarm testing.
+
+use std::collections::BTreeMap;
+
+use highwater_protocol::steps::Step;
+
+use crate::node::{Micros, StepFault};
+use crate::rng::Rng;
+use crate::store::StoreFaults;
+
+/// Something that happens to the world at a certain time.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    Kill {
+        which: u64,
+        coordinator: bool,
+        down: Micros,
+    },
+    Pause {
+        which: u64,
+        coordinator: bool,
+        length: Micros,
+    },
+    KillAll {
+        down: Micros,
+    },
+    StealLease,
+    StoreOutage {
+        length: Micros,
+    },
+    KafkaOutage {
+        length: Micros,
+    },
+    Partition {
+        which: u64,
+        length: Micros,
+        both: bool,
+    },
+    Rescale {
+        parallelism: u32,
+    },
+    Request {
+        stop: bool,
+        drain: bool,
+    },
+    Corrupt,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Swarm {
+    pub(crate) workers: u32,
+    pub(crate) parallelism: u32,
+    pub(crate) splits: u64,
+    pub(crate) records: u64,
+    pub(crate) late_split: bool,
+    pub(crate) bounded: bool,
+    pub(crate) retained: u32,
+    pub(crate) spool_bytes: u64,
+    pub(crate) store: StoreFaults,
+    pub(crate) net_drop: u32,
+    pub(crate) net_duplicate: u32,
+    pub(crate) net_latency: Micros,
+    pub(crate) kafka_lost: u32,
+    pub(crate) kafka_late_end: u32,
+    pub(crate) txn_timeout: Micros,
+    pub(crate) marker_delay: Micros,
+    pub(crate) faults: Vec<(Micros, Fault)>,
+    pub(crate) steps: BTreeMap<(Step, u64), StepFault>,
+    pub(crate) corrupts: bool,
+}
+
+/// When faults end and the world heals.
+pub(crate) const HEAL: Micros = 3_000_000;
+
+fn rate(rng: &mut Rng, low: u64, high: u64) -> u32 {
+    if rng.chance(5_000) {
+        rng.between(low, high) as u32
+    } else {
+        0
+    }
+}
+
+impl Swarm {
+    /// The configuration of a seed.
+    pub(crate) fn of(seed: u64) -> Self {
+        let mut rng = Rng::fork(seed, 1);
+        let bounded = rng.chance(2_000);
+        let mut swarm = Self::calm(&mut rng, bounded);
+        swarm.store = StoreFaults {
+            applied_unclear: rate(&mut rng, 100, 2_500),
+            lost_unclear: rate(&mut rng, 100, 2_500),
+            late_unclear: rate(&mut rng, 50, 800),
+            conflict: rate(&mut rng, 50, 1_000),
+            read_failed: rate(&mut rng, 50, 1_000),
+        };
+        swarm.net_drop = rate(&mut rng, 5, 120);
+        swarm.net_duplicate = rate(&mut rng, 10, 400);
+        swarm.net_latency = rng.between(500, 12_000);
+        swarm.kafka_lost = rate(&mut rng, 50, 800);
+        swarm.kafka_late_end = rate(&mut rng, 500, 5_000);
+        swarm.txn_timeout = rng.between(500_000, 1_500_000);
+        swarm.marker_delay = rng.between(500, 60_000);
+        swarm.plan_faults(&mut rng);
+        swarm.plan_steps(&mut rng);
+        swarm
+    }
+
+    /// No fault at all.
+    pub(crate) fn calm(rng: &mut Rng, bounded: bool) -> Self {
+        Self {
+            workers: rng.between(2, 4) as u32,
+            parallelism: rng.between(1, 3) as u32,
+            splits: rng.between(2, 4),
+            records: rng.between(30, 70),
+            late_split: !bounded && rng.chance(4_000),
+            bounded,
+            retained: rng.between(1, 3) as u32,
+            spool_bytes: if rng.chance(2_000) {
+                48 * rng.between(8, 40)
+            } else {
+                1 << 20
+            },
+            store: StoreFaults::default(),
+            net_drop: 0,
+            net_duplicate: 0,
+            net_latency: 1_000,
+            kafka_lost: 0,
+            kafka_late_end: 0,
+            txn_timeout: 1_200_000,
+            marker_delay: 1_000,
+            faults: Vec::new(),
+            steps: BTreeMap::new(),
+            corrupts: false,
+        }
+    }
+
+    fn plan_faults(&mut self, rng: &mut Rng) {
+        let mut kinds: Vec<u64> = (0..11).filter(|_| rng.chance(3_500)).collect();
+        if kinds.is_empty() {
+            kinds.push(rng.between(0, 10));
+        }
+        let count = rng.between(1, 9);
+        for _ in 0..count {
+            let at = rng.between(150_000, HEAL - 100_000);
+            let kind = kinds[rng.next() as usize % kinds.len()];
+            let (which, coordinator) = (rng.next(), rng.chance(4_000));
+            let (down, length) = (rng.between(20_000, 500_000), rng.between(50_000, 1_200_000));
+            let fault = match kind {
+                0 | 1 => Fault::Kill {
+                    which,
+                    coordinator,
+                    down,
+                },
+                2 | 3 => Fault::Pause {
+                    which,
+                    coordinator,
+                    length,
+                },
+                4 => Fault::KillAll { down },
+                5 => Fault::StealLease,
+                6 => Fault::StoreOutage { length: length / 2 },
+                7 => Fault::KafkaOutage { length },
+                8 => Fault::Partition {
+                    which,
+                    length,
+                    both: coordinator,
+                },
+                9 => Fault::Rescale {
+                    parallelism: rng.between(1, 3) as u32,
+                },
+                _ => {
+                    let stop = !self.bounded && rng.chance(5_000);
+                    Fault::Request {
+                        stop,
+                        drain: rng.chance(5_000),
+                    }
+                }
+            };
+            self.faults.push((at, fault));
+        }
+        if rng.chance(700) {
+            self.corrupts = true;
+            self.retained = self.retained.max(2);
+            let at = rng.between(500_000, HEAL - 500_000);
+            self.faults.push((at, Fault::Corrupt));
+        }
+    }
+
+    /// Stops processes exactly at protocol steps: every step gets its share over the seeds.
+    fn plan_steps(&mut self, rng: &mut Rng) {
+        for _ in 0..rng.between(0, 4) {
+            let step = Step::ALL[rng.next() as usize % Step::ALL.len()];
+            let most = match step {
+                Step::P1 => 60,
+                Step::P2 | Step::P3 | Step::P4 | Step::P6 | Step::P5 => 40,
+                Step::R1 => 2,
+                _ => 12,
+            };
+            let kill = rng.chance(6_000);
+            let pause = StepFault::Pause(rng.between(100_000, 1_200_000));
+            let fault = if kill { StepFault::Kill } else { pause };
+            self.steps.insert((step, rng.between(1, most)), fault);
+        }
+    }
+}
