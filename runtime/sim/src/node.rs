@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use highwater_protocol::hash::ContentHash;
 use highwater_protocol::head_write::Authority;
 use highwater_protocol::job::{TaskId, TaskSnapshot};
 use highwater_protocol::manifest::{FileEntry, KeyedFile};
@@ -29,6 +30,8 @@ pub(crate) type Micros = u64;
 #[derive(Clone, Debug)]
 pub(crate) struct Deployment {
     pub(crate) lineage: Lineage,
+    /// The fingerprint of the execution.
+    pub(crate) shape: ContentHash,
     /// The number that the new attempt continues.
     pub(crate) restored: CheckpointId,
     pub(crate) placements: BTreeMap<TaskId, NodeId>,
@@ -80,6 +83,7 @@ pub(crate) enum FromTask {
 #[derive(Clone, Debug)]
 pub(crate) struct TaskReport {
     pub(crate) report: AttemptReport,
+    pub(crate) failed: bool,
     pub(crate) verified: bool,
     pub(crate) opened: bool,
     pub(crate) ended: bool,

@@ -202,7 +202,10 @@ impl Oracle {
         let kept = gc.kept();
         let in_flight = |path: &RelativePath| {
             let id = ObjectName::parse(path).and_then(|name| name.id());
-            id.is_none_or(|id| id.epoch == head.epoch && id.number > head.number)
+            // A late checkpoint 0 of a first start that lost is left for the next epoch to collect.
+            id.is_none_or(|id| {
+                id.epoch > head.epoch || id.epoch == head.epoch && id.number > head.number
+            })
         };
         let left: BTreeSet<RelativePath> = listing(store).into_iter().collect();
         if let Some(leak) = left

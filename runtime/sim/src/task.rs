@@ -159,6 +159,7 @@ impl Task {
         let report = AttemptReport {
             task: self.id.clone(),
             attempt: self.attempt(),
+            shape: self.deployment.shape,
             running: self.life == Life::Running,
             history: self.history.clone(),
             slots: slots.collect(),
@@ -173,6 +174,7 @@ impl Task {
             .filter(|(_, slot)| matches!(slot.machine().state(), SlotState::Voided { .. }));
         TaskReport {
             report,
+            failed: self.life == Life::Failed,
             verified: !matches!(self.life, Life::Deployed | Life::Fetching | Life::Failed),
             opened: matches!(self.life, Life::Opened | Life::Running),
             ended: source.is_none() && self.inputs.values().all(|input| input.ended),
@@ -356,6 +358,7 @@ impl Task {
     }
 
     fn take_snapshot(&mut self, barrier: CheckpointBarrier, ctx: &mut Ctx<'_>) {
+        ctx.trace(|| format!("{} snapshots {} at {:?}", self.id, barrier.id, self.splits));
         if source_of(&self.id).is_some() {
             if barrier.kind == BarrierKind::StopDrain {
                 self.drained = true;
@@ -489,6 +492,7 @@ impl Task {
             self.fail(false, ctx);
             return;
         }
+        ctx.trace(|| format!("{} gets {sequence} of {from}: {element:?}", self.id));
         input.sequence = sequence;
         input.queue.push_back(element);
         self.drain(ctx);

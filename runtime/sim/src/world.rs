@@ -735,7 +735,8 @@ impl World {
         let finished = self.shared.job == JobState::Finished;
         let progress = self.oracle.checkpoints >= healed + 3 || finished && self.swarm.bounded;
         let done = !self.swarm.bounded || finished;
-        if quiet && complete && progress && done && self.shared.desired.request.is_none() {
+        let asked = self.shared.desired.request.is_some() && !finished;
+        if quiet && complete && progress && done && !asked {
             return true;
         }
         if self.now > HEAL + 12_000_000 {

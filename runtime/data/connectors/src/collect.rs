@@ -94,7 +94,9 @@ pub struct CollectSink<T> {
 
 impl<T> Clone for CollectSink<T> {
     fn clone(&self) -> Self {
-        Self { place: self.place.clone() }
+        Self {
+            place: self.place.clone(),
+        }
     }
 }
 

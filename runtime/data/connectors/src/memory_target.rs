@@ -27,14 +27,6 @@ struct Slot {
     committed: BTreeMap<u64, (Marker, OutputBatch)>,
 }
 
-impl Slot {
-    /// A marker stands at its number; behind the last one is the end.
-    fn end(&self) -> MarkerPosition {
-        let last = self.committed.last_key_value();
-        MarkerPosition(last.map_or(0, |(&number, _)| number + 1))
-    }
-}
-
 /// A place in memory that transactional sinks write to. Cheap to clone; all clones are one place.
 #[derive(Clone, Default)]
 pub struct MemoryOutput {
@@ -67,6 +59,17 @@ impl MemoryOutput {
         commits
             .filter(|(_, marker, _)| marker.kind == MarkerKind::Output)
             .collect()
+    }
+
+    /// A marker stands at its number; behind the last one of the sink, over all slots, is the end.
+    fn end(slots: &BTreeMap<SlotName, Slot>, (lineage, uid, _): &SlotName) -> MarkerPosition {
+        let of_sink = slots
+            .iter()
+            .filter(|((of, sink, _), _)| (of, sink) == (lineage, uid));
+        let newest = of_sink
+            .filter_map(|(_, slot)| slot.committed.keys().next_back())
+            .max();
+        MarkerPosition(newest.map_or(0, |newest| newest + 1))
     }
 
     fn slots(&self) -> MutexGuard<'_, BTreeMap<SlotName, Slot>> {
@@ -127,9 +130,10 @@ impl OutputTarget for MemoryTarget {
 
     fn marker_position(&mut self) -> Result<MarkerPosition, TargetError> {
         let slots = self.output.slots();
-        Ok(slots
+        let own = slots
             .get(&self.slot)
-            .map_or_else(MarkerPosition::default, Slot::end))
+            .and_then(|slot| slot.committed.keys().next_back());
+        Ok(MarkerPosition(own.map_or(0, |newest| newest + 1)))
     }
 
     fn open_session(&mut self) -> Result<(), TargetError> {
@@ -146,10 +150,11 @@ impl OutputTarget for MemoryTarget {
     }
 
     fn read_markers(&mut self, from: MarkerPosition) -> Result<MarkerReading, TargetError> {
+        let end = MemoryOutput::end(&self.output.slots(), &self.slot);
         self.act(|slot| MarkerReading {
             place: PLACE.to_owned(),
             start: MarkerPosition(0),
-            end: slot.end(),
+            end,
             markers: slot
                 .committed
                 .range(from.0..)
@@ -184,7 +189,7 @@ impl OutputTarget for MemoryTarget {
         };
         self.act(|slot| {
             slot.committed.insert(marker.number, (marker, output));
-            slot.end()
+            MarkerPosition(marker.number + 1)
         })
     }
 

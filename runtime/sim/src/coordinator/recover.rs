@@ -188,6 +188,7 @@ impl Coordinator {
         let workers: Vec<TaskId> = (0..parallelism).map(agg_task).collect();
         let mut deployment = Deployment {
             lineage: manifest.lineage,
+            shape: leader.shape.fingerprint(),
             restored: manifest.id,
             placements: leader.placements.clone(),
             splits: BTreeMap::new(),

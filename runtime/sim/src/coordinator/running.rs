@@ -421,6 +421,9 @@ impl Coordinator {
     fn reported_running(&mut self, task: &TaskId, report: TaskReport, ctx: &mut Ctx<'_>) {
         let Some(leader) = self.leader() else { return };
         let attempt = report.report.attempt;
+        if report.failed {
+            return self.tasks_lost(ctx);
+        }
         if !report.report.running {
             return self.tell(task, ToTask::Release, ctx);
         }

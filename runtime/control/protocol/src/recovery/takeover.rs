@@ -2,13 +2,15 @@
 //!
 //! Called by the driver after R2. Nothing is initialised and nothing is fenced. The enumerators are `head`'s state plus
 //! the reported splits and assign nothing before the decision. An attempt is adopted only if its history holds the
-//! checkpoint in `head`: an attempt that was replaced before that checkpoint is a zombie, however alive it looks.
+//! checkpoint in `head`: an attempt that was replaced before that checkpoint is a zombie, however alive it looks. It must
+//! also run what this leader would deploy: the tasks of another parallelism are not all known here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_types::{AttemptId, CheckpointId, OperatorUid};
 
 use crate::checkpoint::commits_of;
+use crate::hash::ContentHash;
 use crate::head::Head;
 use crate::job::{JobShape, TaskId};
 use crate::manifest::Manifest;
@@ -23,6 +25,8 @@ pub struct AttemptReport {
     pub task: TaskId,
     /// Its attempt.
     pub attempt: AttemptId,
+    /// The fingerprint of the execution that it was deployed with.
+    pub shape: ContentHash,
     /// Whether records flow: a task in the middle of a recovery is not adopted.
     pub running: bool,
     /// The checkpoint that it was restored from and those that it acknowledged since the last known completion.
@@ -61,6 +65,7 @@ pub struct Takeover {
     id: CheckpointId,
     commits: BTreeSet<SlotKey>,
     tasks: BTreeSet<TaskId>,
+    shape: ContentHash,
     attempt: Option<AttemptId>,
     reports: BTreeMap<TaskId, AttemptReport>,
     decided: bool,
@@ -78,6 +83,7 @@ impl Takeover {
             id: manifest.id,
             commits: commits_of(manifest),
             tasks: shape.tasks.keys().cloned().collect(),
+            shape: shape.fingerprint(),
             attempt: None,
             reports: BTreeMap::new(),
             decided: false,
@@ -101,8 +107,9 @@ impl Takeover {
             return None;
         }
         self.decided = true;
-        let continuous =
-            |report: &AttemptReport| report.running && report.history.contains(&self.id);
+        let continuous = |report: &AttemptReport| {
+            report.running && report.shape == self.shape && report.history.contains(&self.id)
+        };
         if !self.reports.values().all(continuous) {
             return Some(TakeoverDecision::Restart);
         }

@@ -410,6 +410,7 @@ fn report(at: u32, attempt: u64, acked: Option<CheckpointId>, confirmed: u64) ->
     AttemptReport {
         task: task(at),
         attempt: AttemptId(attempt),
+        shape: shape(2).fingerprint(),
         running: true,
         history: BTreeSet::from([id(4)]),
         slots: BTreeMap::from([(slot(at), SlotReport { acked, confirmed })]),
@@ -467,6 +468,15 @@ fn l4_only_attempts_that_continue_head_are_adopted() {
         recovering.report(report(1, 7, None, 4)),
         Some(TakeoverDecision::Restart)
     );
+}
+
+#[test]
+fn l4_an_attempt_of_another_parallelism_is_not_adopted() {
+    let mut takeover = takeover();
+    let mut other = report(0, 7, None, 4);
+    other.shape = shape(3).fingerprint();
+    takeover.report(other);
+    assert_eq!(takeover.report(report(1, 7, None, 4)), Some(TakeoverDecision::Restart));
 }
 
 #[test]

@@ -53,6 +53,24 @@ impl SlotDirectory {
         self.path.join(file_name(marker))
     }
 
+    /// The largest number of any marker of the sink, over all of its slots: positions are those of the whole sink, so that
+    /// a slot without output does not seem to have lost markers that another slot has seen.
+    pub(super) fn newest_of_sink(&self) -> io::Result<Option<u64>> {
+        let sink = self.path.parent().unwrap_or(&self.path);
+        let mut newest = None;
+        for slot in fs::read_dir(sink)? {
+            let slot = slot?;
+            if !slot.file_type()?.is_dir() {
+                continue;
+            }
+            for entry in fs::read_dir(slot.path())? {
+                let marker = entry?.file_name().to_str().and_then(parse_file_name);
+                newest = newest.max(marker.map(|marker| marker.number));
+            }
+        }
+        Ok(newest)
+    }
+
     /// The markers of the slot, in no order.
     pub(super) fn markers(&self) -> io::Result<Vec<(Marker, PathBuf)>> {
         let mut markers = Vec::new();

@@ -72,11 +72,10 @@ impl FileTarget {
         })
     }
 
-    /// One past the last marker: a marker stands at its number.
+    /// One past the last marker of the sink: a marker stands at its number.
     fn end(&self) -> io::Result<MarkerPosition> {
-        let markers = self.slot.markers()?;
-        let last = markers.iter().map(|(marker, _)| marker.number).max();
-        Ok(MarkerPosition(last.map_or(0, |last| last + 1)))
+        let newest = self.slot.newest_of_sink()?;
+        Ok(MarkerPosition(newest.map_or(0, |newest| newest + 1)))
     }
 
     fn in_session(&self) -> Result<(), TargetError> {
@@ -111,7 +110,9 @@ impl OutputTarget for FileTarget {
     }
 
     fn marker_position(&mut self) -> Result<MarkerPosition, TargetError> {
-        match self.end() {
+        let newest = self.slot.markers();
+        let newest = newest.map(|all| all.iter().map(|(marker, _)| marker.number + 1).max());
+        match newest.map(|newest| MarkerPosition(newest.unwrap_or(0))) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(MarkerPosition(0)),
             end => end.map_err(|error| TargetError::Unclear(self.io("listing")(error))),
         }
