@@ -41,7 +41,10 @@ pub struct BlocklistLookup {
 impl BlocklistLookup {
     /// Asks the server at this address.
     pub fn new(server: SocketAddr) -> Self {
-        Self { client: reqwest::Client::new(), base: format!("http://{server}/blocklist") }
+        Self {
+            client: reqwest::Client::new(),
+            base: format!("http://{server}/blocklist"),
+        }
     }
 }
 
@@ -55,7 +58,11 @@ pub fn options() -> LookupOptions {
 
 impl AsyncLookup<FraudAlert, FraudAlert> for BlocklistLookup {
     async fn lookup(&self, alert: FraudAlert) -> Result<FraudAlert, UserError> {
-        let answer = self.client.get(format!("{}/{}", self.base, alert.user_id)).send().await?;
+        let answer = self
+            .client
+            .get(format!("{}/{}", self.base, alert.user_id))
+            .send()
+            .await?;
         let blocklist = match answer.error_for_status()?.text().await?.as_str() {
             "listed" => Blocklist::Listed,
             "clear" => Blocklist::Clear,
@@ -65,7 +72,10 @@ impl AsyncLookup<FraudAlert, FraudAlert> for BlocklistLookup {
     }
 
     fn on_failure(&self, alert: FraudAlert, _: UserError) -> Result<FraudAlert, UserError> {
-        Ok(FraudAlert { blocklist: Blocklist::Unknown, ..alert })
+        Ok(FraudAlert {
+            blocklist: Blocklist::Unknown,
+            ..alert
+        })
     }
 }
 
@@ -94,14 +104,21 @@ pub async fn serve(
 ) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
-    let server = Arc::new(Server { faults, asked: 0.into() });
-    let routes = Router::new().route("/blocklist/{user}", get(answer)).with_state(server);
+    let server = Arc::new(Server {
+        faults,
+        asked: 0.into(),
+    });
+    let routes = Router::new()
+        .route("/blocklist/{user}", get(answer))
+        .with_state(server);
     tasks.spawn(async move { axum::serve(listener, routes).await });
     Ok(address)
 }
 
 async fn answer(State(server): State<Arc<Server>>, Path(user): Path<String>) -> Response {
-    let asked = server.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let asked = server
+        .asked
+        .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let chance = hash_bytes(format!("{user}/{asked}").as_bytes()).0 % 100;
     if chance < server.faults.unavailable_percent {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();

@@ -1,8 +1,12 @@
-//! The payment fraud scorer: its records, the generator of its input and the oracle that judges its output.
+//! The payment fraud scorer: its records, its rules, the job, and what judges it.
 //!
-//! In reading order: the records, the generator, the oracle. The oracle shares no code with the rest: it must not make
-//! the mistake that it is there to find.
+//! In reading order: the records, the rules, the blocklist, the job that joins them, the generator of its input, and the
+//! oracle that judges its output. The oracle shares no code with the rest: it must not make the mistake that it is there
+//! to find.
 
+pub mod blocklist;
 pub mod generator;
+pub mod job;
 pub mod oracle;
 pub mod payments;
+pub mod rules;

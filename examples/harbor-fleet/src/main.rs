@@ -1,3 +1,15 @@
-//! The payment fraud scorer.
+//! The payment fraud scorer as a program: the commands of every job, and `demo`.
 
-fn main() {}
+use std::process::ExitCode;
+
+mod demo;
+
+fn main() -> ExitCode {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|command| command == "demo")
+    {
+        return demo::main();
+    }
+    highwater::main(harbor_fleet::job::fraud_scorer)
+}

@@ -56,11 +56,21 @@ impl WindowDeclines {
 
     /// The declines of a window that has none yet.
     pub const fn none() -> Self {
-        Self { count: 0, first: EventTime::MAX, last: EventTime(i64::MIN), spend: Cents(0) }
+        Self {
+            count: 0,
+            first: EventTime::MAX,
+            last: EventTime(i64::MIN),
+            spend: Cents(0),
+        }
     }
 
     /// The alert of this window, if this count raises it.
-    pub fn alert(&self, user_id: &CompactString, window_start: EventTime, late: bool) -> FraudAlert {
+    pub fn alert(
+        &self,
+        user_id: &CompactString,
+        window_start: EventTime,
+        late: bool,
+    ) -> FraudAlert {
         FraudAlert {
             alert_id: alert_id(RULE_DECLINES, user_id, window_start),
             rule: RULE_DECLINES.into(),

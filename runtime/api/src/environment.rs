@@ -1,5 +1,6 @@
 //! The environment: where a job's function begins its streams, and what it is compiled from.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use highwater_connectors::Source;
@@ -19,12 +20,23 @@ pub struct StreamEnvironment {
     draft: SharedDraft,
     parallelism: Option<Parallelism>,
     max_parallelism: Option<MaxParallelism>,
+    parameters: BTreeMap<String, String>,
 }
 
 impl StreamEnvironment {
     /// An environment without streams.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An environment whose job reads these parameters.
+    pub fn with_parameters(parameters: BTreeMap<String, String>) -> Self {
+        Self { parameters, ..Self::default() }
+    }
+
+    /// A parameter of the job: given with `--param name=value`.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.get(name).map(String::as_str)
     }
 
     /// The parallelism of operators that set none; overrides the setting of the job.

@@ -1,1 +1,15 @@
-//! Composition root: commands, settings, wiring.
+//! Composition root: commands, settings and wiring of a job binary.
+//!
+//! A job is a program whose `main` hands its function to [`main`]. The same program runs the job, prints its plan and
+//! inspects its checkpoints. This is the only crate that reads the environment.
+
+pub mod commands;
+pub mod exit;
+pub mod inspect;
+pub mod logs;
+pub mod remote;
+pub mod run;
+pub mod settings;
+pub mod view;
+
+pub use commands::main;

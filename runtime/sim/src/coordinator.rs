@@ -46,6 +46,7 @@ enum Purpose {
     Rebase,
 }
 
+#[derive(Clone)]
 enum Phase {
     Reading,
     Listing,
@@ -61,6 +62,7 @@ enum Phase {
 }
 
 /// Who asks about an attempt's authority.
+#[derive(Clone)]
 enum Question {
     Slot(TaskId, SlotKey, AttemptId),
     Stop(NamedStop),
@@ -70,6 +72,7 @@ enum Question {
     GoBack,
 }
 
+#[derive(Clone)]
 struct Leadership {
     phase: Phase,
     epoch: Epoch,
@@ -96,7 +99,7 @@ struct Leadership {
 }
 
 /// A coordinator process.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Coordinator {
     leadership: Option<Box<Leadership>>,
     heard: BTreeMap<NodeId, Micros>,
@@ -177,7 +180,7 @@ impl Coordinator {
             purpose: Purpose::TakeOver,
             head_token: 0,
             nonces: NonceStream::new(Nonce(ctx.rng.nonce())),
-            shape: shape(ctx.shared.desired.parallelism),
+            shape: shape(ctx.shared.desired.parallelism, ctx.shared.readers),
             manifest: None,
             written: None,
             manifest_bytes: None,
@@ -340,7 +343,7 @@ impl Coordinator {
             return;
         }
         match outcome {
-            HeadOutcome::Superseded(_) => self.step_down(ctx),
+            HeadOutcome::Superseded(newer) => self.superseded(&newer, ctx),
             HeadOutcome::Vanished => {
                 ctx.violations.push("O6: head is gone".to_owned());
                 self.step_down(ctx);
@@ -362,6 +365,18 @@ impl Coordinator {
                 }
             }
         }
+    }
+
+    /// Only a newer epoch supersedes: an epoch belongs to one leader (O6).
+    fn superseded(&mut self, newer: &Versioned, ctx: &mut Ctx<'_>) {
+        let own = self.leader().map(|leader| leader.epoch);
+        if own == Some(newer.head.epoch) {
+            let epoch = newer.head.epoch;
+            ctx.violations.push(format!(
+                "O6: leader of epoch {epoch} steps down before its own value"
+            ));
+        }
+        self.step_down(ctx);
     }
 
     // Questions of authority (S5).

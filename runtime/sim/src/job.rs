@@ -33,10 +33,10 @@ pub(crate) fn object(path: &RelativePath) -> String {
     paths().object(path)
 }
 
-pub(crate) fn source_task(source: u32) -> TaskId {
+pub(crate) fn source_task(source: u32, subtask: u32) -> TaskId {
     TaskId {
         vertex: uid(SOURCES[source as usize]),
-        subtask: SubtaskIndex(0),
+        subtask: SubtaskIndex(subtask),
     }
 }
 
@@ -64,11 +64,17 @@ fn schema(name: &str, kind: &str, text: &str) -> StateSchema {
     }
 }
 
-/// The shape with `parallelism` aggregating tasks.
-pub(crate) fn shape(parallelism: u32) -> JobShape {
+/// The tasks of all sources, `readers` of each.
+pub(crate) fn source_tasks(readers: u32) -> impl Iterator<Item = TaskId> {
+    let sources = 0..SOURCES.len() as u32;
+    sources.flat_map(move |source| (0..readers).map(move |at| source_task(source, at)))
+}
+
+/// The shape with `parallelism` aggregating tasks and `readers` tasks of each source.
+pub(crate) fn shape(parallelism: u32, readers: u32) -> JobShape {
     let mut tasks = BTreeMap::new();
-    for source in 0..SOURCES.len() as u32 {
-        tasks.insert(source_task(source), TaskShape::default());
+    for task in source_tasks(readers) {
+        tasks.insert(task, TaskShape::default());
     }
     let upstream: BTreeSet<TaskId> = tasks.keys().cloned().collect();
     for slot in 0..parallelism {

@@ -53,6 +53,8 @@ pub(crate) enum ToTask {
     VerifyAll,
     OpenAll,
     Release,
+    /// A new leader introduces itself.
+    Hello,
     Expect,
     Barrier(CheckpointBarrier),
     Decline(CheckpointId),
@@ -60,7 +62,10 @@ pub(crate) enum ToTask {
     Completed(CheckpointId),
     Says(SlotKey, Authority),
     WriteVoid(SlotKey, CheckpointId),
-    Assign { split: u32, position: u64 },
+    Assign {
+        split: u32,
+        position: u64,
+    },
     ResumeSources,
     Cancel,
 }
@@ -83,11 +88,13 @@ pub(crate) enum FromTask {
 #[derive(Clone, Debug)]
 pub(crate) struct TaskReport {
     pub(crate) report: AttemptReport,
-    pub(crate) failed: bool,
+    /// Failed, and whether by damaged state.
+    pub(crate) failed: Option<bool>,
     pub(crate) verified: bool,
     pub(crate) opened: bool,
     pub(crate) ended: bool,
     pub(crate) finished: Option<Box<TaskSnapshot>>,
+    pub(crate) passed: Option<CheckpointId>,
     pub(crate) voided: Vec<SlotKey>,
 }
 
@@ -115,6 +122,11 @@ pub(crate) enum Message {
     },
     Heartbeat {
         tasks: Vec<TaskReport>,
+    },
+    /// The connection of a channel broke: what it carried may be lost.
+    Broken {
+        to: TaskId,
+        attempt: AttemptId,
     },
     Data {
         from: TaskId,
@@ -212,6 +224,8 @@ pub(crate) struct Shared {
     pub(crate) lease: Option<(NodeId, Micros)>,
     pub(crate) coordinators: Vec<NodeId>,
     pub(crate) bounded: bool,
+    /// Tasks of each source.
+    pub(crate) readers: u32,
     pub(crate) retained: u32,
     pub(crate) spool_bytes: u64,
     pub(crate) txn_timeout: Micros,
@@ -229,7 +243,10 @@ pub(crate) struct Shared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StepFault {
     Kill,
+    /// Performs what it is at, then stands still.
     Pause(Micros),
+    /// Stands still right before what it is at.
+    Freeze(Micros),
 }
 
 /// Which steps stop a process, and how often each was reached.
@@ -254,7 +271,7 @@ pub(crate) struct Ctx<'a> {
 impl Ctx<'_> {
     /// Announces a protocol step. `true` = the process goes on.
     pub(crate) fn reached(&mut self, step: Step) -> bool {
-        if self.stopped == Some(StepFault::Kill) {
+        if self.is_dead() {
             return false;
         }
         let plan = &mut self.shared.steps;
@@ -264,7 +281,12 @@ impl Ctx<'_> {
             *plan.stopped.entry(step).or_default() += 1;
             self.stopped = Some(*fault);
         }
-        self.stopped != Some(StepFault::Kill)
+        !self.is_dead()
+    }
+
+    /// Whether nothing more of this call counts.
+    pub(crate) const fn is_dead(&self) -> bool {
+        matches!(self.stopped, Some(StepFault::Kill | StepFault::Freeze(_)))
     }
 
     pub(crate) fn send(&mut self, to: NodeId, message: Message) {
@@ -275,7 +297,7 @@ impl Ctx<'_> {
     }
 
     pub(crate) fn push(&mut self, out: Out) {
-        if self.stopped != Some(StepFault::Kill) {
+        if !self.is_dead() {
             self.outs.push(out);
         }
     }

@@ -54,6 +54,7 @@ pub(crate) enum SlotNews {
     Stopped(NamedStop),
 }
 
+#[derive(Clone)]
 struct StoringLog {
     id: CheckpointId,
     object: LogObject,
@@ -62,6 +63,7 @@ struct StoringLog {
     token: u64,
 }
 
+#[derive(Clone)]
 pub(crate) struct SlotDriver {
     machine: SinkSlot,
     task: TaskId,
@@ -172,7 +174,7 @@ impl SlotDriver {
 
     fn perform(&mut self, effects: Vec<SlotEffect>, ctx: &mut Ctx<'_>, news: &mut Vec<SlotNews>) {
         for effect in effects {
-            if ctx.stopped == Some(crate::node::StepFault::Kill) {
+            if ctx.is_dead() {
                 return;
             }
             self.perform_one(effect, ctx, news);

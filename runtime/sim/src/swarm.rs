@@ -55,6 +55,7 @@ pub(crate) enum Fault {
 pub(crate) struct Swarm {
     pub(crate) workers: u32,
     pub(crate) parallelism: u32,
+    pub(crate) readers: u32,
     pub(crate) splits: u64,
     pub(crate) records: u64,
     pub(crate) late_split: bool,
@@ -103,7 +104,13 @@ impl Swarm {
         swarm.net_latency = rng.between(500, 12_000);
         swarm.kafka_lost = rate(&mut rng, 50, 800);
         swarm.kafka_late_end = rate(&mut rng, 500, 5_000);
-        swarm.txn_timeout = rng.between(500_000, 1_500_000);
+        // Either transactions expire within an outage, or nobody but the next session ends them.
+        let patient = rng.chance(2_000);
+        swarm.txn_timeout = if patient {
+            60_000_000
+        } else {
+            rng.between(500_000, 1_500_000)
+        };
         swarm.marker_delay = rng.between(500, 60_000);
         swarm.plan_faults(&mut rng);
         swarm.plan_steps(&mut rng);
@@ -115,6 +122,7 @@ impl Swarm {
         Self {
             workers: rng.between(2, 4) as u32,
             parallelism: rng.between(1, 3) as u32,
+            readers: rng.between(1, 2) as u32,
             splits: rng.between(2, 4),
             records: rng.between(30, 70),
             late_split: !bounded && rng.chance(4_000),
@@ -183,11 +191,18 @@ impl Swarm {
             };
             self.faults.push((at, fault));
         }
-        if rng.chance(700) {
+        if rng.chance(1_000) {
             self.corrupts = true;
             self.retained = self.retained.max(2);
-            let at = rng.between(500_000, HEAL - 500_000);
-            self.faults.push((at, Fault::Corrupt));
+            // Either by itself, or while a zombie is about to publish what will be given up.
+            if rng.chance(5_000) {
+                self.faults
+                    .push((rng.between(500_000, HEAL - 500_000), Fault::Corrupt));
+            } else {
+                self.kafka_lost = self.kafka_lost.max(600);
+                let freeze = StepFault::Freeze(rng.between(800_000, 1_500_000));
+                self.steps.insert((Step::R3, rng.between(4, 40)), freeze);
+            }
         }
     }
 
@@ -201,9 +216,12 @@ impl Swarm {
                 Step::R1 => 2,
                 _ => 12,
             };
-            let kill = rng.chance(6_000);
-            let pause = StepFault::Pause(rng.between(100_000, 1_200_000));
-            let fault = if kill { StepFault::Kill } else { pause };
+            let length = rng.between(100_000, 1_200_000);
+            let fault = match rng.between(0, 9) {
+                0..5 => StepFault::Kill,
+                5..7 => StepFault::Pause(length),
+                _ => StepFault::Freeze(length),
+            };
             self.steps.insert((step, rng.between(1, most)), fault);
         }
     }

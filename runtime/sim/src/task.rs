@@ -37,7 +37,7 @@ use snapshot::{Restore, Snap};
 
 const CHUNK: u64 = 4;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Input {
     queue: VecDeque<Element>,
     sequence: u64,
@@ -60,6 +60,7 @@ enum Life {
     Failed,
 }
 
+#[derive(Clone)]
 pub(crate) struct Task {
     id: TaskId,
     gate: Gate,
@@ -75,6 +76,7 @@ pub(crate) struct Task {
     suspended: bool,
     drained: bool,
     finished: Option<Box<TaskSnapshot>>,
+    passed: Option<CheckpointId>,
     sent: BTreeMap<TaskId, u64>,
     // An aggregating task.
     inputs: BTreeMap<TaskId, Input>,
@@ -88,6 +90,7 @@ pub(crate) struct Task {
     completed: Option<CheckpointId>,
     dirty: bool,
     stalled: bool,
+    damaged: bool,
 }
 
 impl Task {
@@ -115,6 +118,7 @@ impl Task {
             suspended: false,
             drained: false,
             finished: None,
+            passed: None,
             sent: BTreeMap::new(),
             inputs: inputs.map(|input| (input, fresh())).collect(),
             state: BTreeMap::new(),
@@ -127,6 +131,7 @@ impl Task {
             completed: None,
             dirty: true,
             stalled: false,
+            damaged: false,
             id,
             deployment,
         }
@@ -159,8 +164,9 @@ impl Task {
         let report = AttemptReport {
             task: self.id.clone(),
             attempt: self.attempt(),
+            epoch: self.gate.epoch(),
             shape: self.deployment.shape,
-            running: self.life == Life::Running,
+            running: self.life == Life::Running && !self.suspended,
             history: self.history.clone(),
             slots: slots.collect(),
             splits: source
@@ -174,11 +180,12 @@ impl Task {
             .filter(|(_, slot)| matches!(slot.machine().state(), SlotState::Voided { .. }));
         TaskReport {
             report,
-            failed: self.life == Life::Failed,
+            failed: (self.life == Life::Failed).then_some(self.damaged),
             verified: !matches!(self.life, Life::Deployed | Life::Fetching | Life::Failed),
             opened: matches!(self.life, Life::Opened | Life::Running),
             ended: source.is_none() && self.inputs.values().all(|input| input.ended),
             finished: self.finished.clone(),
+            passed: self.passed,
             voided: voided.map(|(key, _)| key.clone()).collect(),
         }
     }
@@ -199,8 +206,14 @@ impl Task {
         if self.life != Life::Failed {
             ctx.trace(|| format!("{} fails, damaged {damaged}", self.id));
             self.life = Life::Failed;
+            self.damaged = damaged;
+            self.restore = None;
             self.tell(FromTask::Failed { damaged }, ctx);
         }
+    }
+
+    pub(crate) fn broken(&mut self, ctx: &mut Ctx<'_>) {
+        self.fail(false, ctx);
     }
 
     pub(crate) fn order(&mut self, body: ToTask, ctx: &mut Ctx<'_>) {
@@ -227,6 +240,7 @@ impl Task {
                 }
             }
             ToTask::ResumeSources => self.suspended = false,
+            ToTask::Hello => {}
             ToTask::Deploy(_) | ToTask::Cancel => unreachable!("the worker handles these"),
         }
     }
@@ -372,6 +386,7 @@ impl Task {
             }
             let snapshot = self.positions();
             self.history.insert(barrier.id);
+            self.passed = Some(barrier.id);
             self.emit_all(&Element::Barrier(barrier), ctx);
             if ctx.reached(Step::P6) {
                 self.tell(FromTask::Acked(barrier.id, Box::new(snapshot)), ctx);
@@ -449,7 +464,7 @@ impl Task {
         if watermark > i64::MIN {
             self.emit_all(&Element::Watermark(watermark), ctx);
         }
-        if watermark == i64::MAX && ctx.shared.bounded && !self.splits.is_empty() {
+        if watermark == i64::MAX && ctx.shared.bounded {
             self.emit_all(&Element::End, ctx);
             self.finished = Some(Box::new(self.positions()));
         }

@@ -12,7 +12,7 @@ use crate::task::Task;
 
 const HEARTBEAT: u64 = 50_000;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Worker {
     tasks: BTreeMap<TaskId, Task>,
     /// The newest attempt that was cancelled or replaced, by task: a late copy of a deployment must not revive it.
@@ -107,6 +107,13 @@ impl Worker {
                     && task.attempt() == attempt
                 {
                     task.data(&from, sequence, element, ctx);
+                }
+            }
+            Message::Broken { to, attempt } => {
+                if let Some(task) = self.tasks.get_mut(&to)
+                    && task.attempt() == attempt
+                {
+                    task.broken(ctx);
                 }
             }
             Message::FromTask { .. } | Message::Heartbeat { .. } => {}

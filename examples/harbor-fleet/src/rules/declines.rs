@@ -10,9 +10,7 @@ use highwater_operators::{
 use highwater_state::{MapState, StateHandle};
 use highwater_types::EventTime;
 
-use crate::payments::{
-    DECLINES_ALERT, DeclineCount, FraudAlert, Payment, WINDOW_MS, window_start,
-};
+use crate::payments::{DECLINES_ALERT, DeclineCount, FraudAlert, Payment, WINDOW_MS, window_start};
 use crate::rules::{ALLOWED_LATENESS_MS, ScoredPayment, WindowDeclines};
 
 type Windows = MapState<CompactString, (), i64, WindowDeclines>;
@@ -28,7 +26,11 @@ pub struct DeclineRule {
 impl DeclineRule {
     /// The rule with these side outputs.
     pub fn new(alerts: &OutputTag<FraudAlert>, late: &OutputTag<Payment>) -> Self {
-        Self { alerts: alerts.clone(), late: late.clone(), windows: None }
+        Self {
+            alerts: alerts.clone(),
+            late: late.clone(),
+            windows: None,
+        }
     }
 
     fn windows(&self) -> StateHandle<Windows> {
@@ -70,7 +72,7 @@ impl KeyedProcessFunction<CompactString, ScoredPayment, DeclineCount> for Declin
         }
         let is_complete = watermark >= fires_at.0;
         let mut windows = context.state(self.windows());
-        let declines = windows.update(start.0, WindowDeclines::none, |declines| {
+        let declines = windows.update(&start.0, WindowDeclines::none, |declines| {
             declines.add(&scored);
             declines.clone()
         });
@@ -92,7 +94,9 @@ impl KeyedProcessFunction<CompactString, ScoredPayment, DeclineCount> for Declin
         timer: FiredTimer,
         context: &mut KeyedContext<'_, CompactString, DeclineCount>,
     ) -> Result<(), UserError> {
-        let FiredTimer::Event(time) = timer else { return Ok(()) };
+        let FiredTimer::Event(time) = timer else {
+            return Ok(());
+        };
         let user = context.key().clone();
         let ending = window_start(time);
         if time == last_millisecond(ending) {

@@ -42,7 +42,12 @@ pub struct SpendRule {
 impl SpendRule {
     /// The rule with this threshold and daily decay.
     pub fn new(alerts: &OutputTag<FraudAlert>, threshold: Cents, decay: f64) -> Self {
-        Self { alerts: alerts.clone(), threshold, decay, spend: None }
+        Self {
+            alerts: alerts.clone(),
+            threshold,
+            decay,
+            spend: None,
+        }
     }
 
     fn spend(&self) -> StateHandle<Spend> {
@@ -82,7 +87,10 @@ impl KeyedProcessFunction<CompactString, Payment, ScoredPayment> for SpendRule {
         let now = context.now().millis();
         let day = now.div_euclid(DAY_MS);
         let held = context.state(self.spend()).get().cloned();
-        let mut card = held.unwrap_or(CardSpend { amount: 0.0, alerted_day: -1 });
+        let mut card = held.unwrap_or(CardSpend {
+            amount: 0.0,
+            alerted_day: -1,
+        });
         if payment.status == Status::Approved {
             card.amount += payment.amount.0 as f64 / 100.0;
         }
@@ -106,7 +114,9 @@ impl KeyedProcessFunction<CompactString, Payment, ScoredPayment> for SpendRule {
         context: &mut KeyedContext<'_, CompactString, ScoredPayment>,
     ) -> Result<(), UserError> {
         let mut state = context.state(self.spend());
-        let Some(mut card) = state.get().cloned() else { return Ok(()) };
+        let Some(mut card) = state.get().cloned() else {
+            return Ok(());
+        };
         card.amount *= self.decay;
         if card.amount == 0.0 {
             state.clear();

@@ -3,9 +3,7 @@
 //! The window function sees every update, so the alert is raised at the sixth decline as in the process function.
 
 use compact_str::CompactString;
-use highwater_operators::{
-    AggregateFunction, OutputTag, UserError, WindowContext, WindowFunction,
-};
+use highwater_operators::{AggregateFunction, OutputTag, UserError, WindowContext, WindowFunction};
 use highwater_types::EventTime;
 
 use crate::payments::{DECLINES_ALERT, DeclineCount, FraudAlert};

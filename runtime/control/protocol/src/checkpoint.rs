@@ -274,9 +274,10 @@ impl CheckpointCoordinator {
                 task,
                 attempt,
                 snapshot,
+                passed,
             } => {
                 if self.is_current(&task, attempt) {
-                    self.task_finished(task, *snapshot, &mut effects);
+                    self.task_finished(task, *snapshot, passed, &mut effects);
                 }
             }
             CheckpointEvent::ManifestWritten { id } => {
@@ -468,6 +469,7 @@ impl CheckpointCoordinator {
         &mut self,
         task: TaskId,
         snapshot: TaskSnapshot,
+        passed: Option<CheckpointId>,
         effects: &mut Vec<CheckpointEffect>,
     ) {
         let bare = snapshot.files.is_empty() && self.shape.tasks[&task].slots.is_empty();
@@ -475,7 +477,9 @@ impl CheckpointCoordinator {
             bare,
             "task {task} finished with files or sink slots: it has to answer barriers"
         );
-        if let Phase::Collecting(pending) = &mut self.phase {
+        if let Phase::Collecting(pending) = &mut self.phase
+            && passed != Some(pending.id)
+        {
             pending
                 .parts
                 .entry(task.clone())

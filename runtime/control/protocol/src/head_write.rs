@@ -220,7 +220,7 @@ impl HeadWrite {
                     .base
                     .as_ref()
                     .is_some_and(|base| base.head.nonce == found.head.nonce);
-                if old && planted(Mutant::OldValueDecides) {
+                if old && self.rival.is_some() && planted(Mutant::OldValueDecides) {
                     return self.decide(HeadOutcome::Declined(found));
                 }
                 if old {

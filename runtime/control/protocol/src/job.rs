@@ -108,7 +108,10 @@ impl JobShape {
     /// The fingerprint of the execution: graph, tasks and slots. An attempt that was deployed with another one is not
     /// continued by this leader.
     pub fn fingerprint(&self) -> ContentHash {
-        let tasks = self.tasks.iter().map(|(id, task)| (id, &task.upstream, &task.slots));
+        let tasks = self
+            .tasks
+            .iter()
+            .map(|(id, task)| (id, &task.upstream, &task.slots));
         let text = format!("{} {:?}", self.graph, tasks.collect::<Vec<_>>());
         ContentHash::of(text.as_bytes())
     }

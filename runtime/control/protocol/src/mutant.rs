@@ -64,6 +64,8 @@ mutants! {
     StopUnconfirmed = "stop-unconfirmed",
     /// Schedule 16: the enumerator of a new leader forgets the reported splits.
     SplitsAssignedTwice = "splits-assigned-twice",
+    /// L4: a report counts although the task still obeys an older leader.
+    ReportUnfenced = "report-unfenced",
     /// Schedule 17: no checkpoint 0: source positions are resolved again.
     PositionsResolvedAgain = "positions-resolved-again",
     /// Schedule 20: acknowledgements of older attempts enter the manifest.

@@ -7,25 +7,35 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::{ClientContext, TopicPartitionList};
 
+/// A problem that a client told about on the side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    pub(crate) code: Option<RDKafkaErrorCode>,
+    pub(crate) text: String,
+}
+
 /// Keeps the last connection problem of one client, and tells the log about all of them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ClientLog {
-    last: Arc<Mutex<Option<String>>>,
+    last: Arc<Mutex<Option<Problem>>>,
 }
 
 impl ClientLog {
     /// The last problem that the client told about.
-    pub(crate) fn last(&self) -> Option<String> {
+    pub(crate) fn last(&self) -> Option<Problem> {
         lock(&self.last).clone()
     }
 
-    fn keep(&self, problem: &str) {
-        *lock(&self.last) = Some(problem.to_owned());
+    pub(crate) fn keep(&self, code: Option<RDKafkaErrorCode>, text: &str) {
+        *lock(&self.last) = Some(Problem {
+            code,
+            text: text.to_owned(),
+        });
     }
 }
 
@@ -39,13 +49,17 @@ impl ClientContext for ClientLog {
         // Lines begin with the name of a thread: `[thrd:host:port/bootstrap]: text`.
         let text = message.split_once("]: ").map_or(message, |(_, text)| text);
         if (level as i32) <= RDKafkaLogLevel::Error as i32 {
-            self.keep(text);
+            self.keep(None, text);
         }
         tracing::debug!(target: "highwater::kafka", facility, "{text}");
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.keep(reason);
+        // "All brokers are down" says less than the problem before it.
+        let code = error.rdkafka_error_code();
+        if code != Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.keep(code, reason);
+        }
         tracing::debug!(target: "highwater::kafka", %error, "{reason}");
     }
 }
@@ -139,6 +153,16 @@ mod tests {
             "FAIL",
             "[thrd:h:1/bootstrap]: h:1: Connection refused",
         );
-        assert_eq!(log.last().as_deref(), Some("h:1: Connection refused"));
+        let problem = log.last().unwrap();
+        assert_eq!(problem.text, "h:1: Connection refused");
+        let down = KafkaError::Global(RDKafkaErrorCode::AllBrokersDown);
+        ClientContext::error(&log, down, "1/1 brokers are down");
+        assert_eq!(log.last().unwrap(), problem);
+        let refused = KafkaError::Global(RDKafkaErrorCode::Authentication);
+        ClientContext::error(&log, refused, "SASL failed");
+        assert_eq!(
+            log.last().unwrap().code,
+            Some(RDKafkaErrorCode::Authentication)
+        );
     }
 }

@@ -21,7 +21,14 @@ pub(crate) fn connector_error(object: &str, error: &KafkaError, log: &ClientLog)
             without_value(description)
         ));
     }
-    match code_of(error) {
+    let code = code_of(error);
+    let told = log.last().and_then(|problem| problem.code);
+    let code = match code {
+        // What the client could not do for want of a connection fails for the reason that there is none.
+        Some(transport) if is_transport(transport) => told.or(code),
+        _ => code,
+    };
+    match code {
         Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
             configuration("it does not exist; create it, or check its name".to_owned())
         }
@@ -107,6 +114,14 @@ pub(crate) fn code_of(error: &KafkaError) -> Option<Code> {
     }
 }
 
+/// Whether the code says only that no broker can be reached.
+pub(crate) const fn is_transport(code: Code) -> bool {
+    matches!(
+        code,
+        Code::BrokerTransportFailure | Code::AllBrokersDown | Code::OperationTimedOut
+    )
+}
+
 const fn is_authorization(code: Code) -> bool {
     matches!(
         code,
@@ -119,7 +134,7 @@ const fn is_authorization(code: Code) -> bool {
 
 fn with_log(text: &str, log: &ClientLog) -> String {
     match log.last() {
-        Some(problem) => format!("{text}: {problem}"),
+        Some(problem) => format!("{text}: {}", problem.text),
         None => text.to_owned(),
     }
 }

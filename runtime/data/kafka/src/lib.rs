@@ -7,6 +7,7 @@
 //! The one rule: positions of a checkpoint decide where reading goes on, and markers of the sink protocol decide what was
 //! published. Consumer groups are told about progress and never asked for it.
 
+mod admin;
 pub mod connection;
 mod context;
 mod failure;

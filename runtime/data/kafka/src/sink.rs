@@ -22,6 +22,7 @@ use highwater_types::Record;
 
 pub use self::encoder::NoKey;
 pub use self::target::KafkaTarget;
+use crate::admin::Admin;
 use crate::connection::KafkaConnection;
 use crate::topic::TopicInspector;
 use direct::KafkaWriter;
@@ -142,7 +143,8 @@ impl<T: Record, V: ValueFormat<T>, K: ValueFormat<T>> KafkaSink<T, V, K> {
                 TRANSACTION_TIMEOUT_MIN.as_millis()
             )));
         }
-        let broker_max = crate::topic::transaction_timeout_max(&self.connection, &self.object())?;
+        let broker_max =
+            Admin::open(&self.connection, &self.object())?.transaction_timeout_max(&self.topic)?;
         match broker_max {
             Some(max) if wanted > max => Err(self.refused(format!(
                 "the transaction timeout of {} ms is above the broker's `transaction.max.timeout.ms` of {} ms; \

@@ -6,19 +6,22 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::executor::block_on;
 use highwater_connectors::ConnectorError;
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::producer::BaseProducer;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::connection::KafkaConnection;
-use crate::context::ClientLog;
-use crate::failure::{code_of, connector_error};
+use crate::context::{ClientLog, DeliveryLog};
+use crate::failure::{code_of, connector_error, is_transport};
 
 /// How long one question may take. Below the 30 s within which a start-up must fail.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+
+const DIAGNOSIS_POLL: Duration = Duration::from_millis(100);
+/// Five seconds.
+const DIAGNOSIS_POLLS_MAX: u32 = 50;
 
 /// A topic as the cluster describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +39,7 @@ pub(crate) struct OffsetRange {
 
 /// Asks about one topic.
 pub(crate) struct TopicInspector {
+    connection: KafkaConnection,
     object: String,
     topic: String,
     consumer: BaseConsumer<ClientLog>,
@@ -60,10 +64,13 @@ impl TopicInspector {
         // The client polls through a group only; this one never joins or commits.
         let mut config = connection.client(&object, READING)?;
         config.set("group.id", "highwater-inspection");
+        // Few records are read here, one short look after another; none waits for records to come.
+        config.set("fetch.wait.max.ms", "10");
         let consumer = config
             .create_with_context(log.clone())
             .map_err(|error| connector_error(&object, &error, &log))?;
         Ok(Self {
+            connection: connection.clone(),
             object,
             topic: topic.to_owned(),
             consumer,
@@ -86,12 +93,37 @@ impl TopicInspector {
         }
     }
 
+    /// Finds out why no broker can be reached: a consumer of the client library does not tell, a producer does.
+    fn diagnose(&self) {
+        let deliveries = DeliveryLog::default();
+        let config = self.connection.client(&self.object, &[]);
+        let Some(producer) = config.ok().and_then(|config| {
+            let created: Result<BaseProducer<DeliveryLog>, _> =
+                config.create_with_context(deliveries.clone());
+            created.ok()
+        }) else {
+            return;
+        };
+        for _ in 0..DIAGNOSIS_POLLS_MAX {
+            producer.poll(DIAGNOSIS_POLL);
+            if let Some(problem) = deliveries.client_log().last() {
+                self.log.keep(problem.code, &problem.text);
+                return;
+            }
+        }
+    }
+
     /// The topic, or `None` when it does not exist.
     pub(crate) fn find(&self) -> Result<Option<TopicFacts>, ConnectorError> {
         let metadata = self
             .consumer
             .fetch_metadata(Some(&self.topic), CALL_TIMEOUT);
-        let metadata = metadata.map_err(|error| self.failed(&error))?;
+        let metadata = metadata.map_err(|error| {
+            if code_of(&error).is_some_and(is_transport) {
+                self.diagnose();
+            }
+            self.failed(&error)
+        })?;
         let topics = metadata.topics();
         let Some(topic) = topics.iter().find(|topic| topic.name() == self.topic) else {
             return Ok(None);
@@ -164,34 +196,4 @@ impl TopicInspector {
         let id = self.consumer.client().fetch_cluster_id(CALL_TIMEOUT);
         id.ok_or_else(|| self.unavailable("the cluster does not tell its id"))
     }
-}
-
-/// The broker's `transaction.max.timeout.ms`; `None` when the principal may not read it (opening a session tells then).
-pub(crate) fn transaction_timeout_max(
-    connection: &KafkaConnection,
-    object: &str,
-) -> Result<Option<Duration>, ConnectorError> {
-    let log = ClientLog::default();
-    let failed = |error: &KafkaError| connector_error(object, error, &log);
-    let config = connection.client(object, &[])?;
-    let admin: AdminClient<ClientLog> = config
-        .create_with_context(log.clone())
-        .map_err(|error| failed(&error))?;
-    let metadata = admin.inner().fetch_metadata(None, CALL_TIMEOUT);
-    let metadata = metadata.map_err(|error| failed(&error))?;
-    let Some(broker) = metadata.brokers().first() else {
-        return Ok(None);
-    };
-    let options = AdminOptions::new().request_timeout(Some(CALL_TIMEOUT));
-    let asked = ResourceSpecifier::Broker(broker.id());
-    let described = block_on(admin.describe_configs([&asked], &options));
-    let found = described
-        .map_err(|error| failed(&error))?
-        .into_iter()
-        .find_map(Result::ok);
-    let value =
-        found.and_then(|resource| resource.get("transaction.max.timeout.ms")?.value.clone());
-    Ok(value
-        .and_then(|text| text.parse().ok())
-        .map(Duration::from_millis))
 }

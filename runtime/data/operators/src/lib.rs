@@ -48,9 +48,7 @@ pub use flat_map::FlatMap;
 pub use keyed_process::{
     FIRINGS_MAX, FiredTimer, KeyedContext, KeyedProcess, KeyedProcessFunction, OpenContext,
 };
-pub use lookup::{
-    AsyncLookup, Lookup, LookupError, LookupOptions, LookupOrder, RetryBudget,
-};
+pub use lookup::{AsyncLookup, Lookup, LookupError, LookupOptions, LookupOrder, RetryBudget};
 pub use map::{Map, map};
 pub use operator::{Operator, OperatorReport, Progress, TaskClock};
 pub use outputs::{OutputTag, Outputs, Port, SidePort};
@@ -60,10 +58,10 @@ pub use rekey::Rekey;
 pub use session_window::{SessionGap, SessionWindow, fixed_gap};
 pub use sink::DirectSink;
 pub use snapshot::{ListStateSnapshot, OperatorSnapshot, Redistribution};
-pub use transactional_sink::{OutputQueue, TransactionalSink};
 pub use source::{DEAD_LETTERS, SourceHead, SourceInput, SourcePoll, TimestampAssigner};
 pub use timestamps::AssignTimestamps;
+pub use transactional_sink::{OutputQueue, TransactionalSink};
 pub use window::{
-    Aggregated, AllRecords, Reduced, TimeDomain, Window, WindowContents, WindowContext, WindowFunction,
-    WindowOptions, WindowParts, WithUpdates, emit_result,
+    Aggregated, AllRecords, Reduced, TimeDomain, Window, WindowContents, WindowContext,
+    WindowFunction, WindowOptions, WindowParts, WithUpdates, emit_result,
 };

@@ -18,7 +18,7 @@ use crate::budget::MemoryBudget;
 use crate::descriptor::{StateDescriptor, StateKind, StateSchemas};
 use crate::error::{StateError, StateName};
 use crate::keyed::{
-    AggregatingState, Aggregation, KeyedState, OpenState, ReducingState, Reduction,
+    AggregatingState, Aggregation, KeyedState, OpenState, ReducingState, Reduction, StateReport,
 };
 use crate::restore::Restored;
 use crate::snapshot::{KeyedSnapshot, RawKeyGroupState, UnsealedSnapshot};
@@ -309,6 +309,11 @@ impl KeyedStateBackend {
             .iter()
             .map(|state| state.used_bytes() as u64)
             .sum()
+    }
+
+    /// What each state holds and did, in order of opening.
+    pub fn reports(&self) -> Vec<StateReport> {
+        self.states.iter().map(|state| state.report()).collect()
     }
 
     /// Begins a snapshot of all states as they are now: what is done at the barrier. Costs the same for any size.

@@ -6,7 +6,7 @@
 //!
 //! Law: a read sees every batch written before it; `freeze` captures all batches written before it and none after,
 //! at a cost that does not depend on the amount of data; rows come out of a frozen view once each. The suite in
-//! [`contract`](crate::contract) checks it (feature `test-util`).
+//! `contract` checks it (feature `test-util`).
 
 use highwater_types::{KeyGroup, KeyGroupRange};
 

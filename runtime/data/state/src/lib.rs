@@ -24,11 +24,10 @@
 //! let last = backend.open::<ValueState<i64, (), String>>(ValueState::<i64, (), String>::describe("last"))?;
 //! backend.finish_restore(&Unmatched::refuse())?;
 //!
-//! // Each chunk: borrow, prepare (nothing on the heap, one bulk read with a store), access, end.
+//! // Each chunk: borrow, prepare (one bulk read with a store, a prefetch on the heap), access, end.
 //! let (keys, now) = ([7i64, 8, 7], ProcessingTime(1_000));
 //! let hashes: Vec<KeyHash> = keys.iter().map(Key::key_hash).collect();
 //! let (count, text) = backend.get_two((counts, last));
-//! count.prepare(hashes.iter().zip(&keys).map(|(&hash, key)| (hash, key, &())))?;
 //! text.prepare(hashes.iter().zip(&keys).map(|(&hash, key)| (hash, key, &())))?;
 //! count.update_chunk(&hashes, &(), |row| &keys[row], || 0, |_row, count| *count += 1);
 //! for (&hash, key) in hashes.iter().zip(&keys) {
@@ -86,7 +85,7 @@ pub use descriptor::{StateDescriptor, StateKind, StateSchemas};
 pub use error::{BackingError, StateError, StateName};
 pub use keyed::{
     AggregatingState, Aggregation, Drained, KeyedState, ListState, MapState, OpenState,
-    ReducingState, Reduction, SlicedState, ValueState,
+    ReducingState, Reduction, SlicedState, StateReport, ValueState,
 };
 pub use operator_state::{OperatorRestore, OperatorSnapshot, Redistribution};
 pub use snapshot::{

@@ -13,6 +13,7 @@ use crate::node::{Ctx, What};
 use crate::store::{Condition, StoreAnswer, StoreOp};
 
 /// A copy on its way.
+#[derive(Clone)]
 pub(super) struct Export {
     id: CheckpointId,
     target: SavepointPaths,

@@ -15,11 +15,11 @@ use highwater_protocol::recovery::{
 };
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::{NamedStop, SlotKey};
-use highwater_types::{AttemptId, Parallelism};
+use highwater_types::{AttemptId, Parallelism, SubtaskIndex};
 
 use super::{Coordinator, Phase, Purpose, Question, REQUEST_TIMEOUT, SILENCE};
 use crate::codec::decode_position;
-use crate::job::{agg_task, object, shape, source_of, source_task, uid};
+use crate::job::{agg_task, object, shape, source_of, source_tasks, uid};
 use crate::kafka::{KafkaAnswer, KafkaOp};
 use crate::node::{Ctx, Deployment, Message, NodeId, Tag, ToTask, What};
 use crate::store::{StoreAnswer, StoreOp};
@@ -96,7 +96,7 @@ impl Coordinator {
         let Some(head) = leader.keeper.settled().map(|value| value.head.clone()) else {
             return;
         };
-        leader.shape = shape(ctx.shared.desired.parallelism);
+        leader.shape = shape(ctx.shared.desired.parallelism, ctx.shared.readers);
         let slots = leader.shape.slot_counts();
         let raised = slots
             .iter()
@@ -136,13 +136,13 @@ impl Coordinator {
         leader.phase = Phase::Recovering(Box::new(region), ctx.now);
         leader.assigned.clear();
         for (source, state) in &manifest.sources {
-            for name in state.splits.keys() {
-                let split = ctx.shared.workload.index(name) as u32;
-                let task = TaskId {
-                    vertex: source.clone(),
-                    subtask: highwater_types::SubtaskIndex(0),
-                };
-                leader.assigned.insert(split, task);
+            let shares = assign::splits(&state.splits, Parallelism(ctx.shared.readers));
+            for (subtask, share) in (0..).map(SubtaskIndex).zip(shares) {
+                for name in share.keys() {
+                    let split = ctx.shared.workload.index(name) as u32;
+                    let vertex = source.clone();
+                    leader.assigned.insert(split, TaskId { vertex, subtask });
+                }
             }
         }
         let tasks: Vec<TaskId> = leader.placements.keys().cloned().collect();
@@ -184,7 +184,8 @@ impl Coordinator {
             return;
         };
         let parallelism = leader.shape.sinks[&uid("x")].slots;
-        let sources: Vec<TaskId> = (0..2).map(source_task).collect();
+        let readers = ctx.shared.readers;
+        let sources: Vec<TaskId> = source_tasks(readers).collect();
         let workers: Vec<TaskId> = (0..parallelism).map(agg_task).collect();
         let mut deployment = Deployment {
             lineage: manifest.lineage,
@@ -201,8 +202,9 @@ impl Coordinator {
         if source_of(task).is_some() {
             deployment.outputs = workers;
             if let Some(state) = manifest.sources.get(&task.vertex) {
-                let shares = assign::splits(&state.splits, Parallelism(1));
-                for (name, position) in &shares[0] {
+                let shares = assign::splits(&state.splits, Parallelism(readers));
+                let at = task.subtask.0 as usize;
+                for (name, position) in &shares[at] {
                     let split = ctx.shared.workload.index(name);
                     let again = planted(Mutant::PositionsResolvedAgain) && manifest.id.number == 0;
                     let position = decode_position(&position.0);

@@ -84,7 +84,8 @@ impl Coordinator {
         for (at, split) in ctx.shared.workload.splits.iter().enumerate() {
             let at = at as u32;
             if split.appears <= ctx.now && !leader.assigned.contains_key(&at) {
-                let task = source_task(split.source);
+                let reader = (leader.epoch.0 as u32 + at) % ctx.shared.readers;
+                let task = source_task(split.source, reader);
                 leader.assigned.insert(at, task.clone());
                 new.push((task, at));
             }
@@ -110,7 +111,7 @@ impl Coordinator {
         };
         let effects = machine.step(ctx.now / 1000, event);
         for effect in effects {
-            if ctx.stopped == Some(crate::node::StepFault::Kill) {
+            if ctx.is_dead() {
                 return;
             }
             self.checkpoint_effect(effect, ctx);
@@ -118,6 +119,9 @@ impl Coordinator {
     }
 
     pub(super) fn checkpoint_decided(&mut self, outcome: HeadOutcome, ctx: &mut Ctx<'_>) {
+        if let HeadOutcome::Superseded(newer) = &outcome {
+            return self.superseded(&newer.clone(), ctx);
+        }
         self.checkpoint_event(CheckpointEvent::HeadDecided(outcome), ctx);
     }
 
@@ -260,7 +264,7 @@ impl Coordinator {
                 attempt,
                 body,
             } => self.from_task(task, attempt, body, ctx),
-            Message::ToTask { .. } | Message::Data { .. } => {}
+            Message::ToTask { .. } | Message::Data { .. } | Message::Broken { .. } => {}
         }
     }
 
@@ -384,6 +388,10 @@ impl Coordinator {
 
     /// Repeats to a task what it seems to have missed, and takes from its report what got lost.
     fn reported(&mut self, task: &TaskId, report: TaskReport, ctx: &mut Ctx<'_>) {
+        if let Some(damaged) = report.failed {
+            let attempt = report.report.attempt;
+            return self.from_task(task.clone(), attempt, FromTask::Failed { damaged }, ctx);
+        }
         if report.verified {
             self.region_event(RegionEvent::Verified(task.clone()), ctx);
         }
@@ -421,9 +429,6 @@ impl Coordinator {
     fn reported_running(&mut self, task: &TaskId, report: TaskReport, ctx: &mut Ctx<'_>) {
         let Some(leader) = self.leader() else { return };
         let attempt = report.report.attempt;
-        if report.failed {
-            return self.tasks_lost(ctx);
-        }
         if !report.report.running {
             return self.tell(task, ToTask::Release, ctx);
         }
@@ -446,6 +451,7 @@ impl Coordinator {
                     task,
                     attempt,
                     snapshot,
+                    passed: report.passed,
                 },
                 ctx,
             );

@@ -201,7 +201,7 @@ impl Coordinator {
                 let takeover = Takeover::start(&head, &manifest, &leader.shape);
                 leader.manifest = Some(manifest);
                 if leader.purpose == Purpose::TakeOver {
-                    let deadline = ctx.now + 250_000;
+                    let deadline = ctx.now + 300_000;
                     leader.phase = Phase::Adopting(Box::new(takeover), deadline);
                 } else {
                     self.start_region(ctx);

@@ -26,6 +26,7 @@ use crate::workload::KEY_GROUPS;
 const STORE_TIMEOUT: u64 = 150_000;
 
 /// A snapshot on its way.
+#[derive(Clone)]
 pub(super) struct Snap {
     id: CheckpointId,
     snapshot: TaskSnapshot,
@@ -39,6 +40,7 @@ impl Snap {
     }
 }
 
+#[derive(Clone)]
 struct Upload {
     path: String,
     bytes: Rc<[u8]>,
@@ -47,6 +49,7 @@ struct Upload {
 }
 
 /// A restore on its way.
+#[derive(Clone)]
 pub(super) struct Restore {
     files: VecDeque<KeyedFile>,
     token: u64,

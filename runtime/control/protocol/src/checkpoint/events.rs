@@ -148,6 +148,8 @@ pub enum CheckpointEvent {
         attempt: AttemptId,
         /// Its last snapshot, without files.
         snapshot: Box<TaskSnapshot>,
+        /// The newest barrier that it passed on. The last snapshot is newer than that barrier and cannot stand for it.
+        passed: Option<CheckpointId>,
     },
     /// The manifest is durable.
     ManifestWritten {

@@ -571,6 +571,7 @@ fn t15_a_finished_source_leaves_its_snapshot_and_the_next_task_is_triggered() {
         task: finished,
         attempt,
         snapshot,
+        passed: None,
     });
     assert!(triggers(&effects, "agg"), "the barrier would never come");
     bench.step(CheckpointEvent::Enumerators {
@@ -583,6 +584,37 @@ fn t15_a_finished_source_leaves_its_snapshot_and_the_next_task_is_triggered() {
     };
     let manifest = Manifest::decode(bytes).unwrap();
     assert_eq!(manifest.sources[&uid("in")].splits["s"], HexBytes(vec![9]));
+}
+
+#[test]
+fn t15_the_last_snapshot_of_a_task_never_stands_for_a_barrier_that_it_passed() {
+    let mut bench = Bench::running();
+    let id = bench.trigger();
+    bench.ack("agg", id, empty());
+    let (finished, attempt, passed) = (task("in"), AttemptId(1), Some(id));
+    let snapshot = Box::new(TaskSnapshot::default());
+    let event = CheckpointEvent::Finished {
+        task: finished,
+        attempt,
+        snapshot,
+        passed,
+    };
+    assert_eq!(
+        bench.step(event.clone()),
+        [],
+        "its acknowledgement was lost"
+    );
+    bench.now_ms += 1000;
+    assert_eq!(
+        bench.step(CheckpointEvent::Tick)[0],
+        CheckpointEffect::Decline { id }
+    );
+    let next = bench.trigger();
+    let effects = bench.ack("agg", next, empty());
+    assert!(matches!(
+        &effects[..],
+        [CheckpointEffect::WriteManifest { .. }]
+    ));
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! Takeover with living workers (rule L4): a new leader goes on with running attempts, or starts the region again.
 //!
-//! Called by the driver after R2. Nothing is initialised and nothing is fenced. The enumerators are `head`'s state plus
+//! Called by the driver after R2. No transactional id is initialised; a task that reports refuses older leaders from then
+//! on. The enumerators are `head`'s state plus
 //! the reported splits and assign nothing before the decision. An attempt is adopted only if its history holds the
 //! checkpoint in `head`: an attempt that was replaced before that checkpoint is a zombie, however alive it looks. It must
 //! also run what this leader would deploy: the tasks of another parallelism are not all known here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use highwater_types::{AttemptId, CheckpointId, OperatorUid};
+use highwater_types::{AttemptId, CheckpointId, Epoch, OperatorUid};
 
 use crate::checkpoint::commits_of;
 use crate::hash::ContentHash;
@@ -25,9 +26,12 @@ pub struct AttemptReport {
     pub task: TaskId,
     /// Its attempt.
     pub attempt: AttemptId,
+    /// The newest leader that the task obeys. A report counts for that leader only: from then on the task refuses what
+    /// older leaders still send, so that nothing can be assigned behind the back of a report.
+    pub epoch: Epoch,
     /// The fingerprint of the execution that it was deployed with.
     pub shape: ContentHash,
-    /// Whether records flow: a task in the middle of a recovery is not adopted.
+    /// Whether records flow: a task in the middle of a recovery, or one that a savepoint has stopped, is not adopted.
     pub running: bool,
     /// The checkpoint that it was restored from and those that it acknowledged since the last known completion.
     pub history: BTreeSet<CheckpointId>,
@@ -63,6 +67,7 @@ pub enum TakeoverDecision {
 #[derive(Clone, Debug)]
 pub struct Takeover {
     id: CheckpointId,
+    epoch: Epoch,
     commits: BTreeSet<SlotKey>,
     tasks: BTreeSet<TaskId>,
     shape: ContentHash,
@@ -81,6 +86,7 @@ impl Takeover {
         );
         Self {
             id: manifest.id,
+            epoch: head.epoch,
             commits: commits_of(manifest),
             tasks: shape.tasks.keys().cloned().collect(),
             shape: shape.fingerprint(),
@@ -92,7 +98,8 @@ impl Takeover {
 
     /// Takes one report; `Some` = decided.
     pub fn report(&mut self, report: AttemptReport) -> Option<TakeoverDecision> {
-        if self.decided || !self.tasks.contains(&report.task) {
+        let heard = report.epoch == self.epoch || planted(Mutant::ReportUnfenced);
+        if self.decided || !heard || !self.tasks.contains(&report.task) {
             return None;
         }
         if self.attempt.is_some_and(|known| report.attempt < known) {

@@ -410,6 +410,7 @@ fn report(at: u32, attempt: u64, acked: Option<CheckpointId>, confirmed: u64) ->
     AttemptReport {
         task: task(at),
         attempt: AttemptId(attempt),
+        epoch: Epoch(1),
         shape: shape(2).fingerprint(),
         running: true,
         history: BTreeSet::from([id(4)]),
@@ -471,12 +472,29 @@ fn l4_only_attempts_that_continue_head_are_adopted() {
 }
 
 #[test]
+fn l4_a_report_to_an_older_leader_does_not_count() {
+    let mut takeover = takeover();
+    takeover.report(report(0, 7, None, 4));
+    let mut early = report(1, 7, None, 4);
+    early.epoch = Epoch(0);
+    assert_eq!(
+        takeover.report(early),
+        None,
+        "it would still take a split from that leader"
+    );
+    assert!(takeover.report(report(1, 7, None, 4)).is_some());
+}
+
+#[test]
 fn l4_an_attempt_of_another_parallelism_is_not_adopted() {
     let mut takeover = takeover();
     let mut other = report(0, 7, None, 4);
     other.shape = shape(3).fingerprint();
     takeover.report(other);
-    assert_eq!(takeover.report(report(1, 7, None, 4)), Some(TakeoverDecision::Restart));
+    assert_eq!(
+        takeover.report(report(1, 7, None, 4)),
+        Some(TakeoverDecision::Restart)
+    );
 }
 
 #[test]

@@ -62,19 +62,14 @@ pub enum SessionStep {
 
 impl SinkSlot {
     pub(super) fn enter_session(&mut self, claim: Claim, effects: &mut Vec<SlotEffect>) {
-        let from = claim.from;
         self.session = SessionNumber(self.session.0 + 1);
         let session = self.session;
-        if planted(Mutant::ReadBeforeSession) {
+        if planted(Mutant::ReadBeforeSession) && claim.purpose == Purpose::Confirm {
             effects.push(SlotEffect::WriteSync { session });
             self.state = SlotState::Session {
                 claim,
                 step: SessionStep::Syncing,
             };
-            assert!(
-                from <= self.seen.max(from),
-                "a claim is read from a seen offset"
-            );
             return;
         }
         effects.push(SlotEffect::OpenSession { session });
@@ -150,7 +145,9 @@ impl SinkSlot {
             SlotState::Session {
                 claim,
                 step: SessionStep::Missing,
-            } if planted(Mutant::ReadBeforeSession) || planted(Mutant::PublishInNewSession) => {
+            } if claim.purpose == Purpose::Confirm
+                && (planted(Mutant::ReadBeforeSession) || planted(Mutant::PublishInNewSession)) =>
+            {
                 let claim = claim.clone();
                 self.publish(claim, effects);
             }

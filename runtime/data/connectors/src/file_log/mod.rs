@@ -77,18 +77,28 @@ impl<T: Record, D: DecodeRecord<T>> FileLogSource<T, D> {
     /// Reads `<root>/<topic>` up to what is there when the job first starts. A record that cannot be decoded fails.
     ///
     /// A last line without newline is not there yet: it is not read.
-    pub fn bounded(root: &Path, topic: &str, decoder: D) -> Self {
-        Self::ending(root, topic, decoder, LogEnd::Present)
+    pub fn bounded(root: impl AsRef<Path>, topic: &str, decoder: D) -> Self {
+        Self::ending(root.as_ref(), topic, decoder, LogEnd::Present)
     }
 
     /// Follows `<root>/<topic>` until its end marker exists.
-    pub fn until_end_marker(root: &Path, topic: &str, decoder: D, clock: Arc<dyn Clock>) -> Self {
-        Self::ending(root, topic, decoder, LogEnd::Marker(clock))
+    pub fn until_end_marker(
+        root: impl AsRef<Path>,
+        topic: &str,
+        decoder: D,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self::ending(root.as_ref(), topic, decoder, LogEnd::Marker(clock))
     }
 
     /// Follows `<root>/<topic>` for ever.
-    pub fn continuous(root: &Path, topic: &str, decoder: D, clock: Arc<dyn Clock>) -> Self {
-        Self::ending(root, topic, decoder, LogEnd::Never(clock))
+    pub fn continuous(
+        root: impl AsRef<Path>,
+        topic: &str,
+        decoder: D,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self::ending(root.as_ref(), topic, decoder, LogEnd::Never(clock))
     }
 
     /// What becomes of a record that cannot be decoded.

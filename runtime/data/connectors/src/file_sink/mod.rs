@@ -47,9 +47,9 @@ impl<T: 'static, F: ValueFormat<T>> ShareFormat<T> for F {
 
 impl<T: Record> FileSink<T> {
     /// Writes to `directory`, which is created when the job starts, in `format`. A value may hold no newline.
-    pub fn new(directory: &Path, format: impl ValueFormat<T>) -> Self {
+    pub fn new(directory: impl AsRef<Path>, format: impl ValueFormat<T>) -> Self {
         Self {
-            directory: directory.to_owned(),
+            directory: directory.as_ref().to_owned(),
             format: Arc::new(format),
         }
     }

@@ -10,25 +10,27 @@
 
 use std::time::Duration;
 
-use futures::executor::block_on;
 use highwater_connectors::{ConnectorError, Marker, MarkerKind, MarkerPosition, MarkerReading};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseProducer, BaseRecord};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::target::{PRODUCING, TargetSettings};
-use crate::context::{ClientLog, DeliveryLog};
+use super::target::{TargetSettings, wait_delivered};
+use crate::admin::Admin;
+use crate::context::DeliveryLog;
 use crate::failure::connector_error;
-use crate::topic::{CALL_TIMEOUT, TopicInspector};
+use crate::topic::TopicInspector;
 
 const PARTITION: i32 = 0;
 const IDENTITY: &str = "identity/";
 const POLL_WAIT: Duration = Duration::from_millis(100);
 /// Polls that bring nothing before a reading gives up: half a minute of waiting for a foreign open transaction.
 const EMPTY_POLLS_MAX: u32 = 300;
+
+/// Durable, but not idempotent: a sync record that is there twice does no harm, and the client starts half a second sooner.
+const PLAIN: &[(&str, &str)] = &[("enable.idempotence", "false"), ("acks", "all")];
 
 const FORMAT: u8 = 1;
 const OUTPUT: u8 = 1;
@@ -144,43 +146,30 @@ impl MarkerTopic {
             }
             None => self.create()?,
         }
-        let place = match self.read_identity()? {
-            Some(place) => place,
-            None => {
-                // Another slot may do the same: the first identity in the log counts, for everybody.
-                let nonce: u128 = rand::random();
-                self.write(&format!("{IDENTITY}{nonce:032x}"))?;
-                let read = self.read_identity()?;
-                read.ok_or_else(|| self.lost(0, "the identity that was just written is not there"))?
-            }
+        let place = if let Some(place) = self.read_identity()? {
+            place
+        } else {
+            // Another slot may do the same: the first identity in the log counts, for everybody.
+            let nonce: u128 = rand::random();
+            self.write(&format!("{IDENTITY}{nonce:032x}"))?;
+            let read = self.read_identity()?;
+            read.ok_or_else(|| self.lost(0, "the identity that was just written is not there"))?
         };
         self.place = Some(place.clone());
         Ok(place)
     }
 
-    /// As many replicas as the output has.
+    /// As safe as the output: the same number of replicas, and as many of them in sync.
     fn create(&self) -> Result<(), ConnectorError> {
-        let output = TopicInspector::open(&self.settings.connection, &self.settings.topic)?;
-        let replication = output.facts()?.replication;
-        let log = ClientLog::default();
-        let failed = |error: &KafkaError| connector_error(&self.object(), error, &log);
-        let config = self.settings.connection.client(&self.object(), &[])?;
-        let admin: AdminClient<ClientLog> = config
-            .create_with_context(log.clone())
-            .map_err(|error| failed(&error))?;
-        let topic = NewTopic::new(&self.topic, 1, TopicReplication::Fixed(replication))
-            .set("cleanup.policy", "compact");
-        let options = AdminOptions::new()
-            .request_timeout(Some(CALL_TIMEOUT))
-            .operation_timeout(Some(CALL_TIMEOUT));
-        let created = block_on(admin.create_topics([&topic], &options));
-        for result in created.map_err(|error| failed(&error))? {
-            match result {
-                Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
-                Err((_, code)) => return Err(failed(&KafkaError::AdminOp(code))),
-            }
-        }
-        Ok(())
+        let TargetSettings {
+            connection, topic, ..
+        } = &self.settings;
+        let replication = TopicInspector::open(connection, topic)?
+            .facts()?
+            .replication;
+        let admin = Admin::open(connection, &self.object())?;
+        let in_sync = admin.min_insync_replicas(topic)?;
+        admin.create_compacted(&self.topic, replication, in_sync.as_deref())
     }
 
     /// The first record of the topic; `None` = it is empty.
@@ -222,7 +211,7 @@ impl MarkerTopic {
     fn write(&mut self, key: &str) -> Result<u64, ConnectorError> {
         if self.producer.is_none() {
             let deliveries = DeliveryLog::watching(&self.topic);
-            let config = self.settings.connection.client(&self.object(), PRODUCING)?;
+            let config = self.settings.connection.client(&self.object(), PLAIN)?;
             let producer = config
                 .create_with_context(deliveries.clone())
                 .map_err(|error| {
@@ -254,9 +243,7 @@ impl MarkerTopic {
             .key(key)
             .payload(b"");
         producer.send(record).map_err(|(error, _)| failed(&error))?;
-        producer
-            .flush(CALL_TIMEOUT)
-            .map_err(|error| failed(&error))?;
+        wait_delivered(producer).map_err(|error| failed(&error))?;
         if let Some(error) = deliveries.take_failure() {
             return Err(failed(&error));
         }
@@ -317,11 +304,12 @@ impl MarkerTopic {
         let topic = self.topic.clone();
         let inspector = self.inspector()?;
         let consumer = inspector.consumer();
-        let mut list = TopicPartitionList::with_capacity(1);
-        list.add_partition_offset(&topic, PARTITION, Offset::Offset(offset))
+        let mut assignment = TopicPartitionList::with_capacity(1);
+        assignment
+            .add_partition_offset(&topic, PARTITION, Offset::Offset(offset))
             .map_err(|error| inspector.failed(&error))?;
         consumer
-            .assign(&list)
+            .assign(&assignment)
             .map_err(|error| inspector.failed(&error))?;
         let mut empty_polls = 0;
         let mut last = offset;

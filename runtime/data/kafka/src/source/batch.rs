@@ -107,7 +107,9 @@ mod tests {
             record(8, Some(b"")),
         ];
         let mut batch = RecordBatch::new(SplitIndex(1));
-        all.iter().for_each(|one| batch.push(one));
+        for one in &all {
+            batch.push(one);
+        }
         assert_eq!(batch.records().collect::<Vec<_>>(), all);
         let mut batch = batch.reuse(SplitIndex(2));
         assert!(batch.is_empty() && batch.split() == SplitIndex(2));
@@ -129,7 +131,7 @@ mod tests {
         }
         assert!(many.is_full());
         let mut large = RecordBatch::new(SplitIndex(0));
-        large.push(&record(&[0; BYTES_MAX]));
+        large.push(&record(&vec![0; BYTES_MAX]));
         assert!(large.is_full());
     }
 }

@@ -142,7 +142,7 @@ impl FetchThread {
         self.taken = 0;
         let mut wait = IDLE_WAIT;
         while self.taken < DRAIN_RECORDS_MAX {
-            // The consumer is cheap to share, and a message borrows it while it is copied.
+            // A message borrows the consumer while it is copied, so `take` gets the other fields one by one.
             match self.consumer.poll(wait) {
                 None => break,
                 Some(Ok(message)) => Self::take(
@@ -279,10 +279,10 @@ impl FetchThread {
                 Code::TopicAuthorizationFailed
                 | Code::BadMessage
                 | Code::BadCompression
-                | Code::InvalidMessage,
+                | Code::InvalidMessage
+                | Code::Fatal,
             )
             | None => Err(connector_error(&self.object(), error, &self.log).into()),
-            Some(Code::Fatal) => Err(connector_error(&self.object(), error, &self.log).into()),
             Some(_) => {
                 // The client goes on by itself: brokers that are down, coordinators that move.
                 tracing::warn!(target: "highwater::kafka", topic = self.topic, %error, "reading is disturbed");

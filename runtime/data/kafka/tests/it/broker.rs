@@ -7,8 +7,12 @@ use std::time::Duration;
 
 use futures::executor::block_on;
 use highwater_kafka::KafkaConnection;
+use highwater_testkit::process::wait_until;
 use highwater_testkit::{Kafka, KafkaOptions};
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+    TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -17,8 +21,10 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 /// Long enough for a busy machine; nothing waits for it when all is well.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 const LOOK: Duration = Duration::from_millis(200);
+/// An ended transaction is visible long before.
+const OPEN_END_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The broker that all tests share.
 pub(crate) fn shared() -> &'static Kafka {
@@ -69,12 +75,15 @@ impl Cluster {
     }
 
     pub(crate) fn topic(&self, name: &str, partitions: i32) {
+        assert!(self.try_topic(name, partitions), "topic {name} is made");
+    }
+
+    /// Makes a topic; false when one of this name is there, or is still being deleted.
+    pub(crate) fn try_topic(&self, name: &str, partitions: i32) -> bool {
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
         let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
         let created = block_on(self.admin().create_topics([&topic], &options));
-        created.expect("an answer")[0]
-            .as_ref()
-            .expect("the topic is made");
+        created.expect("an answer")[0].is_ok()
     }
 
     pub(crate) fn delete_topic(&self, name: &str) {
@@ -92,6 +101,17 @@ impl Cluster {
         done.expect("an answer")[0]
             .as_ref()
             .expect("the topic grows");
+    }
+
+    /// Lets retention and people delete records of a compacted topic.
+    pub(crate) fn allow_deletion(&self, topic: &str) {
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+        let altered =
+            AlterConfig::new(ResourceSpecifier::Topic(topic)).set("cleanup.policy", "delete");
+        let done = block_on(self.admin().alter_configs([&altered], &options));
+        done.expect("an answer")[0]
+            .as_ref()
+            .expect("the policy is changed");
     }
 
     /// Deletes the records of partition 0 before `offset`.
@@ -128,6 +148,7 @@ impl Cluster {
         config.set("group.id", unique("look"));
         config.set("isolation.level", isolation);
         config.set("enable.partition.eof", "true");
+        config.set("fetch.wait.max.ms", "10");
         config.set("enable.auto.commit", "false");
         let consumer: BaseConsumer = config.create().expect("a consumer");
         let mut list = TopicPartitionList::new();
@@ -167,16 +188,12 @@ impl Cluster {
     /// Committed values of all partitions. Ended transactions become visible some milliseconds after their end, so an
     /// open end is looked at again for a while before it counts as an open transaction.
     pub(crate) fn committed(&self, topic: &str, partitions: i32) -> Vec<Seen> {
-        let gate = self.transactional(&unique("look"));
         let mut seen = Vec::new();
         for partition in 0..partitions {
-            for _ in 0..5 {
+            wait_until(OPEN_END_PATIENCE, || {
                 let (stable, high) = self.ends(topic, partition);
-                if stable == high {
-                    break;
-                }
-                gate.poll(LOOK);
-            }
+                stable == high
+            });
             seen.extend(self.read(topic, partition, "read_committed"));
         }
         seen

@@ -3,6 +3,8 @@
 //! Without Java the tests fail with the line that installs it.
 
 mod broker;
+mod security;
 mod sink;
 mod source;
 mod target;
+mod perf;

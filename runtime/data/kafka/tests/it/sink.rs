@@ -10,11 +10,13 @@ use crate::broker::{Cluster, Seen, unique};
 use crate::target::context;
 
 /// `key=value`; an empty value deletes the key.
+#[expect(clippy::ptr_arg, reason = "formats take the record type as it is")]
 fn key(record: &String, out: &mut Vec<u8>) {
     let key = record.split('=').next().unwrap_or_default();
     out.extend_from_slice(key.as_bytes());
 }
 
+#[expect(clippy::ptr_arg, reason = "formats take the record type as it is")]
 fn value(record: &String, out: &mut Vec<u8>) {
     let value = record.split('=').nth(1).unwrap_or_default();
     out.extend_from_slice(value.as_bytes());

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::Duration;
 
 use highwater_connectors::contract::{read_all, reader_context, source_suite};
 use highwater_connectors::{
@@ -17,7 +16,6 @@ use rdkafka::producer::Producer;
 use crate::broker::{self, Cluster, PATIENCE, put, unique};
 
 /// Values are text; those that begin with `!` are no records.
-#[expect(clippy::unnecessary_wraps, reason = "the form of a decoder")]
 fn text(payload: &[u8]) -> Result<String, DecodeFailure> {
     match payload {
         [b'!', ..] => Err(DecodeFailure::new("it begins with `!`")),
@@ -37,6 +35,8 @@ struct Waiting<S>(S);
 struct WaitingReader<T> {
     inner: Box<dyn SourceReader<T>>,
     woken: Receiver<()>,
+    /// Splits that have not ended: without one there is nothing to wait for.
+    open: usize,
 }
 
 impl<S: Source> Source for Waiting<S> {
@@ -55,18 +55,26 @@ impl<S: Source> Source for Waiting<S> {
         context: &ReaderContext,
     ) -> Result<Box<dyn SourceReader<S::Record>>, ConnectorError> {
         let (wakes, woken) = sync_channel(1);
-        let wake = WakeHandle::new(move || drop(wakes.try_send(())));
+        // A wake that finds an older one pending has done its work.
+        let wake = WakeHandle::new(move || {
+            wakes.try_send(()).ok();
+        });
         let context = ReaderContext {
             wake,
             ..context.clone()
         };
         let inner = self.0.reader(&context)?;
-        Ok(Box::new(WaitingReader { inner, woken }))
+        Ok(Box::new(WaitingReader {
+            inner,
+            woken,
+            open: 0,
+        }))
     }
 }
 
 impl<T> SourceReader<T> for WaitingReader<T> {
     fn add_splits(&mut self, splits: Vec<Split>) -> Result<(), ConnectorError> {
+        self.open += splits.len();
         self.inner.add_splits(splits)
     }
 
@@ -76,13 +84,17 @@ impl<T> SourceReader<T> for WaitingReader<T> {
 
     fn poll(&mut self, out: &mut SourceOutput<T>) -> Result<ReaderPoll, ConnectorError> {
         loop {
-            match self.inner.poll(out)? {
-                ReaderPoll::Nothing => {
-                    self.woken
-                        .recv_timeout(PATIENCE)
-                        .expect("a reader that has data wakes its thread");
+            let polled = self.inner.poll(out)?;
+            match polled {
+                ReaderPoll::Nothing if self.open > 0 => {
+                    let woken = self.woken.recv_timeout(PATIENCE);
+                    woken.expect("a reader that has data wakes its thread");
                 }
-                other => return Ok(other),
+                ReaderPoll::SplitEnded(_) => {
+                    self.open -= 1;
+                    return Ok(polled);
+                }
+                _ => return Ok(polled),
             }
         }
     }
@@ -466,19 +478,56 @@ fn a_reader_that_is_dropped_ends_its_thread_also_under_backpressure() {
     let texts: Vec<_> = (0..60_000).map(|at| format!("{at}")).collect();
     let texts: Vec<_> = texts.iter().map(String::as_str).collect();
     put(&cluster.producer(), &topic, 0, &texts);
+    let (done, ended) = sync_channel(1);
+    let dropping = std::thread::spawn(move || {
+        // The reader is made here: it belongs to one thread.
+        let mut reader = reading(source(&cluster, &topic));
+        take(&mut *reader, 1);
+        drop(reader);
+        done.send(()).expect("the test waits");
+    });
+    ended.recv_timeout(PATIENCE).expect("the drop returns");
+    dropping.join().expect("the drop does not panic");
+}
+
+#[test]
+fn a_topic_that_is_deleted_while_it_is_read_stops_the_reader() {
+    let cluster = Cluster::shared();
+    let topic = unique("deleted");
+    cluster.topic(&topic, 1);
+    cluster.write(&topic, 0, &["a"]);
     let mut reader = reading(source(&cluster, &topic));
     take(&mut *reader, 1);
-    let (done, ended) = sync_channel(1);
-    let dropping = std::thread::scope(|scope| {
-        scope.spawn(move || {
-            drop(
-                ended
-                    .recv_timeout(Duration::from_secs(30))
-                    .expect("the drop returns"),
-            );
-        });
-        drop(reader);
-        done.send(())
-    });
-    assert!(dropping.is_ok());
+    cluster.delete_topic(&topic);
+    let error = reader.poll(&mut SourceOutput::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains(&topic), "{error}");
+}
+
+/// X29: seen as long as the new topic is shorter than the old position.
+#[test]
+fn a_topic_that_was_made_again_has_lost_the_position() {
+    let cluster = Cluster::shared();
+    let topic = unique("again");
+    cluster.topic(&topic, 1);
+    cluster.write(&topic, 0, &["a", "b", "c"]);
+    let mut reader = reading(source(&cluster, &topic));
+    take(&mut *reader, 3);
+    let splits = reader.snapshot().unwrap();
+    drop(reader);
+    cluster.delete_topic(&topic);
+    let gone = || cluster.try_topic(&topic, 1);
+    assert!(highwater_testkit::process::wait_until(PATIENCE, gone));
+    cluster.write(&topic, 0, &["x"]);
+    let mut reader = Waiting(source(&cluster, &topic))
+        .reader(&reader_context())
+        .unwrap();
+    reader.add_splits(splits).unwrap();
+    let error = reader.poll(&mut SourceOutput::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    let message = error.to_string();
+    assert!(
+        message.contains("position 3") && message.contains("0..1"),
+        "{message}"
+    );
 }

@@ -1,5 +1,6 @@
 //! The transactional target: the laws of output targets, and what only Kafka can do wrong.
 
+use std::cell::Cell;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
@@ -115,11 +116,24 @@ fn markers(target: &mut dyn OutputTarget) -> Vec<(u64, MarkerKind)> {
 
 #[test]
 fn a_kafka_target_keeps_the_target_contract() {
-    let bench = Bench::new(Cluster::shared(), "laws");
-    output_target_suite(Effort::SHORT, &mut |slot| bench.target(slot.0), &mut || {
-        let seen = bench.cluster.committed(&bench.topic, 1);
-        seen.into_iter().filter_map(|record| record.value).collect()
-    });
+    // A topic for each slot: a lost writer of one slot holds back what readers see of its partition, until its next
+    // session.
+    let cluster = Cluster::shared();
+    let benches: Vec<_> = (0..16)
+        .map(|_| Bench::new(cluster.clone(), "laws"))
+        .collect();
+    let current = Cell::new(0);
+    output_target_suite(
+        Effort::SHORT,
+        &mut |slot| {
+            current.set(slot.0 as usize);
+            benches[current.get()].target(slot.0)
+        },
+        &mut || {
+            let seen = cluster.committed(&benches[current.get()].topic, 1);
+            seen.into_iter().filter_map(|record| record.value).collect()
+        },
+    );
 }
 
 #[test]
@@ -192,6 +206,8 @@ fn a_marker_topic_that_was_replaced_or_cut_is_noticed() {
     stage(&mut *target, &["a"]);
     let behind = target.commit(output(1)).expect("a commit");
     let before = target.identity().unwrap();
+    // Only somebody who changes its policy can cut a compacted topic.
+    bench.cluster.allow_deletion(&bench.marker_topic());
     bench.cluster.cut(&bench.marker_topic(), 1);
     let mut cut = bench.target(0);
     let error = cut.open_session().unwrap_err();
@@ -201,7 +217,7 @@ fn a_marker_topic_that_was_replaced_or_cut_is_noticed() {
     assert_ne!(next.identity().unwrap().markers, before.markers);
     next.write_sync().unwrap();
     let reading = next.read_markers(behind).expect("markers are read");
-    assert!(reading.end < behind && reading.markers.is_empty());
+    assert_eq!(reading.markers, []);
     assert_ne!(reading.place, before.markers);
 }
 
@@ -286,45 +302,4 @@ fn a_timeout_above_the_brokers_is_refused_with_both_numbers() {
     let target = too_long.target(&context(2, 0)).unwrap();
     let error = target.expect("a target").open_session().unwrap_err();
     assert!(matches!(error, TargetError::Refused(_)), "{error:?}");
-}
-
-#[test]
-fn zz_timing() {
-    let cluster = Cluster::shared();
-    let topic = unique("timing");
-    cluster.topic(&topic, 1);
-    for n in 1..5 {
-        let mut t0 = std::time::Instant::now();
-        let mut lap = |what: &str| {
-            println!("{n} {what}: {:?}", t0.elapsed());
-            t0 = std::time::Instant::now();
-        };
-        let mut config = rdkafka::ClientConfig::new();
-        config
-            .set("bootstrap.servers", &cluster.bootstrap)
-            .set("transactional.id", "timing");
-        let producer: rdkafka::producer::BaseProducer = config.create().unwrap();
-        producer
-            .client()
-            .fetch_metadata(Some(&topic), PATIENCE)
-            .unwrap();
-        lap("create+metadata");
-        producer.init_transactions(PATIENCE).unwrap();
-        lap("init");
-        producer.begin_transaction().unwrap();
-        lap("begin");
-        let r: rdkafka::producer::BaseRecord<'_, str, str> =
-            rdkafka::producer::BaseRecord::to(&topic)
-                .partition(0)
-                .payload("x");
-        producer.send(r).map_err(|e| e.0).unwrap();
-        while producer.in_flight_count() > 0 {
-            producer.poll(Duration::from_millis(1));
-        }
-        lap("send+flush");
-        producer.commit_transaction(PATIENCE).unwrap();
-        lap("commit");
-        drop(producer);
-        lap("drop");
-    }
 }

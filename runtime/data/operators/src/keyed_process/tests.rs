@@ -1,3 +1,5 @@
+//! Tests of keyed process functions: a scripted function does what its records ask, and shows what it sees.
+
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -310,14 +312,13 @@ fn a_snapshot_holds_the_state_at_the_barrier_whatever_comes_behind_it() {
         [(7, Ask::SetEvent(10)), (8, Ask::SetEvent(10))],
     );
     harness.barrier();
-    ask(&mut harness, (0..4_000).map(|key| (key, Ask::Add(1))));
+    ask(&mut harness, (0..500).map(|key| (key, Ask::Add(1))));
     ask(
         &mut harness,
         [(7, Ask::DeleteEvent(10)), (9, Ask::SetEvent(10))],
     );
-    assert_eq!(
-        harness.collect_portion(),
-        None,
+    assert!(
+        harness.collect_portion().is_none(),
         "a portion is not all of it"
     );
     ask(&mut harness, (0..4_000).map(|key| (key, Ask::Add(1))));
@@ -342,7 +343,7 @@ fn an_aborted_snapshot_leaves_the_next_one_whole() {
     let mut harness = harness();
     ask(&mut harness, (0..3_000).map(|key| (key, Ask::Add(1))));
     harness.barrier();
-    assert_eq!(harness.collect_portion(), None);
+    assert!(harness.collect_portion().is_none());
     harness.abort();
     ask(&mut harness, [(5, Ask::Add(1))]);
     let setup = HarnessSetup {

@@ -1,3 +1,5 @@
+//! Tests of the lookup: a service whose answers, failures and delays a test decides, on a clock that stands still.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! Tests of process functions without a key: outputs, life cycle and failures.
+
 use std::cell::RefCell;
 use std::rc::Rc;
 

@@ -19,7 +19,7 @@ pub(super) struct Session<C> {
 
 /// The sessions of a key.
 #[derive(Clone, Debug)]
-pub struct Sessions<C> {
+pub(super) struct Sessions<C> {
     list: Vec<Session<C>>,
     /// The earliest timer that was set and has not fired; `i64::MAX` = none.
     timer: i64,

@@ -162,7 +162,11 @@ pub(crate) fn by_windows(parallelism: u32, restored: Option<&[OperatorSnapshot]>
 }
 
 pub(crate) fn by_sliding_windows() -> Fleet {
-    windowed(&Sliding::try_new(WINDOW_MS, 60_000).expect("the size is valid"), 1, None)
+    windowed(
+        &Sliding::try_new(WINDOW_MS, 60_000).expect("the size is valid"),
+        1,
+        None,
+    )
 }
 
 /// Both implementations, by name.

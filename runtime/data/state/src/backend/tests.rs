@@ -292,7 +292,7 @@ fn a_key_of_a_foreign_group_ends_the_chunk_with_an_error() {
     let names = backend.open::<Names>(Names::describe("names")).unwrap();
     let range = backend.range();
     let is_foreign = |key: &i64| !range.contains(key.key_hash().group(whole().max_parallelism));
-    let key = (0..).find(is_foreign).unwrap();
+    let key = (0..1_000).find(is_foreign).unwrap();
     backend.get(names).set(at(&key, 0), String::new());
     let message = refusal(backend.after_chunk(ProcessingTime(0)), ErrorKind::Bug);
     assert!(message.contains("owns 0..8"), "{message}");
@@ -362,12 +362,13 @@ fn t28_reads_do_not_extend_a_life_unless_set() {
     );
 }
 
+type List = ListState<i64, (), i64>;
+type Map = MapState<i64, (), i64, i64>;
+
 #[test]
 fn t28_elements_and_entries_expire_one_by_one() {
     let mut backend = KeyedStateBackend::new(whole());
     let ttl = TtlConfig::after_write(10);
-    type List = ListState<i64, (), i64>;
-    type Map = MapState<i64, (), i64, i64>;
     let list = backend
         .open::<List>(List::describe("list").with_ttl(ttl))
         .unwrap();
@@ -433,6 +434,15 @@ fn st11_cleanup_in_pieces_removes_what_nobody_reads() {
         backend.used_bytes() * 100 < full,
         "{} of {full}",
         backend.used_bytes()
+    );
+    let report = backend.reports().remove(0);
+    assert_eq!(
+        (report.entries, report.expired, report.misses),
+        (1, 1_000, 0)
+    );
+    assert_eq!(
+        (report.name.as_str(), report.bytes),
+        ("names", backend.used_bytes())
     );
     assert!(backend.get(names).get(at(&-1, 500)).is_some());
 }

@@ -109,7 +109,7 @@ impl<K: Key, N: Namespace, T: Record> ListState<K, N, T> {
                 Some(position)
             }
             Swept::Gone => {
-                self.table.remove(position);
+                self.table.remove_expired(position);
                 None
             }
         }

@@ -26,6 +26,21 @@ use crate::error::StateError;
 use crate::snapshot::UnsealedState;
 use crate::table::{Namespace, StateTable, TableSetup};
 
+/// What one state holds now and did since it was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateReport {
+    /// The name of the state.
+    pub name: String,
+    /// Entries in memory, expired ones that are not removed yet included.
+    pub entries: u64,
+    /// Bytes of memory.
+    pub bytes: u64,
+    /// Entries that their time to live removed whole, by a read or a cleanup.
+    pub expired: u64,
+    /// Entries that were asked of the store.
+    pub misses: u64,
+}
+
 /// What a backend does with a state, whatever its types.
 pub trait KeyedState: Any + Send {
     /// What the job declared.
@@ -33,6 +48,9 @@ pub trait KeyedState: Any + Send {
 
     /// Bytes of memory that the state takes.
     fn used_bytes(&self) -> usize;
+
+    /// What the state holds and did.
+    fn report(&self) -> StateReport;
 
     /// Begins a snapshot of the state as it is now; `now` decides what is expired in it. Costs the same for any size.
     fn begin_snapshot(&mut self, now: ProcessingTime);
@@ -104,6 +122,10 @@ impl<K: Key, N: Namespace, C: Cell> KeyedState for StateTable<K, N, C> {
         self.used_bytes()
     }
 
+    fn report(&self) -> StateReport {
+        self.report()
+    }
+
     fn begin_snapshot(&mut self, now: ProcessingTime) {
         self.begin_snapshot(now);
     }
@@ -139,6 +161,10 @@ macro_rules! keyed_state_by_table {
 
             fn used_bytes(&self) -> usize {
                 self.table.used_bytes()
+            }
+
+            fn report(&self) -> $crate::StateReport {
+                self.table.report()
             }
 
             fn begin_snapshot(&mut self, now: highwater_types::ProcessingTime) {
@@ -180,7 +206,8 @@ pub(crate) use keyed_state_by_table;
 /// The part of every keyed state that is the same: bringing a chunk's keys into memory.
 macro_rules! prepare_by_table {
     ($key:ident, $namespace:ident) => {
-        /// Brings the keys of a chunk into memory with at most one read of the store. Does nothing on the heap.
+        /// Brings the keys of a chunk near: into memory, with at most one read of the store, or on the heap into the cache
+        /// of the processor, which makes the accesses of a large table that follow several times cheaper.
         ///
         /// # Errors
         /// Of the kind of the store's error; `Corrupt` when a row cannot be decoded.

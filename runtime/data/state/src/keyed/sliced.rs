@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use highwater_types::{DecodeError, Key, KeyGroup, KeyGroupRange, KeyHash, ProcessingTime, Record};
 
-use super::{KeyedState, OpenState};
+use super::{KeyedState, OpenState, StateReport};
 use crate::cell::StoredForm;
 use crate::descriptor::{StateDescriptor, StateKind, StateSchemas};
 use crate::error::{StateError, StateName};
@@ -159,6 +159,16 @@ impl<K: Key, N: Namespace + Ord, V: Record> KeyedState for SlicedState<K, N, V> 
             .chain(&self.retired)
             .map(StateTable::used_bytes)
             .sum()
+    }
+
+    fn report(&self) -> StateReport {
+        let tables = || self.slices.values().chain(&self.retired);
+        StateReport {
+            name: self.setup.descriptor.name.clone(),
+            entries: tables().map(|table| table.len() as u64).sum(),
+            bytes: self.used_bytes() as u64,
+            ..StateReport::default()
+        }
     }
 
     fn begin_snapshot(&mut self, now: ProcessingTime) {

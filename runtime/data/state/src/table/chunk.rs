@@ -15,6 +15,9 @@ use crate::cell::Cell;
 /// Rows that are looked up together: enough to overlap, few enough to stay in the first-level cache.
 const BLOCK: usize = 64;
 
+/// Entries below which a table is near anyway.
+const NEAR_ENTRIES: usize = 16_384;
+
 impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
     /// Changes the value of the key of every row of a chunk, in the order of the rows.
     ///
@@ -103,21 +106,50 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         }
     }
 
-    /// Where the rows of a block probably are. Loads the entries, so that they are near when they are changed.
+    /// Brings the entries of rows near, so that the accesses that follow do not wait for memory one by one.
+    pub(super) fn warm<'a>(&self, mut rows: impl Iterator<Item = (KeyHash, &'a K, &'a N)>) {
+        if self.directory.len() < NEAR_ENTRIES {
+            return;
+        }
+        loop {
+            let mut placed = [0; BLOCK];
+            let mut count = 0;
+            for (place, (hash, _, namespace)) in placed.iter_mut().zip(&mut rows) {
+                *place = table_hash(hash, namespace);
+                count += 1;
+            }
+            self.guess_placed(&placed[..count]);
+            if count < BLOCK {
+                return;
+            }
+        }
+    }
+
+    /// Where the rows of a block probably are.
     #[inline]
     fn guess_block(&self, hashes: &[KeyHash], namespace: &N) -> [Position; BLOCK] {
+        let mut placed = [0; BLOCK];
+        for (place, &hash) in placed.iter_mut().zip(hashes) {
+            *place = table_hash(hash, namespace);
+        }
+        self.guess_placed(&placed[..hashes.len()])
+    }
+
+    /// Where the entries with these table hashes probably are. Loads the entries, so that they are near when they are
+    /// accessed. What is loaded goes to `black_box`: without a use there would be no load.
+    #[inline]
+    fn guess_placed(&self, placed: &[u64]) -> [Position; BLOCK] {
         let mut guesses = [Position { table: 0, at: 0 }; BLOCK];
         let tables = self.directory.tables.as_slice();
         let mut touched = 0;
-        for (guess, &hash) in guesses.iter_mut().zip(hashes) {
-            let placed = table_hash(hash, namespace);
+        for (guess, &placed) in guesses.iter_mut().zip(placed) {
             guess.table = self.directory.table_of(placed);
             touched ^= tables[guess.table as usize].touch_tags(placed);
         }
-        for (guess, &hash) in guesses.iter_mut().zip(hashes) {
-            guess.at = tables[guess.table as usize].guess(table_hash(hash, namespace));
+        for (guess, &placed) in guesses.iter_mut().zip(placed) {
+            guess.at = tables[guess.table as usize].guess(placed);
         }
-        for guess in &guesses[..hashes.len()] {
+        for guess in &guesses[..placed.len()] {
             touched ^= tables[guess.table as usize].touch_slot(guess.at as usize);
         }
         black_box(touched);

@@ -32,6 +32,7 @@ use crate::cell::{Cell, StoredForm};
 use crate::context::KeyContext;
 use crate::descriptor::StateDescriptor;
 use crate::error::{BackingError, StateError, StateName};
+use crate::keyed::StateReport;
 
 /// What may tell apart the values of one key: a window, or `()`.
 pub trait Namespace: Record + Eq + Hash {}
@@ -75,6 +76,8 @@ pub struct StateTable<K, N, C> {
     /// Accesses since the last chunk, for the cleanup of expired values.
     accesses: u32,
     swept: Position,
+    /// Entries removed because they were expired.
+    expired: u64,
     /// The first error of an access that could not return it.
     fault: Option<StateError>,
 }
@@ -98,6 +101,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
             heap_bytes: 0,
             accesses: 0,
             swept: Position { table: 0, at: 0 },
+            expired: 0,
             fault: None,
         }
     }
@@ -126,6 +130,17 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         };
         let entry = SubTable::<K, N, C>::ENTRY_BYTES + stamp;
         self.directory.len() * entry + self.heap_bytes
+    }
+
+    /// What the table holds and did.
+    pub fn report(&self) -> StateReport {
+        StateReport {
+            name: self.descriptor.name.clone(),
+            entries: self.directory.len() as u64,
+            bytes: self.used_bytes() as u64,
+            expired: self.expired,
+            misses: self.paging.as_ref().map_or(0, |paging| paging.misses),
+        }
     }
 
     /// The value of a key, or `None`.
@@ -197,7 +212,8 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         }
     }
 
-    /// Brings the keys of a chunk into memory with at most one read of the store. Does nothing on the heap.
+    /// Brings the keys of a chunk near: into memory, with at most one read of the store, or on the heap into the cache of
+    /// the processor, which makes the accesses of a large table that follow several times cheaper.
     ///
     /// An access of a key that was not prepared is still right, but reads the store alone and is counted.
     ///
@@ -209,6 +225,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         rows: impl IntoIterator<Item = (KeyHash, &'a K, &'a N)>,
     ) -> Result<(), StateError> {
         if self.paging.is_none() {
+            self.warm(rows.into_iter());
             return Ok(());
         }
         self.fetch_misses(&mut rows.into_iter())
@@ -282,7 +299,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         if let Some(ttl) = self.descriptor.ttl {
             self.note_access();
             if !ttl.is_visible(self.directory.stamp(position), at.now) {
-                self.remove(position);
+                self.remove_expired(position);
                 return None;
             }
         }
@@ -333,6 +350,12 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         };
         let stamp = self.is_timed().then_some(now);
         self.directory.insert(entry, stamp)
+    }
+
+    /// Removes an entry because it is expired.
+    pub(crate) fn remove_expired(&mut self, position: Position) {
+        self.expired += 1;
+        self.remove(position);
     }
 
     /// Removes an entry.

@@ -30,6 +30,8 @@ pub(crate) struct Paging<K, N> {
     pub(crate) evict_table: usize,
     /// Reads of a single row that no `prepare` announced.
     pub(crate) unprepared: u64,
+    /// Rows that were asked of the store.
+    pub(crate) misses: u64,
 }
 
 impl<K: Record + Eq, N: Record + Eq + Hash> Paging<K, N> {
@@ -42,6 +44,7 @@ impl<K: Record + Eq, N: Record + Eq + Hash> Paging<K, N> {
             cache_bytes,
             evict_table: 0,
             unprepared: 0,
+            misses: 0,
         }
     }
 
@@ -94,6 +97,7 @@ impl<K: Record + Eq, N: Record + Eq + Hash> Paging<K, N> {
     /// Reads rows; `keys` are sorted and distinct.
     pub(crate) fn fetch(&mut self, keys: &[RowKey]) -> Result<Vec<Option<Vec<u8>>>, BackingError> {
         self.flush()?;
+        self.misses += keys.len() as u64;
         let mut found = Vec::with_capacity(keys.len());
         self.backing.fetch(keys, &mut found)?;
         Ok(found)

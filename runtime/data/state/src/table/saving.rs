@@ -17,6 +17,9 @@ use crate::snapshot::rows::{GroupRows, next_row};
 use crate::snapshot::{SavedRows, StateHeader, UnsealedState};
 use crate::ttl::Expiry;
 
+/// How many slots that owe nothing cost as much of the budget as an entry that is saved.
+const PASSED_PER_ENTRY: usize = 16;
+
 /// The state of a running snapshot.
 pub(super) struct Saving {
     form: CellForm,
@@ -24,6 +27,8 @@ pub(super) struct Saving {
     rows: GroupRows,
     /// The sub-table that the scan is in.
     table: usize,
+    /// Slots passed over since the budget was last charged for them.
+    passed: usize,
     key: Vec<u8>,
     value: Vec<u8>,
 }
@@ -52,12 +57,13 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
             },
             rows: GroupRows::new(self.range),
             table: 0,
+            passed: 0,
             key: Vec::new(),
             value: Vec::new(),
         });
     }
 
-    /// Looks at up to `budget` more entries and saves those still owed. Returns what is left of the budget once all are
+    /// Saves up to `budget` more entries that are still owed. Returns what is left of the budget once all are
     /// saved, `None` before.
     pub(crate) fn advance_snapshot(&mut self, mut budget: usize) -> Option<usize> {
         loop {
@@ -112,7 +118,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         Some(frozen.map_err(|source| self.backing_error("freeze", source)))
     }
 
-    /// The next entry that the running snapshot may owe; each entry passed costs one of the budget.
+    /// The next entry that the running snapshot owes; saving it costs one of the budget, and so do some slots without.
     fn next_owed(&mut self, budget: &mut usize) -> Scanned {
         let Some(saving) = self.saving.as_mut() else {
             return Scanned::End;
@@ -127,15 +133,18 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
                     return Scanned::Pause;
                 }
                 sub.scan_left -= 1;
-                let Some(entry) = sub.get(sub.scan_left) else {
-                    continue;
-                };
-                *budget -= 1;
-                if self.marks.is_old(entry.mark) {
+                let entry = sub.get(sub.scan_left);
+                if entry.is_some_and(|entry| self.marks.is_old(entry.mark)) {
+                    *budget -= 1;
                     return Scanned::Owed(Position {
                         table: saving.table as u32,
                         at: sub.scan_left as u32,
                     });
+                }
+                saving.passed += 1;
+                if saving.passed == PASSED_PER_ENTRY {
+                    saving.passed = 0;
+                    *budget -= 1;
                 }
             }
             saving.table += 1;

@@ -232,7 +232,15 @@ impl<K, N, V> SubTable<K, N, V> {
                 self.put(place(&entry), entry, stamps.get(at).copied());
             }
         }
-        self.scan_left = self.slots.len();
+        self.rescan();
+    }
+
+    /// Scans again what was scanned in part, because entries changed places. Marks keep anything from being saved twice.
+    /// A sub-table that was scanned to its end stays so: growth must not undo the work of a snapshot.
+    fn rescan(&mut self) {
+        if self.scan_left > 0 {
+            self.scan_left = self.slots.len();
+        }
     }
 
     /// Removes the entry in slot `at`; later entries of its run move down. `place` gives the table hash of an entry.
@@ -285,10 +293,10 @@ impl<K, N, V> SubTable<K, N, V> {
                 half.put(place(&entry), entry, stamps.get(at).copied());
             }
         }
-        // Entries changed places: both halves are scanned again. Marks keep anything from being saved twice.
-        self.scan_left = self.slots.len();
-        other.scan_left = other.slots.len();
         other.scan_mark = self.scan_mark;
+        other.scan_left = self.scan_left;
+        self.rescan();
+        other.rescan();
         other
     }
 }

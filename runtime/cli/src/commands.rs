@@ -1,0 +1,170 @@
+//! The commands of a job binary.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use highwater_api::{JobProgram, StreamEnvironment};
+use highwater_graph::{PlanFormat, explain};
+use highwater_operators::UserError;
+
+use crate::exit::{Code, Failure};
+use crate::settings::{JobArgs, RunArgs};
+use crate::{inspect, remote, run};
+
+/// A job: fills the environment with its streams.
+pub type JobFunction = fn(&mut StreamEnvironment) -> Result<(), UserError>;
+
+#[derive(Parser)]
+#[command(
+    about = "A Highwater stream job",
+    long_about = "A Highwater stream job. `run` starts it, or goes on where its last run left off; `plan` shows what \
+                  would run and touches nothing.",
+    disable_version_flag = true
+)]
+struct Cli {
+    #[command(flatten)]
+    job: JobArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the job in this process: starts, or goes on from the last checkpoint
+    Run(Box<RunArgs>),
+    /// Show operators, tasks, exchanges and state; touches nothing
+    Plan {
+        /// How to show it
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+        #[command(flatten)]
+        run: Box<RunArgs>,
+    },
+    /// Show how the running job does
+    Status,
+    /// Take a savepoint of the running job and go on
+    Savepoint {
+        /// Its name: 1 to 63 lower-case letters, digits, `-`, `_`
+        name: String,
+    },
+    /// Stop the running job with all output confirmed; a later run goes on
+    Stop {
+        /// Let event time run to its end first, so that every window fires
+        #[arg(long)]
+        drain: bool,
+        /// Leave a savepoint of this name
+        #[arg(long)]
+        savepoint: Option<String>,
+    },
+    /// Look at the checkpoints in the store, without a running job
+    Checkpoints {
+        #[command(subcommand)]
+        command: CheckpointsCommand,
+    },
+    /// Show the version
+    Version,
+}
+
+#[derive(Subcommand)]
+enum CheckpointsCommand {
+    /// List the checkpoints that are kept
+    List,
+    /// Show the last checkpoint, or the one of this number
+    Inspect {
+        /// Its number
+        number: Option<u64>,
+    },
+    /// Read every file of the last checkpoint and compare length and checksum
+    Verify,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+    /// For Graphviz
+    Dot,
+}
+
+/// Runs the command that the command line asks for. Exit codes are in `docs/exit-codes.md`.
+pub fn main(job: JobFunction) -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() {
+                Code::Usage as u8
+            } else {
+                0
+            };
+            return match error.print() {
+                Ok(()) => ExitCode::from(code),
+                Err(_) => ExitCode::from(Code::Other as u8),
+            };
+        }
+    };
+    match dispatch(cli, job) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            say_error(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the last words of a command belong on stderr"
+)]
+fn say_error(failure: &Failure) {
+    eprintln!("error: {failure}");
+}
+
+/// Writes to stdout; a closed pipe is no error.
+pub(crate) fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if out
+        .write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .is_err()
+    {
+        // Nobody reads any more: there is nothing left to say and nobody to say it to.
+    }
+}
+
+fn dispatch(cli: Cli, job: JobFunction) -> Result<(), Failure> {
+    match cli.command {
+        Command::Run(args) => run::run(&cli.job, &args, compile(job, &args)?),
+        Command::Plan { format, run } => {
+            let format = match format {
+                Format::Text => PlanFormat::Text,
+                Format::Json => PlanFormat::Json,
+                Format::Dot => PlanFormat::Dot,
+            };
+            say(&explain(compile(job, &run)?.plan(), format));
+            Ok(())
+        }
+        Command::Status => remote::status(&cli.job),
+        Command::Savepoint { name } => remote::savepoint(&cli.job, &name),
+        Command::Stop { drain, savepoint } => remote::stop(&cli.job, drain, savepoint.as_deref()),
+        Command::Checkpoints { command } => match command {
+            CheckpointsCommand::List => inspect::list(&cli.job),
+            CheckpointsCommand::Inspect { number } => inspect::inspect(&cli.job, number),
+            CheckpointsCommand::Verify => inspect::verify(&cli.job),
+        },
+        Command::Version => {
+            say(&format!("highwater {}\n", env!("CARGO_PKG_VERSION")));
+            Ok(())
+        }
+    }
+}
+
+fn compile(job: JobFunction, args: &RunArgs) -> Result<JobProgram, Failure> {
+    let parameters = args.parameters.iter().cloned().collect();
+    let mut env = StreamEnvironment::with_parameters(parameters);
+    job(&mut env).map_err(|error| Failure::new(Code::Invalid, error.to_string()))?;
+    env.compile(args.plan_defaults()?)
+        .map_err(|errors| Failure::of(&errors))
+}

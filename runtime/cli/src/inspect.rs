@@ -1,0 +1,175 @@
+//! `checkpoints list`, `inspect` and `verify`: read the store of a job, whether it runs or not; change nothing.
+
+use highwater_coordinator::store::JobStore;
+use highwater_protocol::head::ManifestRef;
+use highwater_protocol::head_write::Versioned;
+use highwater_protocol::manifest::{Manifest, SlotOutput};
+use highwater_protocol::paths::JobPaths;
+use highwater_worker::files::JobFiles;
+use std::sync::Arc;
+
+use crate::commands::say;
+use crate::exit::{Code, Failure};
+use crate::run::{runtime, storage};
+use crate::settings::JobArgs;
+
+struct Opened {
+    store: JobStore,
+    files: JobFiles,
+    head: Versioned,
+}
+
+async fn opened(args: &JobArgs) -> Result<Opened, Failure> {
+    let (storage, job) = (storage(args)?, args.identity()?);
+    let paths = JobPaths::new(job.clone());
+    let store = JobStore::new(Arc::clone(&storage), paths.clone());
+    let head = store
+        .read_head()
+        .await
+        .map_err(|error| Failure::of(&error))?;
+    let head = head.ok_or_else(|| {
+        let message = format!("job {job} has no checkpoints in {}", args.state_dir);
+        Failure::new(Code::Invalid, message)
+    })?;
+    Ok(Opened {
+        store,
+        files: JobFiles::new(storage, paths),
+        head,
+    })
+}
+
+/// The manifests that are kept, the newest first.
+async fn chain(opened: &Opened) -> Result<Vec<(ManifestRef, Manifest)>, Failure> {
+    let mut chain = Vec::new();
+    let mut next = Some(opened.head.head.manifest);
+    while let Some(reference) = next {
+        match opened.store.manifest(&reference).await {
+            Ok(manifest) => {
+                next = manifest.parent;
+                chain.push((reference, manifest));
+            }
+            // Older ones were collected; the newest must be there.
+            Err(error) if chain.is_empty() => return Err(Failure::of(&error)),
+            Err(_) => next = None,
+        }
+    }
+    Ok(chain)
+}
+
+fn bytes_of(manifest: &Manifest) -> u64 {
+    manifest.files.values().map(|file| file.length).sum()
+}
+
+fn pending(manifest: &Manifest) -> usize {
+    let outputs = manifest.sinks.values().flat_map(|sink| sink.slots.values());
+    outputs
+        .filter(|output| matches!(output, SlotOutput::Log(_)))
+        .count()
+}
+
+/// Lists the checkpoints that are kept.
+pub fn list(args: &JobArgs) -> Result<(), Failure> {
+    runtime()?.block_on(async {
+        let opened = opened(args).await?;
+        let confirmed = opened.head.head.confirmed;
+        let mut text = format!(
+            "{:>10} {:>6} {:>12} {:>6}  output\n",
+            "number", "epoch", "bytes", "files"
+        );
+        for (_, manifest) in chain(&opened).await? {
+            let output = match (pending(&manifest), manifest.id.number <= confirmed) {
+                (0, _) => "none".to_owned(),
+                (slots, true) => format!("{slots} slots, confirmed"),
+                (slots, false) => format!("{slots} slots, confirmed by the next checkpoint or run"),
+            };
+            text.push_str(&format!(
+                "{:>10} {:>6} {:>12} {:>6}  {output}\n",
+                manifest.id.number,
+                manifest.id.epoch.0,
+                bytes_of(&manifest),
+                manifest.files.len(),
+            ));
+        }
+        say(&text);
+        Ok(())
+    })
+}
+
+/// Shows one checkpoint.
+pub fn inspect(args: &JobArgs, number: Option<u64>) -> Result<(), Failure> {
+    runtime()?.block_on(async {
+        let opened = opened(args).await?;
+        let chain = chain(&opened).await?;
+        let wanted = number.unwrap_or(opened.head.head.number);
+        let found = chain
+            .iter()
+            .find(|(_, manifest)| manifest.id.number == wanted);
+        let Some((reference, manifest)) = found else {
+            let message =
+                format!("checkpoint {wanted} is not kept; `checkpoints list` shows those that are");
+            return Err(Failure::new(Code::Invalid, message));
+        };
+        say(&describe(reference, manifest));
+        Ok(())
+    })
+}
+
+fn describe(reference: &ManifestRef, manifest: &Manifest) -> String {
+    let mut text = format!(
+        "checkpoint {} of lineage {}\nmanifest   {} (hash {})\ngraph      {}\nfiles      {}, {} bytes\n",
+        manifest.id,
+        manifest.lineage,
+        reference.name,
+        reference.hash,
+        manifest.graph,
+        manifest.files.len(),
+        bytes_of(manifest),
+    );
+    for (uid, operator) in manifest
+        .operators
+        .iter()
+        .filter(|(_, operator)| operator.has_state())
+    {
+        text.push_str(&format!(
+            "operator   {uid}: {} keyed files, {} lists, parallelism {} of {}\n",
+            operator.keyed.len(),
+            operator.lists.len(),
+            operator.parallelism,
+            operator.max_parallelism,
+        ));
+    }
+    for (uid, source) in &manifest.sources {
+        text.push_str(&format!(
+            "source     {uid}: {} splits\n",
+            source.splits.len()
+        ));
+    }
+    for (uid, sink) in &manifest.sinks {
+        let logs = sink.slots.values().filter(|output| output.is_log()).count();
+        text.push_str(&format!(
+            "sink       {uid}: {} slots, {logs} with output, writes to {}\n",
+            sink.slots.len(),
+            sink.external.cluster,
+        ));
+    }
+    text
+}
+
+/// Reads every file of the last checkpoint and compares length and checksum.
+pub fn verify(args: &JobArgs) -> Result<(), Failure> {
+    runtime()?.block_on(async {
+        let opened = opened(args).await?;
+        let manifest = opened.store.manifest(&opened.head.head.manifest).await;
+        let manifest = manifest.map_err(|error| Failure::of(&error))?;
+        let mut bytes = 0;
+        for (path, entry) in &manifest.files {
+            let fetched = opened.files.fetch(path, *entry).await;
+            bytes += fetched.map_err(|error| Failure::of(&error))?.len();
+        }
+        let (id, files) = (manifest.id, manifest.files.len());
+        say(&format!(
+            "checkpoint {id} is whole: {files} files, {bytes} bytes\n"
+        ));
+        Ok(())
+    })
+}
