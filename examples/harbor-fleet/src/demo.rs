@@ -338,13 +338,13 @@ impl Demo {
     }
 }
 
-fn collect_staged(directory: &Path, in_session: bool, staged: &mut Vec<PathBuf>) {
+fn collect_staged(directory: &Path, below_session: bool, staged: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.is_dir() {
-            let is_session = in_session || entry.file_name() == "sessions";
-            collect_staged(&path, is_session, staged);
-        } else if in_session {
+            let inside = below_session || entry.file_name() == "sessions";
+            collect_staged(&path, inside, staged);
+        } else if below_session {
             staged.push(path);
         }
     }

@@ -118,10 +118,7 @@ fn window_rule(declines: &DataStream<ScoredPayment>, alerts: &OutputTag<FraudAle
     (counts, late)
 }
 
-fn json_sink<T: ToJson + highwater_types::Record>(
-    output: &Path,
-    topic: &str,
-) -> FileSink<T> {
+fn json_sink<T: ToJson + highwater_types::Record>(output: &Path, topic: &str) -> FileSink<T> {
     FileSink::new(output.join(topic), Json::format())
 }
 

@@ -31,7 +31,10 @@ impl StreamEnvironment {
 
     /// An environment whose job reads these parameters.
     pub fn with_parameters(parameters: BTreeMap<String, String>) -> Self {
-        Self { parameters, ..Self::default() }
+        Self {
+            parameters,
+            ..Self::default()
+        }
     }
 
     /// A parameter of the job: given with `--param name=value`.

@@ -1,12 +1,14 @@
 //! `checkpoints list`, `inspect` and `verify`: read the store of a job, whether it runs or not; change nothing.
 
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+
 use highwater_coordinator::store::JobStore;
 use highwater_protocol::head::ManifestRef;
 use highwater_protocol::head_write::Versioned;
 use highwater_protocol::manifest::{Manifest, SlotOutput};
 use highwater_protocol::paths::JobPaths;
 use highwater_worker::files::JobFiles;
-use std::sync::Arc;
 
 use crate::commands::say;
 use crate::exit::{Code, Failure};
@@ -56,6 +58,12 @@ async fn chain(opened: &Opened) -> Result<Vec<(ManifestRef, Manifest)>, Failure>
     Ok(chain)
 }
 
+/// Appends to a text.
+pub(crate) fn append(text: &mut String, arguments: fmt::Arguments<'_>) {
+    text.write_fmt(arguments)
+        .expect("a String takes everything");
+}
+
 fn bytes_of(manifest: &Manifest) -> u64 {
     manifest.files.values().map(|file| file.length).sum()
 }
@@ -82,13 +90,16 @@ pub fn list(args: &JobArgs) -> Result<(), Failure> {
                 (slots, true) => format!("{slots} slots, confirmed"),
                 (slots, false) => format!("{slots} slots, confirmed by the next checkpoint or run"),
             };
-            text.push_str(&format!(
-                "{:>10} {:>6} {:>12} {:>6}  {output}\n",
-                manifest.id.number,
-                manifest.id.epoch.0,
-                bytes_of(&manifest),
-                manifest.files.len(),
-            ));
+            append(
+                &mut text,
+                format_args!(
+                    "{:>10} {:>6} {:>12} {:>6}  {output}\n",
+                    manifest.id.number,
+                    manifest.id.epoch.0,
+                    bytes_of(&manifest),
+                    manifest.files.len(),
+                ),
+            );
         }
         say(&text);
         Ok(())
@@ -130,27 +141,33 @@ fn describe(reference: &ManifestRef, manifest: &Manifest) -> String {
         .iter()
         .filter(|(_, operator)| operator.has_state())
     {
-        text.push_str(&format!(
-            "operator   {uid}: {} keyed files, {} lists, parallelism {} of {}\n",
-            operator.keyed.len(),
-            operator.lists.len(),
-            operator.parallelism,
-            operator.max_parallelism,
-        ));
+        append(
+            &mut text,
+            format_args!(
+                "operator   {uid}: {} keyed files, {} lists, parallelism {} of {}\n",
+                operator.keyed.len(),
+                operator.lists.len(),
+                operator.parallelism,
+                operator.max_parallelism,
+            ),
+        );
     }
     for (uid, source) in &manifest.sources {
-        text.push_str(&format!(
-            "source     {uid}: {} splits\n",
-            source.splits.len()
-        ));
+        append(
+            &mut text,
+            format_args!("source     {uid}: {} splits\n", source.splits.len()),
+        );
     }
     for (uid, sink) in &manifest.sinks {
         let logs = sink.slots.values().filter(|output| output.is_log()).count();
-        text.push_str(&format!(
-            "sink       {uid}: {} slots, {logs} with output, writes to {}\n",
-            sink.slots.len(),
-            sink.external.cluster,
-        ));
+        append(
+            &mut text,
+            format_args!(
+                "sink       {uid}: {} slots, {logs} with output, writes to {}\n",
+                sink.slots.len(),
+                sink.external.cluster,
+            ),
+        );
     }
     text
 }

@@ -18,7 +18,7 @@ use highwater_storage::{Location, ObjectStorage, S3Options, open, probe};
 use highwater_types::{JobIdentity, Nonce};
 use highwater_web::JobView;
 use highwater_worker::files::JobFiles;
-use highwater_worker::{FigureBoard, StopHook, SystemClock, WorkerSettings, WorkerSetup};
+use highwater_worker::{Clock, FigureBoard, StopHook, SystemClock, WorkerSettings, WorkerSetup};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -30,10 +30,19 @@ use crate::{remote, view};
 /// Events of the worker that may wait for the coordinator.
 const EVENT_QUEUE: usize = 1_024;
 
+/// A variable of the environment: secrets and test switches, which are no flags.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this crate reads the environment for all others"
+)]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 /// Opens the store of a job.
 pub(crate) fn storage(args: &JobArgs) -> Result<Arc<dyn ObjectStorage>, Failure> {
     let location = Location::parse(&args.state_dir).map_err(|error| Failure::of(&error))?;
-    let setting = |name: &str| std::env::var(name).ok();
+    let setting = environment;
     let options = S3Options {
         endpoint: setting("HIGHWATER_S3_ENDPOINT"),
         region: setting("HIGHWATER_S3_REGION"),
@@ -116,7 +125,7 @@ impl Setup {
                 state_bytes_max: mebibytes(self.args.state_memory_mib),
                 spool_bytes_max: mebibytes(self.args.sink_spool_mib),
             },
-            clock: clock.clone(),
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
             files: JobFiles::new(Arc::clone(storage), JobPaths::new(self.identity.clone())),
             rim: tokio::runtime::Handle::current(),
             nonces: NonceStream::new(random()),
@@ -249,7 +258,7 @@ impl Interrupts {
 fn stop_hook() -> Result<StopHook, Failure> {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    let Ok(wanted) = std::env::var("HIGHWATER_STOP_AT") else {
+    let Some(wanted) = environment("HIGHWATER_STOP_AT") else {
         return Ok(Arc::new(|_| {}));
     };
     let (name, count) = wanted.split_once(':').unwrap_or((&wanted, "1"));

@@ -8,6 +8,8 @@ use highwater_types::{JobIdentity, Watermark};
 use highwater_worker::{FigureBoard, TaskFigures};
 use tokio::task::JoinSet;
 
+use crate::inspect::append;
+
 const REDRAW: Duration = Duration::from_millis(500);
 
 /// Starts the view, if stderr is a terminal.
@@ -55,10 +57,10 @@ fn line(job: &JobIdentity, status: &JobStatus, tasks: &[TaskFigures], rate: u64)
         status.restarts,
     );
     if let Some(watermark) = watermark {
-        text.push_str(&format!(" | event time {watermark}"));
+        append(&mut text, format_args!(" | event time {watermark}"));
     }
     if let Some(culprit) = culprit {
-        text.push_str(&format!(" | held back by {culprit}"));
+        append(&mut text, format_args!(" | held back by {culprit}"));
     }
     text
 }

@@ -9,9 +9,7 @@ pub use highwater_operators::{
     LookupOptions, LookupOrder, Max, Min, OpenContext, OutputTag, ProcessContext, ProcessFunction,
     RetryBudget, Sum, UserError, WindowContext, WindowFunction,
 };
-pub use highwater_state::{
-    ListState, MapState, ReducingState, StateHandle, TtlConfig, ValueState,
-};
+pub use highwater_state::{ListState, MapState, ReducingState, StateHandle, TtlConfig, ValueState};
 pub use highwater_time::WatermarkStrategy;
 pub use highwater_types::{EventTime, ProcessingTime};
 pub use highwater_window::{Sliding, Tumbling};

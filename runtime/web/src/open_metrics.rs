@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use highwater_coordinator::JobStatus;
-use highwater_metrics::{MetricsRegistry, NoLabels, SubtaskLabels};
 use highwater_metrics::table::{checkpoint, job, operator, task};
+use highwater_metrics::{MetricsRegistry, NoLabels, SubtaskLabels};
 use highwater_protocol::job::TaskId;
 use highwater_types::{JobIdentity, Watermark};
 use highwater_worker::TaskFigures;

@@ -13,17 +13,13 @@ use highwater_operators::OperatorSnapshot;
 use highwater_protocol::job::{TaskId, TaskSnapshot};
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::stop::SlotKey;
-use highwater_types::{
-    AttemptId, CheckpointId, ErrorKind, JobIdentity, SlotIndex, SubtaskIndex,
-};
+use highwater_types::{AttemptId, CheckpointId, ErrorKind, JobIdentity, SlotIndex, SubtaskIndex};
 use tokio::sync::mpsc;
 
 use crate::build::task_id;
 use crate::clock::Clock;
 use crate::files::{JobFiles, TaskPart};
-use crate::messages::{
-    Deployment, FailureReport, OperatorSubtask, WorkerCommand, WorkerEvent,
-};
+use crate::messages::{Deployment, FailureReport, OperatorSubtask, WorkerCommand, WorkerEvent};
 use crate::sink::driver::SinkEvent;
 use crate::sink::{SinkControl, SinkMailbox};
 use crate::slot::{

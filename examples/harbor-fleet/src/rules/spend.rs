@@ -54,7 +54,7 @@ impl SpendRule {
         self.spend.expect("the function was opened")
     }
 
-    fn alert(&self, user: &CompactString, payment: &Payment, spend: Cents, day: i64) -> FraudAlert {
+    fn alert(user: &CompactString, payment: &Payment, spend: Cents, day: i64) -> FraudAlert {
         let start = EventTime(day * DAY_MS);
         FraudAlert {
             alert_id: alert_id(RULE_SPEND, user, start),
@@ -97,7 +97,7 @@ impl KeyedProcessFunction<CompactString, Payment, ScoredPayment> for SpendRule {
         let spend = Cents((card.amount * 100.0).round() as i64);
         if spend > self.threshold && card.alerted_day != day {
             card.alerted_day = day;
-            let alert = self.alert(&payment.user_id, &payment, spend, day);
+            let alert = Self::alert(&payment.user_id, &payment, spend, day);
             context.emit_side(&self.alerts, alert);
         }
         if payment.status == Status::Approved {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use highwater_api::JobProgram;
 use highwater_api::code::{ErasedEnd, ErasedOutputs, ErasedPush, NodeCode, Sending};
-use highwater_connectors::{OutputBatch, WakeHandle, WriterContext};
+use highwater_connectors::{
+    Marker, MarkerKind, OutputBatch, OutputTarget, WakeHandle, WriterContext,
+};
 use highwater_exchange::{InputGate, Step};
 use highwater_graph::{EdgeId, JobVertex, NodeId, OutputName, Partitioning};
 use highwater_operators::{
@@ -42,7 +44,10 @@ type AllEnds = BTreeMap<(usize, u32), Ends>;
 
 /// Runs a bounded job to its end.
 pub(crate) fn run(program: &JobProgram) {
-    let rim = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let rim = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
     let mut ends = channels(program);
     let mut tasks = Vec::new();
     for vertex in program.plan().job.vertices() {
@@ -50,7 +55,16 @@ pub(crate) fn run(program: &JobProgram) {
             let ends = ends.remove(&(vertex.id.0, subtask)).unwrap_or_default();
             let subtask = SubtaskIndex(subtask);
             let rim = rim.handle().clone();
-            tasks.push(Chain { program, vertex, subtask, rim, ends }.task());
+            tasks.push(
+                Chain {
+                    program,
+                    vertex,
+                    subtask,
+                    rim,
+                    ends,
+                }
+                .task(),
+            );
         }
     }
     for _ in 0..ROUNDS_MAX {
@@ -71,7 +85,11 @@ fn silent() -> WakeHandle {
 fn channels(program: &JobProgram) -> AllEnds {
     let plan = program.plan();
     let mut all = AllEnds::new();
-    let between = plan.graph.edges().iter().filter(|edge| !plan.job.is_chained(edge.id));
+    let between = plan
+        .graph
+        .edges()
+        .iter()
+        .filter(|edge| !plan.job.is_chained(edge.id));
     for edge in between {
         let from = plan.job.vertex(plan.job.vertex_of(edge.from));
         let to = plan.job.vertex(plan.job.vertex_of(edge.to));
@@ -84,7 +102,10 @@ fn channels(program: &JobProgram) -> AllEnds {
                 let (sending, receiving) = program.edge_type(edge.id).channel(silent(), silent());
                 let ends = all.entry((from.id.0, sender)).or_default();
                 ends.senders.entry(edge.id).or_default().push(sending);
-                all.entry((to.id.0, receiver)).or_default().receivers.push(receiving);
+                all.entry((to.id.0, receiver))
+                    .or_default()
+                    .receivers
+                    .push(receiving);
             }
         }
     }
@@ -120,7 +141,10 @@ impl Chain<'_> {
             let of = self.program.edge_type(self.vertex.inputs[0]);
             Input::Gate(of.gate(receivers, push), valve)
         };
-        Task { input, ended: false }
+        Task {
+            input,
+            ended: false,
+        }
     }
 
     fn context(&self, node: NodeId) -> OperatorContext {
@@ -156,8 +180,7 @@ impl Chain<'_> {
                 let target = code.target(&writer).unwrap();
                 let queue = target.map(|mut target| -> Box<dyn OutputQueue> {
                     target.open_session().unwrap();
-                    target.begin().unwrap();
-                    Box::new(SentAtOnce { count: 0 })
+                    Box::new(Committed { target, number: 0 })
                 });
                 code.operator(&context, &writer, queue).unwrap()
             }
@@ -193,20 +216,37 @@ impl Chain<'_> {
     fn writer(&mut self, edge: EdgeId, to: NodeId) -> ErasedPush {
         let plan = self.program.plan();
         let max_parallelism = plan.job.vertex(plan.job.vertex_of(to)).max_parallelism;
-        let sending = Sending { subtask: self.subtask, max_parallelism };
+        let sending = Sending {
+            subtask: self.subtask,
+            max_parallelism,
+        };
         let senders = self.ends.senders.remove(&edge).unwrap_or_default();
-        self.program.edge(edge).writer(plan.uid(to).as_str(), senders, sending)
+        self.program
+            .edge(edge)
+            .writer(plan.uid(to).as_str(), senders, sending)
     }
 }
 
-/// A queue whose other end takes everything.
-struct SentAtOnce {
-    count: u64,
+/// A queue that commits every batch as an output of its own.
+struct Committed {
+    target: Box<dyn OutputTarget>,
+    number: u64,
 }
 
-impl OutputQueue for SentAtOnce {
+impl OutputQueue for Committed {
     fn offer(&mut self, batch: &mut OutputBatch) -> Result<(), OperatorError> {
-        self.count += batch.count();
+        self.number += 1;
+        self.target.begin().unwrap();
+        self.target.send(batch).unwrap();
+        let (number, kind) = (self.number, MarkerKind::Output);
+        self.target
+            .commit(Marker {
+                number,
+                kind,
+                epoch: 1,
+                attempt: 1,
+            })
+            .unwrap();
         batch.clear();
         Ok(())
     }
@@ -259,7 +299,9 @@ impl Task {
     }
 
     fn poll(&mut self) {
-        let Input::Source(source) = &mut self.input else { return };
+        let Input::Source(source) = &mut self.input else {
+            return;
+        };
         let polled = source.poll().unwrap();
         for signal in source.signals(false) {
             match signal {
@@ -273,7 +315,9 @@ impl Task {
     }
 
     fn step(&mut self) {
-        let Input::Gate(gate, valve) = &mut self.input else { return };
+        let Input::Gate(gate, valve) = &mut self.input else {
+            return;
+        };
         let (news, all_ended) = match gate.step().unwrap() {
             Step::Watermark(channel, watermark) => (valve.watermark(channel, watermark), false),
             Step::Status(channel, status) => (valve.status(channel, status), false),

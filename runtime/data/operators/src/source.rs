@@ -100,7 +100,8 @@ impl<T: Record> SourceHead<T> {
             chunk.assign_times(|records, times| assign(records, times));
         }
         if count > 0 {
-            self.watermarks.on_chunk(split.0, self.buffer.records.times(), self.clock.now());
+            self.watermarks
+                .on_chunk(split.0, self.buffer.records.times(), self.clock.now());
             self.outputs.main.emit_chunk(&mut self.buffer.records)?;
         }
         for (letter, time, _) in self.buffer.dead_letters.drain() {
@@ -127,7 +128,8 @@ impl<T: Record> SourceInput for SourceHead<T> {
 
     fn add_splits(&mut self, splits: Vec<Split>) -> Result<(), OperatorError> {
         for split in &splits {
-            self.watermarks.add_split(self.split_ids.len() as u32, self.clock.now());
+            self.watermarks
+                .add_split(self.split_ids.len() as u32, self.clock.now());
             self.split_ids.push(split.id.to_string());
         }
         Ok(self.reader.add_splits(splits)?)
@@ -150,7 +152,10 @@ impl<T: Record> SourceInput for SourceHead<T> {
     }
 
     fn position(&self) -> String {
-        match self.last_split.and_then(|split| self.split_ids.get(split.0 as usize)) {
+        match self
+            .last_split
+            .and_then(|split| self.split_ids.get(split.0 as usize))
+        {
             Some(id) => format!("split {id}"),
             None => "before the first record".to_owned(),
         }

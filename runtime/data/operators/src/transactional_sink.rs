@@ -35,19 +35,25 @@ pub struct TransactionalSink<T> {
 impl<T> TransactionalSink<T> {
     /// A sink operator that encodes into `queue`. `name` is shown when the queue holds the stream back.
     pub fn new(name: &str, encoder: Box<dyn Encoder<T>>, queue: Box<dyn OutputQueue>) -> Self {
-        Self { name: name.to_owned(), encoder, queue, batch: OutputBatch::default(), offered: 0 }
+        Self {
+            name: name.to_owned(),
+            encoder,
+            queue,
+            batch: OutputBatch::default(),
+            offered: 0,
+        }
     }
 }
 
 impl<T: Record> Operator<T, ()> for TransactionalSink<T> {
-    fn on_chunk(
-        &mut self,
-        chunk: &mut Chunk<T>,
-        _: &mut Outputs<()>,
-    ) -> Result<(), OperatorError> {
+    fn on_chunk(&mut self, chunk: &mut Chunk<T>, _: &mut Outputs<()>) -> Result<(), OperatorError> {
         self.encoder.encode(chunk, &mut self.batch)?;
         self.offered += self.batch.count();
-        if self.batch.is_empty() { Ok(()) } else { self.queue.offer(&mut self.batch) }
+        if self.batch.is_empty() {
+            Ok(())
+        } else {
+            self.queue.offer(&mut self.batch)
+        }
     }
 
     fn on_end(&mut self, _: &mut Outputs<()>) -> Result<Progress, OperatorError> {

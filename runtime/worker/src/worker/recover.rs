@@ -9,20 +9,14 @@ use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::recovery::SlotDuty;
 use highwater_protocol::stop::SlotKey;
 use highwater_state::MemoryBudget;
-use highwater_types::{
-    AttemptId, Parallelism, SlotIndex, SubtaskIndex,
-};
+use highwater_types::{AttemptId, Parallelism, SlotIndex, SubtaskIndex};
 
 use crate::build::{SliceContext, SubtaskParts, build, operators_of, wire};
 use crate::files::BlockingLogs;
-use crate::messages::{
-    Deployment, FailureReport, History, OperatorSubtask, WorkerEvent,
-};
+use crate::messages::{Deployment, FailureReport, History, OperatorSubtask, WorkerEvent};
 use crate::sink::driver::{DriverParts, SlotStart};
 use crate::sink::{SinkControl, SinkMailbox, spawn};
-use crate::slot::{
-    SlotLetter, error_chain,
-};
+use crate::slot::{SlotLetter, error_chain};
 
 use super::{Attempt, Stage, Worker, WorkerInput, give, sink_failure};
 

@@ -1,11 +1,8 @@
 //! A task's part of a checkpoint: chain and sink slots put together, stored, acknowledged.
 
-
 use highwater_protocol::job::{TaskId, TaskSnapshot};
 use highwater_protocol::stop::SlotKey;
-use highwater_types::{
-    AttemptId, CheckpointId, ErrorKind, SubtaskIndex,
-};
+use highwater_types::{AttemptId, CheckpointId, ErrorKind, SubtaskIndex};
 
 use crate::build::task_id;
 use crate::files::{TaskPart, store_part};

@@ -54,11 +54,15 @@ fn build(
     checked
         .key_by(|index| index % KEYS)
         .window_of(Tumbling::try_new(WINDOW_MS))
-        .aggregate("count", Count, |count, context: &mut WindowContext<'_, u64, Counted>| {
-            let (key, start) = (*context.key(), context.window().start);
-            context.emit((key, start, count));
-            Ok(())
-        })
+        .aggregate(
+            "count",
+            Count,
+            |count, context: &mut WindowContext<'_, u64, Counted>| {
+                let (key, start) = (*context.key(), context.window().start);
+                context.emit((key, start, count));
+                Ok(())
+            },
+        )
         .sink("counts", sinks.0);
     checked.rebalance().sink("all", sinks.1);
 }
@@ -107,7 +111,10 @@ impl World {
     fn assert_exact(&self) {
         let mut all = self.all.1.records().unwrap();
         all.sort_unstable();
-        let first_wrong = all.iter().zip(0..).find(|(found, wanted)| **found != *wanted);
+        let first_wrong = all
+            .iter()
+            .zip(0..)
+            .find(|(found, wanted)| **found != *wanted);
         assert_eq!((first_wrong, all.len() as u64), (None, RECORDS));
         let mut expected = BTreeMap::<(u64, i64), u64>::new();
         for index in 0..RECORDS {
@@ -115,8 +122,10 @@ impl World {
             *expected.entry((index % KEYS, start)).or_default() += 1;
         }
         let counted = self.counts.1.records().unwrap();
-        let found: BTreeMap<_, _> =
-            counted.iter().map(|&(key, start, count)| ((key, start), count)).collect();
+        let found: BTreeMap<_, _> = counted
+            .iter()
+            .map(|&(key, start, count)| ((key, start), count))
+            .collect();
         assert_eq!(counted.len(), found.len(), "a window was counted twice");
         assert_eq!(found, expected);
     }
@@ -133,19 +142,28 @@ async fn a_bounded_job_ends_by_itself_with_all_output_committed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failing_attempts_lose_nothing_and_double_nothing() {
     let world = World::new();
-    let faults = Arc::new(Faults { next: AtomicU64::new(1_500), every: 1_500 });
+    let faults = Arc::new(Faults {
+        next: AtomicU64::new(1_500),
+        every: 1_500,
+    });
     let handle = start(world.program(2, &faults), &world.storage, 20);
     let status = handle.status.clone();
     assert_eq!(end_of(handle).await.unwrap(), JobOutcome::Finished);
     let ended = status.borrow().clone();
-    assert!(ended.restarts >= 5 && ended.checkpoints.completed_count >= 3, "invalid run: {ended:?}");
+    assert!(
+        ended.restarts >= 5 && ended.checkpoints.completed_count >= 3,
+        "invalid run: {ended:?}"
+    );
     world.assert_exact();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn runs_that_are_cut_off_go_on_at_any_parallelism() {
     let world = World::new();
-    let faults = Arc::new(Faults { next: AtomicU64::new(900), every: 1_100 });
+    let faults = Arc::new(Faults {
+        next: AtomicU64::new(900),
+        every: 1_100,
+    });
     for (run, parallelism) in [2, 3, 1, 4, 2].into_iter().enumerate() {
         let program = world.program(parallelism, &faults);
         let handle = start(program, &world.storage, 100 + run as u128 * 10);
@@ -157,12 +175,14 @@ async fn runs_that_are_cut_off_go_on_at_any_parallelism() {
             })
             .await
             .map(|status| status.checkpoints.completed_count);
-        if completed.is_err() {
-            panic!("the job ended early: {:?}, {:?}", handle.ended.await, status.borrow());
-        }
+        let now = format!("{:?}", status.borrow());
+        assert!(completed.is_ok(), "the job ended early: {now}");
         drop(handle.requests.send(JobRequest::Cancel).await);
         let outcome = end_of(handle).await.unwrap();
-        assert!(matches!(outcome, JobOutcome::Cancelled | JobOutcome::Finished));
+        assert!(matches!(
+            outcome,
+            JobOutcome::Cancelled | JobOutcome::Finished
+        ));
     }
     let handle = start(world.program(2, &Arc::default()), &world.storage, 900);
     assert_eq!(end_of(handle).await.unwrap(), JobOutcome::Finished);

@@ -18,16 +18,14 @@ use highwater_protocol::recovery::{RestoreOptions, StartWish, UnmatchedState};
 use highwater_storage::ObjectStorage;
 use highwater_types::{JobIdentity, MaxParallelism, Nonce, Parallelism};
 use highwater_worker::files::JobFiles;
-use highwater_worker::{SystemClock, WorkerSettings, WorkerSetup};
+use highwater_worker::{Clock, SystemClock, WorkerSettings, WorkerSetup};
 use tokio::sync::mpsc;
 
-/// Compiles what `build` builds, for two subtasks each.
-pub fn program(build: impl FnOnce(&mut StreamEnvironment)) -> JobProgram {
-    program_of(2, build)
-}
-
 /// Compiles what `build` builds, for `parallelism` subtasks each.
-pub fn program_of(parallelism: u32, build: impl FnOnce(&mut StreamEnvironment)) -> JobProgram {
+pub(crate) fn program_of(
+    parallelism: u32,
+    build: impl FnOnce(&mut StreamEnvironment),
+) -> JobProgram {
     let mut env = StreamEnvironment::new();
     build(&mut env);
     let defaults = PlanDefaults {
@@ -39,7 +37,7 @@ pub fn program_of(parallelism: u32, build: impl FnOnce(&mut StreamEnvironment)) 
 }
 
 /// Starts a job with a checkpoint every 20 ms and quick restarts. `seed` tells processes apart.
-pub fn start(
+pub(crate) fn start(
     program: JobProgram,
     storage: &Arc<dyn ObjectStorage>,
     seed: u128,
@@ -51,8 +49,12 @@ pub fn start(
     let worker = highwater_worker::start(WorkerSetup {
         program: program.clone(),
         job: job.clone(),
-        settings: WorkerSettings { slots: 2, state_bytes_max: 1 << 30, spool_bytes_max: 1 << 24 },
-        clock: clock.clone(),
+        settings: WorkerSettings {
+            slots: 2,
+            state_bytes_max: 1 << 30,
+            spool_bytes_max: 1 << 24,
+        },
+        clock: Arc::clone(&clock) as Arc<dyn Clock>,
         files: JobFiles::new(Arc::clone(storage), JobPaths::new(job.clone())),
         rim,
         nonces: NonceStream::new(Nonce(seed)),
@@ -94,7 +96,7 @@ pub fn start(
 }
 
 /// Waits for a job to end, at most a minute.
-pub async fn end_of(handle: CoordinatorHandle) -> Result<JobOutcome, JobFailure> {
+pub(crate) async fn end_of(handle: CoordinatorHandle) -> Result<JobOutcome, JobFailure> {
     let ended = tokio::time::timeout(Duration::from_mins(1), handle.ended).await;
     ended.expect("the job ends within a minute").unwrap()
 }

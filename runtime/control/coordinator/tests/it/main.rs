@@ -1,4 +1,9 @@
 //! Whole jobs in one process: coordinator, worker and slot threads over a store and a sink in memory.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "tests may unwrap; the lint knows unit tests only"
+)]
+
 mod exactly_once;
 mod job;

@@ -1,4 +1,6 @@
 //! Writes at least once: records go out as they come, and a barrier waits until all of them have arrived.
+//!
+//! Brokers that are slow fill the queue of the client, and then a write waits on the slot thread: that is backpressure.
 
 use highwater_connectors::{ConnectorError, DirectWriter, Encoder, OutputBatch, TargetError};
 use highwater_types::Chunk;

@@ -24,6 +24,9 @@ const TRANSACTION_CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const DELIVERY_WAIT: Duration = Duration::from_millis(1);
 /// Waits for deliveries before they are called unclear: half a minute.
 const DELIVERY_WAITS_MAX: u32 = 30_000;
+/// Looks at the last commit before a session is opened whether it is visible or not.
+const SETTLE_LOOKS_MAX: u32 = 40;
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 const FULL_QUEUE_WAIT: Duration = Duration::from_millis(20);
 /// Waits for room in the client's queue before a send gives up.
 const FULL_QUEUE_WAITS_MAX: u32 = 3_000;
@@ -65,6 +68,8 @@ pub struct KafkaTarget {
     markers: MarkerTopic,
     /// No marker of this slot that is not yet known lies before it.
     known: Option<MarkerPosition>,
+    /// The marker of the last commit, until it was seen to be visible.
+    settling: Option<u64>,
 }
 
 impl KafkaTarget {
@@ -87,6 +92,7 @@ impl KafkaTarget {
             spare: None,
             markers,
             known: None,
+            settling: None,
         }
     }
 
@@ -119,6 +125,26 @@ impl KafkaTarget {
         match &mut self.session {
             Some(session) if session.phase == Phase::Ongoing => Ok(session),
             _ => Err(missing),
+        }
+    }
+
+    /// Waits until the last commit is visible, for a moment only.
+    ///
+    /// The broker answers a commit before it is done with it, refuses a new session until then, and the client asks again
+    /// only half a second later. A foreign open transaction before the marker may hide it for longer.
+    fn settle(&mut self, producer: &BaseProducer<DeliveryLog>) {
+        let Some(marker) = self.settling.take() else {
+            return;
+        };
+        for _ in 0..SETTLE_LOOKS_MAX {
+            let ends = producer
+                .client()
+                .fetch_watermarks(self.markers.name(), 0, SETTLE_TIMEOUT);
+            let visible = ends.is_ok_and(|(_, stable)| u64::try_from(stable).unwrap_or(0) > marker);
+            if visible {
+                return;
+            }
+            producer.poll(DELIVERY_WAIT);
         }
     }
 
@@ -260,6 +286,7 @@ impl OutputTarget for KafkaTarget {
         let connected = producer
             .client()
             .fetch_metadata(topic, TRANSACTION_CALL_TIMEOUT);
+        self.settle(&producer);
         let opened = connected.and_then(|_| producer.init_transactions(TRANSACTION_CALL_TIMEOUT));
         opened.map_err(|error| transaction_error(&object, &error, log))?;
         self.session = Some(Session {
@@ -311,6 +338,7 @@ impl OutputTarget for KafkaTarget {
         let committed = self.commit_transaction(&marker);
         let position = self.give_up(committed)?;
         self.known = Some(position);
+        self.settling = position.0.checked_sub(1);
         Ok(position)
     }
 

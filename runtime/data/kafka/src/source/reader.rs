@@ -24,6 +24,13 @@ use crate::topic::READING;
 
 /// Batches that wait for the slot thread: some chunks of work, so that neither side waits for each single one.
 const BATCHES_MAX: usize = 16;
+/// What a reader fetches ahead, unless the user says otherwise. The backoff is a second by default: a reader that has
+/// emptied the queue would wait for the rest of it.
+const FETCHING_AHEAD: &[(&str, &str)] = &[
+    ("fetch.queue.backoff.ms", "5"),
+    ("queued.min.messages", "100000"),
+    ("queued.max.messages.kbytes", "32768"),
+];
 /// Commands are rare; a partition that is assigned is one.
 const COMMANDS_MAX: usize = 1_024;
 
@@ -62,6 +69,11 @@ impl<T: Record, D: DecodeRecord<T>> KafkaReader<T, D> {
         let object = settings.object();
         let log = ClientLog::default();
         let mut config = settings.connection.client(&object, READING)?;
+        for (property, value) in FETCHING_AHEAD {
+            if config.get(property).is_none() {
+                config.set(*property, *value);
+            }
+        }
         let name = format!("highwater-{}-{}", context.job, context.uid);
         config.set("group.id", settings.group.as_ref().unwrap_or(&name));
         config.set("client.id", format!("{name}-{}", context.subtask));

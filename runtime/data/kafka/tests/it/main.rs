@@ -7,4 +7,3 @@ mod security;
 mod sink;
 mod source;
 mod target;
-mod perf;
