@@ -3,8 +3,9 @@
 //! Shared by the environment and every stream handle. A mistake of the author is noted here and comes out of `compile`
 //! with all others; a builder call never panics.
 
+use std::any::TypeId;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use highwater_types::{OperatorUid, Record};
 use crate::code::{
     EdgeCode, EdgeOf, ErasedOutputs, ErasedPush, NodeCode, Scatter, SharedRekey, StreamType, TypeOf,
 };
+use crate::misuse::Misuse;
 
 /// A draft that handles share.
 pub(crate) type SharedDraft = Rc<RefCell<Draft>>;
@@ -29,6 +31,18 @@ pub(crate) struct Draft {
     pub(crate) edges: Vec<EdgeDraft>,
     pub(crate) types: BTreeMap<(NodeId, OutputName), Arc<dyn StreamType>>,
     pub(crate) faults: Vec<PlanError>,
+    /// The types of side outputs that are known.
+    sides: BTreeMap<(NodeId, String), SideType>,
+    /// Nodes whose function may emit to any side output.
+    with_any_side: BTreeSet<NodeId>,
+    /// Nodes whose uid was refused.
+    refused_uids: BTreeSet<NodeId>,
+}
+
+/// What a side output carries.
+struct SideType {
+    of: TypeId,
+    name: String,
 }
 
 /// The code of an edge, and what takes its place when a forward edge joins unequal numbers of subtasks.
@@ -77,6 +91,8 @@ pub(crate) struct NodeFacts {
     pub(crate) states: Vec<StateNote>,
     pub(crate) needs_event_time: bool,
     pub(crate) starts_chain: bool,
+    /// Whether a function of the author may emit to any side output.
+    pub(crate) has_any_side: bool,
 }
 
 impl NodeFacts {
@@ -90,6 +106,7 @@ impl NodeFacts {
             states: Vec::new(),
             needs_event_time: false,
             starts_chain: false,
+            has_any_side: false,
         }
     }
 }
@@ -115,6 +132,9 @@ impl Draft {
         if let Some(uid) = &facts.uid {
             self.set_uid(id, uid);
         }
+        if facts.has_any_side {
+            self.with_any_side.insert(id);
+        }
         let node = self.graph.node_mut(id);
         node.detail = facts.detail;
         node.key = facts.key;
@@ -128,7 +148,10 @@ impl Draft {
     pub(crate) fn set_uid(&mut self, id: NodeId, uid: &str) {
         match OperatorUid::parse(uid) {
             Ok(uid) => self.graph.node_mut(id).uid = Some(uid),
-            Err(error) => self.fault(id, &error),
+            Err(error) => {
+                self.refused_uids.insert(id);
+                self.fault(id, &error);
+            }
         }
     }
 
@@ -141,15 +164,37 @@ impl Draft {
         });
     }
 
+    /// Whether a fault of the graph only repeats that a uid was refused.
+    pub(crate) fn repeats(&self, fault: &PlanError) -> bool {
+        let PlanError::MissingUid { node } = fault else {
+            return false;
+        };
+        let mut refused = self.refused_uids.iter();
+        refused.any(|id| self.graph.name(*id) == *node)
+    }
+
     /// Declares a side output.
     pub(crate) fn add_side<U: Record>(&mut self, id: NodeId, tag: &str) {
-        let known = self.types.insert(
-            (id, OutputName::Side(tag.to_owned())),
-            TypeOf::<U>::shared(),
-        );
-        if known.is_none() {
-            let side = (tag.to_owned(), type_name::<U>());
-            self.graph.node_mut(id).side_outputs.push(side);
+        let (of, name) = (TypeId::of::<U>(), type_name::<U>());
+        let side = (tag.to_owned(), name.clone());
+        self.graph.node_mut(id).side_outputs.push(side);
+        self.sides
+            .insert((id, tag.to_owned()), SideType { of, name });
+        let output = OutputName::Side(tag.to_owned());
+        self.types.insert((id, output), TypeOf::<U>::shared());
+    }
+
+    /// Adds a receiver of a side output: declares it where a function may emit to any, and checks its type.
+    pub(crate) fn read_side<U: Record>(&mut self, id: NodeId, tag: &str) {
+        match self.sides.get(&(id, tag.to_owned())) {
+            Some(known) if known.of != TypeId::of::<U>() => {
+                let (known, wanted) = (known.name.clone(), type_name::<U>());
+                let tag = tag.to_owned();
+                self.fault(id, &Misuse::SideType { tag, known, wanted });
+            }
+            None if self.with_any_side.contains(&id) => self.add_side::<U>(id, tag),
+            // Without a declaration the graph refuses the edge by the name of its operator.
+            Some(_) | None => {}
         }
     }
 

@@ -101,20 +101,21 @@ impl StreamEnvironment {
         let mut draft = std::mem::take(&mut *self.draft.borrow_mut());
         let of = |node: &Node| node.parallelism.unwrap_or(defaults.parallelism).0;
         draft.settle_forward_edges(|graph, id| of(graph.node(id)));
+        let mut faults = std::mem::take(&mut draft.faults);
+        let plan = match Plan::compile(draft.graph.clone(), defaults) {
+            Ok(plan) if faults.is_empty() => plan,
+            Ok(_) => return Err(PlanErrors(faults)),
+            Err(PlanErrors(found)) => {
+                faults.extend(found.into_iter().filter(|fault| !draft.repeats(fault)));
+                return Err(PlanErrors(faults));
+            }
+        };
         let Draft {
-            graph,
             nodes,
             edges,
             types,
-            faults,
+            ..
         } = draft;
-        let plan = match (Plan::compile(graph, defaults), faults) {
-            (Ok(plan), faults) if faults.is_empty() => plan,
-            (Ok(_), faults) => return Err(PlanErrors(faults)),
-            (Err(errors), faults) => {
-                return Err(PlanErrors(faults.into_iter().chain(errors.0).collect()));
-            }
-        };
         let edges = edges.into_iter().map(|edge| edge.code).collect();
         Ok(JobProgram::new(plan, nodes, edges, types))
     }

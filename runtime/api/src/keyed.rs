@@ -13,7 +13,9 @@ use highwater_state::TtlConfig;
 use highwater_types::{Key, Record};
 use highwater_window::{AllowedLateness, WindowAssigner, WindowError};
 
+use crate::aggregate::SharedAggregate;
 use crate::draft::{NodeFacts, Route, operator_code};
+use crate::misuse::Misuse;
 use crate::stream::DataStream;
 
 /// A stream whose records of one key go to one subtask.
@@ -58,7 +60,7 @@ where
     /// Merges every record into the value of its key and emits the value.
     pub fn reduce<R>(&self, uid: &str, reduce: R) -> DataStream<T>
     where
-        R: Fn(&mut T, T) + Clone + Send + Sync + 'static,
+        R: Fn(&mut T, &T) + Clone + Send + Sync + 'static,
     {
         self.reduce_for(uid, reduce, None)
     }
@@ -66,21 +68,29 @@ where
     /// The same; a value goes when its time is over.
     pub fn reduce_for<R>(&self, uid: &str, reduce: R, ttl: Option<TtlConfig>) -> DataStream<T>
     where
-        R: Fn(&mut T, T) + Clone + Send + Sync + 'static,
+        R: Fn(&mut T, &T) + Clone + Send + Sync + 'static,
     {
         let key_of = self.key_of.clone();
         let facts = Self::facts("reduce", uid, vec![note("value", &T::schema().to_string())]);
         let code = operator_code::<T, T, _>(move |context| {
-            RollingReduce::open(context, key_of.clone(), reduce.clone(), ttl)
+            let reduce = reduce.clone();
+            let merge = move |into: &mut T, record: T| reduce(into, &record);
+            RollingReduce::open(context, key_of.clone(), merge, ttl)
         });
-        self.stream.then_by(facts, code, &self.route())
+        let stream: DataStream<T> = self.stream.then_by(facts, code, &self.route());
+        if let Some(ttl) = ttl.filter(|ttl| ttl.duration_ms < 1) {
+            let ms = ttl.duration_ms;
+            stream.with_node(|draft, id| draft.fault(id, &Misuse::TimeToLive { ms }));
+        }
+        stream
     }
 
     /// Folds every record into the accumulator of its key and emits what it comes to.
     pub fn aggregate<A>(&self, uid: &str, function: A) -> DataStream<A::Output>
     where
-        A: AggregateFunction<T> + Clone,
+        A: AggregateFunction<T>,
     {
+        let function = SharedAggregate::new(function);
         let key_of = self.key_of.clone();
         let shape = A::Accumulator::schema().to_string();
         let facts = Self::facts("aggregate", uid, vec![note("accumulator", &shape)]);
@@ -97,11 +107,9 @@ where
         P: KeyedProcessFunction<K, T, Out> + Clone + Send + Sync + 'static,
     {
         let key_of = self.key_of.clone();
-        let facts = Self::facts(
-            "process",
-            uid,
-            vec![note("states", "of the function, and timers")],
-        );
+        let states = vec![note("states", "of the function, and timers")];
+        let mut facts = Self::facts("process", uid, states);
+        facts.has_any_side = true;
         let code = operator_code::<T, Out, _>(move |context| {
             KeyedProcess::open(context, key_of.clone(), function.clone())
         });
@@ -183,21 +191,25 @@ where
     /// Emits what the accumulator comes to, with key and window.
     pub fn aggregate<G, Out, W>(self, uid: &str, function: G, emit: W) -> DataStream<Out>
     where
-        G: AggregateFunction<T> + Clone,
+        G: AggregateFunction<T>,
         Out: Record,
         W: WindowFunction<K, G::Output, Out> + Clone + Send + Sync + 'static,
     {
         let shape = G::Accumulator::schema().to_string();
-        self.fire(uid, &shape, Aggregated(function), emit)
+        self.fire(
+            uid,
+            &shape,
+            Aggregated(SharedAggregate::new(function)),
+            emit,
+        )
     }
 
     /// Merges the records of a window into one and hands it to `emit`.
     pub fn reduce<R, Out, W>(self, uid: &str, reduce: R, emit: W) -> DataStream<Out>
     where
-        R: Fn(&mut T, T) + Clone + Send + Sync + 'static,
+        R: Fn(&mut T, &T) + Clone + Send + Sync + 'static,
         Out: Record,
         W: WindowFunction<K, T, Out> + Clone + Send + Sync + 'static,
-        Reduced<R>: WindowContents<T, Result = T> + Clone,
     {
         self.fire(uid, &T::schema().to_string(), Reduced(reduce), emit)
     }
@@ -231,6 +243,7 @@ where
         } = self;
         let mut facts = KeyedStream::<K, T, F>::facts("window", uid, vec![note("window", shape)]);
         facts.needs_event_time = domain == TimeDomain::Event;
+        facts.has_any_side = true;
         let mut fault = (lateness_ms < 0).then_some(WindowError::Lateness(lateness_ms));
         match &assigner {
             Ok(assigner) => facts.detail = assigner.describe(),

@@ -3,10 +3,12 @@
 //! In reading order: the environment, streams of a source, streams, keyed streams with windows, the type-erased code that
 //! the builders leave behind, and the compiled program. Nothing here runs a record.
 
+mod aggregate;
 pub mod code;
 mod draft;
 pub mod environment;
 pub mod keyed;
+mod misuse;
 pub mod program;
 pub mod source;
 pub mod stream;

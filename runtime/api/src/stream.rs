@@ -4,6 +4,8 @@
 //! the operator that the handle was returned by.
 
 use std::marker::PhantomData;
+use std::mem::discriminant;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use highwater_connectors::{
@@ -20,6 +22,7 @@ use highwater_types::{EventTime, Key, MaxParallelism, Parallelism, Record};
 use crate::code::{ErasedPush, NodeCode, SinkCode};
 use crate::draft::{Draft, NodeFacts, Origin, Route, SharedDraft, operator_code};
 use crate::keyed::KeyedStream;
+use crate::misuse::Misuse;
 
 /// A stream of records.
 ///
@@ -80,6 +83,22 @@ impl<T: Record> DataStream<T> {
         }
     }
 
+    /// Changes the operator whose main output this is; anywhere else the call is noted as a mistake.
+    fn set(&self, call: &'static str, change: impl FnOnce(&mut Draft, NodeId)) {
+        let of_one = matches!(
+            self.origins.as_slice(),
+            [Origin {
+                output: OutputName::Main,
+                ..
+            }]
+        );
+        if of_one && matches!(self.route, Route::Forward) {
+            self.with_node(change);
+        } else {
+            self.with_node(|draft, id| draft.fault(id, &Misuse::Misplaced { call }));
+        }
+    }
+
     pub(crate) fn side<U: Record>(&self, output: &OutputName) -> DataStream<U> {
         let origins = self.origins.iter();
         let origins = origins
@@ -92,7 +111,7 @@ impl<T: Record> DataStream<T> {
     }
 
     pub(crate) fn set_parallelism(&self, parallelism: u32) {
-        self.with_node(|draft, id| {
+        self.set("parallelism", |draft, id| {
             draft.graph.node_mut(id).parallelism = Some(Parallelism(parallelism));
         });
     }
@@ -100,7 +119,7 @@ impl<T: Record> DataStream<T> {
     /// Names the operator: its state is found again by this name.
     #[must_use]
     pub fn uid(self, uid: &str) -> Self {
-        self.with_node(|draft, id| draft.set_uid(id, uid));
+        self.set("uid", |draft, id| draft.set_uid(id, uid));
         self
     }
 
@@ -114,17 +133,22 @@ impl<T: Record> DataStream<T> {
     /// The number of key groups of the operator, 1 to 32,768; fixed once it has state.
     #[must_use]
     pub fn max_parallelism(self, groups: u32) -> Self {
-        self.with_node(|draft, id| match MaxParallelism::try_new(groups) {
-            Ok(groups) => draft.graph.node_mut(id).max_parallelism = Some(groups),
-            Err(error) => draft.fault(id, &error),
-        });
+        self.set(
+            "max_parallelism",
+            |draft, id| match MaxParallelism::try_new(groups) {
+                Ok(groups) => draft.graph.node_mut(id).max_parallelism = Some(groups),
+                Err(error) => draft.fault(id, &error),
+            },
+        );
         self
     }
 
     /// The operator begins a task of its own.
     #[must_use]
     pub fn start_new_chain(self) -> Self {
-        self.with_node(|draft, id| draft.graph.node_mut(id).starts_chain = true);
+        self.set("start_new_chain", |draft, id| {
+            draft.graph.node_mut(id).starts_chain = true;
+        });
         self
     }
 
@@ -170,7 +194,9 @@ impl<T: Record> DataStream<T> {
             + 'static,
     {
         let code = operator_code::<T, Out, _>(move |_| Ok(FlatMap::new(function.clone())));
-        self.then(NodeFacts::stateless("flat-map"), code)
+        let mut facts = NodeFacts::stateless("flat-map");
+        facts.has_any_side = true;
+        self.then(facts, code)
     }
 
     /// Runs a function with side outputs and lifecycle.
@@ -181,7 +207,9 @@ impl<T: Record> DataStream<T> {
     {
         let code =
             operator_code::<T, Out, _>(move |context| Process::open(context, function.clone()));
-        self.then(NodeFacts::stateless("process"), code)
+        let mut facts = NodeFacts::stateless("process");
+        facts.has_any_side = true;
+        self.then(facts, code)
     }
 
     /// Gives every record another event time. Watermarks stay those of the source.
@@ -200,6 +228,7 @@ impl<T: Record> DataStream<T> {
         Out: Record,
         L: AsyncLookup<T, Out> + Clone,
     {
+        let fault = lookup_fault(&options);
         let mut facts = NodeFacts::stateless("lookup");
         facts.uid = Some(uid.to_owned());
         facts.detail =
@@ -212,12 +241,18 @@ impl<T: Record> DataStream<T> {
         let code = operator_code::<T, Out, _>(move |context| {
             Lookup::open(context, lookup.clone(), options.clone())
         });
-        self.then(facts, code)
+        let stream: DataStream<Out> = self.then(facts, code);
+        if let Some(fault) = fault {
+            stream.with_node(|draft, id| draft.fault(id, &fault));
+        }
+        stream
     }
 
     /// The side output of this tag of the operator.
     pub fn side_output<U: Record>(&self, tag: &OutputTag<U>) -> DataStream<U> {
-        self.with_node(|draft, id| draft.add_side::<U>(id, tag.name()));
+        self.set("side_output", |draft, id| {
+            draft.read_side::<U>(id, tag.name());
+        });
         self.side(&OutputName::Side(tag.name().to_owned()))
     }
 
@@ -225,6 +260,17 @@ impl<T: Record> DataStream<T> {
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         let mut both = self.clone();
+        let fault = if !Rc::ptr_eq(&self.draft, &other.draft) {
+            Some(Misuse::Stranger)
+        } else if discriminant(&self.route) != discriminant(&other.route) {
+            Some(Misuse::Routes)
+        } else {
+            None
+        };
+        if let Some(fault) = fault {
+            self.with_node(|draft, id| draft.fault(id, &fault));
+            return both;
+        }
         both.origins.extend(other.origins.iter().cloned());
         both
     }
@@ -283,6 +329,20 @@ impl<T: Record> DataStream<T> {
             id,
         }
     }
+}
+
+/// What is wrong with the settings of a lookup.
+fn lookup_fault(options: &LookupOptions) -> Option<Misuse> {
+    if options.capacity == 0 {
+        return Some(Misuse::NoCapacity);
+    }
+    if options.attempt_timeout.is_zero() {
+        return Some(Misuse::NoTime);
+    }
+    (options.total_timeout < options.attempt_timeout).then_some(Misuse::TotalTimeout {
+        total_ms: options.total_timeout.as_millis(),
+        attempt_ms: options.attempt_timeout.as_millis(),
+    })
 }
 
 /// A sink that was added, to set what the plan allows.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use highwater_types::{MaxParallelism, OperatorUid, Parallelism};
 
 use crate::check::{
-    PlanDefaults, PlanErrors, PlanWarning, check, max_parallelism_of, parallelism_of,
+    PlanDefaults, PlanError, PlanErrors, PlanWarning, check, max_parallelism_of, parallelism_of,
 };
 use crate::fingerprint::GraphFingerprint;
 use crate::stream::{EdgeId, NodeId, NodeKind, Partitioning, StreamGraph};
@@ -92,7 +92,11 @@ impl Plan {
             let name = graph.name(NodeId(at));
             let node = graph.node_mut(NodeId(at));
             if node.uid.is_none() {
-                node.uid = OperatorUid::parse(&name).ok();
+                let named = OperatorUid::parse(&name).map_err(|error| {
+                    let (node, reason) = (name.clone(), error.to_string());
+                    PlanErrors(vec![PlanError::Setting { node, reason }])
+                });
+                node.uid = Some(named?);
             }
             node.parallelism = Some(parallelism_of(node, defaults));
             node.max_parallelism = Some(max_parallelism_of(node, defaults));

@@ -29,12 +29,18 @@
 //!     purchases
 //!         .key_by(|purchase| purchase.shop.clone())
 //!         .window_of(Tumbling::try_new(60_000))
-//!         .aggregate("revenue", Sum::of(|p: &Purchase| p.cents), |cents, window| {
-//!             let minute = EventTime(window.window().start);
-//!             window.emit(Revenue { shop: window.key().clone(), minute, cents });
-//!             Ok(())
-//!         })
+//!         .aggregate("revenue", Sum::of(|p: &Purchase| p.cents), emit_revenue)
 //!         .sink("revenue-out", FileSink::new("out/revenue", Json::format()));
+//!     Ok(())
+//! }
+//!
+//! /// Called when a window ends, and again when a late purchase corrects it.
+//! fn emit_revenue(
+//!     cents: i64,
+//!     window: &mut WindowContext<'_, String, Revenue>,
+//! ) -> Result<(), UserError> {
+//!     let minute = EventTime(window.window().start);
+//!     window.emit(Revenue { shop: window.key().clone(), minute, cents });
 //!     Ok(())
 //! }
 //!

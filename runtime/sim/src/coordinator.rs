@@ -15,7 +15,7 @@ use highwater_protocol::head_write::{
 };
 use highwater_protocol::job::{JobShape, TaskId};
 use highwater_protocol::manifest::Manifest;
-use highwater_protocol::nonce::NonceStream;
+use highwater_protocol::nonce::{NonceStream, TrySource};
 use highwater_protocol::recovery::{GoingBack, RegionRecovery, SlotDuty, Takeover};
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::{NamedStop, SlotKey};
@@ -70,6 +70,8 @@ enum Question {
     Restart,
     /// Before a checkpoint is given up.
     GoBack,
+    /// Before a missing manifest is taken for a loss.
+    Missing,
 }
 
 #[derive(Clone)]
@@ -80,6 +82,7 @@ struct Leadership {
     purpose: Purpose,
     head_token: u64,
     nonces: NonceStream,
+    tries: Option<TrySource>,
     shape: JobShape,
     manifest: Option<Manifest>,
     written: Option<Manifest>,
@@ -180,6 +183,7 @@ impl Coordinator {
             purpose: Purpose::TakeOver,
             head_token: 0,
             nonces: NonceStream::new(Nonce(ctx.rng.nonce())),
+            tries: Some(TrySource::new(NonceStream::new(Nonce(ctx.rng.nonce())))),
             shape: shape(ctx.shared.desired.parallelism, ctx.shared.readers),
             manifest: None,
             written: None,
@@ -415,7 +419,7 @@ impl Coordinator {
             return;
         };
         let StoreAnswer::Found(bytes, tag) = answer else {
-            if matches!(question, Question::GoBack) {
+            if matches!(question, Question::GoBack | Question::Missing) {
                 self.ask(question, ctx);
             }
             return;
@@ -432,6 +436,11 @@ impl Coordinator {
             _ if found.epoch != leader.epoch => self.step_down(ctx),
             Question::Restart => self.start_region(ctx),
             Question::GoBack => self.go_back(ctx),
+            Question::Missing => {
+                ctx.violations
+                    .push("O7: a manifest that head needs is not there".to_owned());
+                self.step_down(ctx);
+            }
             Question::Stop(stop) => {
                 ctx.trace(|| format!("job stops: {stop}"));
                 ctx.shared.job = JobState::Stopped(stop);

@@ -435,7 +435,7 @@ impl SlotDriver {
         }
     }
 
-    fn abort(&mut self, ctx: &mut Ctx<'_>) {
+    pub(crate) fn abort(&mut self, ctx: &mut Ctx<'_>) {
         self.queue.clear();
         self.busy = None;
         self.began = None;

@@ -104,16 +104,11 @@ impl Swarm {
         swarm.net_latency = rng.between(500, 12_000);
         swarm.kafka_lost = rate(&mut rng, 50, 800);
         swarm.kafka_late_end = rate(&mut rng, 500, 5_000);
-        // Either transactions expire within an outage, or nobody but the next session ends them.
-        let patient = rng.chance(2_000);
-        swarm.txn_timeout = if patient {
-            60_000_000
-        } else {
-            rng.between(500_000, 1_500_000)
-        };
+        swarm.txn_timeout = rng.between(500_000, 1_500_000);
         swarm.marker_delay = rng.between(500, 60_000);
         swarm.plan_faults(&mut rng);
         swarm.plan_steps(&mut rng);
+        swarm.plan_patience(&mut rng);
         swarm
     }
 
@@ -203,6 +198,24 @@ impl Swarm {
                 let freeze = StepFault::Freeze(rng.between(800_000, 1_500_000));
                 self.steps.insert((Step::R3, rng.between(4, 40)), freeze);
             }
+        }
+    }
+
+    /// Without zombies nobody needs a transaction timeout: recovery itself frees the readers.
+    fn plan_patience(&mut self, rng: &mut Rng) {
+        let zombie = |fault: &Fault| {
+            matches!(
+                fault,
+                Fault::Pause { .. } | Fault::Partition { .. } | Fault::StealLease
+            )
+        };
+        let still = |fault: &StepFault| !matches!(fault, StepFault::Kill);
+        let zombies = self.faults.iter().any(|(_, fault)| zombie(fault))
+            || self.steps.values().any(still)
+            || self.net_drop > 0
+            || self.net_duplicate > 0;
+        if !zombies && rng.chance(6_000) {
+            self.txn_timeout = 60_000_000;
         }
     }
 

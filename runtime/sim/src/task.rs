@@ -212,6 +212,13 @@ impl Task {
         }
     }
 
+    /// Ends the task; what its slots have open is given up, so that no reader waits for it.
+    pub(crate) fn cancel(&mut self, ctx: &mut Ctx<'_>) {
+        for slot in self.slots.values_mut() {
+            slot.abort(ctx);
+        }
+    }
+
     pub(crate) fn broken(&mut self, ctx: &mut Ctx<'_>) {
         self.fail(false, ctx);
     }

@@ -150,6 +150,7 @@ impl Worker {
             return;
         }
         if let ToTask::Cancel = body {
+            task.cancel(ctx);
             self.tasks.remove(&id);
             self.ended.insert(id, attempt);
             return;

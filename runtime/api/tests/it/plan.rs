@@ -55,7 +55,29 @@ fn compiled(parallelism: u32) -> highwater_api::JobProgram {
 fn the_plan_of_a_job_is_shown_whole() {
     let program = compiled(2);
     let fingerprint = program.plan().fingerprint;
-    let expected = format!("2 tasks, graph {fingerprint}");
+    let expected = format!(
+        "\
+3 tasks, 5 subtasks, graph {fingerprint}
+
+task 0: records → filter-1  (parallelism 2 of 720)
+  records                  source: elements 1 records, bounded; watermarks 5000 ms behind, idle after 1000 ms
+  filter-1                 filter
+  => hash by u64 to task 1 (4 channels)
+
+task 1: count → counts  (parallelism 2 of 720)
+  count                    window: tumbling 60000 ms, lateness 30000 ms
+                             key u64
+                             state window: u64
+  counts                   sink: collect memory, exactly-once
+  => side output `late` rebalance to task 2 (2 channels)
+
+task 2: late  (parallelism 1 of 720)
+  late                     sink: collect memory, at-least-once
+
+warning: late is at-least-once: output may be repeated or lost after a failure
+warning: late and counts both write collect memory, in no order between them
+"
+    );
     assert_eq!(explain(program.plan(), PlanFormat::Text), expected);
 }
 

@@ -1,7 +1,6 @@
 //! Records meet the types that their author gave them: through chains, exchanges, side outputs, windows and lookups.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_api::StreamEnvironment;
@@ -111,7 +110,7 @@ fn rolling_reduce_and_aggregate_emit_for_each_record() {
     let reduced = result_of(2, |env, sink| {
         env.source("in", ElementsSource::new(pairs))
             .key_by(|pair: &(u64, i64)| pair.0)
-            .reduce("sum", |into: &mut (u64, i64), pair: (u64, i64)| {
+            .reduce("sum", |into: &mut (u64, i64), pair: &(u64, i64)| {
                 into.1 += pair.1
             })
             .sink("out", sink);
@@ -196,7 +195,7 @@ fn sliding_windows_reduce_and_keep_all_records() {
     };
     let expected = [(-1_000, 500), (0, 2_000), (1_000, 1_500)];
     let reduced = result_of(2, |env, sink| {
-        let sum = |into: &mut (u64, i64), record: (u64, i64)| into.1 += record.1;
+        let sum = |into: &mut (u64, i64), record: &(u64, i64)| into.1 += record.1;
         timed(env)
             .reduce("sum", sum, |sum: (u64, i64), fired: &mut Sums<'_>| {
                 fired.emit((fired.window().start, sum.1));
@@ -346,26 +345,32 @@ fn a_transactional_sink_encodes_into_its_target() {
     assert_eq!(sorted(&collected), [(7, true), (8, true)]);
 }
 
+/// Emits how many records it has seen.
+#[derive(Clone, Default)]
+struct Seen(u64);
+
+impl ProcessFunction<i64, u64> for Seen {
+    fn on_record(
+        &mut self,
+        _: i64,
+        context: &mut ProcessContext<'_, u64>,
+    ) -> Result<(), UserError> {
+        self.0 += 1;
+        context.emit(self.0);
+        Ok(())
+    }
+}
+
 #[test]
 fn every_subtask_has_a_function_of_its_own() {
-    let made = Arc::new(());
-    let held = Arc::clone(&made);
-    let (sink, _) = CollectSink::at_least_once();
-    let mut env = StreamEnvironment::new();
-    env.source("in", ElementsSource::new([1i64]))
-        .map(move |number| {
-            assert!(Arc::strong_count(&held) > 1);
-            number
-        })
-        .sink("out", sink);
-    let program = env.compile(defaults(4)).unwrap();
-    let before = Arc::strong_count(&made);
-    run(&program);
-    assert_eq!(
-        Arc::strong_count(&made),
-        before,
-        "the clones of all subtasks are gone"
-    );
+    let counts = result_of(3, |env, sink| {
+        let numbers = env.source("in", ElementsSource::new([5i64, 6]));
+        numbers
+            .broadcast()
+            .process(Seen::default())
+            .sink("out", sink);
+    });
+    assert_eq!(counts, [1, 1, 1, 2, 2, 2]);
 }
 
 #[test]

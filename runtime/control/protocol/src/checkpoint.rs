@@ -24,7 +24,7 @@ use crate::head::{Head, ManifestRef};
 use crate::job::{JobShape, TaskId, TaskSnapshot};
 use crate::manifest::{HexBytes, Manifest};
 use crate::mutant::{Mutant, planted};
-use crate::nonce::NonceStream;
+use crate::nonce::TrySource;
 use crate::stop::SlotKey;
 
 mod assemble;
@@ -116,7 +116,7 @@ pub struct CheckpointCoordinator {
     shape: JobShape,
     head: Head,
     base: BaseFiles,
-    nonces: NonceStream,
+    tries: TrySource,
     attempts: BTreeMap<TaskId, AttemptId>,
     ended: BTreeSet<TaskId>,
     finished: BTreeMap<TaskId, TaskSnapshot>,
@@ -129,7 +129,6 @@ pub struct CheckpointCoordinator {
 
 #[derive(Clone, Copy, Debug)]
 struct TriggerClock {
-    next_number: u64,
     started_ms: u64,
     ended_ms: u64,
     failures: u32,
@@ -137,7 +136,8 @@ struct TriggerClock {
 
 impl CheckpointCoordinator {
     /// A machine for the leader that has just settled `head`, whose manifest is `current`. Waits for
-    /// [`CheckpointEvent::TasksRunning`].
+    /// [`CheckpointEvent::TasksRunning`]. One machine lives as long as the shape; a leadership that needs another one
+    /// hands over what [`CheckpointCoordinator::into_tries`] gives back.
     ///
     /// # Panics
     /// If the manifest is not the one of `head`.
@@ -146,7 +146,7 @@ impl CheckpointCoordinator {
         shape: JobShape,
         head: Head,
         current: &Manifest,
-        nonces: NonceStream,
+        tries: TrySource,
     ) -> Self {
         assert_eq!(
             current.id,
@@ -154,13 +154,12 @@ impl CheckpointCoordinator {
             "the manifest is the one of head"
         );
         shape.assert_sound();
-        let next_number = head.number + 1;
         Self {
             settings,
             shape,
             head,
             base: current.files.clone(),
-            nonces,
+            tries,
             attempts: BTreeMap::new(),
             ended: BTreeSet::new(),
             finished: BTreeMap::new(),
@@ -169,7 +168,6 @@ impl CheckpointCoordinator {
             queued: None,
             closing: None,
             clock: TriggerClock {
-                next_number,
                 started_ms: 0,
                 ended_ms: 0,
                 failures: 0,
@@ -187,6 +185,11 @@ impl CheckpointCoordinator {
             ordered_ms: 0,
         });
         self
+    }
+
+    /// Ends the machine; the next one of this leadership goes on with its tries.
+    pub fn into_tries(self) -> TrySource {
+        self.tries
     }
 
     /// The last completed checkpoint.
@@ -207,7 +210,7 @@ impl CheckpointCoordinator {
     /// The smallest number that a later try may have: garbage collection touches no try of this epoch from here on.
     pub fn protected_from(&self) -> u64 {
         self.pending()
-            .map_or(self.clock.next_number, |id| id.number)
+            .map_or_else(|| self.tries.peek(self.head.number), |id| id.number)
     }
 
     /// The slots that have not confirmed the last completed checkpoint.
@@ -390,10 +393,9 @@ impl CheckpointCoordinator {
         }
         let request = self.queued.take();
         let id = CheckpointId {
-            number: clock.next_number,
+            number: self.tries.number(self.head.number),
             epoch: self.head.epoch,
         };
-        self.clock.next_number += 1;
         self.clock.started_ms = now_ms;
         let kind = request
             .as_ref()
@@ -401,7 +403,7 @@ impl CheckpointCoordinator {
         self.phase = Phase::Collecting(Pending {
             id,
             kind,
-            nonce: self.nonces.draw(),
+            nonce: self.tries.draw(),
             started_ms: now_ms,
             request,
             is_final: over,

@@ -38,6 +38,41 @@ impl NonceStream {
     }
 }
 
+/// What keeps the tries of one leadership apart: its nonces and the next number.
+///
+/// (number, epoch) names one try, so a leadership hands this from machine to machine and never makes a second one. A task
+/// of a replaced attempt may have acknowledged a number that was given up; were the number used again, the task would
+/// pass for one that took part in the completed checkpoint.
+#[derive(Clone, Debug)]
+pub struct TrySource {
+    nonces: NonceStream,
+    next: u64,
+}
+
+impl TrySource {
+    /// The source of a new leadership.
+    pub const fn new(nonces: NonceStream) -> Self {
+        Self { nonces, next: 0 }
+    }
+
+    /// The next nonce.
+    pub fn draw(&mut self) -> Nonce {
+        self.nonces.draw()
+    }
+
+    /// The number of the next try, above the completed number `head`.
+    pub fn number(&mut self, head: u64) -> u64 {
+        let number = self.peek(head);
+        self.next = number + 1;
+        number
+    }
+
+    /// The number that the next try would have.
+    pub fn peek(&self, head: u64) -> u64 {
+        self.next.max(head + 1)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -53,5 +88,19 @@ mod tests {
                 assert!(seen.insert(stream.draw()));
             }
         }
+    }
+
+    #[test]
+    fn a_number_is_tried_once_in_a_leadership() {
+        let mut tries = TrySource::new(NonceStream::new(Nonce(1)));
+        assert_eq!(
+            (
+                tries.number(0),
+                tries.number(0),
+                tries.number(7),
+                tries.peek(7)
+            ),
+            (1, 2, 8, 9)
+        );
     }
 }

@@ -1,11 +1,11 @@
 //! Reading and writing payments allocates nothing once the buffers exist. One test, alone in its binary: the counts are
 //! those of the whole process.
 
-mod common;
+mod payment;
 
 use std::alloc::System;
 
-use common::{PAYMENT, Payment};
+use payment::{PAYMENT, Payment};
 use highwater_json::{FromJson as _, Scratch, ToJson as _};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 

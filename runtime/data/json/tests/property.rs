@@ -1,10 +1,10 @@
 //! The reader against `serde_json` as the reference: any record, written in any way, and any damage to it.
 
-mod common;
+mod payment;
 
 use std::collections::BTreeMap;
 
-use common::{Payment, read};
+use payment::{Payment, read};
 use highwater_derive::{FromJson, ToJson};
 use highwater_json::{Cents, Fault, FromJson as _, Scratch, ToJson as _};
 use proptest::collection::{btree_map, vec};
@@ -301,8 +301,8 @@ proptest! {
     }
 
     #[test]
-    fn any_cut_of_a_payment_is_refused(end in 0..common::PAYMENT.len()) {
-        prop_assert!(read(&common::PAYMENT.as_bytes()[..end]).is_err());
+    fn any_cut_of_a_payment_is_refused(end in 0..payment::PAYMENT.len()) {
+        prop_assert!(read(&payment::PAYMENT.as_bytes()[..end]).is_err());
     }
 }
 
@@ -324,7 +324,7 @@ fn damage(bytes: &mut Vec<u8>, index: prop::sample::Index, byte: u8, edit: u8) {
 
 #[test]
 fn reference_and_reader_agree_that_the_payment_is_json() {
-    let value: Value = serde_json::from_str(common::PAYMENT).unwrap();
-    let (payment, _): (Payment, _) = read(common::PAYMENT.as_bytes()).unwrap();
+    let value: Value = serde_json::from_str(payment::PAYMENT).unwrap();
+    let (payment, _): (Payment, _) = read(payment::PAYMENT.as_bytes()).unwrap();
     assert_eq!(Some(payment.amount), value["amount"].as_f64());
 }

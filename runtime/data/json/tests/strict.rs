@@ -1,10 +1,10 @@
 //! Bad input, row by row of the reliability table, and the forms of good input that must not matter.
 
-mod common;
+mod payment;
 
 use std::collections::BTreeMap;
 
-use common::{PAYMENT, Payment, Status, read};
+use payment::{PAYMENT, Payment, Status, read};
 use compact_str::CompactString;
 use highwater_derive::{FromJson, ToJson};
 use highwater_json::{Cents, DEPTH_MAX, Fault, FromJson as _, JsonError, Scratch, ToJson as _};

@@ -113,7 +113,8 @@ impl SplitWatermarks {
         self.looked_at = Some(now);
         if paused {
             for split in &mut self.splits {
-                split.quiet_since = split.quiet_since.saturating_add(elapsed);
+                let quiet_since = split.quiet_since.saturating_add(elapsed);
+                split.quiet_since = quiet_since.min(now);
             }
         } else {
             self.mark_idle(now);

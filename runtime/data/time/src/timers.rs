@@ -167,9 +167,22 @@ impl<K: Key, N: Record> Timers<K, N> {
             let hash = KeyHash(u64::decode(&mut bytes).map_err(damaged)?);
             let key = K::decode(&mut bytes).map_err(damaged)?;
             let namespace = N::decode(&mut bytes).map_err(damaged)?;
+            if key.key_hash() != hash {
+                let value = hash.0;
+                return Err(damaged(DecodeError::Value {
+                    what: "timer hash",
+                    value,
+                }));
+            }
             self.register(hash, &key, &namespace, time);
         }
-        Ok(())
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        Err(damaged(DecodeError::Value {
+            what: "timer count",
+            value: count,
+        }))
     }
 }
 
@@ -274,5 +287,9 @@ mod tests {
         let all = KeyGroupRange { start: 0, end: 720 };
         let error = timers.restore(all, KeyGroup(5), &[2, 0, 0]).unwrap_err();
         assert!(error.to_string().contains("key group 5"));
+        assert!(
+            timers.restore(all, KeyGroup(5), &[0, 7]).is_err(),
+            "bytes are left over"
+        );
     }
 }

@@ -62,7 +62,7 @@ fn positive(what: &'static str, ms: i64) -> Result<i64, WindowError> {
 }
 
 fn offset_within(offset_ms: i64, step_ms: i64) -> Result<i64, WindowError> {
-    if offset_ms.abs() < step_ms {
+    if offset_ms.unsigned_abs() < step_ms.unsigned_abs() {
         Ok(offset_ms)
     } else {
         Err(WindowError::Offset { offset_ms, step_ms })

@@ -161,6 +161,9 @@ fn the_fingerprint_ignores_parallelism_and_sees_everything_else() {
     };
     assert_eq!(Plan::compile(counting(), wider).unwrap().fingerprint, plain);
     let mut graph = counting();
+    graph.node_mut(NodeId(2)).detail = "tumbling 5 ms".to_owned();
+    assert_ne!(Plan::compile(graph, defaults()).unwrap().fingerprint, plain);
+    let mut graph = counting();
     graph.node_mut(NodeId(2)).states[0].shape = "value i64".to_owned();
     assert_ne!(Plan::compile(graph, defaults()).unwrap().fingerprint, plain);
 }

@@ -7,7 +7,6 @@ use highwater_protocol::head::HeadChange;
 use highwater_protocol::job::TaskId;
 use highwater_protocol::manifest::Manifest;
 use highwater_protocol::mutant::{Mutant, planted};
-use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::manifest as manifest_path;
 use highwater_protocol::recovery::{
     Adoption, GoingBack, GoingBackEffect, GoingBackEvent, GoingBackPlan, RegionEffect, RegionEvent,
@@ -17,7 +16,7 @@ use highwater_protocol::steps::Step;
 use highwater_protocol::stop::{NamedStop, SlotKey};
 use highwater_types::{AttemptId, Parallelism, SubtaskIndex};
 
-use super::{Coordinator, Phase, Purpose, Question, REQUEST_TIMEOUT, SILENCE};
+use super::{Coordinator, Leadership, Phase, Purpose, Question, REQUEST_TIMEOUT, SILENCE};
 use crate::codec::decode_position;
 use crate::job::{agg_task, object, shape, source_of, source_tasks, uid};
 use crate::kafka::{KafkaAnswer, KafkaOp};
@@ -31,6 +30,18 @@ pub(super) const SETTINGS: CheckpointSettings = CheckpointSettings {
     commit_retry_ms: 100,
     failures_max: None,
 };
+
+impl Leadership {
+    /// Ends the machine that has the tries of this leadership.
+    fn take_tries_back(&mut self) {
+        if let Some(machine) = self.checkpoints.take() {
+            self.tries = Some(machine.into_tries());
+        }
+        if let Phase::GoingBack(machine, ..) = std::mem::replace(&mut self.phase, Phase::Loading) {
+            self.tries = Some(machine.into_tries());
+        }
+    }
+}
 
 impl Coordinator {
     pub(super) fn takeover_decided(&mut self, decision: TakeoverDecision, ctx: &mut Ctx<'_>) {
@@ -71,14 +82,17 @@ impl Coordinator {
         let (Some(manifest), Some(attempt)) = (&leader.manifest, leader.attempt) else {
             return;
         };
-        let nonces = NonceStream::new(leader.nonces.draw());
+        let tries = leader
+            .tries
+            .take()
+            .expect("one machine at a time has the tries");
         let shape = leader.shape.clone();
         let attempts = shape
             .tasks
             .keys()
             .map(|task| (task.clone(), attempt))
             .collect();
-        let machine = CheckpointCoordinator::new(SETTINGS, shape, head, manifest, nonces);
+        let machine = CheckpointCoordinator::new(SETTINGS, shape, head, manifest, tries);
         leader.checkpoints = Some(machine.with_unconfirmed(unconfirmed));
         leader.phase = Phase::Running;
         leader.requested = None;
@@ -89,8 +103,8 @@ impl Coordinator {
     pub(super) fn start_region(&mut self, ctx: &mut Ctx<'_>) {
         let alive: Vec<NodeId> = self.alive(ctx);
         let Some(leader) = self.leader() else { return };
+        leader.take_tries_back();
         leader.phase = Phase::WaitingForWorkers;
-        leader.checkpoints = None;
         leader.export = None;
         leader.restart = false;
         let Some(head) = leader.keeper.settled().map(|value| value.head.clone()) else {
@@ -321,9 +335,7 @@ impl Coordinator {
             _ => return self.go_back(ctx),
         };
         let Some(target) = found else {
-            ctx.violations
-                .push("O7: the checkpoint to go back to is not there".to_owned());
-            return self.step_down(ctx);
+            return self.ask(Question::Missing, ctx);
         };
         let Some(head) = leader.keeper.settled().map(|value| value.head.clone()) else {
             return;
@@ -334,8 +346,11 @@ impl Coordinator {
             target: (parent, target),
             given_up: Some(current),
         };
-        let nonces = NonceStream::new(leader.nonces.draw());
-        let (machine, effects) = GoingBack::forced(plan, &leader.shape, nonces);
+        let tries = leader
+            .tries
+            .take()
+            .expect("one machine at a time has the tries");
+        let (machine, effects) = GoingBack::forced(plan, &leader.shape, tries);
         leader.phase = Phase::GoingBack(Box::new(machine), Vec::new(), ctx.now);
         self.going_back_effects(effects, ctx);
     }

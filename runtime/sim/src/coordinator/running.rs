@@ -366,7 +366,21 @@ impl Coordinator {
         let Phase::Adopting(takeover, _) = &mut leader.phase else {
             return;
         };
-        leader.placements.insert(report.report.task.clone(), from);
+        let (epoch, attempt) = (leader.epoch, report.report.attempt);
+        let task = report.report.task.clone();
+        leader.placements.insert(task.clone(), from);
+        if report.report.epoch != epoch {
+            let body = ToTask::Hello;
+            ctx.send(
+                from,
+                Message::ToTask {
+                    epoch,
+                    attempt,
+                    task,
+                    body,
+                },
+            );
+        }
         if let Some(decision) = takeover.report(report.report) {
             self.takeover_decided(decision, ctx);
         }

@@ -12,7 +12,7 @@ use highwater_protocol::recovery::{StartDecision, StartWish, StoreView, Takeover
 use highwater_protocol::steps::Step;
 use highwater_types::{CheckpointId, Epoch};
 
-use super::{Coordinator, Phase, Purpose, versioned};
+use super::{Coordinator, Phase, Purpose, Question, versioned};
 use crate::codec::encode_position;
 use crate::job::{SOURCES, identity, object, paths, uid};
 use crate::node::{Ctx, JobState, What};
@@ -189,11 +189,7 @@ impl Coordinator {
         };
         let bytes = match answer {
             StoreAnswer::Found(bytes, _) => bytes,
-            StoreAnswer::Absent => {
-                ctx.violations
-                    .push("O7: the manifest in head is not there".to_owned());
-                return self.step_down(ctx);
-            }
+            StoreAnswer::Absent => return self.ask(Question::Missing, ctx),
             _ => return self.load_manifest(ctx),
         };
         match Manifest::decode_named(&bytes, head.manifest.hash) {

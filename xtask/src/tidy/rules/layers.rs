@@ -58,6 +58,11 @@ const SAME_LAYER: &[(&str, &str, &str)] = &[
         "the next stop inward on the record's path",
     ),
     (
+        "highwater-coordinator",
+        "highwater-worker",
+        "it speaks the worker's messages; a crate of their own once they cross the network",
+    ),
+    (
         "highwater-exchange",
         "highwater-operators",
         "the writer of a channel is the downstream of a chain",

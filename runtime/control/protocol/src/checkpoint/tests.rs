@@ -11,6 +11,7 @@ use crate::job::{OperatorShape, SinkShape, TaskShape};
 use crate::manifest::{
     ExternalSink, FileEntry, KeyedFile, LogObject, ManifestTitle, SlotOutput, SnapshotKind,
 };
+use crate::nonce::NonceStream;
 use crate::paths::{DataWriter, ManifestName, sink_log};
 
 fn uid(name: &str) -> OperatorUid {
@@ -108,8 +109,8 @@ impl Bench {
             slots,
             Nonce(2),
         );
-        let nonces = NonceStream::new(Nonce(3));
-        let machine = CheckpointCoordinator::new(SETTINGS, shape, head.clone(), &manifest, nonces);
+        let tries = TrySource::new(NonceStream::new(Nonce(3)));
+        let machine = CheckpointCoordinator::new(SETTINGS, shape, head.clone(), &manifest, tries);
         Self {
             machine,
             head,

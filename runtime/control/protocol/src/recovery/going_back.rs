@@ -3,7 +3,7 @@
 //! Called by the leader's driver while no task runs. The rule: an output that is visible is never rewound, and an
 //! output that is given up can never become visible later. Each slot with a log examines in a session of its own; if
 //! none found output, each commits a void marker in that same session; then one conditional write makes the choice.
-//! The number never falls (schedule 8): the new one has the older state and no pending output.
+//! The number never falls (schedule 8): the new one was never tried before, has the older state and no pending output.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use crate::head::{Head, HeadChange, ManifestRef};
 use crate::job::JobShape;
 use crate::manifest::{Manifest, SlotOutput, SnapshotKind};
 use crate::mutant::{Mutant, planted};
-use crate::nonce::NonceStream;
+use crate::nonce::TrySource;
 use crate::paths::ManifestName;
 use crate::sink_slot::{MarkerKind, Purpose};
 use crate::stop::{NamedStop, SlotKey};
@@ -101,7 +101,7 @@ pub struct GoingBack {
     phase: Phase,
     head: Head,
     target: (ManifestRef, Manifest),
-    nonces: NonceStream,
+    tries: TrySource,
 }
 
 impl GoingBack {
@@ -109,7 +109,7 @@ impl GoingBack {
     pub fn forced(
         plan: GoingBackPlan,
         shape: &JobShape,
-        nonces: NonceStream,
+        tries: TrySource,
     ) -> (Self, Vec<GoingBackEffect>) {
         let GoingBackPlan {
             head,
@@ -129,7 +129,7 @@ impl GoingBack {
             phase: Phase::Examining(slots),
             head,
             target,
-            nonces,
+            tries,
         };
         let mut effects: Vec<GoingBackEffect> =
             duties.into_iter().map(GoingBackEffect::Examine).collect();
@@ -144,7 +144,7 @@ impl GoingBack {
     pub fn voluntary(
         head: Head,
         target: (ManifestRef, Manifest),
-        nonces: NonceStream,
+        tries: TrySource,
     ) -> (Self, Vec<GoingBackEffect>) {
         assert!(
             !head.has_pending_output(),
@@ -155,11 +155,16 @@ impl GoingBack {
             phase,
             head,
             target,
-            nonces,
+            tries,
         };
         let mut effects = Vec::new();
         machine.advance(&mut effects);
         (machine, effects)
+    }
+
+    /// Ends the machine; the next one of this leadership goes on with its tries.
+    pub fn into_tries(self) -> TrySource {
+        self.tries
     }
 
     /// Handles one event. Late and repeated events change nothing.
@@ -260,7 +265,7 @@ impl GoingBack {
         let number = if reused {
             target.name.number
         } else {
-            self.head.number + 1
+            self.tries.number(self.head.number)
         };
         manifest.id = CheckpointId {
             number,
@@ -274,7 +279,7 @@ impl GoingBack {
                 .for_each(|output| *output = SlotOutput::Empty);
         }
         let (bytes, hash) = manifest.encode();
-        let nonce = self.nonces.draw();
+        let nonce = self.tries.draw();
         let name = ManifestName {
             epoch: self.head.epoch,
             number,

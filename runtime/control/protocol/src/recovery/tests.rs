@@ -18,7 +18,7 @@ use crate::manifest::{
     Manifest, ManifestTitle, OperatorState, SinkState, SlotOutput, SnapshotKind, SourceState,
     StateSchema,
 };
-use crate::nonce::NonceStream;
+use crate::nonce::{NonceStream, TrySource};
 use crate::paths::{DataWriter, ManifestName, sink_log};
 use crate::sink_slot::{MarkerKind, Purpose, SlotReport};
 use crate::stop::{NamedStop, SlotKey};
@@ -621,7 +621,7 @@ fn going_back(logs: &[u32], readable: bool) -> (GoingBack, Vec<GoingBackEffect>)
         target: (reference(&target), target),
         given_up: readable.then_some(broken),
     };
-    GoingBack::forced(plan, &shape(3), NonceStream::new(Nonce(5)))
+    GoingBack::forced(plan, &shape(3), TrySource::new(NonceStream::new(Nonce(5))))
 }
 
 fn examined(at: u32, found: Option<MarkerKind>) -> GoingBackEvent {
@@ -710,8 +710,8 @@ fn an_unreadable_manifest_examines_every_slot_ever_used() {
 fn a_voluntary_return_needs_confirmed_output() {
     let target = manifest(3, &[]);
     let head = head_at(&manifest(4, &[]), 4);
-    let nonces = NonceStream::new(Nonce(5));
-    let (_, effects) = GoingBack::voluntary(head, (reference(&target), target), nonces);
+    let tries = TrySource::new(NonceStream::new(Nonce(5)));
+    let (_, effects) = GoingBack::voluntary(head, (reference(&target), target), tries);
     assert!(matches!(
         &effects[..],
         [GoingBackEffect::WriteManifest { .. }]
@@ -723,6 +723,6 @@ fn a_voluntary_return_needs_confirmed_output() {
 fn a_voluntary_return_with_pending_output_is_a_bug() {
     let target = manifest(3, &[]);
     let head = head_at(&manifest(4, &[0]), 3);
-    let nonces = NonceStream::new(Nonce(5));
-    GoingBack::voluntary(head, (reference(&target), target), nonces);
+    let tries = TrySource::new(NonceStream::new(Nonce(5)));
+    GoingBack::voluntary(head, (reference(&target), target), tries);
 }
