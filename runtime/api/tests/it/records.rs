@@ -1,6 +1,5 @@
 //! Records meet the types that their author gave them: through chains, exchanges, side outputs, windows and lookups.
 
-use std::future::Future;
 use std::time::Duration;
 
 use highwater_api::StreamEnvironment;
@@ -111,7 +110,7 @@ fn rolling_reduce_and_aggregate_emit_for_each_record() {
         env.source("in", ElementsSource::new(pairs))
             .key_by(|pair: &(u64, i64)| pair.0)
             .reduce("sum", |into: &mut (u64, i64), pair: &(u64, i64)| {
-                into.1 += pair.1
+                into.1 += pair.1;
             })
             .sink("out", sink);
     });
@@ -310,11 +309,9 @@ fn times_that_a_stream_assigns_reach_the_windows() {
 struct Double;
 
 impl AsyncLookup<i64, i64> for Double {
-    fn lookup(&self, number: i64) -> impl Future<Output = Result<i64, UserError>> + Send {
-        async move {
-            tokio::task::yield_now().await;
-            Ok(number * 2)
-        }
+    async fn lookup(&self, number: i64) -> Result<i64, UserError> {
+        tokio::task::yield_now().await;
+        Ok(number * 2)
     }
 }
 
