@@ -14,7 +14,7 @@ use highwater_protocol::gc::GcEnd;
 use highwater_protocol::head_write::{HeadKeeper, HeadWriteEvent};
 use highwater_protocol::job::JobShape;
 use highwater_protocol::manifest::Manifest;
-use highwater_protocol::nonce::NonceStream;
+use highwater_protocol::nonce::{NonceStream, TrySource};
 use highwater_protocol::paths::JobPaths;
 use highwater_protocol::recovery::RegionEvent;
 use highwater_protocol::steps::Step;
@@ -200,7 +200,7 @@ impl Coordinator {
             shape.clone(),
             head.clone(),
             &manifest,
-            NonceStream::new(nonces.draw()),
+            TrySource::new(NonceStream::new(nonces.draw())),
         );
         let restart = RestartDelay::new(setup.settings.restart);
         let started_ms = setup.clock.elapsed().as_millis() as u64;
