@@ -41,6 +41,10 @@ where
     sorted(&collected)
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "a flat map hands its record over"
+)]
 fn words(text: String, out: &mut Collector<'_, Word>) -> Result<(), UserError> {
     text.split(' ')
         .for_each(|word| out.emit(Word(word.to_owned())));

@@ -5,8 +5,8 @@ mod payment;
 
 use std::alloc::System;
 
-use payment::{PAYMENT, Payment};
 use highwater_json::{FromJson as _, Scratch, ToJson as _};
+use payment::{PAYMENT, Payment};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]

@@ -4,9 +4,9 @@ mod payment;
 
 use std::collections::BTreeMap;
 
-use payment::{Payment, read};
 use highwater_derive::{FromJson, ToJson};
 use highwater_json::{Cents, Fault, FromJson as _, Scratch, ToJson as _};
+use payment::{Payment, read};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use serde_json::Value;

@@ -4,11 +4,11 @@ mod payment;
 
 use std::collections::BTreeMap;
 
-use payment::{PAYMENT, Payment, Status, read};
 use compact_str::CompactString;
 use highwater_derive::{FromJson, ToJson};
 use highwater_json::{Cents, DEPTH_MAX, Fault, FromJson as _, JsonError, Scratch, ToJson as _};
 use highwater_types::{Classified, ErrorKind, EventTime};
+use payment::{PAYMENT, Payment, Status, read};
 
 #[derive(Clone, Debug, PartialEq, FromJson, ToJson)]
 struct Everything {
