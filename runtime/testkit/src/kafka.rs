@@ -17,6 +17,7 @@ use crate::tool;
 const VERSION: &str = "kafka-4.2.0";
 const POM: &str = include_str!("kafka/pom.xml");
 const LOGGING: &str = include_str!("kafka/log4j2.xml");
+const LOG: &str = "broker.log";
 const READY_LINE: &str = "Kafka Server started";
 /// A restart after `kill -9` waits until the registration of the killed broker has run out; a busy machine adds to it.
 const START_PATIENCE: Duration = Duration::from_mins(2);
@@ -35,6 +36,7 @@ pub struct Kafka {
     folder: PathBuf,
     remove_folder: bool,
     jars: PathBuf,
+    options: KafkaOptions,
     port: u16,
     server: Option<Server>,
     warden: Option<Warden>,
@@ -47,7 +49,7 @@ impl Kafka {
     /// `Missing` without Java or, before the first fetch, Maven; `Step` when the broker does not start.
     pub fn start(folder: &Path, options: &KafkaOptions) -> Result<Self, TestbedError> {
         let mut kafka = Self::prepare(folder, options, &Cache::of_user()?)?;
-        kafka.run()?;
+        kafka.run_first()?;
         kafka.watch()?;
         Ok(kafka)
     }
@@ -58,9 +60,10 @@ impl Kafka {
     /// As [`Kafka::start`].
     pub fn start_temporary(options: &KafkaOptions) -> Result<Self, TestbedError> {
         let folder = temporary_folder("kafka")?;
-        let mut kafka = Self::prepare(&folder, options, &Cache::of_user()?)?;
+        let prepared = Self::prepare(&folder, options, &Cache::of_user()?);
+        let mut kafka = removing_on_failure(&folder, prepared)?;
         kafka.remove_folder = true;
-        kafka.run()?;
+        kafka.run_first()?;
         kafka.watch()?;
         Ok(kafka)
     }
@@ -74,7 +77,7 @@ impl Kafka {
         cache: &Cache,
     ) -> Result<(ProcessKey, String), TestbedError> {
         let mut kafka = Self::prepare(folder, &KafkaOptions::default(), cache)?;
-        kafka.run()?;
+        kafka.run_first()?;
         let key = kafka
             .key()
             .ok_or_else(|| TestbedError::State("the broker is gone".to_owned()))?;
@@ -139,23 +142,18 @@ impl Kafka {
         let jars = cache.folder(VERSION, fetch)?.join("lib");
         let data = folder.join("data");
         fs::create_dir_all(&data).map_err(TestbedError::io("create", &data))?;
-        let port = port::free()?;
-        let kafka = Self {
+        let mut kafka = Self {
             folder: folder.to_owned(),
             remove_folder: false,
             jars,
-            port,
+            options: options.clone(),
+            port: 0,
             server: None,
             warden: None,
         };
-        let text = properties(port, port::free()?, &data, options);
-        for (name, text) in [
-            ("server.properties", text.as_str()),
-            ("log4j2.xml", LOGGING),
-        ] {
-            let path = folder.join(name);
-            fs::write(&path, text).map_err(TestbedError::io("write", &path))?;
-        }
+        kafka.choose_ports()?;
+        let logging = folder.join("log4j2.xml");
+        fs::write(&logging, LOGGING).map_err(TestbedError::io("write", &logging))?;
         let mut format = kafka.java("kafka.tools.StorageTool");
         format.args(["format", "-t", &cluster_id(), "-c"]);
         format.arg(folder.join("server.properties"));
@@ -165,6 +163,27 @@ impl Kafka {
             &folder.join("format.log"),
         )?;
         Ok(kafka)
+    }
+
+    fn choose_ports(&mut self) -> Result<(), TestbedError> {
+        self.port = port::free()?;
+        let data = self.folder.join("data");
+        let text = properties(self.port, port::free()?, &data, &self.options);
+        let path = self.folder.join("server.properties");
+        fs::write(&path, text).map_err(TestbedError::io("write", &path))
+    }
+
+    /// The first start: on other ports when somebody else was faster to take them.
+    fn run_first(&mut self) -> Result<(), TestbedError> {
+        for _ in 1..port::TRIES {
+            match self.run() {
+                Err(TestbedError::Step { .. }) if port::was_taken(&self.folder.join(LOG)) => {
+                    self.choose_ports()?;
+                }
+                other => return other,
+            }
+        }
+        self.run()
     }
 
     fn java(&self, class: &str) -> Command {
@@ -182,7 +201,7 @@ impl Kafka {
     }
 
     fn run(&mut self) -> Result<(), TestbedError> {
-        let log = self.folder.join("broker.log");
+        let log = self.folder.join(LOG);
         if log.exists() {
             // The ready line of the run before would be taken for this one's.
             let old = self.folder.join("broker.log.old");
@@ -224,6 +243,17 @@ impl Drop for Kafka {
             drop(fs::remove_dir_all(&self.folder));
         }
     }
+}
+
+/// A folder that was made for a server goes when the server does not come.
+pub(crate) fn removing_on_failure<T>(
+    folder: &Path,
+    prepared: Result<T, TestbedError>,
+) -> Result<T, TestbedError> {
+    if prepared.is_err() {
+        fs::remove_dir_all(folder).map_err(TestbedError::io("remove", folder))?;
+    }
+    prepared
 }
 
 pub(crate) fn temporary_folder(service: &str) -> Result<PathBuf, TestbedError> {
@@ -290,6 +320,8 @@ fn properties(port: u16, controller: u16, data: &Path, options: &KafkaOptions) -
         ("controller.listener.names", "CONTROLLER".to_owned()),
         ("log.dirs", data),
         ("auto.create.topics.enable", "false".to_owned()),
+        // Tests write records of any time: retention would delete those that are older than a week within minutes.
+        ("log.retention.ms", "-1".to_owned()),
         ("group.initial.rebalance.delay.ms", "0".to_owned()),
         ("transaction.max.timeout.ms", "604800000".to_owned()),
         (

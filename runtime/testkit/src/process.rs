@@ -219,7 +219,10 @@ pub struct Warden {
 
 const WARDEN_SCRIPT: &str = r#"
 read -r ignored
-if [ "$(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20)" = "$2" ]; then kill -KILL "$1"; fi
+alive() { [ "$(sed 's/.*) //; s/^Z.*//' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20)" = "$2" ]; }
+if alive "$1" "$2"; then kill -KILL "$1"; fi
+tries=100
+while alive "$1" "$2" && [ "$tries" -gt 0 ]; do sleep 0.05; tries=$((tries - 1)); done
 [ -z "$3" ] || rm -rf -- "$3"
 "#;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::cache::Cache;
 use crate::error::TestbedError;
-use crate::kafka::{Kafka, temporary_folder};
+use crate::kafka::{Kafka, removing_on_failure, temporary_folder};
 use crate::process::ProcessKey;
 use crate::s3::S3;
 
@@ -78,10 +78,7 @@ impl Resident {
             Service::Kafka => Kafka::start_resident(&folder, cache),
             Service::S3 => S3::start_resident(&folder, cache),
         };
-        if started.is_err() {
-            fs::remove_dir_all(&folder).map_err(TestbedError::io("remove", &folder))?;
-        }
-        let (key, address) = started?;
+        let (key, address) = removing_on_failure(&folder, started)?;
         let resident = Self {
             service,
             key,

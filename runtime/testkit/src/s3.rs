@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use crate::cache::{Cache, run_logged};
 use crate::error::TestbedError;
-use crate::kafka::temporary_folder;
+use crate::kafka::{removing_on_failure, temporary_folder};
 use crate::port;
 use crate::process::{ProcessKey, Server, Warden};
 use crate::tool;
 
 const VERSION: &str = "versitygw-1.8.0";
 const MODULE: &str = "github.com/versity/versitygw/cmd/versitygw@v1.8.0";
+const LOG: &str = "s3.log";
 const START_PATIENCE: Duration = Duration::from_secs(30);
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -45,7 +46,7 @@ impl S3 {
     /// `Missing` without Go, before the first build; `Step` when the server does not start.
     pub fn start(folder: &Path) -> Result<Self, TestbedError> {
         let mut server = Self::prepare(folder, &Cache::of_user()?)?;
-        server.run()?;
+        server.run_first()?;
         server.watch()?;
         Ok(server)
     }
@@ -55,9 +56,11 @@ impl S3 {
     /// # Errors
     /// As [`S3::start`].
     pub fn start_temporary() -> Result<Self, TestbedError> {
-        let mut server = Self::prepare(&temporary_folder("s3")?, &Cache::of_user()?)?;
+        let folder = temporary_folder("s3")?;
+        let prepared = Self::prepare(&folder, &Cache::of_user()?);
+        let mut server = removing_on_failure(&folder, prepared)?;
         server.remove_folder = true;
-        server.run()?;
+        server.run_first()?;
         server.watch()?;
         Ok(server)
     }
@@ -68,7 +71,7 @@ impl S3 {
         cache: &Cache,
     ) -> Result<(ProcessKey, String), TestbedError> {
         let mut s3 = Self::prepare(folder, cache)?;
-        s3.run()?;
+        s3.run_first()?;
         let key = s3
             .key()
             .ok_or_else(|| TestbedError::State("the server is gone".to_owned()))?;
@@ -138,6 +141,19 @@ impl S3 {
         })
     }
 
+    /// The first start: on another port when somebody else was faster to take it.
+    fn run_first(&mut self) -> Result<(), TestbedError> {
+        for _ in 1..port::TRIES {
+            match self.run() {
+                Err(TestbedError::Step { .. }) if port::was_taken(&self.folder.join(LOG)) => {
+                    self.port = port::free()?;
+                }
+                other => return other,
+            }
+        }
+        self.run()
+    }
+
     fn run(&mut self) -> Result<(), TestbedError> {
         let mut command = Command::new(&self.program);
         command
@@ -148,7 +164,7 @@ impl S3 {
             .arg(self.folder.join("data"));
         command.env("ROOT_ACCESS_KEY", Self::ACCESS_KEY_ID);
         command.env("ROOT_SECRET_KEY", Self::SECRET_ACCESS_KEY);
-        let mut server = Server::start(&mut command, &self.folder.join("s3.log"))?;
+        let mut server = Server::start(&mut command, &self.folder.join(LOG))?;
         let port = self.port;
         let ready = server.wait_ready("start of the S3 server", START_PATIENCE, || {
             TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()

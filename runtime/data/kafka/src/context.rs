@@ -75,7 +75,7 @@ impl ConsumerContext for ClientLog {
 
 #[derive(Debug, Default)]
 struct Delivered {
-    failure: Option<KafkaError>,
+    failure: Option<(KafkaError, String)>,
     watched: Option<u64>,
 }
 
@@ -96,8 +96,8 @@ impl DeliveryLog {
         }
     }
 
-    /// The first failed delivery since the last look.
-    pub(crate) fn take_failure(&self) -> Option<KafkaError> {
+    /// The first failed delivery since the last look, and the topic of its record.
+    pub(crate) fn take_failure(&self) -> Option<(KafkaError, String)> {
         lock(&self.delivered).failure.take()
     }
 
@@ -128,8 +128,11 @@ impl ProducerContext for DeliveryLog {
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         let mut delivered = lock(&self.delivered);
         match result {
-            Err((error, _)) => {
-                delivered.failure.get_or_insert_with(|| error.clone());
+            Err((error, message)) => {
+                let topic = message.topic();
+                delivered
+                    .failure
+                    .get_or_insert_with(|| (error.clone(), topic.to_owned()));
             }
             Ok(message) if message.topic() == self.watched_topic => {
                 delivered.watched = u64::try_from(message.offset()).ok();

@@ -16,8 +16,8 @@ use crate::connection::KafkaConnection;
 use crate::context::{ClientLog, DeliveryLog};
 use crate::failure::{code_of, connector_error, is_transport};
 
-/// How long one question may take. Below the 30 s within which a start-up must fail.
-pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long one question may take: with the search for the reason, below the 30 s within which a start-up must fail.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 const DIAGNOSIS_POLL: Duration = Duration::from_millis(100);
 /// Five seconds.

@@ -46,7 +46,7 @@ impl<E> KafkaWriter<E> {
     fn check_deliveries(&self) -> Result<(), ConnectorError> {
         match self.deliveries.take_failure() {
             None => Ok(()),
-            Some(error) => {
+            Some((error, _)) => {
                 let log = self.deliveries.client_log();
                 Err(cause(delivery_error(&self.object, &error, log)))
             }

@@ -29,6 +29,8 @@ const POLL_WAIT: Duration = Duration::from_millis(100);
 /// Polls that bring nothing before a reading gives up: half a minute of waiting for a foreign open transaction.
 const EMPTY_POLLS_MAX: u32 = 300;
 
+/// Looks at a topic that was just made: ten seconds at least.
+const KNOWN_LOOKS_MAX: u32 = 100;
 /// Durable, but not idempotent: a sync record that is there twice does no harm, and the client starts half a second sooner.
 const PLAIN: &[(&str, &str)] = &[("enable.idempotence", "false"), ("acks", "all")];
 
@@ -144,7 +146,10 @@ impl MarkerTopic {
                     ),
                 });
             }
-            None => self.create()?,
+            None => {
+                self.create()?;
+                self.wait_known()?;
+            }
         }
         let place = if let Some(place) = self.read_identity()? {
             place
@@ -170,6 +175,22 @@ impl MarkerTopic {
         let admin = Admin::open(connection, &self.object())?;
         let in_sync = admin.min_insync_replicas(topic)?;
         admin.create_compacted(&self.topic, replication, in_sync.as_deref())
+    }
+
+    /// Waits until the brokers tell about the topic that was just made, here or by another slot.
+    fn wait_known(&mut self) -> Result<(), ConnectorError> {
+        for _ in 0..KNOWN_LOOKS_MAX {
+            let inspector = self.inspector()?;
+            if matches!(inspector.find(), Ok(Some(_))) && inspector.range(PARTITION).is_ok() {
+                return Ok(());
+            }
+            // Nothing is assigned: the poll only passes the time.
+            drop(inspector.consumer().poll(POLL_WAIT));
+        }
+        Err(ConnectorError::Unavailable {
+            object: self.object(),
+            reason: "it was made, and the brokers do not tell about it yet".to_owned(),
+        })
     }
 
     /// The first record of the topic; `None` = it is empty.
@@ -244,7 +265,7 @@ impl MarkerTopic {
             .payload(b"");
         producer.send(record).map_err(|(error, _)| failed(&error))?;
         wait_delivered(producer).map_err(|error| failed(&error))?;
-        if let Some(error) = deliveries.take_failure() {
+        if let Some((error, _)) = deliveries.take_failure() {
             return Err(failed(&error));
         }
         deliveries

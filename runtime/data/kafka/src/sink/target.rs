@@ -174,16 +174,26 @@ impl KafkaTarget {
 
     fn flush_session(&mut self) -> Result<(), TargetError> {
         let object = self.object();
+        let output = self.settings.topic.clone();
         let session = self.session()?;
         let arrived = wait_delivered(&session.producer);
         let log = session.deliveries.client_log();
-        if let Some(error) = session.deliveries.take_failure() {
-            // A fatal error stands behind the purged records of a fenced producer.
-            let fatal = session.producer.client().fatal_error();
-            let error = fatal.map_or(error, |(code, _)| KafkaError::MessageProduction(code));
+        let Some((error, topic)) = session.deliveries.take_failure() else {
+            return arrived
+                .map_err(|error| TargetError::Unclear(connector_error(&object, &error, log)));
+        };
+        // A fatal error stands behind the purged records of a fenced producer.
+        let fatal = session.producer.client().fatal_error();
+        let error = fatal.map_or(error, |(code, _)| KafkaError::MessageProduction(code));
+        if topic == output {
             return Err(delivery_error(&object, &error, log));
         }
-        arrived.map_err(|error| TargetError::Unclear(connector_error(&object, &error, log)))
+        let object = format!("kafka marker topic {topic}");
+        Err(match delivery_error(&object, &error, log) {
+            // Nobody but the job writes there, so a marker is refused only where the topic is gone or closed.
+            TargetError::Refused(cause) => TargetError::MarkerLost(cause),
+            other => other,
+        })
     }
 
     fn begin_transaction(&mut self) -> Result<(), TargetError> {
