@@ -4,8 +4,9 @@
 //! enumerators, and whether the worker was told to prepare.
 
 use highwater_protocol::recovery::{RegionRecovery, SlotDuty};
-use highwater_types::AttemptId;
+use highwater_types::{AttemptId, ErrorKind};
 
+use crate::setup::{JobFailure, JobOutcome};
 use crate::sources::OpenSources;
 
 /// Where an attempt is.
@@ -25,9 +26,19 @@ pub enum After {
     /// The next attempt, after the delay of the restart strategy.
     Restart,
     /// The job ends.
-    End(crate::setup::JobOutcome),
+    End(JobOutcome),
     /// The job fails.
-    Fail(crate::setup::JobFailure),
+    Fail(JobFailure),
+}
+
+impl After {
+    /// What follows a failure of this kind: only what may pass is tried again.
+    pub fn of(failure: JobFailure) -> Self {
+        match failure.kind {
+            ErrorKind::Transient | ErrorKind::Exhausted | ErrorKind::Bug => Self::Restart,
+            ErrorKind::Invalid | ErrorKind::Corrupt | ErrorKind::Fenced => Self::Fail(failure),
+        }
+    }
 }
 
 /// An attempt.

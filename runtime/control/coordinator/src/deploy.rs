@@ -79,7 +79,11 @@ pub fn deployment(input: &DeployInput<'_>) -> Deployment {
 
 fn states(shape: &JobShape, manifest: &Manifest) -> BTreeMap<OperatorSubtask, RestoredState> {
     let mut states: BTreeMap<OperatorSubtask, RestoredState> = BTreeMap::new();
-    for (uid, state) in &manifest.operators {
+    let with_state = manifest
+        .operators
+        .iter()
+        .filter(|(_, state)| state.has_state());
+    for (uid, state) in with_state {
         let Some(operator) = shape.operators.get(uid) else {
             continue;
         };
@@ -89,7 +93,7 @@ fn states(shape: &JobShape, manifest: &Manifest) -> BTreeMap<OperatorSubtask, Re
             .map(|list| (list.name.as_str(), list.mode))
             .collect();
         let keyed = assign::keyed(state, operator.parallelism);
-        let lists = assign::lists(&state.lists, operator.parallelism);
+        let lists = assign::lists(state, operator.parallelism);
         for (index, (share, lists)) in keyed.into_iter().zip(lists).enumerate() {
             let subtask = SubtaskIndex(index as u32);
             let restored = states

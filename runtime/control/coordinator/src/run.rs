@@ -19,13 +19,13 @@ use highwater_protocol::paths::JobPaths;
 use highwater_protocol::recovery::RegionEvent;
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::SlotKey;
-use highwater_types::{AttemptId, CheckpointId, ErrorKind};
+use highwater_types::{AttemptId, CheckpointId, Epoch, ErrorKind};
 use highwater_worker::slot::error_chain;
 use highwater_worker::{FailureReport, WorkerCommand, WorkerEvent};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::attempt::Attempt;
+use crate::attempt::{After, Attempt};
 use crate::request::{JobRequest, RequestAnswer, RequestRefused, StopMode};
 use crate::restart::RestartDelay;
 use crate::setup::{CoordinatorHandle, CoordinatorSetup, JobFailure, JobOutcome};
@@ -72,6 +72,10 @@ enum Done {
     Manifest(CheckpointId, Result<(), StoreError>),
     SourcesOpen(Box<Result<OpenSources, JobFailure>>),
     Freed(AttemptId, SlotKey),
+    /// The attempt cannot go on.
+    Lost(AttemptId, JobFailure),
+    /// A newer epoch stands in `head`.
+    Deposed(Epoch),
     Discovered(AttemptId, Discovered),
     Exported(CheckpointId, Result<(), StoreError>),
     Collected(GcEnd),
@@ -244,7 +248,17 @@ impl Coordinator {
                 tracing::debug!("the coordinator has ended");
             }
         });
-        while self.rim.try_join_next().is_some() {}
+    }
+
+    /// Takes finished work from the rim. One that panicked will never answer: nobody may wait for it.
+    fn reap(&mut self) {
+        while let Some(joined) = self.rim.try_join_next() {
+            if let Err(error) = joined
+                && error.is_panic()
+            {
+                self.cancel(After::Fail(failure(ErrorKind::Bug, error.to_string())));
+            }
+        }
     }
 
     fn send(&self, command: WorkerCommand) {
@@ -258,6 +272,7 @@ impl Coordinator {
             self.begin_attempt();
         }
         self.discover_again();
+        self.reap();
     }
 
     fn rim_done(&mut self, done: Done) {
@@ -277,6 +292,18 @@ impl Coordinator {
                 if self.is_current(attempt) {
                     self.region(RegionEvent::Freed(slot));
                 }
+            }
+            Done::Lost(attempt, failure) => {
+                if self.is_current(attempt) {
+                    self.note_failure("the coordinator", &failure);
+                    self.cancel(After::of(failure));
+                }
+            }
+            Done::Deposed(by) => {
+                let message = format!(
+                    "another coordinator took the job in epoch {by}; this one ends and changes nothing"
+                );
+                self.cancel(After::Fail(failure(ErrorKind::Fenced, message)));
             }
             Done::Discovered(attempt, found) => self.discovered(attempt, found),
             Done::Exported(id, Ok(())) => self.step(now, CheckpointEvent::Exported { id }),

@@ -189,7 +189,7 @@ impl CheckpointCoordinator {
 
     /// Ends the machine; the next one of this leadership goes on with its tries.
     pub fn into_tries(self) -> TrySource {
-        self.tries
+        self.tries.handed_over()
     }
 
     /// The last completed checkpoint.
@@ -301,6 +301,11 @@ impl CheckpointCoordinator {
             } => {
                 self.confirmed(&slot, attempt, number, &mut effects);
             }
+            CheckpointEvent::Voided { slot, attempt } => {
+                if self.is_held_by(&slot, attempt) {
+                    effects.push(CheckpointEffect::RestartRegion);
+                }
+            }
             CheckpointEvent::Exported { id } => self.exported(id, &mut effects),
             CheckpointEvent::ExportFailed { id } => self.export_failed(id, &mut effects),
             CheckpointEvent::TasksLost => self.tasks_lost(now_ms, &mut effects),
@@ -312,6 +317,11 @@ impl CheckpointCoordinator {
 
     fn is_current(&self, task: &TaskId, attempt: AttemptId) -> bool {
         self.attempts.get(task) == Some(&attempt) || planted(Mutant::StaleAckAccepted)
+    }
+
+    fn is_held_by(&self, slot: &SlotKey, attempt: AttemptId) -> bool {
+        let holder = self.shape.holder(slot);
+        holder.is_some_and(|task| self.attempts.get(task) == Some(&attempt))
     }
 
     fn is_collecting(&self, id: CheckpointId) -> bool {
@@ -546,8 +556,7 @@ impl CheckpointCoordinator {
         number: u64,
         effects: &mut Vec<CheckpointEffect>,
     ) {
-        let holder = self.shape.holder(slot);
-        if holder.is_none_or(|task| self.attempts.get(task) != Some(&attempt)) {
+        if !self.is_held_by(slot, attempt) {
             return;
         }
         let Some(waiting) = &mut self.unconfirmed else {

@@ -68,7 +68,7 @@ mutants! {
     ReportUnfenced = "report-unfenced",
     /// Schedule 17: no checkpoint 0: source positions are resolved again.
     PositionsResolvedAgain = "positions-resolved-again",
-    /// Schedule 20: acknowledgements of older attempts enter the manifest.
+    /// Schedule 20: a number is tried again, and acknowledgements of older attempts enter the manifest.
     StaleAckAccepted = "stale-ack-accepted",
     /// Schedule 26: a recovery fences only the slots of its own parallelism.
     SlotsForgotten = "slots-forgotten",

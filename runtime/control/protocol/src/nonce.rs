@@ -6,6 +6,8 @@
 use highwater_types::{Lineage, Nonce};
 use twox_hash::XxHash3_64;
 
+use crate::mutant::{Mutant, planted};
+
 /// A stream of nonces derived from one random seed.
 #[derive(Clone, Debug)]
 pub struct NonceStream {
@@ -53,6 +55,15 @@ impl TrySource {
     /// The source of a new leadership.
     pub const fn new(nonces: NonceStream) -> Self {
         Self { nonces, next: 0 }
+    }
+
+    /// What the next machine of the same leadership goes on with.
+    #[must_use]
+    pub fn handed_over(mut self) -> Self {
+        if planted(Mutant::StaleAckAccepted) {
+            self.next = 0;
+        }
+        self
     }
 
     /// The next nonce.

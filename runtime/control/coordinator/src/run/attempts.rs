@@ -11,12 +11,13 @@ use highwater_protocol::stop::SlotKey;
 use highwater_types::{Classified, ErrorKind, Parallelism, SubtaskIndex};
 use highwater_worker::slot::error_chain;
 use highwater_worker::{FailureReport, WorkerCommand};
+use tokio::task::JoinError;
 
 use crate::attempt::{After, Attempt, AttemptStage, Confirming};
 use crate::deploy::{DeployInput, deployment};
 use crate::setup::JobFailure;
 use crate::sources::{OpenSources, open_sources};
-use crate::start::failure;
+use crate::start::{failed, failure};
 use crate::status::JobPhase;
 use crate::store::backoff;
 
@@ -147,19 +148,26 @@ impl Coordinator {
             let mut tries = 1;
             loop {
                 let (code, context) = (Arc::clone(&code), context.clone());
-                let opened = tokio::task::spawn_blocking(move || match code.target(&context) {
-                    Ok(Some(mut target)) => {
-                        target.open_session().map_err(|error| error_chain(&error))
+                let opened = tokio::task::spawn_blocking(move || {
+                    match code.target(&context).map_err(|error| failed(&error))? {
+                        Some(mut target) => target.open_session().map_err(|error| failed(&error)),
+                        None => Ok(()),
                     }
-                    Ok(None) => Ok(()),
-                    Err(error) => Err(error_chain(&error)),
                 });
-                match opened.await.unwrap_or_else(|error| Err(error.to_string())) {
+                let bug = |error: JoinError| Err(failure(ErrorKind::Bug, error.to_string()));
+                match opened.await.unwrap_or_else(bug) {
                     Ok(()) => return Done::Freed(attempt, slot),
-                    Err(error) => {
+                    // Another process may hold the slot for a moment: its session ends or this leader does.
+                    Err(refused)
+                        if matches!(refused.kind, ErrorKind::Transient | ErrorKind::Fenced) =>
+                    {
                         tries += 1;
-                        tracing::warn!(%slot, error, "waiting for the sink");
+                        tracing::warn!(%slot, error = refused.message, "waiting for the sink");
                         tokio::time::sleep(backoff(tries)).await;
+                    }
+                    Err(refused) => {
+                        let message = format!("sink slot {slot}: {}", refused.message);
+                        return Done::Lost(attempt, failure(refused.kind, message));
                     }
                 }
             }
@@ -234,12 +242,15 @@ impl Coordinator {
         self.perform(effects);
     }
 
-    /// Has the worker end the attempt; `after` says what follows.
+    /// Has the worker end the attempt; `after` says what follows. The first that ends the job is kept: what the end of
+    /// the attempt itself brings about does not replace it.
     pub(super) fn cancel(&mut self, after: After) {
         let Some(attempt) = &mut self.attempt else {
             return self.follow(after);
         };
-        attempt.after = after;
+        if matches!(attempt.after, After::Restart) {
+            attempt.after = after;
+        }
         if attempt.stage == AttemptStage::Cancelling {
             return;
         }

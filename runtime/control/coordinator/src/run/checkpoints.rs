@@ -6,7 +6,7 @@ use highwater_protocol::head::HeadChange;
 use highwater_protocol::head_write::{HeadWriteEffect, HeadWriteEvent};
 use highwater_protocol::job::TaskId;
 use highwater_protocol::manifest::Manifest;
-use highwater_protocol::paths::SavepointPaths;
+use highwater_protocol::paths::{ManifestName, SavepointPaths};
 use highwater_protocol::steps::Step;
 use highwater_types::{CheckpointId, ErrorKind};
 use highwater_worker::WorkerCommand;
@@ -50,12 +50,7 @@ impl Coordinator {
             }
             CheckpointEffect::WriteManifest { name, bytes, .. } => {
                 (self.setup.stop)(Step::P7);
-                self.next_manifest = Manifest::decode(&bytes).ok();
-                let store = self.store.clone();
-                self.at_rim(async move {
-                    let written = store.write_manifest(&name, bytes).await;
-                    Done::Manifest(name.id(), written)
-                });
+                self.write_manifest(name, bytes);
             }
             CheckpointEffect::WriteHead(change) => self.write_head(&change),
             CheckpointEffect::ContestHead => {
@@ -137,6 +132,24 @@ impl Coordinator {
             }
             performed => unreachable!("{performed:?} is performed above"),
         }
+    }
+
+    /// Writes a manifest that can be read again; one that cannot is never made the head's.
+    fn write_manifest(&mut self, name: ManifestName, bytes: Vec<u8>) {
+        match Manifest::decode(&bytes) {
+            Ok(manifest) => self.next_manifest = Some(manifest),
+            Err(error) => {
+                let (error, length) = (error_chain(&error), bytes.len());
+                tracing::error!(error, length, "the manifest could not be read back");
+                let id = name.id();
+                return self.step(self.now_ms(), CheckpointEvent::ManifestFailed { id });
+            }
+        }
+        let store = self.store.clone();
+        self.at_rim(async move {
+            let written = store.write_manifest(&name, bytes).await;
+            Done::Manifest(name.id(), written)
+        });
     }
 
     pub(super) fn trigger(&mut self, task: &TaskId, barrier: highwater_types::CheckpointBarrier) {

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use highwater_types::AttemptId;
+use highwater_types::{AttemptId, ErrorKind};
 use highwater_worker::WorkerCommand;
 use highwater_worker::slot::error_chain;
 
 use crate::attempt::AttemptStage;
 use crate::sources::{Discovered, discover};
+use crate::start::failure;
 
 use super::{Coordinator, Done};
 
@@ -36,7 +37,10 @@ impl Coordinator {
         for (uid, enumerator) in due {
             self.at_rim(async move {
                 let found = tokio::task::spawn_blocking(move || discover(uid, enumerator)).await;
-                found.map_or(Done::Orphans, |found| Done::Discovered(id, found))
+                match found {
+                    Ok(found) => Done::Discovered(id, found),
+                    Err(error) => Done::Lost(id, failure(ErrorKind::Bug, error.to_string())),
+                }
             });
         }
     }

@@ -115,6 +115,8 @@ impl Coordinator {
                 tracing::info!(%slot, checkpoint = %id, ?found, "examined");
             }
             WorkerEvent::AskAuthority(attempt, slot) => self.answer_authority(attempt, slot),
+            // A stop takes a checkpoint of its own.
+            WorkerEvent::RequestCheckpoint(_) if self.stopping.is_some() => {}
             WorkerEvent::RequestCheckpoint(_) => {
                 let request = self.new_request(None, BarrierKind::Checkpoint);
                 self.step(now, CheckpointEvent::Request(request));
@@ -136,13 +138,7 @@ impl Coordinator {
             status.restarts += 1;
             status.failure = Some(report);
         });
-        let after = match kind {
-            ErrorKind::Transient | ErrorKind::Exhausted | ErrorKind::Bug => After::Restart,
-            ErrorKind::Invalid | ErrorKind::Corrupt | ErrorKind::Fenced => {
-                After::Fail(failure(kind, message))
-            }
-        };
-        self.cancel(after);
+        self.cancel(After::of(failure(kind, message)));
     }
 
     /// Answers a slot only after `head` was just read and is of this epoch (S5).
@@ -153,8 +149,13 @@ impl Coordinator {
         let store = self.store.clone();
         self.at_rim(async move {
             let read = store.read_head().await.ok().flatten();
-            let word = read.and_then(|found| authority(&found.head, epoch, true));
-            Done::Authority(attempt, slot, word)
+            match read {
+                Some(found) if found.head.epoch > epoch => Done::Deposed(found.head.epoch),
+                read => {
+                    let word = read.and_then(|found| authority(&found.head, epoch, true));
+                    Done::Authority(attempt, slot, word)
+                }
+            }
         });
     }
 }

@@ -101,12 +101,15 @@ impl CheckpointCoordinator {
                 request: request.request,
                 failure,
             });
-            if request.stops() {
+            match request.kind {
+                // Every window has fired: to read on would fire them again. The checkpoint stands, its copy does not.
+                highwater_types::BarrierKind::StopDrain => {
+                    effects.push(CheckpointEffect::EndJob(JobEnd::Stopped));
+                    self.phase = Phase::Ended;
+                }
                 // The sources have stopped at a completed checkpoint: reading on loses nothing.
-                effects.push(match request.kind {
-                    highwater_types::BarrierKind::StopDrain => CheckpointEffect::RestartRegion,
-                    _ => CheckpointEffect::ResumeSources,
-                });
+                _ if request.stops() => effects.push(CheckpointEffect::ResumeSources),
+                _ => {}
             }
         }
     }

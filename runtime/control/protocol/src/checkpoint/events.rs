@@ -172,6 +172,13 @@ pub enum CheckpointEvent {
         /// The number.
         number: u64,
     },
+    /// A slot met a void marker of the last completed checkpoint: an older leader was giving it up when it died.
+    Voided {
+        /// The slot.
+        slot: SlotKey,
+        /// The attempt that reports.
+        attempt: AttemptId,
+    },
     /// The savepoint is copied and its own manifest written.
     Exported {
         /// The checkpoint.
@@ -291,7 +298,8 @@ pub enum CheckpointEffect {
     },
     /// The stop was given up: sources read on.
     ResumeSources,
-    /// The drain was given up after windows were flushed: the region starts again from `head`.
+    /// The region starts again from `head`: a drain was given up after windows were flushed, or a void marker was met
+    /// and the recovery has to finish *Going back*.
     RestartRegion,
     /// More checkpoints failed in a row than are tolerated.
     FailJob {

@@ -532,6 +532,38 @@ fn l7_a_stop_ends_only_when_confirmed_recorded_and_copied() {
 }
 
 #[test]
+fn a_drained_job_ends_though_its_savepoint_could_not_be_written() {
+    for (kind, expected) in [
+        (
+            BarrierKind::StopDrain,
+            CheckpointEffect::EndJob(JobEnd::Stopped),
+        ),
+        (BarrierKind::StopSuspend, CheckpointEffect::ResumeSources),
+    ] {
+        let mut bench = Bench::running();
+        bench.step(stop(kind));
+        let id = bench.machine.pending().unwrap();
+        bench.step(CheckpointEvent::Enumerators {
+            id,
+            states: BTreeMap::new(),
+        });
+        bench.ack("in", id, TaskSnapshot::default());
+        bench.ack("agg", id, output(id));
+        bench.step(CheckpointEvent::ManifestWritten { id });
+        bench.decide(true);
+        bench.confirm(1);
+        bench.decide(true);
+        let effects = bench.step(CheckpointEvent::ExportFailed { id });
+        let failure = CheckpointFailure::Export { id };
+        let failed = CheckpointEffect::RequestFailed {
+            request: 7,
+            failure,
+        };
+        assert_eq!(effects, [failed, expected]);
+    }
+}
+
+#[test]
 fn a_declined_stop_lets_the_job_go_on() {
     for (kind, expected) in [
         (BarrierKind::StopSuspend, CheckpointEffect::ResumeSources),
@@ -600,11 +632,7 @@ fn t15_the_last_snapshot_of_a_task_never_stands_for_a_barrier_that_it_passed() {
         snapshot,
         passed,
     };
-    assert_eq!(
-        bench.step(event.clone()),
-        [],
-        "its acknowledgement was lost"
-    );
+    assert_eq!(bench.step(event), [], "its acknowledgement was lost");
     bench.now_ms += 1000;
     assert_eq!(
         bench.step(CheckpointEvent::Tick)[0],
@@ -660,6 +688,19 @@ fn tolerated_failures_are_counted_in_a_row() {
         let fails = effects.contains(&CheckpointEffect::FailJob { in_a_row });
         assert_eq!(fails, in_a_row == 3);
     }
+}
+
+#[test]
+fn a_void_marker_met_while_running_starts_the_region_again() {
+    let mut bench = Bench::running();
+    bench.moving();
+    bench.decide(true);
+    let voided = |attempt| CheckpointEvent::Voided {
+        slot: slot(),
+        attempt: AttemptId(attempt),
+    };
+    assert_eq!(bench.step(voided(9)), [], "of another attempt");
+    assert_eq!(bench.step(voided(1)), [CheckpointEffect::RestartRegion]);
 }
 
 #[test]

@@ -71,19 +71,37 @@ pub fn keyed(operator: &OperatorState, parallelism: Parallelism) -> Vec<KeyedSha
     (0..parallelism.0).map(share).collect()
 }
 
-/// The list state of each subtask, by name.
-pub fn lists(lists: &[ListState], parallelism: Parallelism) -> Vec<BTreeMap<String, Vec<Blob>>> {
+/// The list state of each subtask, by name. At the parallelism of the snapshot each subtask gets its own list back, in
+/// its order; at another one split lists are dealt out in runs, and order is kept inside a run only.
+pub fn lists(
+    operator: &OperatorState,
+    parallelism: Parallelism,
+) -> Vec<BTreeMap<String, Vec<Blob>>> {
     let count = parallelism.0 as usize;
+    let is_same = operator.parallelism == parallelism;
     assert!(count > 0, "an operator has at least one subtask");
     let mut shares = vec![BTreeMap::<String, Vec<Blob>>::new(); count];
-    let mut ordered: Vec<&ListState> = lists.iter().collect();
+    let mut ordered: Vec<&ListState> = operator.lists.iter().collect();
     ordered.sort_by(|a, b| (&a.name, a.subtask).cmp(&(&b.name, b.subtask)));
     for state in ordered.chunk_by(|a, b| a.name == b.name) {
         let name = &state[0].name;
         let elements = state.iter().flat_map(|list| &list.elements);
+        let total = elements.clone().count();
         for (at, share) in shares.iter_mut().enumerate() {
             let given: Vec<Blob> = match state[0].mode {
-                ListMode::Split => elements.clone().skip(at).step_by(count).cloned().collect(),
+                ListMode::Split if is_same => {
+                    let own = state.iter().filter(|list| list.subtask.0 as usize == at);
+                    own.flat_map(|list| &list.elements).cloned().collect()
+                }
+                ListMode::Split => {
+                    let (from, to) = (at * total / count, (at + 1) * total / count);
+                    elements
+                        .clone()
+                        .skip(from)
+                        .take(to - from)
+                        .cloned()
+                        .collect()
+                }
                 ListMode::Union => elements.clone().cloned().collect(),
                 ListMode::Broadcast => state[at % state.len()].elements.clone(),
             };

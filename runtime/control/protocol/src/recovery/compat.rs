@@ -9,7 +9,7 @@ use highwater_types::{Classified, ErrorKind, OperatorUid};
 
 use crate::job::{JobShape, OperatorShape};
 use crate::manifest::{Manifest, OperatorState, StateSchema};
-use crate::stop::{NamedStop, SinkChange};
+use crate::stop::{MarkerFault, NamedStop, SinkChange, SlotKey};
 
 /// What happens to state that no operator of the graph takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,29 +220,39 @@ fn operator(
     }
 }
 
-/// Rule L8: a sink with unconfirmed output may not be removed, renamed or moved.
+/// Rule L8: a sink with unconfirmed output may not be removed, renamed or moved, and its markers must be where they
+/// were: a new place knows nothing of what is committed, and each session would write into it until it looked whole.
 fn pending_output(manifest: &Manifest, shape: &JobShape, refusals: &mut Vec<Refusal>) {
+    let number = manifest.id.number;
     for (sink, state) in &manifest.sinks {
-        if !state
-            .slots
-            .values()
-            .any(super::super::manifest::SlotOutput::is_log)
-        {
+        let first = state.slots.iter().find(|(_, output)| output.is_log());
+        let Some((&slot, _)) = first else {
             continue;
-        }
-        let change = match shape.sinks.get(sink) {
-            None => SinkChange::Removes,
-            Some(new) if new.external.cluster != state.external.cluster => SinkChange::MovesCluster,
+        };
+        let pending = |change| NamedStop::PendingOutput {
+            sink: sink.clone(),
+            number,
+            change,
+        };
+        let stop = match shape.sinks.get(sink) {
+            None => pending(SinkChange::Removes),
+            Some(new) if new.external.cluster != state.external.cluster => {
+                pending(SinkChange::MovesCluster)
+            }
+            Some(new) if new.external.marker_topic != state.external.marker_topic => {
+                NamedStop::MarkerLost {
+                    slot: SlotKey {
+                        sink: sink.clone(),
+                        slot,
+                    },
+                    reason: MarkerFault::Replaced {
+                        expected: state.external.marker_topic.clone(),
+                        found: new.external.marker_topic.clone(),
+                    },
+                }
+            }
             Some(_) => continue,
         };
-        let number = manifest.id.number;
-        refusals.push(
-            NamedStop::PendingOutput {
-                sink: sink.clone(),
-                number,
-                change,
-            }
-            .into(),
-        );
+        refusals.push(stop.into());
     }
 }

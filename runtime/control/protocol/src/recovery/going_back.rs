@@ -164,7 +164,7 @@ impl GoingBack {
 
     /// Ends the machine; the next one of this leadership goes on with its tries.
     pub fn into_tries(self) -> TrySource {
-        self.tries
+        self.tries.handed_over()
     }
 
     /// Handles one event. Late and repeated events change nothing.

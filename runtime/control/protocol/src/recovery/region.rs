@@ -99,8 +99,8 @@ impl RegionRecovery {
     /// Starts the recovery from the settled `head` and its manifest. `alive` are slots of other regions that run on.
     ///
     /// # Panics
-    /// If the manifest is not the one of `head`, or a slot has a log and its sink is not in the graph: such a restore
-    /// was refused before (L8).
+    /// If the manifest is not the one of `head`, or a slot has unconfirmed output and its sink is not in the graph: such
+    /// a restore was refused before (L8).
     pub fn start(
         head: &Head,
         manifest: &Manifest,
@@ -127,7 +127,12 @@ impl RegionRecovery {
             phase: Phase::Freeing,
             id: manifest.id,
             to_free,
-            duties: duties(manifest, shape, alive),
+            duties: if head.has_pending_output() {
+                duties(manifest, shape, alive)
+            } else {
+                // `head` says that all is confirmed: the sink may be gone or moved, and its markers with it.
+                BTreeMap::new()
+            },
             to_verify: shape.tasks.keys().cloned().collect(),
             to_open: shape.tasks.keys().cloned().collect(),
         };
@@ -227,7 +232,7 @@ impl RegionRecovery {
     }
 }
 
-/// Every slot with a log gets exactly one task: the one that holds it, or one of the same sink.
+/// Every slot with a log that may be unconfirmed gets exactly one task: the one that holds it, or one of the same sink.
 fn duties(
     manifest: &Manifest,
     shape: &JobShape,

@@ -27,7 +27,8 @@ pub struct AttemptReport {
     /// Its attempt.
     pub attempt: AttemptId,
     /// The newest leader that the task obeys. A report counts for that leader only: from then on the task refuses what
-    /// older leaders still send, so that nothing can be assigned behind the back of a report.
+    /// older leaders still send, so that nothing can be assigned behind the back of a report. A leader that sees a newer
+    /// epoch here reads `head` again: nobody listens to it any more, and it may never write `head` to find out.
     pub epoch: Epoch,
     /// The fingerprint of the execution that it was deployed with.
     pub shape: ContentHash,

@@ -337,6 +337,13 @@ fn l8_a_sink_with_pending_output_may_not_be_removed_or_moved() {
         3,
     );
     assert!(moved[0].to_string().contains("PendingOutput"), "{moved:?}");
+    let anew = |shape: &mut JobShape| {
+        let out = shape.sinks.get_mut(&uid("out")).unwrap();
+        out.external.marker_topic = "n".to_owned();
+    };
+    let lost = refusals(anew, 3);
+    assert!(lost[0].to_string().contains("MarkerLost"), "{lost:?}");
+    assert_eq!(refusals(anew, 4), [], "confirmed output needs no markers");
 }
 
 #[test]
@@ -371,8 +378,10 @@ fn lists_are_dealt_united_or_copied() {
             .collect(),
     };
     let sizes = |mode| {
-        let state = [list(mode, 1, &[3]), list(mode, 0, &[1, 2])];
-        let shares = assign::lists(&state, Parallelism(3));
+        let mut operator = manifest(1, &[]).operators[&uid("agg")].clone();
+        operator.parallelism = Parallelism(2);
+        operator.lists = vec![list(mode, 1, &[3]), list(mode, 0, &[1, 2])];
+        let shares = assign::lists(&operator, Parallelism(3));
         shares
             .iter()
             .map(|share| share["rules"].len())
@@ -381,6 +390,15 @@ fn lists_are_dealt_united_or_copied() {
     assert_eq!(sizes(ListMode::Split), [1, 1, 1]);
     assert_eq!(sizes(ListMode::Union), [3, 3, 3]);
     assert_eq!(sizes(ListMode::Broadcast), [2, 1, 2]);
+    let mut operator = manifest(1, &[]).operators[&uid("agg")].clone();
+    operator.parallelism = Parallelism(2);
+    operator.lists = vec![
+        list(ListMode::Split, 1, &[]),
+        list(ListMode::Split, 0, &[1, 2]),
+    ];
+    let same = assign::lists(&operator, Parallelism(2));
+    assert_eq!(same[0]["rules"], operator.lists[1].elements);
+    assert_eq!(same[1]["rules"], []);
 }
 
 proptest! {
@@ -523,6 +541,21 @@ fn region(slots: u32, logs: &[u32]) -> (RegionRecovery, Vec<RegionEffect>) {
         &shape(slots),
         &BTreeSet::new(),
     )
+}
+
+#[test]
+fn confirmed_output_needs_no_session_and_its_sink_may_be_gone() {
+    let manifest = manifest(4, &[0, 2]);
+    let mut shape = shape(2);
+    shape.sinks.clear();
+    let (mut region, _) =
+        RegionRecovery::start(&head_at(&manifest, 4), &manifest, &shape, &BTreeSet::new());
+    for at in 0..3 {
+        region.step(RegionEvent::Freed(slot(at)));
+    }
+    region.step(RegionEvent::Verified(task(0)));
+    let effects = region.step(RegionEvent::Verified(task(1)));
+    assert_eq!(effects, [RegionEffect::OpenAll]);
 }
 
 #[test]
