@@ -46,7 +46,7 @@ pub(crate) const SIM: Program = Program {
     package: "highwater-sim",
     binary: "highwater-sim",
     source: "runtime/sim/src/main",
-    build: &[],
+    build: &["--features", "mutants"],
     arguments: &[],
 };
 

@@ -87,7 +87,17 @@ const STEPS: &[Step] = &[
     Step {
         name: "sim-mutants",
         extents: FULL,
-        action: Action::Program(&programs::SIM, &["--mutants"]),
+        // The planted bugs are compiled in for this step alone.
+        action: Action::Cargo(&[
+            "run",
+            "--quiet",
+            "--package",
+            "highwater-sim",
+            "--features",
+            "mutants",
+            "--",
+            "--mutants",
+        ]),
     },
     Step {
         name: "demo",

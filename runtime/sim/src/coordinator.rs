@@ -72,6 +72,8 @@ enum Question {
     GoBack,
     /// Before a missing manifest is taken for a loss.
     Missing,
+    /// Tasks obey a newer leader: finds out whether there is one.
+    Check,
 }
 
 #[derive(Clone)]
@@ -164,13 +166,15 @@ impl Coordinator {
                 }
             }
             Some((_, until)) if until > now => {}
-            _ if self.leadership.is_none() && wanted => {
-                if ctx.reached(Step::R1) {
-                    ctx.shared.lease = Some((me, now + LEASE));
-                    self.lead(ctx);
-                }
-            }
+            _ if self.leadership.is_none() && wanted => self.stand(ctx),
             _ => {}
+        }
+    }
+
+    fn stand(&mut self, ctx: &mut Ctx<'_>) {
+        if ctx.reached(Step::R1) {
+            ctx.shared.lease = Some((ctx.node, ctx.now + LEASE));
+            self.lead(ctx);
         }
     }
 
@@ -434,6 +438,7 @@ impl Coordinator {
                 }
             }
             _ if found.epoch != leader.epoch => self.step_down(ctx),
+            Question::Check => {}
             Question::Restart => self.start_region(ctx),
             Question::GoBack => self.go_back(ctx),
             Question::Missing => {

@@ -174,15 +174,19 @@ mod planted {
             for _ in 0..options.threads.max(1) {
                 scope.spawn(|| {
                     while let Some(&mutant) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        match hunt(mutant, options.start, options.seeds) {
-                            Some(found) => say(&format!(
-                                "{mutant}: caught after {} seeds, seed {}, {}",
-                                found.runs, found.seed, found.text
-                            )),
-                            None => {
-                                say(&format!("{mutant}: NOT CAUGHT in {} seeds", options.seeds));
-                                missed.lock().expect("no thread panics here").push(mutant);
-                            }
+                        let found = hunt(mutant, options.start, options.seeds);
+                        say(&found.as_ref().map_or_else(
+                            || format!("{mutant}: NOT CAUGHT in {} seeds", options.seeds),
+                            |found| {
+                                let (runs, seed) = (found.runs, found.seed);
+                                format!(
+                                    "{mutant}: caught after {runs} seeds, seed {seed}, {}",
+                                    found.text
+                                )
+                            },
+                        ));
+                        if found.is_none() {
+                            missed.lock().expect("no thread panics here").push(mutant);
                         }
                     }
                 });

@@ -77,7 +77,7 @@ pub(crate) enum FromTask {
     Confirmed(SlotKey, u64),
     Void(SlotKey),
     Examined(SlotKey, Option<MarkerKind>),
-    Ask(SlotKey, CheckpointId),
+    Ask(SlotKey),
     Verified,
     Opened,
     Failed { damaged: bool },
@@ -253,6 +253,8 @@ pub(crate) enum StepFault {
 #[derive(Default)]
 pub(crate) struct StepPlan {
     pub(crate) planned: BTreeMap<(Step, u64), StepFault>,
+    /// A worker freezes for this long on its way into its next session.
+    pub(crate) session: Option<Micros>,
     pub(crate) reached: BTreeMap<Step, u64>,
     pub(crate) stopped: BTreeMap<Step, u64>,
 }
@@ -266,6 +268,42 @@ pub(crate) struct Ctx<'a> {
     pub(crate) outs: Vec<Out>,
     pub(crate) stopped: Option<StepFault>,
     pub(crate) violations: Vec<String>,
+}
+
+impl StepPlan {
+    /// Whether any process may still freeze.
+    pub(crate) fn freezes(&self) -> bool {
+        let mut planned = self.planned.values();
+        planned.any(|fault| matches!(fault, StepFault::Freeze(_)))
+    }
+}
+
+impl Shared {
+    /// What a handler may change: kept for a process that freezes before its act.
+    pub(crate) fn wishes(&self) -> Wishes {
+        (self.desired.clone(), self.job.clone(), self.lease)
+    }
+
+    pub(crate) fn wish(&mut self, wishes: Wishes) {
+        (self.desired, self.job, self.lease) = wishes;
+    }
+}
+
+type Wishes = (Desired, JobState, Option<(NodeId, Micros)>);
+
+impl<'a> Ctx<'a> {
+    pub(crate) fn new(now: Micros, node: NodeId, shared: &'a mut Shared, rng: &'a mut Rng) -> Self {
+        let (outs, violations) = (Vec::new(), Vec::new());
+        Self {
+            now,
+            node,
+            shared,
+            rng,
+            outs,
+            stopped: None,
+            violations,
+        }
+    }
 }
 
 impl Ctx<'_> {
@@ -287,6 +325,14 @@ impl Ctx<'_> {
     /// Whether nothing more of this call counts.
     pub(crate) const fn is_dead(&self) -> bool {
         matches!(self.stopped, Some(StepFault::Kill | StepFault::Freeze(_)))
+    }
+
+    /// A worker is about to open a session that decides about output.
+    pub(crate) fn enters_session(&mut self) -> bool {
+        if let Some(length) = self.shared.steps.session.take() {
+            self.stopped = Some(StepFault::Freeze(length));
+        }
+        self.reached(Step::R3)
     }
 
     pub(crate) fn send(&mut self, to: NodeId, message: Message) {

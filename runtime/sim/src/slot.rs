@@ -46,7 +46,7 @@ enum Op {
 pub(crate) enum SlotNews {
     Acked(CheckpointId, SlotOutput, u64),
     Declined(CheckpointId),
-    Ask(CheckpointId),
+    Ask,
     Confirmed(CheckpointId),
     Void,
     Examined(Option<MarkerKind>),
@@ -136,7 +136,7 @@ impl SlotDriver {
     pub(crate) fn event(&mut self, event: SlotEvent, ctx: &mut Ctx<'_>) -> Vec<SlotNews> {
         let mut news = Vec::new();
         if let SlotEvent::LeaderSays(Authority::Current) = event
-            && !ctx.reached(Step::R3)
+            && !ctx.enters_session()
         {
             return news;
         }
@@ -147,11 +147,11 @@ impl SlotDriver {
 
     /// Repeats an unanswered question and gives an old transaction up.
     pub(crate) fn tick(&mut self, ctx: &mut Ctx<'_>) -> Vec<SlotNews> {
-        if let SlotState::Asking { claim } = self.machine.state()
+        if let SlotState::Asking { .. } = self.machine.state()
             && ctx.now >= self.asked + 150_000
         {
             self.asked = ctx.now;
-            return vec![SlotNews::Ask(claim.id)];
+            return vec![SlotNews::Ask];
         }
         let old = self
             .began
@@ -193,10 +193,6 @@ impl SlotDriver {
                 self.queue.push_back(Op::Init);
             }
             SlotEffect::Begin { .. } => self.began = Some(ctx.now),
-            SlotEffect::Send(range) => {
-                let values = self.routed(self.values(range));
-                self.queue.push_back(Op::Produce(values));
-            }
             SlotEffect::Flush { .. } => self.queue.push_back(Op::Flush),
             SlotEffect::StoreLog { id, range } => self.store_log(id, range, ctx),
             SlotEffect::Ack {
@@ -207,25 +203,12 @@ impl SlotDriver {
                 news.push(SlotNews::Acked(id, output, marker_offset));
             }
             SlotEffect::Decline { id } => news.push(SlotNews::Declined(id)),
-            SlotEffect::WriteMarker { number, kind } => {
-                let marker = Value::Marker {
-                    slot: self.machine.key().clone(),
-                    number,
-                    kind,
-                };
-                let outside = planted(Mutant::MarkerOutside);
-                let transactional = Op::Produce(vec![(MARKERS, marker.clone())]);
-                self.queue.push_back(if outside {
-                    Op::PlainMarker(marker)
-                } else {
-                    transactional
-                });
-            }
+            SlotEffect::WriteMarker { number, kind } => self.write_marker(number, kind),
             SlotEffect::EndTxn { .. } => self.queue.push_back(Op::End),
             SlotEffect::Abort { .. } => self.abort(ctx),
-            SlotEffect::AskLeader { id } => {
+            SlotEffect::AskLeader { .. } => {
                 self.asked = ctx.now;
-                news.push(SlotNews::Ask(id));
+                news.push(SlotNews::Ask);
             }
             SlotEffect::WriteSync { session } => {
                 self.session = session;
@@ -234,7 +217,7 @@ impl SlotDriver {
             SlotEffect::ReadMarkers { from, .. } => {
                 self.queue.push_back(Op::Read(from));
             }
-            SlotEffect::Publish(LogSource::Spool(range)) => {
+            SlotEffect::Send(range) | SlotEffect::Publish(LogSource::Spool(range)) => {
                 let values = self.routed(self.values(range));
                 self.queue.push_back(Op::Produce(values));
             }
@@ -256,6 +239,16 @@ impl SlotDriver {
             SlotEffect::EndAttempt => news.push(SlotNews::EndAttempt),
             SlotEffect::Stop(stop) => news.push(SlotNews::Stopped(stop)),
         }
+    }
+
+    fn write_marker(&mut self, number: u64, kind: MarkerKind) {
+        let slot = self.machine.key().clone();
+        let marker = Value::Marker { slot, number, kind };
+        self.queue.push_back(if planted(Mutant::MarkerOutside) {
+            Op::PlainMarker(marker)
+        } else {
+            Op::Produce(vec![(MARKERS, marker)])
+        });
     }
 
     fn values(&self, range: RecordRange) -> Vec<Value> {
@@ -335,11 +328,8 @@ impl SlotDriver {
         answer: Option<StoreAnswer>,
         ctx: &mut Ctx<'_>,
     ) -> Vec<SlotNews> {
-        if !self
-            .storing
-            .as_ref()
-            .is_some_and(|storing| storing.token == token)
-        {
+        let mut storing = self.storing.iter();
+        if storing.all(|storing| storing.token != token) {
             return self.fetched(token, answer, ctx);
         }
         let Some(storing) = &self.storing else {
@@ -483,8 +473,8 @@ impl SlotDriver {
                 self.producer = Some(producer);
                 Some(SlotEvent::Opened { session })
             }
-            (Op::Produce(_), KafkaAnswer::Produced) => None,
-            (Op::PlainMarker(_), KafkaAnswer::Written(_)) => None,
+            (Op::Produce(_), KafkaAnswer::Produced)
+            | (Op::PlainMarker(_), KafkaAnswer::Written(_)) => None,
             (Op::Sync, KafkaAnswer::Written(offset)) => {
                 self.sync_offset = offset;
                 Some(SlotEvent::SyncWritten { session })

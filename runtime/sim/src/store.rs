@@ -83,6 +83,13 @@ impl SimStore {
     /// Handles a request that arrives at `now`.
     pub(crate) fn handle(&mut self, op: &StoreOp, now: u64, rng: &mut Rng) -> Handling {
         if now < self.outage_until {
+            if let StoreOp::Put { .. } = op
+                && rng.chance(2_500)
+            {
+                // Stuck on its way in: lands when the store is back.
+                let rest = self.outage_until - now;
+                return Handling::ApplyLater(rest + rng.between(100, 60_000));
+            }
             return Handling::Answer(StoreAnswer::Failed);
         }
         if let StoreOp::Put { .. } = op {

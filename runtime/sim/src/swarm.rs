@@ -73,6 +73,8 @@ pub(crate) struct Swarm {
     pub(crate) faults: Vec<(Micros, Fault)>,
     pub(crate) steps: BTreeMap<(Step, u64), StepFault>,
     pub(crate) corrupts: bool,
+    /// A worker freezes for this long on its way into a session, and the checkpoint at stake rots.
+    pub(crate) session: Option<Micros>,
 }
 
 /// When faults end and the world heals.
@@ -139,6 +141,7 @@ impl Swarm {
             faults: Vec::new(),
             steps: BTreeMap::new(),
             corrupts: false,
+            session: None,
         }
     }
 
@@ -195,8 +198,7 @@ impl Swarm {
                     .push((rng.between(500_000, HEAL - 500_000), Fault::Corrupt));
             } else {
                 self.kafka_lost = self.kafka_lost.max(600);
-                let freeze = StepFault::Freeze(rng.between(800_000, 1_500_000));
-                self.steps.insert((Step::R3, rng.between(4, 40)), freeze);
+                self.session = Some(rng.between(800_000, 1_500_000));
             }
         }
     }
@@ -212,10 +214,24 @@ impl Swarm {
         let still = |fault: &StepFault| !matches!(fault, StepFault::Kill);
         let zombies = self.faults.iter().any(|(_, fault)| zombie(fault))
             || self.steps.values().any(still)
+            || self.session.is_some()
             || self.net_drop > 0
             || self.net_duplicate > 0;
         if !zombies && rng.chance(6_000) {
             self.txn_timeout = 60_000_000;
+            if rng.chance(5_000) {
+                // The slots of a dead worker are not in the next shape.
+                self.parallelism = 3;
+                let (at, which) = (rng.between(500_000, 2_000_000), rng.next());
+                let kill = Fault::Kill {
+                    which,
+                    coordinator: false,
+                    down: 400_000,
+                };
+                self.faults.push((at, kill));
+                self.faults
+                    .push((at + 1_000, Fault::Rescale { parallelism: 1 }));
+            }
         }
     }
 

@@ -56,8 +56,10 @@ enum Life {
     /// State is open, records wait for the release.
     Opened,
     Running,
-    /// Failed: waits to be replaced.
-    Failed,
+    /// Waits to be replaced.
+    Failed {
+        damaged: bool,
+    },
 }
 
 #[derive(Clone)]
@@ -74,7 +76,6 @@ pub(crate) struct Task {
     // A source.
     splits: BTreeMap<u32, u64>,
     suspended: bool,
-    drained: bool,
     finished: Option<Box<TaskSnapshot>>,
     passed: Option<CheckpointId>,
     sent: BTreeMap<TaskId, u64>,
@@ -90,7 +91,6 @@ pub(crate) struct Task {
     completed: Option<CheckpointId>,
     dirty: bool,
     stalled: bool,
-    damaged: bool,
 }
 
 impl Task {
@@ -116,7 +116,6 @@ impl Task {
             history: BTreeSet::from([deployment.restored]),
             splits: deployment.splits.clone(),
             suspended: false,
-            drained: false,
             finished: None,
             passed: None,
             sent: BTreeMap::new(),
@@ -131,7 +130,6 @@ impl Task {
             completed: None,
             dirty: true,
             stalled: false,
-            damaged: false,
             id,
             deployment,
         }
@@ -180,8 +178,14 @@ impl Task {
             .filter(|(_, slot)| matches!(slot.machine().state(), SlotState::Voided { .. }));
         TaskReport {
             report,
-            failed: (self.life == Life::Failed).then_some(self.damaged),
-            verified: !matches!(self.life, Life::Deployed | Life::Fetching | Life::Failed),
+            failed: match self.life {
+                Life::Failed { damaged } => Some(damaged),
+                _ => None,
+            },
+            verified: !matches!(
+                self.life,
+                Life::Deployed | Life::Fetching | Life::Failed { .. }
+            ),
             opened: matches!(self.life, Life::Opened | Life::Running),
             ended: source.is_none() && self.inputs.values().all(|input| input.ended),
             finished: self.finished.clone(),
@@ -203,10 +207,9 @@ impl Task {
     }
 
     fn fail(&mut self, damaged: bool, ctx: &mut Ctx<'_>) {
-        if self.life != Life::Failed {
+        if !matches!(self.life, Life::Failed { .. }) {
             ctx.trace(|| format!("{} fails, damaged {damaged}", self.id));
-            self.life = Life::Failed;
-            self.damaged = damaged;
+            self.life = Life::Failed { damaged };
             self.restore = None;
             self.tell(FromTask::Failed { damaged }, ctx);
         }
@@ -273,7 +276,7 @@ impl Task {
         if !self.deployment.slots.contains_key(&duty.slot) {
             self.extra.insert(duty.slot.clone());
         }
-        if !ctx.reached(Step::R3) {
+        if !ctx.enters_session() {
             return;
         }
         let claim = Claim {
@@ -285,7 +288,7 @@ impl Task {
         };
         let config = Self::config(duty.slot.clone(), duty.from, ctx);
         let (machine, effects) = SinkSlot::recover(config, claim);
-        self.add_slot(duty.slot, machine, effects, ctx);
+        self.add_slot(&duty.slot, machine, effects, ctx);
     }
 
     fn config(key: SlotKey, from: u64, ctx: &Ctx<'_>) -> SlotConfig {
@@ -302,7 +305,7 @@ impl Task {
 
     fn add_slot(
         &mut self,
-        key: SlotKey,
+        key: &SlotKey,
         machine: SinkSlot,
         effects: Vec<SlotEffect>,
         ctx: &mut Ctx<'_>,
@@ -312,7 +315,7 @@ impl Task {
         let lineage = self.deployment.lineage;
         let (driver, news) = SlotDriver::new(lineage, owner, machine, effects, ctx);
         self.slots.insert(key.clone(), driver);
-        self.news(&key, news, ctx);
+        self.news(key, news, ctx);
     }
 
     fn release(&mut self, ctx: &mut Ctx<'_>) {
@@ -382,7 +385,6 @@ impl Task {
         ctx.trace(|| format!("{} snapshots {} at {:?}", self.id, barrier.id, self.splits));
         if source_of(&self.id).is_some() {
             if barrier.kind == BarrierKind::StopDrain {
-                self.drained = true;
                 self.emit_all(&Element::Watermark(i64::MAX), ctx);
             }
             if matches!(
@@ -689,7 +691,7 @@ impl Task {
         for item in news {
             match item {
                 SlotNews::Acked(id, output, seen) => {
-                    self.slot_acked(key, id, output, seen, ctx);
+                    self.slot_acked(key, id, (output, seen), ctx);
                 }
                 SlotNews::Declined(id) => {
                     self.tell(
@@ -697,7 +699,7 @@ impl Task {
                         ctx,
                     );
                 }
-                SlotNews::Ask(id) => self.tell(FromTask::Ask(key.clone(), id), ctx),
+                SlotNews::Ask => self.tell(FromTask::Ask(key.clone()), ctx),
                 SlotNews::Confirmed(id) => {
                     self.tell(FromTask::Confirmed(key.clone(), id.number), ctx);
                 }

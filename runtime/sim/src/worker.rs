@@ -94,7 +94,7 @@ impl Worker {
                 task,
                 body,
             } => {
-                self.to_task(from, (epoch, attempt), task, body, ctx);
+                self.order(from, (epoch, attempt), (task, body), ctx);
             }
             Message::Data {
                 from,
@@ -120,15 +120,14 @@ impl Worker {
         }
     }
 
-    fn to_task(
+    fn order(
         &mut self,
         from: NodeId,
         sender: (Epoch, AttemptId),
-        id: TaskId,
-        body: ToTask,
+        order: (TaskId, ToTask),
         ctx: &mut Ctx<'_>,
     ) {
-        let (epoch, attempt) = sender;
+        let ((epoch, attempt), (id, body)) = (sender, order);
         if let ToTask::Deploy(deployment) = body {
             let known = self
                 .tasks

@@ -145,7 +145,9 @@ impl Workload {
                 apply(states.entry(record.key).or_default(), record);
             }
         }
-        states.values_mut().for_each(|state| state.timers.clear());
+        for state in states.values_mut() {
+            state.timers.clear();
+        }
         states
     }
 }

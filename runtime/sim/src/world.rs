@@ -21,6 +21,8 @@ use crate::swarm::{Fault, HEAL, Swarm};
 use crate::worker::Worker;
 use crate::workload::Workload;
 
+mod faults;
+
 const TICK: Micros = 20_000;
 const COORDINATORS: u32 = 2;
 const FIRST_WORKER: NodeId = 10;
@@ -149,6 +151,7 @@ impl World {
             txn_timeout: swarm.txn_timeout,
             steps: StepPlan {
                 planned: swarm.steps.clone(),
+                session: swarm.session,
                 ..StepPlan::default()
             },
             savepoints: BTreeSet::new(),
@@ -281,7 +284,7 @@ impl World {
             }
             Event::Restart(node) => self.restart(node),
             Event::Resume(node) => self.resume(node),
-            Event::Fault(fault) => self.fault(fault),
+            Event::Fault(fault) => self.fault(&fault),
             Event::Heal => self.heal(),
             Event::StartAgain => self.shared.desired.running = true,
             Event::Look => self.look(),
@@ -370,74 +373,66 @@ impl World {
             return;
         }
         let again = matches!(wake, Wake::Tick);
-        let Some(mut process) = node.process.take() else {
+        let Some(process) = node.process.take() else {
             return;
         };
+        if let Some(stopped) = self.perform(id, incarnation, process, wake) {
+            match stopped {
+                StepFault::Kill => self.kill(id, 60_000),
+                StepFault::Pause(length) => self.pause(id, length),
+                // The wake is performed anew, and ticks on, once the process has thawed.
+                StepFault::Freeze(length) => return self.pause(id, length),
+            }
+        }
+        if again {
+            let wake = Wake::Tick;
+            let tick = Event::Wake {
+                node: id,
+                incarnation,
+                wake,
+            };
+            self.schedule(TICK, tick);
+        }
+    }
+
+    /// Runs one handler and carries out what it wants; answers at which fault it stopped.
+    fn perform(
+        &mut self,
+        id: NodeId,
+        incarnation: u64,
+        mut process: Process,
+        wake: Wake,
+    ) -> Option<StepFault> {
+        let node = self.nodes.get_mut(&id)?;
         // What to go back to if the process freezes before the act of this wake.
-        let freezes = self
-            .shared
-            .steps
-            .planned
-            .values()
-            .any(|f| matches!(f, StepFault::Freeze(_)));
-        let wishes = (
-            self.shared.desired.clone(),
-            self.shared.job.clone(),
-            self.shared.lease,
-        );
+        let session = self.shared.steps.session.is_some();
+        let freezes = session || self.shared.steps.freezes();
+        let wishes = self.shared.wishes();
         let before = freezes.then(|| (process.clone(), node.rng.clone(), wake.clone()));
-        let mut ctx = Ctx {
-            now,
-            node: id,
-            shared: &mut self.shared,
-            rng: &mut node.rng,
-            outs: Vec::new(),
-            stopped: None,
-            violations: Vec::new(),
-        };
+        let mut ctx = Ctx::new(self.now, id, &mut self.shared, &mut node.rng);
         match &mut process {
             Process::Coordinator(coordinator) => coordinator.wake(wake, &mut ctx),
             Process::Worker(worker) => worker.wake(wake, &mut ctx),
         }
-        let Ctx {
-            outs,
-            stopped,
-            violations,
-            ..
-        } = ctx;
+        let (outs, stopped, violations) = (ctx.outs, ctx.stopped, ctx.violations);
         if let (Some(StepFault::Freeze(length)), Some((process, rng, wake))) = (stopped, before) {
             node.process = Some(process);
             node.rng = rng;
             node.deferred.push(wake);
-            (self.shared.desired, self.shared.job, self.shared.lease) = wishes;
+            self.shared.wish(wishes);
             self.mix(u64::from(id));
-            self.pause(id, length);
-            self.corrupt_behind(id);
-            return;
+            if session && self.shared.steps.session.is_none() {
+                self.leave_alone(id, length);
+            }
+            return stopped;
         }
         node.process = Some(process);
         self.mix(u64::from(id) << 32 | outs.len() as u64);
-        for violation in violations {
-            self.oracle.violations.push(violation);
-        }
+        self.oracle.violations.extend(violations);
         for out in outs {
             self.carry(id, incarnation, out);
         }
-        if again {
-            self.schedule(
-                TICK,
-                Event::Wake {
-                    node: id,
-                    incarnation,
-                    wake: Wake::Tick,
-                },
-            );
-        }
-        match stopped {
-            Some(StepFault::Kill) => self.kill(id, 60_000),
-            Some(StepFault::Pause(length)) => self.pause(id, length),
-            Some(StepFault::Freeze(_)) | None => {}
-        }
+        stopped
     }
 
     fn carry(&mut self, id: NodeId, incarnation: u64, out: Out) {
@@ -636,124 +631,6 @@ impl World {
         );
     }
 
-    // Faults.
-
-    fn victim(&self, which: u64, coordinator: bool) -> NodeId {
-        let leading = self.nodes.iter().find(
-            |(_, node)| matches!(&node.process, Some(Process::Coordinator(c)) if c.is_leading()),
-        );
-        if coordinator {
-            return leading.map_or(0, |(id, _)| *id);
-        }
-        FIRST_WORKER + (which % u64::from(self.swarm.workers)) as u32
-    }
-
-    fn fault(&mut self, fault: Fault) {
-        if self.shared.trace {
-            crate::report::line(&format!("{:>9} fault {fault:?}", self.now));
-        }
-        match fault {
-            Fault::Kill {
-                which,
-                coordinator,
-                down,
-            } => {
-                self.kill(self.victim(which, coordinator), down);
-            }
-            Fault::Pause {
-                which,
-                coordinator,
-                length,
-            } => {
-                self.pause(self.victim(which, coordinator), length);
-            }
-            Fault::KillAll { down } => {
-                for id in self.nodes.keys().copied().collect::<Vec<_>>() {
-                    self.kill(id, down + u64::from(id) * 3_000);
-                }
-            }
-            Fault::StealLease => self.shared.lease = None,
-            Fault::StoreOutage { length } => self.store.outage_until = self.now + length,
-            Fault::KafkaOutage { length } => self.kafka.outage_until = self.now + length,
-            Fault::Partition {
-                which,
-                length,
-                both,
-            } => {
-                let id = self.victim(which, which % 3 == 0);
-                let until = self.now + length;
-                for other in self.nodes.keys().copied().collect::<Vec<_>>() {
-                    if other != id {
-                        self.cut.insert((id, other), until);
-                        if both {
-                            self.cut.insert((other, id), until);
-                        }
-                    }
-                }
-            }
-            Fault::Rescale { parallelism } => self.shared.desired.parallelism = parallelism,
-            Fault::Request { stop, drain } => {
-                let number = self.created;
-                if self.shared.desired.request.is_none() {
-                    self.shared.desired.request = Some((number, stop, drain));
-                }
-            }
-            Fault::Corrupt => self.corrupt(),
-        }
-    }
-
-    /// A worker froze on its way into a session: in some seeds the checkpoint at stake rots behind its back.
-    fn corrupt_behind(&mut self, id: NodeId) {
-        if self.swarm.corrupts && id >= FIRST_WORKER {
-            self.schedule(20_000, Event::Fault(Fault::Corrupt));
-        }
-    }
-
-    /// A state file of the newest checkpoint rots, and everybody awake dies, so that it is needed.
-    fn corrupt(&mut self) {
-        let Some(head) = self.oracle.head().cloned() else {
-            return;
-        };
-        let id = head.checkpoint();
-        let below = format!("{}/data/{}-", paths().prefix(), id.epoch);
-        let number = format!("/{}-state", id.number);
-        let found = self
-            .store
-            .paths()
-            .find(|path| path.starts_with(&below) && path.ends_with(&number));
-        if let Some(path) = found.cloned() {
-            self.store.corrupt(&path);
-            let awake = self
-                .nodes
-                .iter()
-                .filter(|(_, node)| node.paused_until <= self.now);
-            for node in awake.map(|(id, _)| *id).collect::<Vec<_>>() {
-                self.kill(node, 50_000);
-            }
-        }
-    }
-
-    fn heal(&mut self) {
-        self.shared.unhealed = false;
-        self.swarm.net_drop = 0;
-        self.swarm.net_duplicate = 0;
-        self.swarm.kafka_lost = 0;
-        self.swarm.kafka_late_end = 0;
-        self.store.faults = crate::store::StoreFaults::default();
-        self.store.outage_until = 0;
-        self.kafka.outage_until = 0;
-        self.cut.clear();
-        self.shared.steps.planned.clear();
-        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
-            if let Some(node) = self.nodes.get_mut(&id) {
-                node.paused_until = self.now;
-            }
-            self.schedule(0, Event::Resume(id));
-            self.schedule(1, Event::Restart(id));
-        }
-        self.healed = Some(self.oracle.checkpoints);
-    }
-
     /// The world's own look at things: transaction timeouts, an operator that starts a stopped job, the end of the run.
     fn look(&mut self) {
         for tid in self.kafka.expire(self.now) {
@@ -799,7 +676,8 @@ impl World {
     /// The run did not end: names what is missing.
     fn too_late(&mut self, healed: u64, complete: bool, quiet: bool) {
         let checkpoints = self.oracle.checkpoints - healed;
-        if checkpoints >= 3 && !complete {
+        let finished = self.shared.job == JobState::Finished;
+        if (checkpoints >= 3 || finished) && !complete {
             // The job runs on, and what is missing will never come.
             self.oracle
                 .ledger(&self.kafka, &self.shared.workload, false);

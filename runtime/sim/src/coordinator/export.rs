@@ -24,7 +24,7 @@ pub(super) struct Export {
 }
 
 impl Coordinator {
-    pub(super) fn start_export(&mut self, savepoint: String, ctx: &mut Ctx<'_>) {
+    pub(super) fn start_export(&mut self, savepoint: &str, ctx: &mut Ctx<'_>) {
         let Some(leader) = self.leader() else { return };
         let Some(mut manifest) = leader.manifest.clone() else {
             return;

@@ -33,7 +33,7 @@ pub(super) const SETTINGS: CheckpointSettings = CheckpointSettings {
 
 impl Leadership {
     /// Ends the machine that has the tries of this leadership.
-    fn take_tries_back(&mut self) {
+    pub(super) fn take_tries_back(&mut self) {
         if let Some(machine) = self.checkpoints.take() {
             self.tries = Some(machine.into_tries());
         }

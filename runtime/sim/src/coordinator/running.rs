@@ -10,7 +10,7 @@ use highwater_protocol::manifest::Manifest;
 use highwater_protocol::paths::{ManifestName, manifest as manifest_path};
 use highwater_protocol::recovery::{GoingBackEvent, RegionEvent};
 use highwater_protocol::steps::Step;
-use highwater_types::{AttemptId, BarrierKind};
+use highwater_types::{AttemptId, BarrierKind, CheckpointId};
 
 use super::{Coordinator, Phase, Purpose, Question, SILENCE, versioned};
 use crate::job::{object, paths, source_task, uid};
@@ -148,12 +148,7 @@ impl Coordinator {
             }
             CheckpointEffect::ContestHead => self.contest(ctx),
             CheckpointEffect::Completed { id } => {
-                if let Some(leader) = self.leader()
-                    && let Some(written) = leader.written.take_if(|written| written.id == id)
-                {
-                    leader.manifest = Some(written);
-                }
-                self.tell_all(&ToTask::Completed(id), ctx);
+                self.completed(id, ctx);
             }
             CheckpointEffect::OrderCommit { slot, id } => {
                 let task = self
@@ -169,18 +164,14 @@ impl Coordinator {
                 let paths = paths.iter().map(object).collect();
                 self.request(What::Orphans, StoreOp::Delete { paths }, ctx);
             }
-            CheckpointEffect::Export { savepoint, .. } => self.start_export(savepoint, ctx),
+            CheckpointEffect::Export { savepoint, .. } => self.start_export(&savepoint, ctx),
             CheckpointEffect::RequestDone { request, .. } => {
                 ctx.trace(|| format!("request {request} done"));
                 ctx.shared.requests_done += 1;
-                if ctx
-                    .shared
+                ctx.shared
                     .desired
                     .request
-                    .is_some_and(|(open, ..)| open == request)
-                {
-                    ctx.shared.desired.request = None;
-                }
+                    .take_if(|(open, ..)| *open == request);
             }
             CheckpointEffect::RequestFailed { failure, .. } => {
                 ctx.trace(|| format!("request failed: {failure}"));
@@ -199,6 +190,15 @@ impl Coordinator {
             CheckpointEffect::Failed { failure, .. } => ctx.trace(|| format!("failed: {failure}")),
             CheckpointEffect::AllConfirmed { .. } | CheckpointEffect::FailJob { .. } => {}
         }
+    }
+
+    fn completed(&mut self, id: CheckpointId, ctx: &mut Ctx<'_>) {
+        if let Some(leader) = self.leader()
+            && let Some(written) = leader.written.take_if(|written| written.id == id)
+        {
+            leader.manifest = Some(written);
+        }
+        self.tell_all(&ToTask::Completed(id), ctx);
     }
 
     fn write_manifest(&mut self, name: ManifestName, bytes: Vec<u8>, ctx: &mut Ctx<'_>) {
@@ -263,12 +263,12 @@ impl Coordinator {
                 task,
                 attempt,
                 body,
-            } => self.from_task(task, attempt, body, ctx),
+            } => self.task_says(task, attempt, body, ctx),
             Message::ToTask { .. } | Message::Data { .. } | Message::Broken { .. } => {}
         }
     }
 
-    fn from_task(&mut self, task: TaskId, attempt: AttemptId, body: FromTask, ctx: &mut Ctx<'_>) {
+    fn task_says(&mut self, task: TaskId, attempt: AttemptId, body: FromTask, ctx: &mut Ctx<'_>) {
         let Some(leader) = self.leader() else { return };
         if let FromTask::Acked(id, snapshot) = body {
             let acked = CheckpointEvent::Acked {
@@ -308,12 +308,13 @@ impl Coordinator {
             }
             FromTask::Void(slot) => {
                 self.going_back_event(&GoingBackEvent::Voided(slot.clone()), ctx);
-                self.region_event(RegionEvent::Void(slot), ctx);
+                self.region_event(RegionEvent::Void(slot.clone()), ctx);
+                self.checkpoint_event(CheckpointEvent::Voided { slot, attempt }, ctx);
             }
             FromTask::Examined(slot, found) => {
                 self.going_back_event(&GoingBackEvent::Examined { slot, found }, ctx);
             }
-            FromTask::Ask(slot, _) => self.ask(Question::Slot(task, slot, attempt), ctx),
+            FromTask::Ask(slot) => self.ask(Question::Slot(task, slot, attempt), ctx),
             FromTask::Verified => self.region_event(RegionEvent::Verified(task), ctx),
             FromTask::Opened => self.region_event(RegionEvent::Opened(task), ctx),
             FromTask::Failed { damaged: true } => {
@@ -338,6 +339,11 @@ impl Coordinator {
             }
             return;
         }
+        let newest = tasks.iter().map(|report| report.report.epoch).max();
+        if newest > Some(leader.epoch) && leader.attempt.is_some() {
+            self.ask_once(Question::Check, ctx);
+        }
+        let Some(leader) = self.leader() else { return };
         let placed = leader.placements.iter().filter(|(_, node)| **node == from);
         let mut missing: Vec<TaskId> = placed.map(|(task, _)| task.clone()).collect();
         for report in tasks {
@@ -404,7 +410,7 @@ impl Coordinator {
     fn reported(&mut self, task: &TaskId, report: TaskReport, ctx: &mut Ctx<'_>) {
         if let Some(damaged) = report.failed {
             let attempt = report.report.attempt;
-            return self.from_task(task.clone(), attempt, FromTask::Failed { damaged }, ctx);
+            return self.task_says(task.clone(), attempt, FromTask::Failed { damaged }, ctx);
         }
         if report.verified {
             self.region_event(RegionEvent::Verified(task.clone()), ctx);
@@ -413,7 +419,9 @@ impl Coordinator {
             self.region_event(RegionEvent::Opened(task.clone()), ctx);
         }
         for slot in &report.voided {
+            let (slot, attempt) = (slot.clone(), report.report.attempt);
             self.region_event(RegionEvent::Void(slot.clone()), ctx);
+            self.checkpoint_event(CheckpointEvent::Voided { slot, attempt }, ctx);
         }
         let Some(leader) = self.leader() else { return };
         let mut again = Vec::new();

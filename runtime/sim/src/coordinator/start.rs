@@ -174,6 +174,7 @@ impl Coordinator {
 
     pub(super) fn load_manifest(&mut self, ctx: &mut Ctx<'_>) {
         let Some(leader) = self.leader() else { return };
+        leader.take_tries_back();
         leader.phase = Phase::Loading;
         let Some(head) = leader.keeper.settled() else {
             return;

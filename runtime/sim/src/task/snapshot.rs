@@ -96,7 +96,9 @@ impl Task {
         for (&group, states) in &self.state {
             let mut states = states.clone();
             if planted(Mutant::TimersNotSnapshotted) {
-                states.values_mut().for_each(|state| state.timers.clear());
+                for state in states.values_mut() {
+                    state.timers.clear();
+                }
             }
             let part = encode_group(states.iter());
             let (offset, length) = (bytes.len() as u64, part.len() as u64);
@@ -209,10 +211,10 @@ impl Task {
         &mut self,
         key: &SlotKey,
         id: CheckpointId,
-        output: SlotOutput,
-        seen: u64,
+        output: (SlotOutput, u64),
         ctx: &mut Ctx<'_>,
     ) {
+        let (output, seen) = output;
         let Some(snap) = &mut self.snap else { return };
         if snap.id != id || !snap.slots.remove(key) {
             return;
@@ -244,7 +246,7 @@ impl Task {
     pub(super) fn verify(&mut self, ctx: &mut Ctx<'_>) {
         match self.life {
             Life::Deployed => {}
-            Life::Fetching | Life::Failed => return,
+            Life::Fetching | Life::Failed { .. } => return,
             _ => return self.tell(FromTask::Verified, ctx),
         }
         if !ctx.reached(Step::R5) {
@@ -276,7 +278,7 @@ impl Task {
         for (key, from) in slots {
             if !self.slots.contains_key(&key) {
                 let machine = SinkSlot::start(Self::config(key.clone(), from, ctx), confirmed);
-                self.add_slot(key, machine, Vec::new(), ctx);
+                self.add_slot(&key, machine, Vec::new(), ctx);
             }
         }
         self.life = Life::Opened;
