@@ -243,9 +243,15 @@ impl CheckpointCoordinator {
         if matches!(self.phase, Phase::Ended) {
             return effects;
         }
+        self.handle(now_ms, event, &mut effects);
+        self.advance(now_ms, &mut effects);
+        effects
+    }
+
+    fn handle(&mut self, now_ms: u64, event: CheckpointEvent, effects: &mut Vec<CheckpointEffect>) {
         match event {
-            CheckpointEvent::Tick => self.tick(now_ms, &mut effects),
-            CheckpointEvent::Request(request) => self.request(request, &mut effects),
+            CheckpointEvent::Tick => self.tick(now_ms, effects),
+            CheckpointEvent::Request(request) => self.request(request, effects),
             CheckpointEvent::Enumerators { id, states } => self.enumerators(id, states),
             CheckpointEvent::Acked {
                 task,
@@ -254,7 +260,7 @@ impl CheckpointCoordinator {
                 snapshot,
             } => {
                 if self.is_current(&task, attempt) && self.is_collecting(id) {
-                    self.acked(now_ms, task, *snapshot, &mut effects);
+                    self.acked(now_ms, task, *snapshot, effects);
                 }
             }
             CheckpointEvent::Refused {
@@ -265,7 +271,7 @@ impl CheckpointCoordinator {
             } => {
                 if self.is_current(&task, attempt) && self.is_collecting(id) {
                     let failure = CheckpointFailure::Refused { task, id, reason };
-                    self.decline(now_ms, failure, &mut effects);
+                    self.decline(now_ms, failure, effects);
                 }
             }
             CheckpointEvent::InputEnded { task, attempt } => {
@@ -280,39 +286,37 @@ impl CheckpointCoordinator {
                 passed,
             } => {
                 if self.is_current(&task, attempt) {
-                    self.task_finished(task, *snapshot, passed, &mut effects);
+                    self.task_finished(task, *snapshot, passed, effects);
                 }
             }
             CheckpointEvent::ManifestWritten { id } => {
-                self.manifest_written(now_ms, id, &mut effects);
+                self.manifest_written(now_ms, id, effects);
             }
             CheckpointEvent::ManifestFailed { id } => {
                 if matches!(&self.phase, Phase::Storing(pending, _) if pending.id == id) {
-                    self.decline(now_ms, CheckpointFailure::Manifest { id }, &mut effects);
+                    self.decline(now_ms, CheckpointFailure::Manifest { id }, effects);
                 }
             }
             CheckpointEvent::HeadDecided(outcome) => {
-                self.head_decided(now_ms, outcome, &mut effects);
+                self.head_decided(now_ms, outcome, effects);
             }
             CheckpointEvent::Confirmed {
                 slot,
                 attempt,
                 number,
             } => {
-                self.confirmed(&slot, attempt, number, &mut effects);
+                self.confirmed(&slot, attempt, number, effects);
             }
             CheckpointEvent::Voided { slot, attempt } => {
                 if self.is_held_by(&slot, attempt) {
                     effects.push(CheckpointEffect::RestartRegion);
                 }
             }
-            CheckpointEvent::Exported { id } => self.exported(id, &mut effects),
-            CheckpointEvent::ExportFailed { id } => self.export_failed(id, &mut effects),
-            CheckpointEvent::TasksLost => self.tasks_lost(now_ms, &mut effects),
+            CheckpointEvent::Exported { id } => self.exported(id, effects),
+            CheckpointEvent::ExportFailed { id } => self.export_failed(id, effects),
+            CheckpointEvent::TasksLost => self.tasks_lost(now_ms, effects),
             CheckpointEvent::TasksRunning { attempts } => self.tasks_running(now_ms, attempts),
         }
-        self.advance(now_ms, &mut effects);
-        effects
     }
 
     fn is_current(&self, task: &TaskId, attempt: AttemptId) -> bool {

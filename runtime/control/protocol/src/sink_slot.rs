@@ -20,7 +20,7 @@
 //!                             └──────────────────┴──────────────────┘
 //! ```
 
-use highwater_types::CheckpointId;
+use highwater_types::{CheckpointId, Epoch};
 
 use crate::manifest::{LogObject, SlotOutput};
 use crate::mutant::{Mutant, planted};
@@ -157,6 +157,15 @@ pub struct SinkSlot {
     confirmed: u64,
     seen: u64,
     released: bool,
+    newest: Option<Order>,
+    given_up: Option<Order>,
+}
+
+/// The order of tries: a newer leader's come after all of an older one, whatever their numbers.
+type Order = (Epoch, u64);
+
+const fn order(id: CheckpointId) -> Order {
+    (id.epoch, id.number)
 }
 
 impl SinkSlot {
@@ -191,6 +200,8 @@ impl SinkSlot {
             confirmed,
             seen,
             released: false,
+            newest: None,
+            given_up: None,
         }
     }
 
@@ -252,9 +263,9 @@ impl SinkSlot {
         }
         match event {
             SlotEvent::Output { records, bytes } => self.output(records, bytes, &mut effects),
-            SlotEvent::Expected => self.spool.expect_barrier(),
+            SlotEvent::Expected => self.spool.expect_barrier(self.newest),
             SlotEvent::Barrier(id) => self.barrier(id, &mut effects),
-            SlotEvent::Declined { id } => self.declined(id),
+            SlotEvent::Declined { id } => self.given_up(id),
             SlotEvent::Commit { id } => self.commit(id, &mut effects),
             SlotEvent::Flushed { session } => self.flushed(session, &mut effects),
             SlotEvent::LogStored { id, log } => self.log_stored(id, log, &mut effects),
@@ -283,7 +294,12 @@ impl SinkSlot {
     }
 
     fn barrier(&mut self, id: CheckpointId, effects: &mut Vec<SlotEffect>) {
-        self.spool.barrier_came();
+        if self.given_up >= Some(order(id)) {
+            // It was on its way when the leader gave it up: nobody would ever decide what is prepared for it.
+            return;
+        }
+        self.newest = self.newest.max(Some(order(id)));
+        self.spool.settle(order(id));
         if planted(Mutant::AckUnconfirmed)
             && !matches!(self.state, SlotState::Open { .. } | SlotState::Dark { .. })
         {
@@ -309,6 +325,14 @@ impl SinkSlot {
             at: self.spool.end(),
             from: self.seen,
         });
+    }
+
+    /// The leader has given `id` up: its barrier, and any older one, is not to be prepared if it comes later.
+    fn given_up(&mut self, id: CheckpointId) {
+        self.newest = self.newest.max(Some(order(id)));
+        self.given_up = self.given_up.max(Some(order(id)));
+        self.spool.settle(order(id));
+        self.declined(id);
     }
 
     fn declined(&mut self, id: CheckpointId) {

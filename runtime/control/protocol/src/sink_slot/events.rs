@@ -68,11 +68,12 @@ pub enum SlotEvent {
         /// Their bytes in the spool.
         bytes: u64,
     },
-    /// The leader has triggered a checkpoint: its barrier is on the way, behind records that must pass a full spool.
+    /// The leader has triggered a checkpoint, newer than all before: its barrier is on the way, behind records that must
+    /// pass a full spool.
     Expected,
     /// The barrier has come.
     Barrier(CheckpointId),
-    /// The leader has given the checkpoint up.
+    /// The leader has given the checkpoint up: a barrier of it that comes later is ignored.
     Declined {
         /// The checkpoint.
         id: CheckpointId,
@@ -114,7 +115,7 @@ pub enum SlotEvent {
         /// The session.
         session: SessionNumber,
     },
-    /// The markers up to the sync record were read.
+    /// The markers up to the sync record were read. May come early if the topic is found replaced or cut.
     MarkersRead {
         /// The session.
         session: SessionNumber,
@@ -130,7 +131,7 @@ pub enum SlotEvent {
     },
     /// The log to publish is missing or damaged.
     LogUnreadable,
-    /// The broker rejects a logged record for good.
+    /// The broker rejects what is being published for good.
     RecordRefused {
         /// Its answer.
         reason: String,

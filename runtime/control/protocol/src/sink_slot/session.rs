@@ -96,13 +96,7 @@ impl SinkSlot {
                 }
             }
             SlotEvent::MarkersRead { session, reading } if session == self.session => {
-                if let SlotState::Session {
-                    claim,
-                    step: SessionStep::Reading,
-                } = &self.state
-                {
-                    self.judge(claim.clone(), &reading, effects);
-                }
+                self.markers_read(&reading, effects);
             }
             SlotEvent::WriteVoid { id } => self.write_void(id, effects),
             SlotEvent::LogUnreadable => {
@@ -112,7 +106,8 @@ impl SinkSlot {
                 }
             }
             SlotEvent::RecordRefused { reason } => {
-                if let SlotState::Publishing { claim } = &self.state {
+                if let SlotState::Publishing { claim } | SlotState::Voiding { claim } = &self.state
+                {
                     let (slot, number) = (self.config.key.clone(), claim.id.number);
                     self.stop(
                         NamedStop::SinkRefused {
@@ -150,6 +145,26 @@ impl SinkSlot {
             {
                 let claim = claim.clone();
                 self.publish(claim, effects);
+            }
+            _ => {}
+        }
+    }
+
+    /// Only a reading that was asked for decides about the output; a topic that is replaced or cut stops the slot
+    /// wherever in the session it was noticed.
+    fn markers_read(&mut self, reading: &MarkerReading, effects: &mut Vec<SlotEffect>) {
+        match &self.state {
+            SlotState::Session {
+                claim,
+                step: SessionStep::Reading,
+            } => self.judge(claim.clone(), reading, effects),
+            SlotState::Session { claim, .. }
+            | SlotState::Publishing { claim }
+            | SlotState::Voiding { claim } => {
+                if let Some(reason) = self.fault(claim.from, reading) {
+                    let slot = self.config.key.clone();
+                    self.stop(NamedStop::MarkerLost { slot, reason }, effects);
+                }
             }
             _ => {}
         }

@@ -4,6 +4,7 @@
 //! the input back, except for records that stand before a barrier which is on its way: without them the checkpoint that
 //! would free the spool could never complete. That excess is what the channels hold at the trigger, which credits bound.
 
+use super::Order;
 use super::events::SlotEffect;
 
 /// A place in the output of one attempt: records and bytes before it.
@@ -39,7 +40,13 @@ pub struct Spool {
     bytes_max: u64,
     holding: bool,
     requested: bool,
-    expected: bool,
+    expected: Option<Expected>,
+}
+
+/// A barrier on its way: of a checkpoint that is newer than the newest one that was known at its announcement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Expected {
+    after: Option<Order>,
 }
 
 impl Spool {
@@ -51,7 +58,7 @@ impl Spool {
             bytes_max,
             holding: false,
             requested: false,
-            expected: false,
+            expected: None,
         }
     }
 
@@ -95,12 +102,16 @@ impl Spool {
         self.requested = false;
     }
 
-    pub(super) const fn expect_barrier(&mut self) {
-        self.expected = true;
+    /// A barrier is on its way, of a checkpoint newer than `newest`: the leader has one at a time on its way.
+    pub(super) const fn expect_barrier(&mut self, newest: Option<Order>) {
+        self.expected = Some(Expected { after: newest });
     }
 
-    pub(super) const fn barrier_came(&mut self) {
-        self.expected = false;
+    /// The barrier of this checkpoint has come, or will not be prepared any more. One that is older than the
+    /// announcement settles nothing.
+    pub(super) fn settle(&mut self, checkpoint: Order) {
+        self.expected
+            .take_if(|expected| expected.after < Some(checkpoint));
     }
 
     pub(super) fn balance(&mut self, effects: &mut Vec<SlotEffect>) {
@@ -109,7 +120,7 @@ impl Spool {
             self.requested = true;
             effects.push(SlotEffect::RequestCheckpoint);
         }
-        let full = used >= self.bytes_max && !self.expected;
+        let full = used >= self.bytes_max && self.expected.is_none();
         if full != self.holding {
             self.holding = full;
             effects.push(if full {

@@ -552,3 +552,83 @@ fn a_newer_barrier_gives_an_unacknowledged_one_up() {
     });
     assert_eq!(late, [], "the log of the older one is an orphan");
 }
+
+#[test]
+fn a_barrier_behind_its_own_decline_is_ignored() {
+    let mut slot = ongoing();
+    slot.step(SlotEvent::Declined { id: id(1) });
+    assert_eq!(slot.step(SlotEvent::Barrier(id(1))), []);
+    assert!(matches!(slot.state(), SlotState::Open { .. }));
+    let flush = SlotEffect::Flush {
+        session: session(&slot),
+    };
+    let store = SlotEffect::StoreLog {
+        id: id(2),
+        range: range(0, 1),
+    };
+    assert_eq!(slot.step(SlotEvent::Barrier(id(2))), [flush, store]);
+    let mut dark = ongoing();
+    dark.step(SlotEvent::TxnLost {
+        session: session(&dark),
+    });
+    dark.step(SlotEvent::Declined { id: id(2) });
+    assert_eq!(dark.step(SlotEvent::Barrier(id(1))), [], "older ones too");
+    let mut waiting = held();
+    waiting.step(SlotEvent::Declined { id: id(2) });
+    waiting.step(SlotEvent::Barrier(id(2)));
+    assert_eq!(waiting.pending, None, "also where it would have waited");
+}
+
+fn full() -> SinkSlot {
+    let mut slot = open();
+    let effects = slot.step(SlotEvent::Output {
+        records: 1,
+        bytes: 1000,
+    });
+    assert!(effects.contains(&SlotEffect::HoldInput));
+    slot
+}
+
+#[test]
+fn a_decline_takes_the_expected_barrier_back() {
+    let mut slot = full();
+    assert_eq!(slot.step(SlotEvent::Expected), [SlotEffect::ResumeInput]);
+    let declined = SlotEvent::Declined { id: id(1) };
+    assert_eq!(slot.step(declined.clone()), [SlotEffect::HoldInput]);
+    assert_eq!(slot.step(SlotEvent::Expected), [SlotEffect::ResumeInput]);
+    assert_eq!(slot.step(declined), [], "a repeated decline of the older");
+    assert_eq!(
+        slot.step(SlotEvent::Barrier(id(1))),
+        [],
+        "a stale barrier is not the expected one"
+    );
+    let effects = slot.step(SlotEvent::Declined { id: id(2) });
+    assert_eq!(effects, [SlotEffect::HoldInput]);
+}
+
+#[test]
+fn a_marker_topic_that_is_lost_stops_in_any_step_of_a_session() {
+    let mut syncing = in_session();
+    syncing.step(SlotEvent::Opened {
+        session: session(&syncing),
+    });
+    let mut publishing = in_session();
+    read(&mut publishing, reading(&[]));
+    for mut slot in [in_session(), syncing, publishing] {
+        let replaced = MarkerReading {
+            topic: "gone".to_owned(),
+            ..reading(&[])
+        };
+        let effects = slot.step(SlotEvent::MarkersRead {
+            session: session(&slot),
+            reading: replaced,
+        });
+        assert!(
+            matches!(
+                &effects[..],
+                [SlotEffect::Stop(NamedStop::MarkerLost { .. })]
+            ),
+            "{effects:?}"
+        );
+    }
+}
