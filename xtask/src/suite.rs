@@ -89,14 +89,13 @@ const STEPS: &[Step] = &[
         extents: FULL,
         // The planted bugs are compiled in for this step alone.
         action: Action::Cargo(&[
-            "run",
-            "--quiet",
+            "test",
             "--package",
             "highwater-sim",
             "--features",
             "mutants",
-            "--",
-            "--mutants",
+            "--test",
+            "mutants",
         ]),
     },
     Step {

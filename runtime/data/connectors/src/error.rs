@@ -101,5 +101,6 @@ impl Classified for ConnectorError {
 
 /// The first 200 bytes of a payload, escaped so that any terminal may show them.
 pub fn excerpt(payload: &[u8]) -> String {
-    payload[..payload.len().min(200)].escape_ascii().to_string()
+    let shown = payload[..payload.len().min(200)].escape_ascii();
+    shown.to_string().replace("\\\"", "\"").replace("\\'", "'")
 }

@@ -232,13 +232,13 @@ impl JsonError {
             fault,
             offset,
             path,
-            excerpt,
+            ..
         } = &*self.0;
         let field = match path.as_str() {
             "" => String::new(),
             path => format!("field {path}, "),
         };
-        format!("{field}byte {offset}: {fault}; the record begins {excerpt}")
+        format!("{field}byte {offset}: {fault}")
     }
 }
 

@@ -33,12 +33,12 @@ fn every_record_reaches_the_owner_of_its_key_group_in_order() {
     let (mut writer, mut receivers) = edge(3, hash());
     for start in (0..60_000).step_by(1_000) {
         writer.push(&mut chunk(start..start + 1_000)).unwrap();
-        writer.turn().unwrap();
+        assert_eq!(writer.turn().unwrap(), Progress::Done);
         if writer.blocked().is_some() {
             break;
         }
     }
-    writer.end().unwrap();
+    assert_eq!(writer.end().unwrap(), Progress::Done);
     let mut seen = Vec::new();
     for (index, receiver) in receivers.iter_mut().enumerate() {
         let mut last = None;
@@ -59,7 +59,7 @@ fn every_record_reaches_the_owner_of_its_key_group_in_order() {
                 Some(Element::End) => break,
                 Some(other) => panic!("unexpected {other:?}"),
                 None => {
-                    writer.turn().unwrap();
+                    assert_eq!(writer.turn().unwrap(), Progress::Done);
                 }
             }
         }
@@ -73,8 +73,8 @@ fn every_record_reaches_the_owner_of_its_key_group_in_order() {
 fn a_barrier_goes_out_behind_what_was_collected_and_the_watermark() {
     let (mut writer, mut receivers) = edge(1, Partitioner::Forward);
     writer.push(&mut chunk(0..3)).unwrap();
-    writer.watermark(Watermark(2)).unwrap();
-    writer.watermark(Watermark(7)).unwrap();
+    assert_eq!(writer.watermark(Watermark(2)).unwrap(), Progress::Done);
+    assert_eq!(writer.watermark(Watermark(7)).unwrap(), Progress::Done);
     let barrier = CheckpointBarrier {
         id: CheckpointId::default(),
         kind: BarrierKind::Checkpoint,
@@ -96,14 +96,14 @@ fn a_barrier_goes_out_behind_what_was_collected_and_the_watermark() {
 fn broadcast_copies_and_rebalance_takes_turns() {
     let (mut writer, mut receivers) = edge(2, Partitioner::Broadcast);
     writer.push(&mut chunk(0..2)).unwrap();
-    writer.turn().unwrap();
+    assert_eq!(writer.turn().unwrap(), Progress::Done);
     for receiver in &mut receivers {
         assert!(matches!(receiver.pop(), Some(Element::Chunk(chunk, _)) if chunk.len() == 2));
     }
     let (mut writer, mut receivers) = edge(2, Partitioner::Rebalance);
     writer.push(&mut chunk(0..2)).unwrap();
     writer.push(&mut chunk(2..4)).unwrap();
-    writer.turn().unwrap();
+    assert_eq!(writer.turn().unwrap(), Progress::Done);
     for receiver in &mut receivers {
         assert!(matches!(receiver.pop(), Some(Element::Chunk(chunk, _)) if chunk.len() == 2));
     }
