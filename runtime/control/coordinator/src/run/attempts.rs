@@ -59,6 +59,15 @@ impl Coordinator {
             self.restart_at_ms = Some(self.now_ms());
             return;
         };
+        let is_read = sources
+            .values()
+            .all(|(source, splits)| source.complete && splits.is_empty());
+        if is_read && self.manifest.id.number > 0 {
+            tracing::warn!(
+                checkpoint = %self.manifest.id,
+                "all input was read before and nothing is left; `--fresh` begins again"
+            );
+        }
         self.last_attempt = self.last_attempt.next();
         let alive = BTreeSet::new();
         let (region, effects) =
