@@ -413,6 +413,9 @@ impl Task {
             self.snapshot = None;
             self.input.head().abort();
         }
+        // A barrier that has not run yet must not go out behind the word that it is given up.
+        self.agenda
+            .retain(|control| !matches!(control, Control::Barrier(barrier) if barrier.id == id));
         if let TaskInput::Gate {
             gate, alignment, ..
         } = &mut self.input
@@ -446,3 +449,6 @@ fn control_of(news: ValveOutput) -> Control {
         ValveOutput::Status(status) => Control::Status(status),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //! brings work first brings it and then calls `wake`. So no wake-up is lost, and a thread that is awake costs its
 //! neighbours one load.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::Duration;
@@ -40,6 +40,8 @@ impl SlotWaker {
     /// Announces sleep; the caller looks for work once more before it parks.
     pub fn announce(&self) {
         self.asleep.store(true, Ordering::SeqCst);
+        // Pairs with the fence in `wake`: the look for work that follows must not happen before the announcement.
+        fence(Ordering::SeqCst);
     }
 
     /// Takes the announcement back: there is work.
@@ -55,6 +57,10 @@ impl SlotWaker {
 
     /// Wakes the thread if it sleeps.
     pub fn wake(&self) {
+        // Work is brought with plain release stores, e.g. of a ring's index, which the load below may overtake. Each
+        // side stores and then loads what the other stored: only with a fence between on both sides does one of them
+        // see the other.
+        fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::SeqCst)
             && self.asleep.swap(false, Ordering::SeqCst)
             && let Some(thread) = self.thread.get()
@@ -67,5 +73,55 @@ impl SlotWaker {
     pub fn handle(self: &Arc<Self>) -> WakeHandle {
         let waker = Arc::clone(self);
         WakeHandle::new(move || waker.wake())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+
+    const ROUNDS: u32 = 20_000;
+
+    /// Waits until the other side has reached the round, so that both act at the same moment.
+    fn meet(own: &AtomicU32, other: &AtomicU32, round: u32) {
+        own.store(round, Ordering::Release);
+        let mut spins = 0u32;
+        while other.load(Ordering::Acquire) < round {
+            spins += 1;
+            if spins.is_multiple_of(1_024) {
+                std::thread::yield_now();
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    #[test]
+    fn work_that_a_sleeper_did_not_see_takes_its_announcement_back() {
+        let waker = SlotWaker::default();
+        let work = AtomicU32::new(0);
+        let (bringer, sleeper) = (AtomicU32::new(0), AtomicU32::new(0));
+        let mut lost = 0;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1..=ROUNDS {
+                    meet(&bringer, &sleeper, 2 * round);
+                    work.store(round, Ordering::Release);
+                    waker.wake();
+                    meet(&bringer, &sleeper, 2 * round + 1);
+                }
+            });
+            for round in 1..=ROUNDS {
+                meet(&sleeper, &bringer, 2 * round);
+                waker.announce();
+                let sleeps = work.load(Ordering::Acquire) < round;
+                meet(&sleeper, &bringer, 2 * round + 1);
+                // Counted, since the other side would wait for ever behind a panic here.
+                lost += u32::from(sleeps && waker.asleep.load(Ordering::SeqCst));
+                waker.stay_awake();
+            }
+        });
+        assert_eq!(lost, 0, "wake-ups were lost");
     }
 }

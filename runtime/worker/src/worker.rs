@@ -511,7 +511,7 @@ fn slot_task(program: &JobProgram, slot: &SlotKey) -> Option<TaskId> {
     holds.then(|| task_id(program, vertex, SubtaskIndex(slot.slot)))
 }
 
-fn give(inputs: &SyncSender<WorkerInput>, input: WorkerInput) {
+pub(crate) fn give(inputs: &SyncSender<WorkerInput>, input: WorkerInput) {
     if inputs.send(input).is_err() {
         tracing::debug!("the worker is gone");
     }
@@ -530,3 +530,6 @@ fn slot_failure(slot: &SlotKey, kind: ErrorKind, message: String) -> FailureRepo
         message,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 
 use highwater_connectors::WakeHandle;
 use highwater_operators::OperatorError;
@@ -162,6 +162,8 @@ impl<T: Record> ChannelSender<T> {
             return true;
         }
         self.credit.sender_waits.store(true, Ordering::SeqCst);
+        // Pairs with the fence in `room_made`: the second look must not happen before the announcement.
+        fence(Ordering::SeqCst);
         has_room()
     }
 }
@@ -213,6 +215,9 @@ impl<T> ChannelReceiver<T> {
     }
 
     fn room_made(&self) {
+        // The ring's index is a plain release store, which the load below may overtake: without a fence on both sides
+        // the sender could miss the room and this end the announcement.
+        fence(Ordering::SeqCst);
         if self.credit.sender_waits.load(Ordering::SeqCst)
             && self.credit.sender_waits.swap(false, Ordering::SeqCst)
         {
@@ -244,12 +249,12 @@ mod tests {
             sender.send_chunk(full_chunk()).unwrap();
         }
         sender.send(Element::End).unwrap();
-        let mut received = 0;
+        let mut count = 0;
         let mut ended = false;
         while !ended {
             match receiver.pop() {
                 Some(Element::Chunk(chunk, bytes)) => {
-                    received += chunk.len();
+                    count += chunk.len();
                     receiver.release(chunk, bytes);
                 }
                 Some(Element::End) => ended = true,
@@ -257,7 +262,7 @@ mod tests {
                 None => sender.drain().unwrap(),
             }
         }
-        assert!(received <= CREDIT_BYTES / 24 + 2 * 1_024);
+        assert!(count <= CREDIT_BYTES / 24 + 2 * 1_024);
         assert!(!sender.is_blocked());
         assert!(sender.buffer().is_empty());
     }
@@ -289,5 +294,54 @@ mod tests {
         };
         receiver.release(chunk, bytes);
         assert!(woken.load(Ordering::SeqCst) >= 1);
+    }
+
+    /// Waits until the other side has reached the round, so that both act at the same moment.
+    fn meet(own: &AtomicUsize, other: &AtomicUsize, round: usize) {
+        own.store(round, Ordering::Release);
+        let mut spins = 0u32;
+        while other.load(Ordering::Acquire) < round {
+            spins += 1;
+            if spins.is_multiple_of(1_024) {
+                std::thread::yield_now();
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    #[test]
+    fn a_sender_that_did_not_see_the_room_is_told_of_it() {
+        const ROUNDS: usize = 20_000;
+        let woken = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&woken);
+        let wake = WakeHandle::new(move || {
+            seen.fetch_add(1, Ordering::SeqCst);
+        });
+        let (mut sender, mut receiver) = channel::<u64>(wake, silent());
+        for _ in 0..RING_ELEMENTS {
+            sender.send(Element::Watermark(Watermark::MIN)).unwrap();
+        }
+        let (sending, receiving) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let mut lost = 0;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1..=ROUNDS {
+                    meet(&receiving, &sending, 2 * round);
+                    drop(receiver.pop());
+                    meet(&receiving, &sending, 2 * round + 1);
+                }
+            });
+            for round in 1..=ROUNDS {
+                meet(&sending, &receiving, 2 * round);
+                sender.send(Element::Watermark(Watermark::MIN)).unwrap();
+                meet(&sending, &receiving, 2 * round + 1);
+                // Counted, since the other side would wait for ever behind a panic here.
+                lost += usize::from(sender.is_blocked() && woken.load(Ordering::SeqCst) == 0);
+                woken.store(0, Ordering::SeqCst);
+                sender.credit.sender_waits.store(false, Ordering::SeqCst);
+                sender.drain().unwrap();
+            }
+        });
+        assert_eq!(lost, 0, "the sender was not woken");
     }
 }

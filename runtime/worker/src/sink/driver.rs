@@ -1,9 +1,11 @@
 //! Performs the effects of one slot machine against its output target, in order, on a thread of its own.
 //!
 //! The one rule: what the machine asks for is done or its failure is told to the machine. Nothing is retried, skipped or
-//! guessed here; the only loop is that an unanswered question and a lost session wait a moment before the next try.
+//! guessed here; the only loop is that an unanswered question and a lost session wait a moment before the next try. A
+//! panic, e.g. of a target, is told to the worker like any other failure.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -27,8 +29,8 @@ use highwater_types::{AttemptId, CheckpointId, Epoch};
 use crate::sink::log::{LogStore, LogStoreError};
 use crate::sink::mailbox::{SinkControl, SinkLetter, SinkMailbox};
 use crate::sink::spool::SpoolBytes;
-use crate::slot::error_chain as chain;
-use crate::worker::WorkerInput;
+use crate::slot::{error_chain as chain, panic_message};
+use crate::worker::{WorkerInput, give};
 
 /// How long a driver waits for letters before it looks at what is due.
 const IDLE_WAIT: Duration = Duration::from_millis(500);
@@ -63,6 +65,8 @@ pub enum SinkEvent {
     Superseded,
     /// The job must stop.
     Stop(NamedStop),
+    /// The driver panicked and is gone.
+    Panicked(String),
 }
 
 /// How a slot begins.
@@ -117,7 +121,58 @@ pub fn spawn(parts: DriverParts) -> std::io::Result<JoinHandle<()>> {
     let name = format!("sink-{}", parts.config.key);
     std::thread::Builder::new()
         .name(name)
-        .spawn(move || Driver::run(parts))
+        .spawn(move || guarded(parts))
+}
+
+/// Runs a driver: the boundary at which a panic becomes a report.
+fn guarded(parts: DriverParts) {
+    let (events, attempt, slot) = (
+        parts.events.clone(),
+        parts.owner.1,
+        parts.config.key.clone(),
+    );
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| Driver::run(parts))) {
+        let event = SinkEvent::Panicked(panic_message(panic.as_ref()));
+        give(
+            &events,
+            WorkerInput::Sink {
+                attempt,
+                slot,
+                event,
+            },
+        );
+    }
+}
+
+/// The rest between failed rounds of one slot: longer after each, until a transaction is committed.
+struct Pace {
+    next: Duration,
+    due: Duration,
+}
+
+impl Pace {
+    const fn new() -> Self {
+        Self {
+            next: BACKOFF.0,
+            due: Duration::ZERO,
+        }
+    }
+
+    /// The round has failed; the next session waits. Once per round, however many of its calls fail.
+    fn failed(&mut self) {
+        if self.due.is_zero() {
+            self.due = self.next;
+            self.next = (self.next * 2).min(BACKOFF.1);
+        }
+    }
+
+    /// Waits what is due before a new round.
+    fn rest(&mut self) {
+        let due = std::mem::take(&mut self.due);
+        if !due.is_zero() {
+            std::thread::park_timeout(due);
+        }
+    }
 }
 
 struct Driver {
@@ -132,7 +187,7 @@ struct Driver {
     effects: VecDeque<SlotEffect>,
     marker: Option<TargetMarker>,
     asking: Option<CheckpointId>,
-    backoff: Duration,
+    pace: Pace,
     life: Life,
 }
 
@@ -161,7 +216,7 @@ impl Driver {
             effects: first.into(),
             marker: None,
             asking: None,
-            backoff: BACKOFF.0,
+            pace: Pace::new(),
             life: Life::On,
         };
         driver.perform();
@@ -310,16 +365,10 @@ impl Driver {
     }
 
     fn open_session(&mut self, session: SessionNumber) {
+        self.pace.rest();
         match self.target.open_session() {
-            Ok(()) => {
-                self.backoff = BACKOFF.0;
-                self.tell(SlotEvent::Opened { session });
-            }
-            Err(error) => {
-                std::thread::park_timeout(self.backoff);
-                self.backoff = (self.backoff * 2).min(BACKOFF.1);
-                self.lost(session, &error);
-            }
+            Ok(()) => self.tell(SlotEvent::Opened { session }),
+            Err(error) => self.lost(session, &error),
         }
     }
 
@@ -331,19 +380,33 @@ impl Driver {
 
     fn lost(&mut self, session: SessionNumber, error: &TargetError) {
         self.drop_pending();
+        self.pace.failed();
         let reason = chain(error);
         tracing::warn!(slot = %self.slot.key(), session = session.0, reason, "session lost");
-        if let TargetError::MarkerLost(_) = error {
-            // The machine judges markers by what was read; a place that cannot be read at all is told as replaced.
-            let reading = MarkerReading {
-                topic: reason,
-                start: 0,
-                end: 0,
-                markers: Vec::new(),
-            };
-            self.tell(SlotEvent::MarkersRead { session, reading });
-        }
+        self.named(session, error);
         self.tell(SlotEvent::TxnLost { session });
+    }
+
+    /// Tells what no further try can help against. The machine stops for it only where the markers were read and the
+    /// output was missing, or where the markers are to be read; everywhere else a new session decides first.
+    fn named(&mut self, session: SessionNumber, error: &TargetError) {
+        match error {
+            TargetError::Refused(cause) => {
+                let reason = chain(cause);
+                self.tell(SlotEvent::RecordRefused { reason });
+            }
+            TargetError::MarkerLost(_) => {
+                // The machine judges markers by what was read; a place that cannot be read at all is told as replaced.
+                let reading = MarkerReading {
+                    topic: chain(error),
+                    start: 0,
+                    end: 0,
+                    markers: Vec::new(),
+                };
+                self.tell(SlotEvent::MarkersRead { session, reading });
+            }
+            TargetError::SessionLost(_) | TargetError::Unclear(_) => {}
+        }
     }
 
     fn send_range(&mut self, range: RecordRange) {
@@ -407,12 +470,19 @@ impl Driver {
             unreachable!("the machine writes a marker before it ends a transaction")
         };
         let answer = match self.target.commit(marker) {
-            Ok(position) => EndAnswer::Committed {
-                marker_offset: position.0,
-            },
+            Ok(position) => {
+                self.pace = Pace::new();
+                EndAnswer::Committed {
+                    marker_offset: position.0,
+                }
+            }
             Err(error) => {
                 let reason = chain(&error);
                 tracing::warn!(slot = %self.slot.key(), number = marker.number, reason, "unclear commit");
+                self.pace.failed();
+                // The contract does not promise that a refused commit left nothing behind. A named stop decides nothing
+                // about the output either, so it may be told; the first refusal still goes through a session.
+                self.named(session, &error);
                 EndAnswer::Unclear
             }
         };
@@ -472,8 +542,8 @@ impl Driver {
             }
             Err(error) => {
                 tracing::warn!(slot = %self.slot.key(), %error, "sink log not readable now");
-                std::thread::park_timeout(self.backoff);
                 self.drop_pending();
+                self.pace.failed();
                 self.tell(SlotEvent::TxnLost { session });
                 return false;
             }
@@ -487,17 +557,9 @@ impl Driver {
                 return false;
             }
         };
-        match sent {
-            Ok(()) => return true,
-            Err(TargetError::Refused(reason)) => {
-                self.drop_pending();
-                self.tell(SlotEvent::RecordRefused {
-                    reason: reason.to_string(),
-                });
-            }
-            Err(error) => self.lost(session, &error),
-        }
-        false
+        let arrived = sent.is_ok();
+        self.or_lost(session, sent);
+        arrived
     }
 
     /// Drops what the same step still asked of a session that is lost: above all, its end. Logs, acknowledgements and
@@ -519,3 +581,6 @@ impl Driver {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

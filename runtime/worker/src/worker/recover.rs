@@ -9,7 +9,7 @@ use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::recovery::SlotDuty;
 use highwater_protocol::stop::SlotKey;
 use highwater_state::MemoryBudget;
-use highwater_types::{AttemptId, Parallelism, SlotIndex, SubtaskIndex};
+use highwater_types::{AttemptId, ErrorKind, Parallelism, SlotIndex, SubtaskIndex};
 
 use crate::build::{SliceContext, SubtaskParts, build, operators_of, wire};
 use crate::files::BlockingLogs;
@@ -18,7 +18,7 @@ use crate::sink::driver::{DriverParts, SlotStart};
 use crate::sink::{SinkControl, SinkMailbox, spawn};
 use crate::slot::{SlotLetter, error_chain};
 
-use super::{Attempt, Stage, Worker, WorkerInput, give, sink_failure};
+use super::{Attempt, Stage, Worker, WorkerInput, sink_failure};
 
 impl Worker {
     /// Takes an attempt and fetches its state (R5).
@@ -58,13 +58,21 @@ impl Worker {
         }
     }
 
-    pub(super) fn open_slots(
+    fn open_slots(&mut self, held: &mut Attempt, duties: &[SlotDuty]) -> Result<(), FailureReport> {
+        let mut mailboxes = BTreeMap::new();
+        let opened = self.open_each(held, duties, &mut mailboxes);
+        // Also after a failure: the drivers that run already end only if they are told to.
+        held.mailboxes = Arc::new(mailboxes);
+        opened
+    }
+
+    fn open_each(
         &mut self,
         held: &mut Attempt,
         duties: &[SlotDuty],
+        mailboxes: &mut BTreeMap<SlotKey, SinkMailbox>,
     ) -> Result<(), FailureReport> {
         let plan = self.setup.program.plan().clone();
-        let mut mailboxes = BTreeMap::new();
         for node in plan.sinks() {
             let uid = plan.uid(node).clone();
             let Some(markers) = held.deployment.markers.get(&uid).cloned() else {
@@ -121,7 +129,6 @@ impl Worker {
                 mailboxes.insert(key, mailbox);
             }
         }
-        held.mailboxes = Arc::new(mailboxes);
         Ok(())
     }
 
@@ -131,9 +138,8 @@ impl Worker {
             return;
         };
         let states = std::mem::take(&mut held.deployment.states);
-        let (files, inputs) = (self.setup.files.clone(), self.inputs.clone());
-        let rim = self.setup.rim.clone();
-        rim.clone().spawn_blocking(move || {
+        let (files, rim) = (self.setup.files.clone(), self.setup.rim.clone());
+        let job = move || {
             let mut fetched = BTreeMap::new();
             for (subtask, state) in states {
                 match rim.block_on(files.restore(state)) {
@@ -141,18 +147,29 @@ impl Worker {
                         fetched.insert(subtask, snapshot);
                     }
                     Err(error) => {
-                        let report = FailureReport {
+                        return Err(FailureReport {
                             task: format!("restoring {}", subtask.uid),
                             subtask: subtask.subtask,
                             position: None,
                             kind: highwater_types::Classified::kind(&error),
                             message: error_chain(&error),
-                        };
-                        return give(&inputs, WorkerInput::Fetched(attempt, Err(report)));
+                        });
                     }
                 }
             }
-            give(&inputs, WorkerInput::Fetched(attempt, Ok(fetched)));
+            Ok(fetched)
+        };
+        let lost = |message| {
+            Err(FailureReport {
+                task: "restoring".to_owned(),
+                subtask: SubtaskIndex(0),
+                position: None,
+                kind: ErrorKind::Transient,
+                message,
+            })
+        };
+        self.off_loop(job, lost, move |states| {
+            WorkerInput::Fetched(attempt, states)
         });
     }
 

@@ -1,5 +1,7 @@
 //! A task's part of a checkpoint: chain and sink slots put together, stored, acknowledged.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use highwater_protocol::job::{TaskId, TaskSnapshot};
 use highwater_protocol::stop::SlotKey;
 use highwater_types::{AttemptId, CheckpointId, ErrorKind, SubtaskIndex};
@@ -8,7 +10,7 @@ use crate::build::task_id;
 use crate::files::{TaskPart, store_part};
 use crate::messages::WorkerEvent;
 use crate::sink::driver::SinkEvent;
-use crate::slot::error_chain;
+use crate::slot::{error_chain, panic_message};
 
 use super::{Worker, WorkerInput, give, slot_failure, slot_task};
 
@@ -27,24 +29,33 @@ impl Worker {
 
     /// Stores a task's part, off the loop (P5).
     pub(super) fn store(&self, part: TaskPart) {
-        let (files, inputs, rim) = (
-            self.setup.files.clone(),
-            self.inputs.clone(),
-            self.setup.rim.clone(),
-        );
-        self.setup.rim.spawn_blocking(move || {
-            let (task, attempt, id) = (part.task.clone(), part.attempt, part.id);
+        let (files, rim) = (self.setup.files.clone(), self.setup.rim.clone());
+        let (task, attempt, id) = (part.task.clone(), part.attempt, part.id);
+        let answer = move |result| WorkerInput::Stored {
+            task,
+            attempt,
+            id,
+            result,
+        };
+        let job = move || {
             let stored = rim.block_on(store_part(&files, part));
-            let result = stored.map_err(|error| error_chain(&error));
-            give(
-                &inputs,
-                WorkerInput::Stored {
-                    task,
-                    attempt,
-                    id,
-                    result,
-                },
-            );
+            stored.map_err(|error| error_chain(&error))
+        };
+        self.off_loop(job, Err, answer);
+    }
+
+    /// Runs a job off the loop. Its result is answered, and a panic too: a job that is lost is a failure, never silence.
+    pub(super) fn off_loop<R>(
+        &self,
+        job: impl FnOnce() -> R + Send + 'static,
+        lost: impl FnOnce(String) -> R + Send + 'static,
+        answer: impl FnOnce(R) -> WorkerInput + Send + 'static,
+    ) {
+        let inputs = self.inputs.clone();
+        self.setup.rim.spawn_blocking(move || {
+            let result = catch_unwind(AssertUnwindSafe(job))
+                .unwrap_or_else(|panic| lost(panic_message(panic.as_ref())));
+            give(&inputs, answer(result));
         });
     }
 
@@ -118,6 +129,9 @@ impl Worker {
                 self.fail(attempt, slot_failure(&slot, ErrorKind::Fenced, message));
             }
             SinkEvent::Stop(stop) => self.tell(WorkerEvent::Stop(attempt, stop)),
+            SinkEvent::Panicked(message) => {
+                self.fail(attempt, slot_failure(&slot, ErrorKind::Transient, message));
+            }
         }
     }
 

@@ -1,0 +1,277 @@
+//! Tests of the worker where a part of it fails: every failure is told, and every attempt can be cancelled.
+
+use std::time::Duration;
+
+use highwater_api::StreamEnvironment;
+use highwater_connectors::{
+    ConnectorError, ElementsSource, ExternalIdentity, Marker, MarkerPosition, MarkerReading,
+    MemoryOutput, OutputBatch, OutputTarget, Sink, SinkFacts, SinkWriter, TargetError,
+    WriterContext,
+};
+use highwater_graph::PlanDefaults;
+use highwater_graph::check::Checkpoints;
+use highwater_protocol::paths::JobPaths;
+use highwater_protocol::recovery::SlotDuty;
+use highwater_protocol::sink_slot::Purpose;
+use highwater_storage::MemoryStorage;
+use highwater_types::{Epoch, Guarantee, Lineage, MaxParallelism, Nonce, OperatorUid, Parallelism};
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::messages::{History, MarkerPlace};
+
+const ATTEMPT: AttemptId = AttemptId(1);
+const LIMIT: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Copy)]
+enum Fault {
+    /// The second slot has no target.
+    SecondTarget,
+    /// No session opens without a panic.
+    Panic,
+}
+
+struct FaultySink(Fault);
+
+fn refusal() -> ConnectorError {
+    ConnectorError::Unavailable {
+        object: "the outside".to_owned(),
+        reason: "it was told to".to_owned(),
+    }
+}
+
+impl Sink for FaultySink {
+    type Record = u64;
+
+    fn facts(&self) -> SinkFacts {
+        SinkFacts {
+            connector: "faulty",
+            object: "nothing".to_owned(),
+            guarantee: Guarantee::ExactlyOnce,
+        }
+    }
+
+    fn writer(&self, _: &WriterContext) -> Result<SinkWriter<u64>, ConnectorError> {
+        Err(refusal())
+    }
+
+    fn target(
+        &self,
+        context: &WriterContext,
+    ) -> Result<Option<Box<dyn OutputTarget>>, ConnectorError> {
+        match self.0 {
+            Fault::SecondTarget if context.subtask.0 > 0 => Err(refusal()),
+            Fault::SecondTarget => Ok(Some(Box::new(MemoryOutput::new().target(context)))),
+            Fault::Panic => Ok(Some(Box::new(Panicking))),
+        }
+    }
+}
+
+struct Panicking;
+
+impl OutputTarget for Panicking {
+    fn identity(&mut self) -> Result<ExternalIdentity, TargetError> {
+        panic!("the target has a bug")
+    }
+
+    fn marker_position(&mut self) -> Result<MarkerPosition, TargetError> {
+        panic!("the target has a bug")
+    }
+
+    fn open_session(&mut self) -> Result<(), TargetError> {
+        panic!("the target has a bug")
+    }
+
+    fn write_sync(&mut self) -> Result<(), TargetError> {
+        panic!("the target has a bug")
+    }
+
+    fn read_markers(&mut self, _: MarkerPosition) -> Result<MarkerReading, TargetError> {
+        panic!("the target has a bug")
+    }
+
+    fn begin(&mut self) -> Result<(), TargetError> {
+        panic!("the target has a bug")
+    }
+
+    fn send(&mut self, _: &OutputBatch) -> Result<(), TargetError> {
+        panic!("the target has a bug")
+    }
+
+    fn flush(&mut self) -> Result<(), TargetError> {
+        panic!("the target has a bug")
+    }
+
+    fn commit(&mut self, _: Marker) -> Result<MarkerPosition, TargetError> {
+        panic!("the target has a bug")
+    }
+
+    fn abort(&mut self) -> Result<(), TargetError> {
+        panic!("the target has a bug")
+    }
+}
+
+fn uid() -> OperatorUid {
+    OperatorUid::parse("out").unwrap()
+}
+
+fn rim() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_time()
+        .build()
+        .unwrap()
+}
+
+fn setup(
+    fault: Fault,
+    rim: &tokio::runtime::Runtime,
+) -> (WorkerSetup, mpsc::Receiver<WorkerEvent>) {
+    let mut env = StreamEnvironment::new();
+    env.source("numbers", ElementsSource::new([1u64]))
+        .sink("out", FaultySink(fault));
+    let defaults = PlanDefaults {
+        parallelism: Parallelism(2),
+        max_parallelism: MaxParallelism::DEFAULT,
+        checkpoints: Checkpoints::On,
+    };
+    let job = JobIdentity::parse("test-job").unwrap();
+    let storage = Arc::new(MemoryStorage::default());
+    let (events, told) = mpsc::channel(64);
+    let setup = WorkerSetup {
+        program: env.compile(defaults).unwrap(),
+        job: job.clone(),
+        settings: WorkerSettings {
+            slots: 1,
+            state_bytes_max: 1 << 20,
+            spool_bytes_max: 1 << 20,
+        },
+        clock: Arc::new(ManualClock::default()),
+        files: JobFiles::new(storage, JobPaths::new(job)),
+        rim: rim.handle().clone(),
+        nonces: NonceStream::new(Nonce(1)),
+        events,
+        stop: Arc::new(|_| {}),
+    };
+    (setup, told)
+}
+
+fn deployment() -> Box<Deployment> {
+    let markers = MarkerPlace {
+        place: "memory".to_owned(),
+        from: 0,
+    };
+    Box::new(Deployment {
+        epoch: Epoch(1),
+        attempt: ATTEMPT,
+        lineage: Lineage(1),
+        restored: id(0),
+        history: History::FirstStart,
+        states: BTreeMap::new(),
+        splits: BTreeMap::new(),
+        complete: Vec::new(),
+        markers: BTreeMap::from([(uid(), markers)]),
+    })
+}
+
+fn id(number: u64) -> CheckpointId {
+    CheckpointId {
+        number,
+        epoch: Epoch(1),
+    }
+}
+
+/// Runs an attempt up to `Confirm` with these duties, expects its failure, and cancels it.
+fn failure_of(fault: Fault, duties: Vec<SlotDuty>) -> FailureReport {
+    let rim = rim();
+    let (setup, mut told) = setup(fault, &rim);
+    let worker = start(setup).unwrap();
+    let mut next = || {
+        let told = rim.block_on(async { tokio::time::timeout(LIMIT, told.recv()).await });
+        told.ok().flatten()
+    };
+    worker.send(WorkerCommand::Prepare(deployment()));
+    assert!(matches!(next(), Some(WorkerEvent::Verified(ATTEMPT))));
+    worker.send(WorkerCommand::Confirm(ATTEMPT, duties));
+    let failed = next();
+    // Nothing is built yet, so there is no slice to drop: the answer waits for the drivers only.
+    worker.send(WorkerCommand::Cancel(ATTEMPT));
+    let cancelled = next();
+    worker.shut_down();
+    // A driver that was never told to end must not keep a failed test from ending.
+    rim.shutdown_background();
+    assert!(
+        matches!(cancelled, Some(WorkerEvent::Cancelled(ATTEMPT))),
+        "{cancelled:?}"
+    );
+    let Some(WorkerEvent::Failed(ATTEMPT, report)) = failed else {
+        panic!("{failed:?}")
+    };
+    *report
+}
+
+#[test]
+fn drivers_of_a_partly_failed_opening_end_with_the_attempt() {
+    let report = failure_of(Fault::SecondTarget, Vec::new());
+    assert_eq!(report.subtask, SubtaskIndex(1));
+    assert!(report.message.contains("it was told to"), "{report:?}");
+}
+
+#[test]
+fn a_panic_of_a_driver_fails_the_attempt() {
+    let slot = SlotKey {
+        sink: uid(),
+        slot: 0,
+    };
+    let task = TaskId {
+        vertex: uid(),
+        subtask: SubtaskIndex(0),
+    };
+    let duty = SlotDuty {
+        slot,
+        task,
+        id: id(1),
+        log: Vec::new(),
+        from: 0,
+        purpose: Purpose::Confirm,
+    };
+    let report = failure_of(Fault::Panic, vec![duty]);
+    assert_eq!(report.subtask, SubtaskIndex(0));
+    assert!(
+        report.message.contains("the target has a bug"),
+        "{report:?}"
+    );
+}
+
+#[test]
+fn a_job_off_the_loop_that_panics_is_answered() {
+    let rim = rim();
+    let (setup, told) = setup(Fault::Panic, &rim);
+    let (inputs, answers) = sync_channel(4);
+    let mut worker = Worker {
+        setup,
+        inputs,
+        slots: Vec::new(),
+        current: None,
+        board: FigureBoard::default(),
+    };
+    worker.prepare(deployment());
+    let fetched = answers.recv_timeout(LIMIT).unwrap();
+    assert!(matches!(fetched, WorkerInput::Fetched(ATTEMPT, Ok(_))));
+    let job = || panic!("the store has a bug");
+    let task = worker.holder(&SlotKey {
+        sink: uid(),
+        slot: 0,
+    });
+    worker.off_loop(job, Err, move |result| WorkerInput::Stored {
+        task,
+        attempt: ATTEMPT,
+        id: id(1),
+        result,
+    });
+    let WorkerInput::Stored { result, .. } = answers.recv_timeout(LIMIT).unwrap() else {
+        panic!("the job answers")
+    };
+    assert!(result.unwrap_err().contains("the store has a bug"));
+    drop(told);
+}
