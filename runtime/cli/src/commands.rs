@@ -8,8 +8,12 @@ use highwater_api::{JobProgram, StreamEnvironment};
 use highwater_graph::{PlanFormat, explain};
 use highwater_operators::UserError;
 
+use highwater_worker::slot::error_chain;
+
 use crate::exit::{Code, Failure};
-use crate::settings::{JobArgs, RunArgs};
+use crate::settings::{
+    Environment, JobArgs, JobSettings, RunArgs, RunSettings, Settings, cores, program_name,
+};
 use crate::{inspect, remote, run};
 
 /// A job: fills the environment with its streams.
@@ -42,7 +46,11 @@ enum Command {
         run: Box<RunArgs>,
     },
     /// Show how the running job does
-    Status,
+    Status {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Take a savepoint of the running job and go on
     Savepoint {
         /// Its name: 1 to 63 lower-case letters, digits, `-`, `_`
@@ -135,36 +143,63 @@ pub(crate) fn say(text: &str) {
 }
 
 fn dispatch(cli: Cli, job: JobFunction) -> Result<(), Failure> {
-    match cli.command {
-        Command::Run(args) => run::run(&cli.job, &args, compile(job, &args)?),
-        Command::Plan { format, run } => {
-            let format = match format {
-                Format::Text => PlanFormat::Text,
-                Format::Json => PlanFormat::Json,
-                Format::Dot => PlanFormat::Dot,
-            };
-            say(&explain(compile(job, &run)?.plan(), format));
-            Ok(())
-        }
-        Command::Status => remote::status(&cli.job),
-        Command::Savepoint { name } => remote::savepoint(&cli.job, &name),
-        Command::Stop { drain, savepoint } => remote::stop(&cli.job, drain, savepoint.as_deref()),
-        Command::Checkpoints { command } => match command {
-            CheckpointsCommand::List => inspect::list(&cli.job),
-            CheckpointsCommand::Inspect { number } => inspect::inspect(&cli.job, number),
-            CheckpointsCommand::Verify => inspect::verify(&cli.job),
-        },
+    let run_args = match &cli.command {
         Command::Version => {
             say(&format!("highwater {}\n", env!("CARGO_PKG_VERSION")));
+            return Ok(());
+        }
+        Command::Run(args) | Command::Plan { run: args, .. } => Some(args.as_ref()),
+        _ => None,
+    };
+    let settings = Settings::read(&cli.job, run_args, Environment::read()?)?;
+    let of_job = settings.job(&program_name())?;
+    match cli.command {
+        Command::Run(args) => {
+            let of_run = settings.run(&args.parameters, cores())?;
+            let program = compile(job, &of_run)?;
+            run::run(of_job, of_run, &args, program)
+        }
+        Command::Plan { format, run } => {
+            let of_run = settings.run(&run.parameters, cores())?;
+            say(&plan(job, &of_run, format)?);
             Ok(())
+        }
+        command => look(command, &of_job),
+    }
+}
+
+/// The commands that only need to know which job.
+fn look(command: Command, job: &JobSettings) -> Result<(), Failure> {
+    match command {
+        Command::Status { json } => remote::status(job, json),
+        Command::Savepoint { name } => remote::savepoint(job, &name),
+        Command::Stop { drain, savepoint } => remote::stop(job, drain, savepoint.as_deref()),
+        Command::Checkpoints { command } => match command {
+            CheckpointsCommand::List => inspect::list(job),
+            CheckpointsCommand::Inspect { number } => inspect::inspect(job, number),
+            CheckpointsCommand::Verify => inspect::verify(job),
+        },
+        Command::Run(_) | Command::Plan { .. } | Command::Version => {
+            unreachable!("handled before")
         }
     }
 }
 
-fn compile(job: JobFunction, args: &RunArgs) -> Result<JobProgram, Failure> {
-    let parameters = args.parameters.iter().cloned().collect();
-    let mut env = StreamEnvironment::with_parameters(parameters);
-    job(&mut env).map_err(|error| Failure::new(Code::Invalid, error.to_string()))?;
-    env.compile(args.plan_defaults()?)
+fn plan(job: JobFunction, settings: &RunSettings, format: Format) -> Result<String, Failure> {
+    let format = match format {
+        Format::Text => PlanFormat::Text,
+        Format::Json => PlanFormat::Json,
+        Format::Dot => PlanFormat::Dot,
+    };
+    Ok(explain(compile(job, settings)?.plan(), format))
+}
+
+fn compile(job: JobFunction, settings: &RunSettings) -> Result<JobProgram, Failure> {
+    let mut env = StreamEnvironment::with_parameters(settings.parameters.clone());
+    job(&mut env).map_err(|error| Failure::new(Code::Invalid, error_chain(error.as_ref())))?;
+    env.compile(settings.plan)
         .map_err(|errors| Failure::of(&errors))
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,12 +8,13 @@ use highwater_protocol::head::ManifestRef;
 use highwater_protocol::head_write::Versioned;
 use highwater_protocol::manifest::{Manifest, SlotOutput};
 use highwater_protocol::paths::JobPaths;
+use highwater_storage::Location;
 use highwater_worker::files::JobFiles;
 
 use crate::commands::say;
 use crate::exit::{Code, Failure};
 use crate::run::{runtime, storage};
-use crate::settings::JobArgs;
+use crate::settings::JobSettings;
 
 struct Opened {
     store: JobStore,
@@ -21,18 +22,28 @@ struct Opened {
     head: Versioned,
 }
 
-async fn opened(args: &JobArgs) -> Result<Opened, Failure> {
-    let (storage, job) = (storage(args)?, args.identity()?);
-    let paths = JobPaths::new(job.clone());
+async fn opened(job: &JobSettings) -> Result<Opened, Failure> {
+    let absent = || {
+        let message = format!(
+            "job {} has no checkpoints in {}; name the job by --job, the place by --state-dir",
+            job.identity, job.state_dir
+        );
+        Failure::new(Code::Usage, message)
+    };
+    // Opening a local store makes its folder, and who only looks leaves nothing behind.
+    if let Location::Local(folder) = &job.state_dir
+        && !folder.exists()
+    {
+        return Err(absent());
+    }
+    let storage = storage(job)?;
+    let paths = JobPaths::new(job.identity.clone());
     let store = JobStore::new(Arc::clone(&storage), paths.clone());
     let head = store
         .read_head()
         .await
         .map_err(|error| Failure::of(&error))?;
-    let head = head.ok_or_else(|| {
-        let message = format!("job {job} has no checkpoints in {}", args.state_dir);
-        Failure::new(Code::Invalid, message)
-    })?;
+    let head = head.ok_or_else(absent)?;
     Ok(Opened {
         store,
         files: JobFiles::new(storage, paths),
@@ -76,9 +87,9 @@ fn pending(manifest: &Manifest) -> usize {
 }
 
 /// Lists the checkpoints that are kept.
-pub fn list(args: &JobArgs) -> Result<(), Failure> {
+pub fn list(job: &JobSettings) -> Result<(), Failure> {
     runtime()?.block_on(async {
-        let opened = opened(args).await?;
+        let opened = opened(job).await?;
         let confirmed = opened.head.head.confirmed;
         let mut text = format!(
             "{:>10} {:>6} {:>12} {:>6}  output\n",
@@ -107,9 +118,9 @@ pub fn list(args: &JobArgs) -> Result<(), Failure> {
 }
 
 /// Shows one checkpoint.
-pub fn inspect(args: &JobArgs, number: Option<u64>) -> Result<(), Failure> {
+pub fn inspect(job: &JobSettings, number: Option<u64>) -> Result<(), Failure> {
     runtime()?.block_on(async {
-        let opened = opened(args).await?;
+        let opened = opened(job).await?;
         let chain = chain(&opened).await?;
         let wanted = number.unwrap_or(opened.head.head.number);
         let found = chain
@@ -118,7 +129,7 @@ pub fn inspect(args: &JobArgs, number: Option<u64>) -> Result<(), Failure> {
         let Some((reference, manifest)) = found else {
             let message =
                 format!("checkpoint {wanted} is not kept; `checkpoints list` shows those that are");
-            return Err(Failure::new(Code::Invalid, message));
+            return Err(Failure::new(Code::Usage, message));
         };
         say(&describe(reference, manifest));
         Ok(())
@@ -173,9 +184,9 @@ fn describe(reference: &ManifestRef, manifest: &Manifest) -> String {
 }
 
 /// Reads every file of the last checkpoint and compares length and checksum.
-pub fn verify(args: &JobArgs) -> Result<(), Failure> {
+pub fn verify(job: &JobSettings) -> Result<(), Failure> {
     runtime()?.block_on(async {
-        let opened = opened(args).await?;
+        let opened = opened(job).await?;
         let manifest = opened.store.manifest(&opened.head.head.manifest).await;
         let manifest = manifest.map_err(|error| Failure::of(&error))?;
         let mut bytes = 0;

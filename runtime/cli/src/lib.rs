@@ -10,6 +10,8 @@ pub mod logs;
 pub mod remote;
 pub mod run;
 pub mod settings;
+mod signals;
+mod stop_point;
 pub mod view;
 
 pub use commands::main;

@@ -1,60 +1,86 @@
 //! `status`, `savepoint` and `stop`: speak to a running job through its status server on loopback.
 //!
-//! A running job notes the server's address in `<run dir>/<job>.address`; the note goes when the job ends.
+//! A running job notes the server's address in `<run dir>/<job>.address`; the note goes when the job ends. An address
+//! that is not on loopback is not called, whoever wrote it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use highwater_types::JobIdentity;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
 use crate::commands::say;
 use crate::exit::{Code, Failure};
-use crate::settings::JobArgs;
+use crate::settings::JobSettings;
 
-fn note_path(args: &JobArgs, job: &JobIdentity) -> PathBuf {
-    args.run_dir.join(format!("{job}.address"))
+mod page;
+
+fn note_path(job: &JobSettings) -> PathBuf {
+    job.run_dir.join(format!("{}.address", job.identity))
 }
 
-/// Notes where the status server listens.
-pub(crate) fn write_note(
-    args: &JobArgs,
-    job: &JobIdentity,
-    listener: &TcpListener,
-) -> Result<PathBuf, Failure> {
-    let path = note_path(args, job);
-    let write = || {
-        std::fs::create_dir_all(&args.run_dir)?;
-        let address = listener.local_addr()?;
-        tracing::info!(%address, "status server");
-        std::fs::write(&path, address.to_string())
-    };
-    write().map_err(|error: std::io::Error| {
-        Failure::new(
-            Code::Invalid,
-            format!("cannot write {}: {error}", path.display()),
-        )
-    })?;
-    Ok(path)
+/// Where the status server of a running job listens, for the other commands.
+pub(crate) struct RunNote {
+    path: PathBuf,
+    text: String,
 }
 
-fn base(args: &JobArgs) -> Result<String, Failure> {
-    let job = args.identity()?;
-    let path = note_path(args, &job);
-    let address = std::fs::read_to_string(&path).map_err(|_| {
+impl RunNote {
+    /// Writes the note. It is whole or not there: a reader never sees half an address.
+    pub(crate) fn write(job: &JobSettings, address: SocketAddr) -> Result<Self, Failure> {
+        let (path, text) = (note_path(job), address.to_string());
+        let draft = path.with_extension(format!("{}.draft", address.port()));
+        let write = || {
+            std::fs::create_dir_all(&job.run_dir)?;
+            std::fs::write(&draft, &text)?;
+            std::fs::rename(&draft, &path)
+        };
+        match write() {
+            Ok(()) => Ok(Self { path, text }),
+            Err(error) => Err(Failure::new(
+                Code::Usage,
+                format!(
+                    "cannot write {}: {error}; name another --run-dir",
+                    path.display()
+                ),
+            )),
+        }
+    }
+
+    /// Removes the note, unless a newer process has written its own.
+    pub(crate) fn remove(self) {
+        let is_own = std::fs::read_to_string(&self.path).is_ok_and(|text| text == self.text);
+        if is_own && let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(%error, "run note");
+        }
+    }
+}
+
+fn base(job: &JobSettings) -> Result<String, Failure> {
+    let path = note_path(job);
+    let text = std::fs::read_to_string(&path).map_err(|_| {
         let message = format!(
-            "job {job} does not run here: there is no {}; start it with `run`, or name it with --job and --run-dir",
+            "job {} does not run here: there is no {}; start it with `run`, or name it with --job and --run-dir",
+            job.identity,
             path.display()
         );
-        Failure::new(Code::Invalid, message)
+        Failure::new(Code::Other, message)
     })?;
-    Ok(format!("http://{}", address.trim()))
+    match text.trim().parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() => Ok(format!("http://{address}")),
+        _ => Err(Failure::new(
+            Code::Other,
+            format!("{} names no loopback address; remove it", path.display()),
+        )),
+    }
 }
 
-fn call(args: &JobArgs, path: &str, body: Option<Value>) -> Result<Value, Failure> {
-    let url = format!("{}{path}", base(args)?);
+fn call(job: &JobSettings, path: &str, body: Option<Value>) -> Result<Value, Failure> {
+    let url = format!("{}{path}", base(job)?);
     crate::run::runtime()?.block_on(async move {
-        let client = reqwest::Client::new();
+        // No proxy of the environment: the address is on this machine.
+        let client = reqwest::Client::builder().no_proxy().build();
+        let client =
+            client.map_err(|error| Failure::new(Code::Other, format!("no client: {error}")))?;
         let request = match &body {
             None => client.get(&url),
             Some(body) => client.post(&url).json(body),
@@ -62,7 +88,7 @@ fn call(args: &JobArgs, path: &str, body: Option<Value>) -> Result<Value, Failur
         let answer = request.send().await.map_err(|_| {
             let message =
                 format!("the job does not answer at {url}; it may have ended without cleaning up");
-            Failure::new(Code::JobFailed, message)
+            Failure::new(Code::Other, message)
         })?;
         let is_success = answer.status().is_success();
         let value: Value = answer
@@ -76,33 +102,42 @@ fn call(args: &JobArgs, path: &str, body: Option<Value>) -> Result<Value, Failur
             .as_str()
             .unwrap_or("no reason given")
             .to_owned();
-        Err(Failure::new(Code::JobFailed, reason))
+        Err(Failure::new(Code::Other, reason))
     })
 }
 
-fn show(value: &Value) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|error| Failure::new(Code::Other, error.to_string()))?;
-    say(&format!("{text}\n"));
+/// Shows the status.
+pub fn status(job: &JobSettings, json: bool) -> Result<(), Failure> {
+    let status = call(job, "/v1/status", None)?;
+    if json {
+        let text = serde_json::to_string_pretty(&status);
+        let text = text.map_err(|error| Failure::new(Code::Other, error.to_string()))?;
+        say(&format!("{text}\n"));
+    } else {
+        let tasks = call(job, "/v1/tasks", None)?;
+        say(&page::status(&status, &tasks));
+    }
     Ok(())
 }
 
-/// Shows the status as JSON.
-pub fn status(args: &JobArgs) -> Result<(), Failure> {
-    show(&call(args, "/v1/status", None)?)
-}
-
 /// Takes a savepoint.
-pub fn savepoint(args: &JobArgs, name: &str) -> Result<(), Failure> {
-    show(&call(
-        args,
-        "/v1/savepoints",
-        Some(json!({ "name": name })),
-    )?)
+pub fn savepoint(job: &JobSettings, name: &str) -> Result<(), Failure> {
+    let answer = call(job, "/v1/savepoints", Some(json!({ "name": name })))?;
+    say(&format!(
+        "savepoint {name}: checkpoint {}\n",
+        answer["checkpoint"]
+    ));
+    Ok(())
 }
 
 /// Stops the job.
-pub fn stop(args: &JobArgs, drain: bool, savepoint: Option<&str>) -> Result<(), Failure> {
-    let body = json!({ "drain": drain, "savepoint": savepoint });
-    show(&call(args, "/v1/stop", Some(body))?)
+pub fn stop(job: &JobSettings, drain: bool, savepoint: Option<&str>) -> Result<(), Failure> {
+    let mode = if drain { "drain" } else { "suspend" };
+    let body = json!({ "mode": mode, "savepoint": savepoint });
+    let answer = call(job, "/v1/stop", Some(body))?;
+    say(&format!(
+        "stopped with checkpoint {}\n",
+        answer["checkpoint"]
+    ));
+    Ok(())
 }

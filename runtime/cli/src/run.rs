@@ -2,56 +2,46 @@
 //!
 //! The first Ctrl-C or SIGTERM stops with everything confirmed and state kept; the second ends at once.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use highwater_api::JobProgram;
 use highwater_coordinator::{
-    CoordinatorHandle, CoordinatorSetup, JobOutcome, JobRequest, StopMode,
+    CoordinatorHandle, CoordinatorSetup, JobOutcome, JobRequest, RequestAnswer, StopMode,
 };
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::JobPaths;
 use highwater_protocol::recovery::StartWish;
-use highwater_protocol::steps::Step;
-use highwater_storage::{Location, ObjectStorage, S3Options, open, probe};
-use highwater_types::{JobIdentity, Nonce};
+use highwater_storage::{ObjectStorage, StorageError, open, probe};
+use highwater_types::{Classified as _, ErrorKind, Nonce};
 use highwater_web::JobView;
 use highwater_worker::files::JobFiles;
-use highwater_worker::{Clock, FigureBoard, StopHook, SystemClock, WorkerSettings, WorkerSetup};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use highwater_worker::slot::error_chain;
+use highwater_worker::{Clock, FigureBoard, SystemClock, WorkerSetup};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::exit::{Code, Failure};
-use crate::settings::{JobArgs, RunArgs};
-use crate::{remote, view};
+use crate::remote::RunNote;
+use crate::settings::{JobSettings, RunArgs, RunSettings};
+use crate::signals::Interrupts;
+use crate::view::{Screen, View};
+use crate::{logs, stop_point};
 
 /// Events of the worker that may wait for the coordinator.
 const EVENT_QUEUE: usize = 1_024;
 
-/// A variable of the environment: secrets and test switches, which are no flags.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this crate reads the environment for all others"
-)]
-fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok()
+/// A store that refuses is a setting to be corrected: the place, the keys, the bucket.
+fn store_failure(error: &StorageError) -> Failure {
+    let mut failure = Failure::of(error);
+    if error.kind() == ErrorKind::Invalid {
+        failure.code = Code::Usage;
+    }
+    failure
 }
 
 /// Opens the store of a job.
-pub(crate) fn storage(args: &JobArgs) -> Result<Arc<dyn ObjectStorage>, Failure> {
-    let location = Location::parse(&args.state_dir).map_err(|error| Failure::of(&error))?;
-    let setting = environment;
-    let options = S3Options {
-        endpoint: setting("HIGHWATER_S3_ENDPOINT"),
-        region: setting("HIGHWATER_S3_REGION"),
-        access_key_id: setting("HIGHWATER_S3_ACCESS_KEY_ID"),
-        secret_access_key: setting("HIGHWATER_S3_SECRET_ACCESS_KEY")
-            .map(highwater_storage::Secret::new),
-        ..S3Options::default()
-    };
-    open(&location, &options).map_err(|error| Failure::of(&error))
+pub(crate) fn storage(job: &JobSettings) -> Result<Arc<dyn ObjectStorage>, Failure> {
+    open(&job.state_dir, &job.s3).map_err(|error| store_failure(&error))
 }
 
 /// The runtime at the rim.
@@ -65,23 +55,49 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 /// Runs the job to its end.
-pub fn run(job: &JobArgs, args: &RunArgs, program: JobProgram) -> Result<(), Failure> {
-    crate::logs::start(args.log_format, &args.log_level)?;
-    let identity = job.identity()?;
-    let setup = Setup {
-        job: job.clone(),
-        args: args.clone(),
-        identity,
-        program,
+pub fn run(
+    job: JobSettings,
+    settings: RunSettings,
+    args: &RunArgs,
+    program: JobProgram,
+) -> Result<(), Failure> {
+    let screen = Screen::of_stderr(args.quiet);
+    logs::start(&settings, &job.identity, &screen)?;
+    for warning in &program.plan().warnings {
+        tracing::warn!("{warning}");
+    }
+    let wish = if args.fresh {
+        StartWish::Fresh
+    } else {
+        StartWish::Resume
     };
-    runtime()?.block_on(setup.run())
+    let setup = Setup {
+        job,
+        settings,
+        program,
+        wish,
+        screen,
+    };
+    let runtime = runtime()?;
+    let ended = runtime.block_on(setup.run());
+    // After the second Ctrl-C a call to the outside may still be on its way: nobody waits for it any more.
+    runtime.shutdown_background();
+    ended
 }
 
 struct Setup {
-    job: JobArgs,
-    args: RunArgs,
-    identity: JobIdentity,
+    job: JobSettings,
+    settings: RunSettings,
     program: JobProgram,
+    wish: StartWish,
+    screen: Screen,
+}
+
+/// What runs.
+struct Started {
+    handle: CoordinatorHandle,
+    figures: FigureBoard,
+    clock: Arc<dyn Clock>,
 }
 
 /// Random bits that no other process has.
@@ -91,122 +107,140 @@ fn random() -> Nonce {
 
 impl Setup {
     async fn run(self) -> Result<(), Failure> {
+        let mut interrupts = Interrupts::listen()?;
         let storage = storage(&self.job)?;
-        probe(storage.as_ref(), random())
-            .await
-            .map_err(|error| Failure::of(&error))?;
-        let (handle, figures) = self.start(&storage)?;
+        let probed = probe(storage.as_ref(), random()).await;
+        probed.map_err(|error| store_failure(&error))?;
+        let listener = highwater_web::bind(self.settings.rest_address).await;
+        let listener = listener.map_err(|error| Failure::new(Code::Usage, error_chain(&error)))?;
+        let address = listener.local_addr();
+        let address =
+            address.map_err(|error| Failure::new(Code::Other, format!("no address: {error}")))?;
+        let started = self.start(&storage)?;
+        let note = RunNote::write(&self.job, address)?;
+        tracing::info!(%address, "status server");
+        let view = self.view(&started);
         let mut tasks = JoinSet::new();
-        let note = self.serve(&handle, &figures, &mut tasks).await?;
-        if !self.args.quiet {
-            view::start(&self.identity, &handle, &figures, &mut tasks);
-        }
-        let ended = self.wait(handle).await;
-        tasks.shutdown().await;
-        if let Err(error) = std::fs::remove_file(&note) {
-            tracing::debug!(%error, "run note");
-        }
-        ended
-    }
-
-    fn start(
-        &self,
-        storage: &Arc<dyn ObjectStorage>,
-    ) -> Result<(CoordinatorHandle, FigureBoard), Failure> {
-        let clock = Arc::new(SystemClock::new());
-        let (events, incoming) = mpsc::channel(EVENT_QUEUE);
-        let stop = stop_hook()?;
-        let mebibytes = |count: u64| count.max(1) << 20;
-        let worker = highwater_worker::start(WorkerSetup {
-            program: self.program.clone(),
-            job: self.identity.clone(),
-            settings: WorkerSettings {
-                slots: self.args.slots()?,
-                state_bytes_max: mebibytes(self.args.state_memory_mib),
-                spool_bytes_max: mebibytes(self.args.sink_spool_mib),
-            },
-            clock: Arc::clone(&clock) as Arc<dyn Clock>,
-            files: JobFiles::new(Arc::clone(storage), JobPaths::new(self.identity.clone())),
-            rim: tokio::runtime::Handle::current(),
-            nonces: NonceStream::new(random()),
-            events,
-            stop: Arc::clone(&stop),
-        });
-        let worker = worker.map_err(|error| Failure::new(Code::Other, error.to_string()))?;
-        let figures = worker.figures().clone();
-        let handle = highwater_coordinator::start(CoordinatorSetup {
-            program: self.program.clone(),
-            job: self.identity.clone(),
-            settings: self.args.coordinator()?,
-            storage: Arc::clone(storage),
-            wish: if self.args.fresh {
-                StartWish::Fresh
-            } else {
-                StartWish::Resume
-            },
-            worker,
-            events: incoming,
-            clock,
-            seed: random(),
-            stop,
-        });
-        Ok((handle, figures))
-    }
-
-    /// Starts the status server and notes its address for the other commands.
-    async fn serve(
-        &self,
-        handle: &CoordinatorHandle,
-        figures: &FigureBoard,
-        tasks: &mut JoinSet<()>,
-    ) -> Result<PathBuf, Failure> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.args.rest_port));
-        let listener = highwater_web::bind(address).await;
-        let listener = listener.map_err(|error| {
-            Failure::new(Code::Invalid, highwater_worker::slot::error_chain(&error))
-        })?;
-        let note = remote::write_note(&self.job, &self.identity, &listener)?;
-        let view = JobView {
-            job: self.identity.clone(),
-            requests: handle.requests.clone(),
-            status: handle.status.clone(),
-            figures: figures.clone(),
-        };
+        let drawn = View::new(view.clone(), self.screen.clone());
         tasks.spawn(async move {
             if let Err(error) = highwater_web::serve(listener, view).await {
                 tracing::error!(%error, "status server");
             }
         });
-        Ok(note)
+        if self.screen.is_on() {
+            tasks.spawn(drawn.run());
+        }
+        let ended = wait(started.handle, &mut interrupts).await;
+        tasks.shutdown().await;
+        self.screen.leave();
+        note.remove();
+        ended
     }
 
-    async fn wait(&self, handle: CoordinatorHandle) -> Result<(), Failure> {
-        let CoordinatorHandle {
-            requests,
-            mut ended,
-            ..
-        } = handle;
-        let mut interrupts = Interrupts::listen()?;
-        let mut stop: Option<oneshot::Receiver<_>> = None;
-        loop {
-            // Every arm is cancel-safe: a join handle, a signal and a oneshot lose nothing when another arm wins.
-            tokio::select! {
-                end = &mut ended => return outcome(end),
-                () = interrupts.next() => {
-                    if stop.is_some() {
-                        let message = "ended at once; the next run goes on from the last checkpoint";
-                        return Err(Failure::new(Code::Interrupted, message));
-                    }
-                    tracing::info!("stopping with state kept; once more ends at once");
-                    let (answer, answered) = oneshot::channel();
-                    let request =
-                        JobRequest::Stop { mode: StopMode::Suspend, savepoint: None, answer };
-                    if requests.send(request).await.is_ok() {
-                        stop = Some(answered);
-                    }
+    fn start(&self, storage: &Arc<dyn ObjectStorage>) -> Result<Started, Failure> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let (events, incoming) = mpsc::channel(EVENT_QUEUE);
+        let stop = stop_point::hook(self.settings.stop_at.as_deref())?;
+        let identity = &self.job.identity;
+        let worker = highwater_worker::start(WorkerSetup {
+            program: self.program.clone(),
+            job: identity.clone(),
+            settings: self.settings.worker,
+            clock: Arc::clone(&clock),
+            files: JobFiles::new(Arc::clone(storage), JobPaths::new(identity.clone())),
+            rim: tokio::runtime::Handle::current(),
+            nonces: NonceStream::new(random()),
+            events,
+            stop: Arc::clone(&stop),
+        });
+        let worker =
+            worker.map_err(|error| Failure::new(Code::Other, format!("no threads: {error}")))?;
+        let figures = worker.figures().clone();
+        let handle = highwater_coordinator::start(CoordinatorSetup {
+            program: self.program.clone(),
+            job: identity.clone(),
+            settings: self.settings.coordinator.clone(),
+            storage: Arc::clone(storage),
+            wish: self.wish,
+            worker,
+            events: incoming,
+            clock: Arc::clone(&clock),
+            seed: random(),
+            stop,
+        });
+        Ok(Started {
+            handle,
+            figures,
+            clock,
+        })
+    }
+
+    fn view(&self, started: &Started) -> JobView {
+        JobView {
+            job: self.job.identity.clone(),
+            plan: Arc::new(self.program.plan().clone()),
+            worker: self.settings.worker,
+            requests: started.handle.requests.clone(),
+            status: started.handle.status.clone(),
+            figures: started.figures.clone(),
+            clock: Arc::clone(&started.clock),
+        }
+    }
+}
+
+/// Waits for the end of the job, and passes on what the person at the keyboard wants.
+async fn wait(handle: CoordinatorHandle, interrupts: &mut Interrupts) -> Result<(), Failure> {
+    let CoordinatorHandle {
+        requests,
+        mut ended,
+        ..
+    } = handle;
+    let mut stop = Stop::NotAsked;
+    loop {
+        // Every arm is cancel-safe: a join handle, a signal and a oneshot lose nothing when another arm wins.
+        tokio::select! {
+            end = &mut ended => return outcome(end),
+            refused = stop.refused() => {
+                tracing::warn!(reason = refused, "the stop was refused and the job runs on");
+                stop = Stop::NotAsked;
+            }
+            () = interrupts.next() => {
+                if !matches!(stop, Stop::NotAsked) {
+                    let message = "ended at once; the next run goes on from the last checkpoint";
+                    return Err(Failure::new(Code::Interrupted, message));
+                }
+                tracing::info!("stopping with state kept; once more ends at once");
+                let (answer, answered) = oneshot::channel();
+                stop = Stop::Asked(answered);
+                let request = JobRequest::Stop { mode: StopMode::Suspend, savepoint: None, answer };
+                // Does not wait: a coordinator that still starts takes no request, and the second Ctrl-C must be heard.
+                if let Err(error) = requests.try_send(request) {
+                    tracing::warn!(%error, "the coordinator takes no request");
                 }
             }
         }
+    }
+}
+
+/// How far the stop that the first Ctrl-C asks for has come.
+enum Stop {
+    NotAsked,
+    Asked(oneshot::Receiver<RequestAnswer>),
+    /// Granted, or the coordinator is gone: either way the job ends.
+    Ending,
+}
+
+impl Stop {
+    /// Waits for a refusal, and for ever if there is none.
+    async fn refused(&mut self) -> String {
+        if let Self::Asked(answer) = self {
+            let answered = answer.await;
+            if let Ok(Err(refused)) = answered {
+                return refused.0;
+            }
+            *self = Self::Ending;
+        }
+        std::future::pending().await
     }
 }
 
@@ -215,7 +249,14 @@ fn outcome(
 ) -> Result<(), Failure> {
     match end {
         Ok(Ok(outcome)) => {
-            tracing::info!(?outcome, "the job has ended");
+            let words = match outcome {
+                JobOutcome::Finished => "all input was processed and all output confirmed",
+                JobOutcome::Stopped => "stopped with state kept and all output confirmed",
+                JobOutcome::Cancelled => {
+                    "ended at once; the next run goes on from the last checkpoint"
+                }
+            };
+            tracing::info!("{words}");
             Ok(())
         }
         Ok(Err(failure)) => Err(Failure::of(&failure)),
@@ -224,62 +265,4 @@ fn outcome(
             format!("the coordinator ended: {error}"),
         )),
     }
-}
-
-/// Ctrl-C and SIGTERM.
-struct Interrupts {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Interrupts {
-    fn listen() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| Failure::new(Code::Other, format!("no signals: {error}")))
-        };
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        // Both arms are cancel-safe: a signal that arrives meanwhile is delivered at the next call.
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-}
-
-/// In test builds: aborts the process right before the step that `HIGHWATER_STOP_AT` names, at its n-th time
-/// (`P8` or `P8:3`).
-#[cfg(feature = "stop-points")]
-fn stop_hook() -> Result<StopHook, Failure> {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    let Some(wanted) = environment("HIGHWATER_STOP_AT") else {
-        return Ok(Arc::new(|_| {}));
-    };
-    let (name, count) = wanted.split_once(':').unwrap_or((&wanted, "1"));
-    let step: Step = name
-        .parse()
-        .map_err(|error: highwater_protocol::steps::StepError| {
-            Failure::new(Code::Invalid, error.to_string())
-        })?;
-    let count: u64 = count
-        .parse()
-        .map_err(|_| Failure::new(Code::Invalid, format!("`{wanted}` is no step and count")))?;
-    let passed = AtomicU64::new(0);
-    Ok(Arc::new(move |reached| {
-        if reached == step && passed.fetch_add(1, Ordering::SeqCst) + 1 == count {
-            std::process::abort();
-        }
-    }))
-}
-
-#[cfg(not(feature = "stop-points"))]
-#[expect(clippy::unnecessary_wraps, reason = "the form of test builds can fail")]
-fn stop_hook() -> Result<StopHook, Failure> {
-    Ok(Arc::new(|_: Step| {}))
 }

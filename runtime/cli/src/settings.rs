@@ -1,6 +1,11 @@
-//! Settings of a job: by flag, else by environment, else the default. Each has a unit, a range and a reader.
+//! Settings of a job: read once at the start, checked against the table, typed from there on.
+//!
+//! In reading order: the table, what values look like, the settings file, where values come from, flags, the page. Only
+//! [`Environment::read`] looks at the environment of the process.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -10,110 +15,57 @@ use highwater_graph::check::Checkpoints;
 use highwater_protocol::checkpoint::CheckpointSettings;
 use highwater_protocol::gc::Retention;
 use highwater_protocol::recovery::{RestoreOptions, UnmatchedState};
+use highwater_storage::{Location, S3Options, Secret};
 use highwater_types::{JobIdentity, MaxParallelism, Parallelism};
+use highwater_worker::WorkerSettings;
 
 use crate::exit::{Code, Failure};
 use crate::logs::LogFormat;
 
-/// Which job, and where its state is. Every command needs these.
-#[derive(Args, Clone, Debug)]
+pub mod file;
+pub mod flags;
+pub mod kind;
+mod nearest;
+mod page;
+pub mod source;
+pub mod table;
+
+pub use file::SettingsFile;
+pub use flags::{JobFlags, RunFlags};
+pub use page::page;
+pub use source::{Given, Resolved, SettingError};
+
+use table::{CONFIG_VARIABLE, PREFIX};
+
+/// A commit order that is not confirmed is repeated after this many milliseconds.
+const COMMIT_RETRY_MS: u64 = 1_000;
+/// The folder of savepoints inside the store.
+const SAVEPOINTS: &str = "savepoints";
+
+/// What the command line gives to every command.
+#[derive(Args, Clone, Debug, Default)]
 pub struct JobArgs {
-    /// Name of the job: 1 to 63 lower-case letters, digits, `-`, `_`. Names its checkpoints [default: the program's name]
-    #[arg(long, env = "HIGHWATER_JOB", global = true)]
-    pub job: Option<String>,
-    /// Where checkpoints and savepoints are kept: a directory, or s3://bucket/prefix
-    #[arg(
-        long,
-        env = "HIGHWATER_STATE_DIR",
-        default_value = ".highwater/state",
-        global = true
-    )]
-    pub state_dir: String,
-    /// Where running jobs note the address of their status server
-    #[arg(
-        long,
-        env = "HIGHWATER_RUN_DIR",
-        default_value = ".highwater/run",
-        global = true
-    )]
-    pub run_dir: PathBuf,
+    /// Settings file in YAML; flags and environment go before it (also HIGHWATER_CONFIG)
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) flags: JobFlags,
 }
 
-impl JobArgs {
-    /// The job's identity.
-    pub fn identity(&self) -> Result<JobIdentity, Failure> {
-        let program = std::env::current_exe().ok();
-        let program = program
-            .as_deref()
-            .and_then(|path| path.file_stem()?.to_str());
-        let name = self.job.as_deref().or(program).unwrap_or("job");
-        JobIdentity::parse(name).map_err(|error| Failure::of(&error))
-    }
-}
-
-/// How a job runs.
-#[derive(Args, Clone, Debug)]
+/// What the command line gives to `run` and `plan`.
+#[derive(Args, Clone, Debug, Default)]
 pub struct RunArgs {
-    /// Subtasks of operators that set none [default: whole cores]
-    #[arg(long, env = "HIGHWATER_PARALLELISM")]
-    pub parallelism: Option<u32>,
-    /// Key groups of operators that set none, 1 to 32768; fixed once state exists
-    #[arg(long, env = "HIGHWATER_MAX_PARALLELISM", default_value_t = 720)]
-    pub max_parallelism: u32,
-    /// Slot threads [default: whole cores]
-    #[arg(long, env = "HIGHWATER_SLOTS")]
-    pub slots: Option<u32>,
-    /// From the start of one checkpoint to the start of the next: 10ms to 1d, such as 500ms, 10s, 5m
-    #[arg(long, env = "HIGHWATER_CHECKPOINT_INTERVAL", default_value = "10s", value_parser = duration)]
-    pub checkpoint_interval: Duration,
-    /// Rest between two checkpoints, 0ms to 1d
-    #[arg(long, env = "HIGHWATER_CHECKPOINT_MIN_PAUSE", default_value = "0ms", value_parser = duration)]
-    pub checkpoint_min_pause: Duration,
-    /// A checkpoint that takes longer is given up
-    #[arg(long, env = "HIGHWATER_CHECKPOINT_TIMEOUT", default_value = "10m", value_parser = duration)]
-    pub checkpoint_timeout: Duration,
-    /// Completed checkpoints that are kept, at least 1
-    #[arg(long, env = "HIGHWATER_CHECKPOINT_RETAINED", default_value_t = 3)]
-    pub checkpoint_retained: u32,
-    /// Checkpoints that may fail in a row before the job fails [default: any number]
-    #[arg(long, env = "HIGHWATER_CHECKPOINT_FAILURES_MAX")]
-    pub checkpoint_failures_max: Option<u32>,
-    /// MiB of keyed state that the job may hold, at least 1
-    #[arg(long, env = "HIGHWATER_STATE_MEMORY_MIB", default_value_t = 1_024)]
-    pub state_memory_mib: u64,
-    /// MiB of unconfirmed output that one sink slot may hold, at least 1
-    #[arg(long, env = "HIGHWATER_SINK_SPOOL_MIB", default_value_t = 64)]
-    pub sink_spool_mib: u64,
-    /// Delay before the first restart after a failure; doubles with each failure in a row
-    #[arg(long, env = "HIGHWATER_RESTART_FIRST_DELAY", default_value = "1s", value_parser = duration)]
-    pub restart_first_delay: Duration,
-    /// Longest delay before a restart
-    #[arg(long, env = "HIGHWATER_RESTART_MAX_DELAY", default_value = "30s", value_parser = duration)]
-    pub restart_max_delay: Duration,
-    /// Restarts in a row before the job fails; 0 = never restart [default: any number]
-    #[arg(long, env = "HIGHWATER_RESTARTS_MAX")]
-    pub restarts_max: Option<u32>,
+    #[command(flatten)]
+    pub(crate) flags: RunFlags,
     /// A parameter that the job's function reads: name=value; may be repeated
     #[arg(long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
     pub parameters: Vec<(String, String)>,
     /// Begin a new lineage and leave the state of the old one behind
     #[arg(long)]
     pub fresh: bool,
-    /// Drop stored state that no operator of this job takes
-    #[arg(long, env = "HIGHWATER_ALLOW_UNMATCHED_STATE")]
-    pub allow_unmatched_state: bool,
     /// No live view, also on a terminal
     #[arg(long, short)]
     pub quiet: bool,
-    /// How log lines look
-    #[arg(long, env = "HIGHWATER_LOG_FORMAT", value_enum, default_value = "text")]
-    pub log_format: LogFormat,
-    /// Log level, also by module: error, warn, info, debug, trace, or such as info,highwater_worker=debug
-    #[arg(long, env = "HIGHWATER_LOG_LEVEL", default_value = "info")]
-    pub log_level: String,
-    /// Loopback port of the status server; 0 = any free one
-    #[arg(long, env = "HIGHWATER_REST_PORT", default_value_t = 0)]
-    pub rest_port: u16,
 }
 
 /// Reads a parameter `name=value`.
@@ -124,125 +76,268 @@ pub fn parameter(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Reads a duration such as `500ms`, `10s`, `5m`, `2h` or `1d`.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let split = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let millis: u64 = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => {
-            return Err(format!(
-                "`{text}` has no unit; write 500ms, 10s, 5m, 2h or 1d"
-            ));
+/// What the environment of the process says.
+#[derive(Clone, Debug, Default)]
+pub struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    /// Reads the variables of Highwater, and the two by which a platform tells a pod its identity.
+    ///
+    /// # Errors
+    /// When a value is no text.
+    pub fn read() -> Result<Self, SettingError> {
+        let mut variables = BTreeMap::new();
+        for (name, value) in std::env::vars_os() {
+            let Ok(name) = name.into_string() else {
+                continue;
+            };
+            if name.starts_with(PREFIX) || [ROLE_VARIABLE, TOKEN_VARIABLE].contains(&name.as_str())
+            {
+                let value = value.into_string().map_err(|bytes| SettingError::Value {
+                    place: name.clone(),
+                    value: bytes.to_string_lossy().into_owned(),
+                    reason: "is no UTF-8 text".to_owned(),
+                })?;
+                variables.insert(name, value);
+            }
         }
-    };
-    let number: u64 = number
-        .parse()
-        .map_err(|_| format!("`{text}` does not begin with a number"))?;
-    let millis = number
-        .checked_mul(millis)
-        .filter(|millis| *millis <= 366 * 86_400_000);
-    millis
-        .map(Duration::from_millis)
-        .ok_or_else(|| format!("`{text}` is longer than a year"))
-}
-
-fn invalid(message: impl Into<String>) -> Failure {
-    Failure::new(Code::Invalid, message)
-}
-
-const fn millis(duration: Duration) -> u64 {
-    duration.as_millis() as u64
-}
-
-impl RunArgs {
-    /// Whole cores, at least 1.
-    fn cores() -> u32 {
-        std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
+        Ok(Self(variables))
     }
 
-    /// The number of slot threads.
-    pub fn slots(&self) -> Result<u32, Failure> {
-        match self.slots {
-            Some(0) => Err(invalid("--slots 0 runs nothing; use 1 or more")),
-            Some(slots) => Ok(slots),
-            None => Ok(Self::cores()),
-        }
+    /// A variable.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
     }
+}
 
+/// The role of a pod identity.
+const ROLE_VARIABLE: &str = "AWS_ROLE_ARN";
+/// The token file of a pod identity.
+const TOKEN_VARIABLE: &str = "AWS_WEB_IDENTITY_TOKEN_FILE";
+
+/// Which job, and where its state is.
+#[derive(Clone, Debug)]
+pub struct JobSettings {
+    /// The job.
+    pub identity: JobIdentity,
+    /// Where checkpoints and savepoints are kept.
+    pub state_dir: Location,
+    /// How an S3 store is reached.
+    pub s3: S3Options,
+    /// Where running jobs note the address of their status server.
+    pub run_dir: PathBuf,
+}
+
+/// How a job runs.
+#[derive(Clone, Debug)]
+pub struct RunSettings {
     /// What holds where the job's function set nothing.
-    pub fn plan_defaults(&self) -> Result<PlanDefaults, Failure> {
-        let max = MaxParallelism::try_new(self.max_parallelism);
-        Ok(PlanDefaults {
-            parallelism: Parallelism(self.parallelism.unwrap_or_else(Self::cores)),
-            max_parallelism: max.map_err(|error| Failure::of(&error))?,
-            checkpoints: Checkpoints::On,
+    pub plan: PlanDefaults,
+    /// The worker.
+    pub worker: WorkerSettings,
+    /// The coordinator.
+    pub coordinator: CoordinatorSettings,
+    /// Where the status server listens.
+    pub rest_address: SocketAddr,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// What is logged.
+    pub log_level: String,
+    /// Parameters of the job.
+    pub parameters: BTreeMap<String, String>,
+    /// The protocol step at which a test build stops.
+    pub stop_at: Option<String>,
+}
+
+/// Everything that was given, and what follows from it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    resolved: Resolved,
+    environment: Environment,
+    file: SettingsFile,
+}
+
+impl Settings {
+    /// Reads the settings file, if one is named, and decides every setting.
+    ///
+    /// # Errors
+    /// The first thing that is refused, by name.
+    pub fn read(
+        job: &JobArgs,
+        run: Option<&RunArgs>,
+        environment: Environment,
+    ) -> Result<Self, SettingError> {
+        let variable = environment.get(CONFIG_VARIABLE).map(Path::new);
+        let file = match job.config.as_deref().or(variable) {
+            Some(path) => SettingsFile::read(path)?,
+            None => SettingsFile::default(),
+        };
+        let mut flags = job.flags.0.clone();
+        flags.extend(run.iter().flat_map(|run| run.flags.0.clone()));
+        let given = Given {
+            flags,
+            environment: environment.0.clone(),
+            file: file.clone(),
+        };
+        let resolved = given.resolve()?;
+        Ok(Self {
+            resolved,
+            environment,
+            file,
         })
     }
 
-    /// The settings of the coordinator.
-    pub fn coordinator(&self) -> Result<CoordinatorSettings, Failure> {
-        if self.checkpoint_interval < Duration::from_millis(10) {
-            return Err(invalid(
-                "--checkpoint-interval is shorter than 10ms; use 10ms or more",
-            ));
-        }
-        if self.checkpoint_timeout < self.checkpoint_interval {
-            return Err(invalid(
-                "--checkpoint-timeout is shorter than --checkpoint-interval; give a checkpoint at least that long",
-            ));
-        }
-        let retention = Retention::try_new(self.checkpoint_retained);
-        let unmatched = if self.allow_unmatched_state {
+    /// Which job. `program` names it where nothing else does.
+    ///
+    /// # Errors
+    /// When the program's name can be no identity.
+    pub fn job(&self, program: &str) -> Result<JobSettings, Failure> {
+        let name = self.resolved.text("job");
+        let identity = JobIdentity::parse(name.as_deref().unwrap_or(program));
+        let identity = identity
+            .map_err(|error| Failure::new(Code::Usage, format!("{error}; or name it by --job")))?;
+        let location = Location::parse(&self.known_text("state.dir"));
+        let secret = |name| self.resolved.text(name).map(Secret::new);
+        let variable = |name| self.environment.get(name).map(str::to_owned);
+        Ok(JobSettings {
+            identity,
+            state_dir: location.map_err(|error| Failure::new(Code::Usage, error.to_string()))?,
+            s3: S3Options {
+                endpoint: self.resolved.text("s3.endpoint"),
+                region: self.resolved.text("s3.region"),
+                access_key_id: self.resolved.text("s3.access-key-id"),
+                secret_access_key: secret("s3.secret-access-key"),
+                session_token: secret("s3.session-token"),
+                role_arn: variable(ROLE_VARIABLE),
+                web_identity_token_file: variable(TOKEN_VARIABLE),
+            },
+            run_dir: PathBuf::from(self.known_text("run.dir")),
+        })
+    }
+
+    /// How the job runs on a machine with this many whole cores. `parameters` come from the command line.
+    ///
+    /// # Errors
+    /// When settings contradict each other.
+    pub fn run(
+        &self,
+        parameters: &[(String, String)],
+        cores: u32,
+    ) -> Result<RunSettings, SettingError> {
+        let count = |name| self.resolved.count(name).map(|count| count as u32);
+        let max = MaxParallelism::try_new(self.known_count("max-parallelism"));
+        let mut all = self.file.parameters.clone();
+        all.extend(parameters.iter().cloned());
+        let log_format = match self.known_text("log.format").as_str() {
+            "json" => LogFormat::Json,
+            _ => LogFormat::Text,
+        };
+        let address = self.resolved.address("rest.address");
+        let stop_at = self.environment.get(source::STOP_VARIABLE);
+        Ok(RunSettings {
+            plan: PlanDefaults {
+                parallelism: Parallelism(count("parallelism").unwrap_or(cores)),
+                max_parallelism: max.expect("the table bounds it"),
+                checkpoints: Checkpoints::On,
+            },
+            worker: WorkerSettings {
+                slots: count("slots").unwrap_or(cores),
+                state_bytes_max: self.known_size("state.memory"),
+                spool_bytes_max: self.known_size("sink.spool"),
+            },
+            coordinator: self.coordinator()?,
+            rest_address: address.expect("the table has a default"),
+            log_format,
+            log_level: self.known_text("log.level"),
+            parameters: all,
+            stop_at: stop_at.map(str::to_owned),
+        })
+    }
+
+    fn coordinator(&self) -> Result<CoordinatorSettings, SettingError> {
+        let switch = self.resolved.switch("allow-unmatched-state");
+        let unmatched = if switch == Some(true) {
             UnmatchedState::Drop
         } else {
             UnmatchedState::Refuse
         };
-        let restart = match self.restarts_max {
-            Some(0) => RestartStrategy::Never,
-            restarts_max => RestartStrategy::Exponential {
-                first: self.restart_first_delay,
-                most: self.restart_max_delay,
-                reset_after: self.restart_max_delay * 10,
-                restarts_max,
-            },
-        };
+        let retention = Retention::try_new(self.known_count("checkpoint.retained"));
+        let failures_max = self.resolved.count("checkpoint.failures-max");
         Ok(CoordinatorSettings {
             checkpoint: CheckpointSettings {
-                interval_ms: millis(self.checkpoint_interval),
-                min_pause_ms: millis(self.checkpoint_min_pause),
-                timeout_ms: millis(self.checkpoint_timeout),
-                commit_retry_ms: 1_000,
-                failures_max: self.checkpoint_failures_max,
+                interval_ms: self.known_millis("checkpoint.interval"),
+                min_pause_ms: self.known_millis("checkpoint.min-pause"),
+                timeout_ms: self.known_millis("checkpoint.timeout"),
+                commit_retry_ms: COMMIT_RETRY_MS,
+                failures_max: failures_max.map(|count| count as u32),
             },
-            retention: retention.map_err(|error| invalid(error.to_string()))?,
-            restart,
+            retention: retention.expect("the table bounds it"),
+            restart: self.restart()?,
             restore: RestoreOptions {
                 unmatched,
                 readable: std::collections::BTreeSet::new(),
             },
-            savepoints: "savepoints".to_owned(),
+            savepoints: SAVEPOINTS.to_owned(),
         })
     }
+
+    fn restart(&self) -> Result<RestartStrategy, SettingError> {
+        if self.known_text("restart.strategy") == "never" {
+            return Ok(RestartStrategy::Never);
+        }
+        let first = Duration::from_millis(self.known_millis("restart.first-delay"));
+        let most = Duration::from_millis(self.known_millis("restart.max-delay"));
+        if first > most {
+            return Err(SettingError::Contradiction(
+                "restart.first-delay is longer than restart.max-delay; make the one shorter or the other longer",
+            ));
+        }
+        let attempts = self.resolved.count("restart.attempts");
+        Ok(RestartStrategy::Exponential {
+            first,
+            most,
+            reset_after: most * 10,
+            restarts_max: attempts.map(|count| count as u32),
+        })
+    }
+
+    fn known_text(&self, name: &str) -> String {
+        self.resolved.text(name).expect("the table has a default")
+    }
+
+    fn known_count(&self, name: &str) -> u32 {
+        self.resolved.count(name).expect("the table has a default") as u32
+    }
+
+    fn known_size(&self, name: &str) -> u64 {
+        self.resolved.size(name).expect("the table has a default")
+    }
+
+    fn known_millis(&self, name: &str) -> u64 {
+        let span = self.resolved.span(name).expect("the table has a default");
+        span.as_millis() as u64
+    }
+}
+
+impl From<SettingError> for Failure {
+    fn from(error: SettingError) -> Self {
+        Self::new(Code::Usage, error.to_string())
+    }
+}
+
+/// Whole cores of this machine, at least 1.
+pub(crate) fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
+}
+
+/// The name of this program, without folder and ending.
+pub(crate) fn program_name() -> String {
+    let program = std::env::current_exe().ok();
+    let name = program
+        .as_deref()
+        .and_then(|path| path.file_stem()?.to_str());
+    name.unwrap_or("job").to_owned()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_need_a_unit_and_say_which() {
-        assert_eq!(duration("500ms").unwrap(), Duration::from_millis(500));
-        assert_eq!(duration("5m").unwrap(), Duration::from_mins(5));
-        assert!(duration("10").unwrap_err().contains("no unit"));
-        assert!(duration("10 secs").unwrap_err().contains("no unit"));
-        assert!(duration("s").unwrap_err().contains("number"));
-        assert!(duration("400d").unwrap_err().contains("year"));
-    }
-}
+mod tests;

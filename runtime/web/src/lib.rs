@@ -6,36 +6,59 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{StatusCode, header};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use highwater_coordinator::{JobRequest, JobStatus, StopMode};
+use highwater_graph::{Plan, PlanFormat, explain};
 use highwater_types::JobIdentity;
-use highwater_worker::FigureBoard;
+use highwater_worker::{Clock, FigureBoard, WorkerSettings};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+pub mod flow;
 pub mod open_metrics;
+mod process;
 pub mod report;
 
 /// The largest request body.
 const BODY_BYTES_MAX: usize = 16 * 1_024;
+/// Requests that are answered at the same time. One that waits for a savepoint counts as long as it waits.
+const REQUESTS_MAX: usize = 64;
+/// The share of records that a suggested out-of-orderness bound lets arrive in time.
+const PATIENCE_QUANTILE: f64 = 0.9999;
 
 /// What the server answers from.
 #[derive(Clone)]
 pub struct JobView {
     /// The job.
     pub job: JobIdentity,
+    /// Its plan.
+    pub plan: Arc<Plan>,
+    /// What its worker may hold.
+    pub worker: WorkerSettings,
     /// Requests to the coordinator.
     pub requests: mpsc::Sender<JobRequest>,
     /// The status.
     pub status: watch::Receiver<JobStatus>,
     /// The figures of the worker.
     pub figures: FigureBoard,
+    /// The clock of coordinator and worker.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl JobView {
+    /// How long ago the coordinator's clock showed `at`.
+    pub(crate) fn age_ms(&self, at: Option<u64>) -> Option<u64> {
+        let now = self.clock.elapsed().as_millis() as u64;
+        at.map(|at| now.saturating_sub(at))
+    }
 }
 
 /// Why the server cannot start.
@@ -82,33 +105,100 @@ pub async fn serve(listener: TcpListener, view: JobView) -> std::io::Result<()> 
 
 /// The routes.
 pub fn routes(view: JobView) -> Router {
+    routes_with(view, REQUESTS_MAX)
+}
+
+fn routes_with(view: JobView, requests_max: usize) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/tasks", get(tasks))
-        .route("/v1/checkpoints", post(checkpoint))
+        .route("/v1/graph", get(graph))
+        .route("/v1/checkpoints", get(checkpoints).post(checkpoint))
         .route("/v1/savepoints", post(savepoint))
         .route("/v1/stop", post(stop))
         .route("/metrics", get(metrics))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn_with_state(
+            Arc::new(Semaphore::new(requests_max)),
+            bounded,
+        ))
+        .layer(from_fn(from_this_machine))
         .with_state(Arc::new(view))
 }
 
+/// Refuses what is more than the server answers at the same time.
+async fn bounded(State(permits): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    let Ok(_permit) = permits.try_acquire() else {
+        let reason = "too many requests are being answered; try again";
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, reason);
+    };
+    next.run(request).await
+}
+
+/// Refuses requests that a browser sends for a page of somebody else: by a foreign name that leads to loopback, or from
+/// a foreign origin.
+async fn from_this_machine(headers: HeaderMap, request: Request, next: Next) -> Response {
+    let named = headers
+        .get(header::HOST)
+        .is_none_or(|host| is_loopback(host.as_bytes()));
+    if named && !headers.contains_key(header::ORIGIN) {
+        return next.run(request).await;
+    }
+    let reason = "only programs on this machine are answered, by 127.0.0.1, [::1] or localhost";
+    refusal(StatusCode::FORBIDDEN, reason)
+}
+
+fn is_loopback(host: &[u8]) -> bool {
+    let Some(host) = std::str::from_utf8(host).ok() else {
+        return false;
+    };
+    if let Ok(address) = host.parse::<SocketAddr>() {
+        return address.ip().is_loopback();
+    }
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let address = name.parse::<std::net::Ipv4Addr>();
+    name == "localhost" || host == "[::1]" || address.is_ok_and(|address| address.is_loopback())
+}
+
+async fn unknown(uri: Uri) -> Response {
+    let path = uri.path();
+    let reason = format!(
+        "there is no {path}; there are /v1/status, /v1/tasks, /v1/graph, /v1/checkpoints, /v1/savepoints, /v1/stop and /metrics"
+    );
+    refusal(StatusCode::NOT_FOUND, &reason)
+}
+
+async fn wrong_method() -> Response {
+    let reason = "this path is not asked in this way; read with GET, change with POST";
+    refusal(StatusCode::METHOD_NOT_ALLOWED, reason)
+}
+
 type Shared = State<Arc<JobView>>;
+type Body<T> = Result<Json<T>, JsonRejection>;
 
 async fn status(State(view): Shared) -> Json<Value> {
-    let status = view.status.borrow().clone();
-    Json(report::status(&view.job, &status))
+    Json(report::status(&view))
 }
 
 async fn tasks(State(view): Shared) -> Json<Value> {
     Json(report::tasks(&view.figures.read()))
 }
 
-async fn metrics(State(view): Shared) -> Response {
+async fn checkpoints(State(view): Shared) -> Json<Value> {
     let status = view.status.borrow().clone();
-    let text = open_metrics::encode(&view.job, &status, &view.figures.read());
+    Json(report::checkpoints(&view, &status.checkpoints))
+}
+
+async fn graph(State(view): Shared) -> Response {
+    let text = explain(&view.plan, PlanFormat::Json);
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+async fn metrics(State(view): Shared) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], text).into_response()
+    ([(header::CONTENT_TYPE, kind)], open_metrics::encode(&view)).into_response()
 }
 
 #[derive(Deserialize)]
@@ -117,7 +207,11 @@ struct SavepointBody {
     name: String,
 }
 
-async fn savepoint(State(view): Shared, Json(body): Json<SavepointBody>) -> Response {
+async fn savepoint(State(view): Shared, body: Body<SavepointBody>) -> Response {
+    let Json(body) = match body {
+        Ok(body) => body,
+        Err(rejected) => return refusal(rejected.status(), &rejected.body_text()),
+    };
     ask(&view, |answer| JobRequest::Savepoint {
         name: body.name,
         answer,
@@ -133,15 +227,26 @@ async fn checkpoint(State(view): Shared) -> Response {
 #[serde(deny_unknown_fields)]
 struct StopBody {
     #[serde(default)]
-    drain: bool,
+    mode: ModeBody,
     savepoint: Option<String>,
 }
 
-async fn stop(State(view): Shared, Json(body): Json<StopBody>) -> Response {
-    let mode = if body.drain {
-        StopMode::Drain
-    } else {
-        StopMode::Suspend
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ModeBody {
+    #[default]
+    Suspend,
+    Drain,
+}
+
+async fn stop(State(view): Shared, body: Body<StopBody>) -> Response {
+    let Json(body) = match body {
+        Ok(body) => body,
+        Err(rejected) => return refusal(rejected.status(), &rejected.body_text()),
+    };
+    let mode = match body.mode {
+        ModeBody::Suspend => StopMode::Suspend,
+        ModeBody::Drain => StopMode::Drain,
     };
     ask(&view, |answer| JobRequest::Stop {
         mode,
@@ -173,3 +278,6 @@ async fn ask(
 fn refusal(code: StatusCode, reason: &str) -> Response {
     (code, Json(json!({ "error": reason }))).into_response()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,62 +1,140 @@
 //! The OpenMetrics page: the coordinator's status and the workers' figures, under the names of the metric table.
+//!
+//! Made anew for each scrape, so that nothing is kept twice. What nobody measures has no line.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use highwater_coordinator::JobStatus;
-use highwater_metrics::table::{checkpoint, job, operator, task};
-use highwater_metrics::{MetricsRegistry, NoLabels, SubtaskLabels};
+use highwater_coordinator::{CheckpointStatus, JobPhase};
+use highwater_graph::{OutputName, Plan};
+use highwater_metrics::table::{
+    checkpoint, job, lookup, operator, process as of_process, state, task,
+};
+use highwater_metrics::{MetricsRegistry, NoLabels, StateLabels, SubtaskLabels};
+use highwater_operators::OperatorReport;
 use highwater_protocol::job::TaskId;
-use highwater_types::{JobIdentity, Watermark};
+use highwater_types::OperatorUid;
 use highwater_worker::TaskFigures;
 
+use crate::flow::millis;
+use crate::{JobView, process};
+
 /// Writes the page.
-pub fn encode(
-    identity: &JobIdentity,
-    status: &JobStatus,
-    figures: &BTreeMap<TaskId, TaskFigures>,
-) -> String {
-    let registry = MetricsRegistry::new(identity);
+pub fn encode(view: &JobView) -> String {
+    let registry = MetricsRegistry::new(&view.job);
+    let (status, figures) = (view.status.borrow().clone(), view.figures.read());
     let of_job = registry.cells::<job::JobScope>(&NoLabels);
     of_job.raise(job::RESTARTS, u64::from(status.restarts));
     of_job.set(job::EPOCH, status.epoch.0);
-    of_job.set(job::SUBTASKS, figures.len() as u64);
-    let of_checkpoints = registry.cells::<checkpoint::CheckpointScope>(&NoLabels);
-    of_checkpoints.raise(checkpoint::COMPLETED, status.checkpoints.completed_count);
-    of_checkpoints.raise(checkpoint::FAILED, status.checkpoints.failed_count);
-    let in_progress = u64::from(status.checkpoints.pending.is_some());
-    of_checkpoints.set(checkpoint::IN_PROGRESS, in_progress);
-    if let Some(id) = status.checkpoints.completed {
-        of_checkpoints.set(checkpoint::LAST_NUMBER, id.number);
-        of_checkpoints.set(checkpoint::LAST_FULL_BYTES, status.checkpoints.bytes);
+    let subtasks = view.plan.job.vertices().iter();
+    let subtasks: u64 = subtasks.map(|task| u64::from(task.parallelism.0)).sum();
+    of_job.set(job::SUBTASKS, subtasks);
+    let is_running = matches!(status.phase, JobPhase::Running | JobPhase::Stopping);
+    let running = if is_running { figures.len() as u64 } else { 0 };
+    of_job.set(job::SUBTASKS_RUNNING, running);
+    of_job.set(job::WORKERS, 1);
+    of_job.set(job::SLOTS, u64::from(view.worker.slots));
+    checkpoints(&registry, view, &status.checkpoints);
+    let late = late_outputs(&view.plan);
+    let mut state_bytes = 0;
+    for (id, figures) in &figures {
+        one_task(&registry, view, id, figures);
+        for report in &figures.operators {
+            state_bytes += report.state_bytes;
+            one_operator(&registry, id, report, late.contains(&report.uid));
+        }
     }
-    for (id, figures) in figures {
-        one_task(&registry, id, figures);
-    }
+    let cells = process::publish(&registry);
+    cells.set(of_process::STATE_BUDGET, view.worker.state_bytes_max);
+    cells.set(of_process::STATE_USED, state_bytes);
     registry.open_metrics()
 }
 
-fn one_task(registry: &MetricsRegistry, id: &TaskId, figures: &TaskFigures) {
-    let labels = SubtaskLabels {
+fn checkpoints(registry: &MetricsRegistry, view: &JobView, status: &CheckpointStatus) {
+    let cells = registry.cells::<checkpoint::CheckpointScope>(&NoLabels);
+    cells.raise(checkpoint::COMPLETED, status.completed_count);
+    cells.raise(checkpoint::FAILED, status.failed_count);
+    cells.set(checkpoint::IN_PROGRESS, u64::from(status.pending.is_some()));
+    if let Some(id) = status.completed {
+        cells.set(checkpoint::LAST_NUMBER, id.number);
+        cells.set(checkpoint::LAST_FULL_BYTES, status.bytes);
+        if status.is_confirmed {
+            cells.set(checkpoint::CONFIRMED_NUMBER, id.number);
+        }
+    }
+    if let Some(age) = view.age_ms(status.completed_at_ms) {
+        cells.set(checkpoint::LAST_TIME, view.clock.now().0 - age as i64);
+    }
+    if let Some(took) = status.duration_ms {
+        cells.set(checkpoint::LAST_DURATION, Duration::from_millis(took));
+    }
+}
+
+/// Operators whose late records somebody reads: theirs are not dropped.
+fn late_outputs(plan: &Plan) -> BTreeSet<OperatorUid> {
+    let sides = plan
+        .graph
+        .edges()
+        .iter()
+        .filter(|edge| matches!(edge.output, OutputName::Side(_)));
+    sides.map(|edge| plan.uid(edge.from).clone()).collect()
+}
+
+fn one_task(registry: &MetricsRegistry, view: &JobView, id: &TaskId, figures: &TaskFigures) {
+    let cells = registry.cells::<task::TaskScope>(&SubtaskLabels {
         operator: id.vertex.clone(),
         subtask: id.subtask,
-    };
-    let cells = registry.cells::<task::TaskScope>(&labels);
+    });
     let (busy, idle, backpressured) = figures.shares_ms;
     cells.raise(task::BUSY, Duration::from_millis(busy));
     cells.raise(task::IDLE, Duration::from_millis(idle));
     cells.raise(task::BACKPRESSURED, Duration::from_millis(backpressured));
-    if figures.watermark != Watermark::MIN && figures.watermark != Watermark::MAX {
-        cells.set(task::WATERMARK, figures.watermark.0);
+    if let Some(time) = millis(figures.watermark) {
+        cells.set(task::WATERMARK, time);
+        cells.set(task::WATERMARK_LAG, view.clock.now().0.saturating_sub(time));
     }
-    for figures in &figures.operators {
-        let labels = SubtaskLabels {
-            operator: figures.uid.clone(),
-            subtask: id.subtask,
-        };
-        let cells = registry.cells::<operator::OperatorScope>(&labels);
-        cells.raise(operator::RECORDS_IN, figures.records_in);
-        cells.raise(operator::RECORDS_OUT, figures.records_out);
-        cells.set(operator::TIMERS, figures.timers);
+    let tasks = view.plan.job.vertices().iter();
+    let own = tasks.filter(|task| *view.plan.uid(task.head) == id.vertex);
+    let receivers = own.flat_map(|task| &task.outputs);
+    let mut receivers = receivers.map(|edge| view.plan.uid(view.plan.graph.edge(*edge).to));
+    if let Some(waited) = figures.blocked_on.as_deref()
+        && let Some(output) = receivers.position(|uid| uid.as_str() == waited)
+    {
+        cells.set(task::WAITING_OUTPUT, output as u64);
+    }
+}
+
+fn one_operator(
+    registry: &MetricsRegistry,
+    id: &TaskId,
+    report: &OperatorReport,
+    is_late_read: bool,
+) {
+    let labels = SubtaskLabels {
+        operator: report.uid.clone(),
+        subtask: id.subtask,
+    };
+    let cells = registry.cells::<operator::OperatorScope>(&labels);
+    cells.raise(operator::RECORDS_IN, report.records_in);
+    cells.raise(operator::RECORDS_OUT, report.records_out);
+    cells.set(operator::TIMERS, report.timers);
+    let late = if is_late_read {
+        operator::LATE_SIDE
+    } else {
+        operator::LATE_DROPPED
+    };
+    cells.raise(late, report.records_late);
+    if report.in_flight > 0 {
+        let cells = registry.cells::<lookup::LookupScope>(&labels);
+        cells.set(lookup::IN_FLIGHT, report.in_flight);
+    }
+    if report.state_entries > 0 {
+        // The report holds the sum over the states of an operator.
+        let cells = registry.cells::<state::StateScope>(&StateLabels {
+            owner: labels,
+            state: "all".to_owned(),
+        });
+        cells.set(state::ENTRIES, report.state_entries);
+        cells.set(state::BYTES, report.state_bytes);
     }
 }

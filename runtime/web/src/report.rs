@@ -2,15 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use highwater_coordinator::{JobPhase, JobStatus};
+use highwater_coordinator::{CheckpointStatus, JobPhase};
 use highwater_protocol::job::TaskId;
-use highwater_types::{JobIdentity, Watermark};
 use highwater_worker::TaskFigures;
 use serde_json::{Value, json};
 
+use crate::flow::{culprit, event_time, flow, millis};
+use crate::{JobView, PATIENCE_QUANTILE};
+
 /// The status of a job.
-pub fn status(job: &JobIdentity, status: &JobStatus) -> Value {
-    let checkpoints = &status.checkpoints;
+pub fn status(view: &JobView) -> Value {
+    let (status, figures) = (view.status.borrow().clone(), view.figures.read());
+    let flow = flow(&view.plan, &figures);
+    let event_time = event_time(&figures);
+    let lag = event_time.map(|time| view.clock.now().0.saturating_sub(time));
     let reason = match &status.phase {
         JobPhase::Failed { reason } => Some(reason.as_str()),
         _ => None,
@@ -25,7 +30,7 @@ pub fn status(job: &JobIdentity, status: &JobStatus) -> Value {
         })
     });
     json!({
-        "job": job.as_str(),
+        "job": view.job.as_str(),
         "phase": status.phase.word(),
         "reason": reason,
         "lineage": status.lineage.map(|lineage| lineage.to_string()),
@@ -33,21 +38,29 @@ pub fn status(job: &JobIdentity, status: &JobStatus) -> Value {
         "attempt": status.attempt.0,
         "restarts": status.restarts,
         "last_failure": failure,
-        "checkpoints": {
-            "completed": checkpoints.completed.map(|id| id.number),
-            "completed_count": checkpoints.completed_count,
-            "failed_count": checkpoints.failed_count,
-            "pending": checkpoints.pending.map(|id| id.number),
-            "confirmed": checkpoints.is_confirmed,
-            "bytes": checkpoints.bytes,
-            "last_failure": checkpoints.last_failure,
-        },
+        "records_in": flow.records_in,
+        "records_out": flow.records_out,
+        "watermark": event_time,
+        "watermark_lag_ms": lag,
+        "held_back_by": culprit(&figures),
+        "checkpoints": checkpoints(view, &status.checkpoints),
     })
 }
 
-/// The event time of a task as milliseconds; `None` before the first watermark and after the last.
-fn event_time(watermark: Watermark) -> Option<i64> {
-    (watermark != Watermark::MIN && watermark != Watermark::MAX).then_some(watermark.0)
+/// The figures of checkpoints.
+pub fn checkpoints(view: &JobView, checkpoints: &CheckpointStatus) -> Value {
+    json!({
+        "completed": checkpoints.completed.map(|id| id.number),
+        "epoch": checkpoints.completed.map(|id| id.epoch.0),
+        "age_ms": view.age_ms(checkpoints.completed_at_ms),
+        "duration_ms": checkpoints.duration_ms,
+        "bytes": checkpoints.bytes,
+        "confirmed": checkpoints.is_confirmed,
+        "pending": checkpoints.pending.map(|id| id.number),
+        "completed_count": checkpoints.completed_count,
+        "failed_count": checkpoints.failed_count,
+        "last_failure": checkpoints.last_failure,
+    })
 }
 
 /// The figures of all tasks.
@@ -64,6 +77,10 @@ pub fn tasks(figures: &BTreeMap<TaskId, TaskFigures>) -> Value {
                 "state_bytes": operator.state_bytes,
                 "timers": operator.timers,
                 "in_flight": operator.in_flight,
+                "wait_longer_by_ms": operator
+                    .lateness
+                    .as_ref()
+                    .and_then(|lateness| lateness.suggested_bound_ms(PATIENCE_QUANTILE, 0)),
             })
         });
         json!({
@@ -74,7 +91,7 @@ pub fn tasks(figures: &BTreeMap<TaskId, TaskFigures>) -> Value {
             "idle_ms": idle,
             "backpressured_ms": backpressured,
             "blocked_on": figures.blocked_on,
-            "watermark": event_time(figures.watermark),
+            "watermark": millis(figures.watermark),
             "operators": operators.collect::<Vec<_>>(),
         })
     });

@@ -1,0 +1,92 @@
+//! The command line: what is understood, and what the commands say.
+
+use clap::CommandFactory as _;
+use highwater_connectors::{BlackholeSink, ElementsSource};
+
+use super::*;
+
+fn job(env: &mut StreamEnvironment) -> Result<(), UserError> {
+    let name = env.parameter("name").map(str::to_owned);
+    let name = name.ok_or("the parameter `name` is missing")?;
+    let numbers = env.source(&name, ElementsSource::new([1_u64, 2, 3]));
+    numbers.sink("nowhere", BlackholeSink::new().0);
+    Ok(())
+}
+
+fn settings(line: &[&str]) -> RunSettings {
+    let cli = Cli::try_parse_from(["job"].iter().chain(line)).unwrap();
+    let (Command::Run(args) | Command::Plan { run: args, .. }) = &cli.command else {
+        panic!("a command that compiles the job");
+    };
+    let settings = Settings::read(&cli.job, Some(args), Environment::default()).unwrap();
+    settings.run(&args.parameters, 2).unwrap()
+}
+
+#[test]
+fn the_command_line_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn flags_of_the_job_are_taken_before_and_behind_the_command() {
+    for line in [["--job", "fleet", "status"], ["status", "--job", "fleet"]] {
+        let cli = Cli::try_parse_from(["job"].iter().chain(&line)).unwrap();
+        let settings = Settings::read(&cli.job, None, Environment::default()).unwrap();
+        assert_eq!(settings.job("other").unwrap().identity.as_str(), "fleet");
+    }
+}
+
+#[test]
+fn a_bare_switch_means_yes_and_takes_no_command_for_its_value() {
+    use highwater_protocol::recovery::UnmatchedState;
+
+    let unmatched = |line: &[&str]| settings(line).coordinator.restore.unmatched;
+    assert_eq!(unmatched(&["run"]), UnmatchedState::Refuse);
+    let (bare, said) = ("--allow-unmatched-state", "--allow-unmatched-state=false");
+    assert_eq!(unmatched(&["run", bare]), UnmatchedState::Drop);
+    assert_eq!(unmatched(&["run", said]), UnmatchedState::Refuse);
+}
+
+#[test]
+fn a_plan_is_shown_in_three_forms() {
+    let settings = settings(&["plan", "--parallelism", "3", "--param", "name=cards"]);
+    let text = plan(job, &settings, Format::Text).unwrap();
+    assert!(text.contains("cards"), "{text}");
+    assert!(text.contains("parallelism 3"), "{text}");
+    let json = plan(job, &settings, Format::Json).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["tasks"][0]["parallelism"], 3);
+    let dot = plan(job, &settings, Format::Dot).unwrap();
+    assert!(dot.starts_with("digraph job {"), "{dot}");
+}
+
+#[test]
+fn a_job_that_is_refused_ends_with_code_5() {
+    let settings = settings(&["plan"]);
+    let missing = plan(job, &settings, Format::Text).unwrap_err();
+    assert_eq!(
+        (missing.code as u8, missing.message.as_str()),
+        (5, "the parameter `name` is missing")
+    );
+    let nothing = plan(|_| Ok(()), &settings, Format::Text).unwrap_err();
+    assert_eq!(nothing.code as u8, 5);
+    assert!(nothing.message.contains("no source"), "{}", nothing.message);
+}
+
+#[test]
+fn an_unknown_flag_is_a_usage_error_that_names_the_nearest() {
+    let error = Cli::try_parse_from(["job", "run", "--checkpoint-intervall", "1s"]);
+    let text = error.err().unwrap().to_string();
+    assert!(text.contains("--checkpoint-interval"), "{text}");
+}
+
+#[test]
+fn help_names_range_and_default_of_every_setting() {
+    let help = Cli::command().render_long_help().to_string();
+    assert!(help.contains("default: ./.highwater/state"), "{help}");
+    let mut command = Cli::command();
+    let run = command.find_subcommand_mut("run").unwrap();
+    let help = run.render_help().to_string().replace('\n', " ");
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("[10ms to 1d; default: 10s]"), "{help}");
+}

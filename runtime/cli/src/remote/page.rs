@@ -1,0 +1,162 @@
+//! The page that `status` prints for people, from the JSON of the status server.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::view::{age, bytes, count};
+
+/// The page.
+pub(super) fn status(status: &Value, tasks: &Value) -> String {
+    let mut page = String::new();
+    write(&mut page, status, tasks).expect("a String takes everything");
+    page
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("-")
+}
+
+fn write(page: &mut String, status: &Value, tasks: &Value) -> std::fmt::Result {
+    writeln!(
+        page,
+        "{}  {}  epoch {}  restarts {}",
+        text(&status["job"]),
+        text(&status["phase"]),
+        status["epoch"],
+        status["restarts"]
+    )?;
+    let number = |value: &Value| count(value.as_u64().unwrap_or(0));
+    let (taken, given) = (
+        number(&status["records_in"]),
+        number(&status["records_out"]),
+    );
+    write!(page, "records {taken} in, {given} out in this attempt")?;
+    if let Some(lag) = status["watermark_lag_ms"].as_i64() {
+        let (span, word) = (
+            Duration::from_millis(lag.unsigned_abs()),
+            if lag < 0 { " ahead" } else { "" },
+        );
+        write!(page, "; watermark lag {}{word}", age(span))?;
+    }
+    writeln!(page)?;
+    checkpoints(page, &status["checkpoints"])?;
+    if let Some(culprit) = status["held_back_by"].as_str() {
+        writeln!(page, "held back by {culprit}")?;
+    }
+    if let Some(message) = status["last_failure"]["message"].as_str() {
+        let task = text(&status["last_failure"]["task"]);
+        writeln!(page, "last failure: {task}: {message}")?;
+    }
+    for task in tasks.as_array().into_iter().flatten() {
+        task_line(page, task)?;
+    }
+    Ok(())
+}
+
+fn checkpoints(page: &mut String, checkpoints: &Value) -> std::fmt::Result {
+    match checkpoints["completed"].as_u64() {
+        None => write!(page, "no checkpoint yet in this run")?,
+        Some(number) => {
+            write!(page, "checkpoint {number}")?;
+            if let Some(passed) = checkpoints["age_ms"].as_u64() {
+                write!(page, ", {} ago", age(Duration::from_millis(passed)))?;
+            }
+            write!(
+                page,
+                ", {}",
+                bytes(checkpoints["bytes"].as_u64().unwrap_or(0))
+            )?;
+            let confirmed = checkpoints["confirmed"].as_bool().unwrap_or(false);
+            write!(
+                page,
+                ", output {}",
+                if confirmed {
+                    "confirmed"
+                } else {
+                    "being confirmed"
+                }
+            )?;
+        }
+    }
+    if let Some(number) = checkpoints["pending"].as_u64() {
+        write!(page, "; {number} on its way")?;
+    }
+    if let Some(reason) = checkpoints["last_failure"].as_str() {
+        write!(
+            page,
+            "; {} given up, last: {reason}",
+            checkpoints["failed_count"]
+        )?;
+    }
+    writeln!(page)
+}
+
+fn task_line(page: &mut String, task: &Value) -> std::fmt::Result {
+    let part = |name: &str| task[name].as_u64().unwrap_or(0);
+    let (busy, blocked) = (part("busy_ms"), part("backpressured_ms"));
+    let total = busy + part("idle_ms") + blocked;
+    let percent = |part: u64| (part * 100).checked_div(total).unwrap_or(0);
+    let name = format!("{}.{}", text(&task["task"]), task["subtask"]);
+    write!(
+        page,
+        "  {name:<32} busy {:>3}%  idle {:>3}%  blocked {:>3}%",
+        percent(busy),
+        if total == 0 {
+            0
+        } else {
+            100 - percent(busy) - percent(blocked)
+        },
+        percent(blocked)
+    )?;
+    if let Some(receiver) = task["blocked_on"].as_str() {
+        write!(page, "  waits for {receiver}")?;
+    }
+    writeln!(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_page_says_what_a_person_asks_first() {
+        let shown = status(
+            &json!({
+                "job": "fleet", "phase": "running", "epoch": 2, "restarts": 1,
+                "records_in": 12_345, "records_out": 67, "watermark_lag_ms": 1_500,
+                "held_back_by": "r1-window",
+                "last_failure": { "task": "r1-window", "message": "out of memory" },
+                "checkpoints": {
+                    "completed": 9, "age_ms": 250, "bytes": 2_048, "confirmed": true, "pending": 10,
+                    "failed_count": 1, "last_failure": "timeout",
+                },
+            }),
+            &json!([{
+                "task": "payments", "subtask": 0, "busy_ms": 30, "idle_ms": 60,
+                "backpressured_ms": 10, "blocked_on": "r1-window",
+            }]),
+        );
+        let expected = "\
+fleet  running  epoch 2  restarts 1
+records 12,345 in, 67 out in this attempt; watermark lag 1.5 s
+checkpoint 9, 250 ms ago, 2.0 KiB, output confirmed; 10 on its way; 1 given up, last: timeout
+held back by r1-window
+last failure: r1-window: out of memory
+  payments.0                       busy  30%  idle  60%  blocked  10%  waits for r1-window
+";
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn a_job_that_has_just_begun_has_a_page() {
+        let shown = status(
+            &json!({ "job": "fleet", "phase": "starting", "checkpoints": {} }),
+            &json!([]),
+        );
+        assert!(shown.contains("no checkpoint yet in this run"), "{shown}");
+    }
+}

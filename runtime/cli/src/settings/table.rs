@@ -1,0 +1,280 @@
+//! The table of settings: the one place that names them, with range, default and meaning.
+//!
+//! Flags, environment variables, the keys of a settings file, `--help` and `docs/settings.md` all come from here. The
+//! rule: what a user may set stands in this table once; what is not in it is refused by name.
+
+use super::kind::{DAY, GIB, Kind, MIB, TIB};
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// The name as a settings file has it; flag and variable follow from it.
+    pub name: &'static str,
+    /// What its values are.
+    pub kind: Kind,
+    /// What holds where nobody says otherwise.
+    pub default: Preset,
+    /// Which commands read it.
+    pub reach: Reach,
+    /// The version that brought it.
+    pub since: &'static str,
+    /// What it does, in one sentence.
+    pub help: &'static str,
+}
+
+/// What holds where nobody says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// This text, read like any other.
+    Value(&'static str),
+    /// Nothing is set; these words say what that means.
+    Unset(&'static str),
+}
+
+/// Which commands read a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// All of them.
+    Every,
+    /// `run` and `plan`.
+    Run,
+}
+
+impl Setting {
+    /// The flag, without its dashes.
+    pub fn flag(&self) -> String {
+        self.name.replace('.', "-")
+    }
+
+    /// The environment variable.
+    pub fn variable(&self) -> String {
+        let plain = self.name.replace(['.', '-'], "_").to_ascii_uppercase();
+        format!("{PREFIX}{plain}")
+    }
+}
+
+/// What all environment variables of Highwater begin with.
+pub const PREFIX: &str = "HIGHWATER_";
+/// The variable that names a settings file.
+pub const CONFIG_VARIABLE: &str = "HIGHWATER_CONFIG";
+/// The version that brought everything so far.
+const FIRST: &str = "0.1";
+
+const fn every(name: &'static str, kind: Kind, default: Preset, help: &'static str) -> Setting {
+    Setting {
+        name,
+        kind,
+        default,
+        reach: Reach::Every,
+        since: FIRST,
+        help,
+    }
+}
+
+const fn run(name: &'static str, kind: Kind, default: Preset, help: &'static str) -> Setting {
+    Setting {
+        name,
+        kind,
+        default,
+        reach: Reach::Run,
+        since: FIRST,
+        help,
+    }
+}
+
+/// Every setting, in the order in which pages show them.
+pub const SETTINGS: &[Setting] = &[
+    every(
+        "job",
+        Kind::Name,
+        Preset::Unset("the name of the program"),
+        "Identity of the job: names its checkpoints, and what a later run goes on from.",
+    ),
+    run(
+        "parallelism",
+        Kind::count(1, 32_768),
+        Preset::Unset("whole cores"),
+        "Subtasks of operators that set none.",
+    ),
+    run(
+        "max-parallelism",
+        Kind::count(1, 32_768),
+        Preset::Value("720"),
+        "Key groups of operators that set none, which bound their parallelism; fixed once state exists.",
+    ),
+    run(
+        "slots",
+        Kind::count(1, 1_024),
+        Preset::Unset("whole cores"),
+        "Slot threads.",
+    ),
+    run(
+        "allow-unmatched-state",
+        Kind::Switch,
+        Preset::Value("false"),
+        "Drops stored state that no operator of this job takes, instead of refusing to start.",
+    ),
+    every(
+        "run.dir",
+        Kind::Folder,
+        Preset::Value(".highwater/run"),
+        "Where running jobs note the address of their status server, for the other commands.",
+    ),
+    every(
+        "state.dir",
+        Kind::Location,
+        Preset::Value("./.highwater/state"),
+        "Where checkpoints and savepoints are kept: a directory, or `s3://bucket/prefix`.",
+    ),
+    run(
+        "state.memory",
+        Kind::size(MIB, 64 * TIB),
+        Preset::Value("1GiB"),
+        "Keyed state that the job may hold in memory, all slots together.",
+    ),
+    run(
+        "sink.spool",
+        Kind::size(MIB, 64 * GIB),
+        Preset::Value("64MiB"),
+        "Unconfirmed output that one slot of an exactly-once sink may hold; a full spool is backpressure.",
+    ),
+    run(
+        "checkpoint.interval",
+        Kind::span(10, DAY),
+        Preset::Value("10s"),
+        "From the start of one checkpoint to the start of the next.",
+    ),
+    run(
+        "checkpoint.min-pause",
+        Kind::span(0, DAY),
+        Preset::Value("0ms"),
+        "Rest from the end of one checkpoint to the start of the next.",
+    ),
+    run(
+        "checkpoint.timeout",
+        Kind::span(10, DAY),
+        Preset::Value("10m"),
+        "A checkpoint that takes longer is given up.",
+    ),
+    run(
+        "checkpoint.retained",
+        Kind::count(1, 1_000),
+        Preset::Value("3"),
+        "Completed checkpoints that are kept.",
+    ),
+    run(
+        "checkpoint.failures-max",
+        Kind::count(0, 1_000_000),
+        Preset::Unset("any number"),
+        "Checkpoints that may fail in a row; one more fails the job.",
+    ),
+    run(
+        "restart.strategy",
+        Kind::Choice(&["exponential", "never"]),
+        Preset::Value("exponential"),
+        "Whether a failed attempt is tried again, after a delay that doubles with each failure in a row.",
+    ),
+    run(
+        "restart.first-delay",
+        Kind::span(0, DAY),
+        Preset::Value("1s"),
+        "Delay before the first restart.",
+    ),
+    run(
+        "restart.max-delay",
+        Kind::span(1, DAY),
+        Preset::Value("30s"),
+        "Longest delay before a restart; after ten times as long without a failure the delay is the first again.",
+    ),
+    run(
+        "restart.attempts",
+        Kind::count(1, 1_000_000),
+        Preset::Unset("any number"),
+        "Restarts in a row; one more failure fails the job.",
+    ),
+    run(
+        "rest.address",
+        Kind::Address,
+        Preset::Value("127.0.0.1:0"),
+        "Where the status server listens; port 0 is any free one.",
+    ),
+    run(
+        "log.format",
+        Kind::Choice(&["text", "json"]),
+        Preset::Value("text"),
+        "How log lines look.",
+    ),
+    run(
+        "log.level",
+        Kind::Levels,
+        Preset::Value("info"),
+        "What is logged: a level, also by module, such as `info,highwater_worker=debug`.",
+    ),
+    every(
+        "s3.endpoint",
+        Kind::Text,
+        Preset::Unset("that of Amazon for the region"),
+        "Address of an S3-compatible store, such as `http://127.0.0.1:9000`.",
+    ),
+    every(
+        "s3.region",
+        Kind::Text,
+        Preset::Unset("us-east-1"),
+        "Region of the bucket.",
+    ),
+    every(
+        "s3.access-key-id",
+        Kind::Secret,
+        Preset::Unset("the identity of the instance or pod"),
+        "Access key of the store.",
+    ),
+    every(
+        "s3.secret-access-key",
+        Kind::Secret,
+        Preset::Unset("the identity of the instance or pod"),
+        "Secret of the access key.",
+    ),
+    every(
+        "s3.session-token",
+        Kind::Secret,
+        Preset::Unset("none"),
+        "Token of temporary keys.",
+    ),
+];
+
+/// The setting of this name.
+pub fn setting(name: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_flags_and_variables_are_unique() {
+        let unique =
+            |text: fn(&Setting) -> String| SETTINGS.iter().map(text).collect::<BTreeSet<_>>().len();
+        assert_eq!(unique(|setting| setting.name.to_owned()), SETTINGS.len());
+        assert_eq!(unique(Setting::flag), SETTINGS.len());
+        assert_eq!(unique(Setting::variable), SETTINGS.len());
+    }
+
+    #[test]
+    fn every_default_is_a_value_of_its_kind() {
+        for setting in SETTINGS {
+            if let Preset::Value(text) = setting.default {
+                assert!(setting.kind.read(text).is_ok(), "{}", setting.name);
+            }
+        }
+    }
+
+    #[test]
+    fn flag_and_variable_follow_from_the_name() {
+        let interval = setting("checkpoint.min-pause").unwrap();
+        assert_eq!(interval.flag(), "checkpoint-min-pause");
+        assert_eq!(interval.variable(), "HIGHWATER_CHECKPOINT_MIN_PAUSE");
+    }
+}

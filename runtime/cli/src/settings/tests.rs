@@ -1,0 +1,117 @@
+//! Settings as a whole: from what was given to what runs.
+
+use super::*;
+
+fn environment(variables: &[(&str, &str)]) -> Environment {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    Environment(variables.iter().map(owned).collect())
+}
+
+fn settings(flags: &[(&'static str, &str)], variables: &[(&str, &str)]) -> Settings {
+    let run = RunArgs {
+        flags: RunFlags(
+            flags
+                .iter()
+                .map(|(name, text)| (*name, (*text).to_owned()))
+                .collect(),
+        ),
+        ..RunArgs::default()
+    };
+    Settings::read(&JobArgs::default(), Some(&run), environment(variables)).unwrap()
+}
+
+#[test]
+fn the_defaults_run() {
+    let settings = settings(&[], &[]);
+    let job = settings.job("fleet").unwrap();
+    assert_eq!(job.identity.as_str(), "fleet");
+    assert_eq!(
+        job.state_dir,
+        Location::Local(PathBuf::from("./.highwater/state"))
+    );
+    let run = settings.run(&[], 6).unwrap();
+    assert_eq!(run.plan.parallelism, Parallelism(6));
+    assert_eq!(run.plan.max_parallelism, MaxParallelism::DEFAULT);
+    assert_eq!(run.worker.slots, 6);
+    assert_eq!(run.worker.state_bytes_max, 1 << 30);
+    assert_eq!(run.coordinator.checkpoint.interval_ms, 10_000);
+    assert_eq!(run.coordinator.retention, Retention::DEFAULT);
+    assert_eq!(run.rest_address.to_string(), "127.0.0.1:0");
+    assert!(run.rest_address.ip().is_loopback());
+}
+
+#[test]
+fn restarts_follow_their_strategy() {
+    let restart = |flags: &[(&'static str, &str)]| {
+        settings(flags, &[])
+            .run(&[], 1)
+            .map(|run| run.coordinator.restart)
+    };
+    assert_eq!(
+        restart(&[("restart.strategy", "never")]),
+        Ok(RestartStrategy::Never)
+    );
+    let flags = [
+        ("restart.first-delay", "5s"),
+        ("restart.max-delay", "9s"),
+        ("restart.attempts", "4"),
+    ];
+    let expected = RestartStrategy::Exponential {
+        first: Duration::from_secs(5),
+        most: Duration::from_secs(9),
+        reset_after: Duration::from_secs(90),
+        restarts_max: Some(4),
+    };
+    assert_eq!(restart(&flags), Ok(expected));
+    let reversed = restart(&[("restart.first-delay", "50s")]).unwrap_err();
+    assert!(reversed.to_string().contains("restart.max-delay"));
+}
+
+#[test]
+fn a_program_name_that_can_be_no_identity_asks_for_one() {
+    let failure = settings(&[], &[]).job("Fleet").unwrap_err();
+    assert_eq!(failure.code, Code::Usage);
+    assert!(failure.message.contains("--job"), "{}", failure.message);
+    let named = settings(&[], &[("HIGHWATER_JOB", "fleet")]);
+    assert_eq!(named.job("Fleet").unwrap().identity.as_str(), "fleet");
+}
+
+#[test]
+fn keys_of_a_store_come_from_the_environment() {
+    let variables = [
+        ("HIGHWATER_STATE_DIR", "s3://bucket/jobs"),
+        ("HIGHWATER_S3_ACCESS_KEY_ID", "id"),
+        ("HIGHWATER_S3_SECRET_ACCESS_KEY", "hush"),
+        ("AWS_ROLE_ARN", "role"),
+    ];
+    let job = settings(&[], &variables).job("fleet").unwrap();
+    assert_eq!(job.state_dir.to_string(), "s3://bucket/jobs");
+    assert_eq!(job.s3.secret_access_key, Some(Secret::new("hush")));
+    assert_eq!(job.s3.role_arn.as_deref(), Some("role"));
+    assert!(!format!("{job:?}").contains("hush"));
+}
+
+#[test]
+fn parameters_of_the_command_line_go_before_those_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("job.yaml");
+    let text = "slots: 3\nparameters:\n  input: file\n  output: file\n";
+    std::fs::write(&path, text).unwrap();
+    let variables = [(CONFIG_VARIABLE, path.to_str().unwrap())];
+    let settings = Settings::read(&JobArgs::default(), None, environment(&variables)).unwrap();
+    let line = [("input".to_owned(), "line".to_owned())];
+    let run = settings.run(&line, 1).unwrap();
+    assert_eq!(run.worker.slots, 3);
+    assert_eq!(run.parameters["input"], "line");
+    assert_eq!(run.parameters["output"], "file");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_a_wrong_setting() {
+    let job = JobArgs {
+        config: Some(PathBuf::from("no/such/job.yaml")),
+        ..JobArgs::default()
+    };
+    let error = Settings::read(&job, None, environment(&[])).unwrap_err();
+    assert_eq!(Failure::from(error).code, Code::Usage);
+}

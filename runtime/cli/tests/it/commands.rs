@@ -1,0 +1,136 @@
+//! The commands, one after the other.
+
+use serde_json::Value;
+
+use crate::job::{Job, complained, said};
+
+#[test]
+fn a_bounded_job_ends_with_0_and_leaves_a_whole_checkpoint() {
+    let job = Job::new();
+    let ran = job.call(&["run", "--param", "count=50", "--parallelism", "1"]);
+    assert_eq!(ran.status.code(), Some(0), "{}", complained(&ran));
+    let listed = job.call(&["checkpoints", "list"]);
+    assert_eq!(listed.status.code(), Some(0), "{}", complained(&listed));
+    assert!(said(&listed).contains("number"), "{}", said(&listed));
+    let shown = said(&job.call(&["checkpoints", "inspect"]));
+    assert!(shown.contains("source     numbers"), "{shown}");
+    let verified = job.call(&["checkpoints", "verify"]);
+    assert!(
+        said(&verified).contains("is whole"),
+        "{}",
+        complained(&verified)
+    );
+}
+
+#[test]
+fn a_running_job_tells_its_status_and_stops_by_command_and_by_signal() {
+    let job = Job::new();
+    let running = job.start();
+    let status = job.call(&["status", "--json"]);
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["job"], "numbers");
+    assert_eq!(status["phase"], "running");
+    let page = said(&job.call(&["status"]));
+    assert!(page.starts_with("numbers  running  epoch 1"), "{page}");
+    let stopped = job.call(&["stop", "--savepoint", "first"]);
+    assert_eq!(stopped.status.code(), Some(0), "{}", complained(&stopped));
+    assert_eq!(running.end(), Some(0));
+    assert!(job.state().join("savepoints/first/manifest").exists());
+
+    // The second run goes on: the epoch rises, the lineage stays.
+    let running = job.start();
+    let again = job.call(&["status", "--json"]);
+    let again: Value = serde_json::from_slice(&again.stdout).unwrap();
+    assert_eq!(again["lineage"], status["lineage"]);
+    assert_eq!(again["epoch"], 2);
+    running.signal("TERM");
+    assert_eq!(running.end(), Some(0));
+}
+
+#[test]
+fn a_fresh_run_says_that_it_leaves_state_behind() {
+    let job = Job::new();
+    let ran = job.call(&["run", "--param", "count=20"]);
+    assert_eq!(ran.status.code(), Some(0), "{}", complained(&ran));
+    let fresh = job.call(&["run", "--fresh", "--param", "count=20"]);
+    assert_eq!(fresh.status.code(), Some(0), "{}", complained(&fresh));
+    assert!(
+        complained(&fresh).contains("left behind"),
+        "{}",
+        complained(&fresh)
+    );
+}
+
+#[test]
+fn logs_in_a_pipe_are_plain_lines_that_name_the_job() {
+    let job = Job::new();
+    let ran = job.call(&["run", "--param", "count=20"]);
+    let log = complained(&ran);
+    assert!(!log.contains('\x1b'), "{log:?}");
+    assert!(
+        log.lines().all(|line| line.ends_with(" job=numbers")),
+        "{log}"
+    );
+    assert_eq!(said(&ran), "");
+}
+
+#[test]
+fn what_is_wrong_decides_the_exit_code() {
+    let job = Job::new();
+    for (arguments, code, part) in [
+        (&["run", "--slots", "0"][..], 2, "1 to 1024"),
+        (&["run", "--no-such-flag"], 2, "--no-such-flag"),
+        (&["run", "--config", "no.yaml"], 2, "no.yaml"),
+        (&["run", "--param", "count=many"], 5, "invalid digit"),
+        (&["plan", "--parallelism", "800"], 5, "max parallelism"),
+        (&["checkpoints", "verify"], 2, "no checkpoints"),
+        (&["status"], 1, "does not run here"),
+    ] {
+        let ended = job.call(arguments);
+        assert_eq!(ended.status.code(), Some(code), "{arguments:?}");
+        assert!(complained(&ended).contains(part), "{}", complained(&ended));
+    }
+    assert!(!job.state().exists(), "nothing was started");
+}
+
+#[test]
+fn an_unknown_variable_stops_every_command_but_version() {
+    let job = Job::new();
+    let ended = job.call_with(("HIGHWATER_SLOT", "1"), &["status"]);
+    assert_eq!(ended.status.code(), Some(2));
+    assert!(
+        complained(&ended).contains("HIGHWATER_SLOTS"),
+        "{}",
+        complained(&ended)
+    );
+    let version = job.call_with(("HIGHWATER_SLOT", "1"), &["version"]);
+    assert!(
+        said(&version).starts_with("highwater "),
+        "{}",
+        complained(&version)
+    );
+}
+
+#[test]
+fn damaged_state_ends_with_6() {
+    let job = Job::new();
+    let ran = job.call(&["run", "--param", "count=20"]);
+    assert_eq!(ran.status.code(), Some(0), "{}", complained(&ran));
+    let head = job.state().join("numbers/head");
+    let mut bytes = std::fs::read(&head).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&head, bytes).unwrap();
+    for arguments in [
+        &["checkpoints", "verify"][..],
+        &["run", "--param", "count=20"],
+    ] {
+        let ended = job.call(arguments);
+        assert_eq!(ended.status.code(), Some(6), "{}", complained(&ended));
+        assert!(
+            complained(&ended).contains("head"),
+            "{}",
+            complained(&ended)
+        );
+    }
+}
