@@ -34,7 +34,7 @@ fn observed(counts: &[u64], alerts: u64, late: &[i64]) -> Observed {
             .to_string()
     });
     observed.add_counts(counts).unwrap();
-    let alert = json!({"alert_id": "a", "user_id": "u1", "window_start": "1970-01-01T00:00:00.000Z", "count_at_alert": 6});
+    let alert = json!({"rule": "R1", "alert_id": "a", "user_id": "u1", "window_start": "1970-01-01T00:00:00.000Z", "count_at_alert": 6});
     observed
         .add_alerts((0..alerts).map(|_| alert.to_string()))
         .unwrap();
@@ -198,7 +198,7 @@ impl SimpleJob {
                 *count += 1;
                 if *count == 6 {
                     let id = format!("{}/{start}", seen.user_id);
-                    let alert = json!({"alert_id": id, "user_id": seen.user_id, "window_start": start, "count_at_alert": 6});
+                    let alert = json!({"rule": "R1", "alert_id": id, "user_id": seen.user_id, "window_start": start, "count_at_alert": 6});
                     self.alerts.push(alert.to_string());
                 }
             }
