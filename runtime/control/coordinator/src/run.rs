@@ -108,6 +108,8 @@ struct Coordinator {
     next_request: u64,
     stopping: Option<StopMode>,
     discovery_at_ms: u64,
+    /// When the checkpoint on its way began.
+    checkpoint_began_ms: u64,
     started_ms: u64,
     status: watch::Sender<JobStatus>,
     rim: JoinSet<()>,
@@ -228,6 +230,7 @@ impl Coordinator {
             next_request: 0,
             stopping: None,
             discovery_at_ms: 0,
+            checkpoint_began_ms: 0,
             started_ms,
             status,
             rim: JoinSet::new(),

@@ -171,6 +171,7 @@ impl Coordinator {
             .collect();
         self.status
             .send_modify(|status| status.checkpoints.pending = Some(id));
+        self.checkpoint_began_ms = self.now_ms();
         self.step(self.now_ms(), CheckpointEvent::Enumerators { id, states });
     }
 
@@ -206,11 +207,13 @@ impl Coordinator {
         }
         self.send(WorkerCommand::Completed(self.last_attempt, id));
         let now = self.now_ms();
+        let took_ms = now.saturating_sub(self.checkpoint_began_ms);
         let bytes = self.manifest.files.values().map(|file| file.length).sum();
         self.status.send_modify(|status| {
             let checkpoints = &mut status.checkpoints;
             checkpoints.completed = Some(id);
             checkpoints.completed_at_ms = Some(now);
+            checkpoints.duration_ms = Some(took_ms);
             checkpoints.completed_count += 1;
             checkpoints.pending = None;
             checkpoints.is_confirmed = false;
