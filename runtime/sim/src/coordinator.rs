@@ -96,6 +96,8 @@ struct Leadership {
     attempt: Option<AttemptId>,
     next_attempt: AttemptId,
     placements: BTreeMap<TaskId, NodeId>,
+    /// Tasks that were heard in this attempt: one that is not there any more died, and its attempt with it.
+    seen: BTreeSet<TaskId>,
     assigned: BTreeMap<u32, TaskId>,
     questions: BTreeMap<u64, Question>,
     restart: bool,
@@ -199,6 +201,7 @@ impl Coordinator {
             attempt: None,
             next_attempt: AttemptId(0),
             placements: BTreeMap::new(),
+            seen: BTreeSet::new(),
             assigned: BTreeMap::new(),
             questions: BTreeMap::new(),
             restart: false,
@@ -439,7 +442,7 @@ impl Coordinator {
             }
             _ if found.epoch != leader.epoch => self.step_down(ctx),
             Question::Check => {}
-            Question::Restart => self.start_region(ctx),
+            Question::Restart => self.restart_again(ctx),
             Question::GoBack => self.go_back(ctx),
             Question::Missing => {
                 ctx.violations
@@ -451,6 +454,17 @@ impl Coordinator {
                 ctx.shared.job = JobState::Stopped(stop);
                 self.step_down(ctx);
             }
+        }
+    }
+
+    /// Head may have moved on since the question was asked.
+    fn restart_again(&mut self, ctx: &mut Ctx<'_>) {
+        let recovering = |leader: &Leadership| {
+            matches!(leader.phase, Phase::Recovering(..) | Phase::GoingBack(..))
+                && leader.keeper.settled().is_some()
+        };
+        if self.leadership.as_deref().is_some_and(recovering) {
+            self.start_region(ctx);
         }
     }
 

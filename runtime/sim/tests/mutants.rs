@@ -11,11 +11,13 @@ use highwater_sim::{hunt, run_seed};
 /// Where each hunt begins, for bugs that need a rare schedule.
 const fn first_seed(mutant: Mutant) -> u64 {
     match mutant {
-        Mutant::SlotsForgotten => 2367,
-        Mutant::ReadBeforeSession => 450,
-        Mutant::NoncePerRetry => 613,
-        Mutant::ReportUnfenced => 383,
-        Mutant::NoVoidMarkers => 108,
+        Mutant::StaleEpochAccepted => 3_207,
+        Mutant::SlotsForgotten => 3_000,
+        Mutant::PublishInNewSession => 797,
+        Mutant::NoncePerRetry => 80,
+        Mutant::ReportUnfenced => 20,
+        Mutant::NoVoidMarkers => 340,
+        Mutant::ReadBeforeSession => 120,
         _ => 1,
     }
 }

@@ -101,6 +101,8 @@ pub enum SnapshotKind {
     Checkpoint,
     /// Asked for; the system copies it out once its output is confirmed.
     Savepoint,
+    /// The state of an older checkpoint under a new number, by *Going back*.
+    Rebased,
     /// The copied-out form: relocatable, canonical, owned by the user.
     Export,
 }

@@ -72,6 +72,15 @@ pub enum NamedStop {
         /// The answer of the broker.
         reason: String,
     },
+    /// The state is damaged, and an older one is not there or would repeat visible output.
+    #[error(
+        "StateDamaged: the state of checkpoint {number} is damaged and no older one can take its place; restore the \
+         damaged file or start from a savepoint"
+    )]
+    StateDamaged {
+        /// The checkpoint.
+        number: u64,
+    },
     /// Going back is impossible because a part of the output is visible.
     #[error(
         "PartlyCommitted: checkpoint {number} cannot be given up, sink slot {slot} has committed its output; \
@@ -171,6 +180,7 @@ impl Classified for NamedStop {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::SinkLogDamaged { .. }
+            | Self::StateDamaged { .. }
             | Self::MarkerLost { .. }
             | Self::StateBehindOutput { .. }
             | Self::HeadMissing { .. } => ErrorKind::Corrupt,

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use highwater_protocol::checkpoint::CheckpointEvent;
+use highwater_protocol::hash::ContentHash;
 use highwater_protocol::manifest::{Manifest, SlotOutput, SnapshotKind};
 use highwater_protocol::paths::{RelativePath, SavepointPaths};
 use highwater_types::CheckpointId;
@@ -21,6 +22,16 @@ pub(super) struct Export {
     files: VecDeque<RelativePath>,
     bytes: Option<std::rc::Rc<[u8]>>,
     tries: u32,
+}
+
+impl Export {
+    fn is_sound(&self, bytes: &[u8]) -> bool {
+        let entry = self
+            .files
+            .front()
+            .and_then(|path| self.manifest.files.get(path));
+        entry.is_some_and(|entry| entry.checksum == ContentHash::of(bytes))
+    }
 }
 
 impl Coordinator {
@@ -76,7 +87,14 @@ impl Coordinator {
             return;
         };
         match answer {
-            StoreAnswer::Found(bytes, _) => export.bytes = Some(bytes),
+            StoreAnswer::Found(bytes, _) => {
+                if !export.is_sound(&bytes) {
+                    // Nothing rotten is copied out: the recovery finds the damage and goes back.
+                    leader.export = None;
+                    return self.tasks_lost(ctx);
+                }
+                export.bytes = Some(bytes);
+            }
             StoreAnswer::Applied(_) | StoreAnswer::Precondition => {
                 if export.files.pop_front().is_none() {
                     let (id, folder) = (export.id, export.target.folder().to_owned());

@@ -149,6 +149,7 @@ impl Coordinator {
             RegionRecovery::start(&head, &manifest, &leader.shape, &BTreeSet::new());
         leader.phase = Phase::Recovering(Box::new(region), ctx.now);
         leader.assigned.clear();
+        leader.seen.clear();
         for (source, state) in &manifest.sources {
             let shares = assign::splits(&state.splits, Parallelism(ctx.shared.readers));
             for (subtask, share) in (0..).map(SubtaskIndex).zip(shares) {
@@ -315,9 +316,11 @@ impl Coordinator {
             .as_ref()
             .and_then(|manifest| manifest.parent);
         let Some(parent) = parent else {
-            ctx.violations
-                .push("O7: damage in a checkpoint without parent".to_owned());
-            return self.step_down(ctx);
+            let number = leader
+                .manifest
+                .as_ref()
+                .map_or(0, |manifest| manifest.id.number);
+            return self.stop_asked(NamedStop::StateDamaged { number }, ctx);
         };
         let path = object(&manifest_path(&parent.name));
         self.request(What::TargetManifest, StoreOp::Get { path }, ctx);
@@ -335,7 +338,8 @@ impl Coordinator {
             _ => return self.go_back(ctx),
         };
         let Some(target) = found else {
-            return self.ask(Question::Missing, ctx);
+            let number = current.id.number;
+            return self.stop_asked(NamedStop::StateDamaged { number }, ctx);
         };
         let Some(head) = leader.keeper.settled().map(|value| value.head.clone()) else {
             return;

@@ -95,7 +95,7 @@ impl Coordinator {
         }
     }
 
-    fn tasks_lost(&mut self, ctx: &mut Ctx<'_>) {
+    pub(super) fn tasks_lost(&mut self, ctx: &mut Ctx<'_>) {
         ctx.trace(|| "tasks lost".to_owned());
         self.checkpoint_event(CheckpointEvent::TasksLost, ctx);
         if let Some(leader) = self.leader() {
@@ -396,6 +396,11 @@ impl Coordinator {
     fn missing(&mut self, missing: Vec<TaskId>, ctx: &mut Ctx<'_>) {
         let Some(leader) = self.leader() else { return };
         match leader.phase {
+            Phase::Recovering(..) | Phase::GoingBack(..)
+                if missing.iter().any(|task| leader.seen.contains(task)) =>
+            {
+                self.ask_once(Question::Restart, ctx);
+            }
             Phase::Recovering(..) | Phase::GoingBack(..) => {
                 for task in missing {
                     self.deploy(&task, ctx);
@@ -408,6 +413,9 @@ impl Coordinator {
 
     /// Repeats to a task what it seems to have missed, and takes from its report what got lost.
     fn reported(&mut self, task: &TaskId, report: TaskReport, ctx: &mut Ctx<'_>) {
+        if let Some(leader) = self.leader() {
+            leader.seen.insert(task.clone());
+        }
         if let Some(damaged) = report.failed {
             let attempt = report.report.attempt;
             return self.task_says(task.clone(), attempt, FromTask::Failed { damaged }, ctx);

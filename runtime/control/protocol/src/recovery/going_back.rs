@@ -106,6 +106,9 @@ pub struct GoingBack {
 
 impl GoingBack {
     /// Gives the number of `head` up because it cannot be used (a).
+    ///
+    /// A number that was taken by going back is not given up again: the output before it is visible, and the state that
+    /// belongs to that output is the damaged one. The job stops by name.
     pub fn forced(
         plan: GoingBackPlan,
         shape: &JobShape,
@@ -120,6 +123,22 @@ impl GoingBack {
             target.0.name.number < head.number,
             "going back leads to an older state"
         );
+        if given_up
+            .as_ref()
+            .is_some_and(|manifest| manifest.kind == SnapshotKind::Rebased)
+        {
+            let stop = NamedStop::StateDamaged {
+                number: head.number,
+            };
+            let phase = Phase::Done;
+            let machine = Self {
+                phase,
+                head,
+                target,
+                tries,
+            };
+            return (machine, vec![GoingBackEffect::Stop(stop)]);
+        }
         let duties = examinations(&head, &target.1, given_up.as_ref(), shape);
         let slots = duties
             .iter()
@@ -271,7 +290,7 @@ impl GoingBack {
             number,
             epoch: self.head.epoch,
         };
-        manifest.kind = SnapshotKind::Checkpoint;
+        manifest.kind = SnapshotKind::Rebased;
         manifest.parent = if reused { state.parent } else { Some(*target) };
         for sink in manifest.sinks.values_mut() {
             sink.slots

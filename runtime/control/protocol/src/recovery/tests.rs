@@ -685,12 +685,34 @@ fn going_back_voids_then_takes_a_new_number_with_the_older_state() {
     assert_eq!(rebased.id.number, 5, "schedule 8: the number never falls");
     assert!(!rebased.has_output());
     assert_eq!(rebased.operators, manifest(3, &[]).operators);
+    assert_eq!(rebased.kind, SnapshotKind::Rebased);
     let effects = machine.step(&GoingBackEvent::ManifestWritten(*name));
     let [GoingBackEffect::WriteHead(change)] = &effects[..] else {
         panic!("{effects:?}")
     };
     let head = head_at(&manifest(4, &[0, 1]), 3).changed(change, Nonce(9));
     assert_eq!((head.number, head.has_pending_output()), (5, false));
+}
+
+#[test]
+fn a_number_that_was_taken_by_going_back_is_not_given_up_again() {
+    let mut broken = manifest(4, &[]);
+    broken.kind = SnapshotKind::Rebased;
+    let target = manifest(3, &[]);
+    let plan = GoingBackPlan {
+        head: head_at(&broken, 4),
+        target: (reference(&target), target),
+        given_up: Some(broken),
+    };
+    let tries = TrySource::new(NonceStream::new(Nonce(5)));
+    let (_, effects) = GoingBack::forced(plan, &shape(3), tries);
+    let [GoingBackEffect::Stop(stop)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert!(
+        stop.to_string().starts_with("StateDamaged"),
+        "its interval is visible"
+    );
 }
 
 #[test]

@@ -9,6 +9,8 @@ use crate::manifest::FileEntry;
 use crate::paths::sink_log;
 use crate::stop::NamedStop;
 
+#[path = "tests/exhaustive.rs"]
+mod exhaustive;
 #[path = "tests/table.rs"]
 mod table;
 
@@ -133,15 +135,18 @@ pub(super) fn in_session() -> SinkSlot {
     slot
 }
 
-pub(super) fn recovered(purpose: Purpose) -> SinkSlot {
-    let claim = Claim {
+pub(super) fn claim(purpose: Purpose) -> Claim {
+    Claim {
         id: id(1),
         upto: Position::default(),
         from: 5,
         source: LogSource::Stored(log(1)),
         purpose,
-    };
-    let (slot, effects) = SinkSlot::recover(config(), claim);
+    }
+}
+
+pub(super) fn recovered(purpose: Purpose) -> SinkSlot {
+    let (slot, effects) = SinkSlot::recover(config(), claim(purpose));
     assert_eq!(
         effects,
         [SlotEffect::OpenSession {
