@@ -12,9 +12,9 @@ use highwater_sim::{SeedReport, Totals, regression_seeds, run_seed, run_seeds};
 #[derive(Parser)]
 #[command(version)]
 struct Options {
-    /// How many seeds to run.
-    #[arg(long, default_value_t = 1_000)]
-    seeds: u64,
+    /// How many seeds to run; with planted bugs, at most so many for each [default: 1000, for bugs 5000]
+    #[arg(long)]
+    seeds: Option<u64>,
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     start: u64,
@@ -90,7 +90,12 @@ fn many(options: &Options) -> bool {
             failures.push(report);
         }
     }
-    let totals = run_seeds(options.start, options.seeds, options.threads, || {});
+    let totals = run_seeds(
+        options.start,
+        options.seeds.unwrap_or(1_000),
+        options.threads,
+        || {},
+    );
     failures.extend(totals.failures.iter().cloned());
     say_totals(&totals, regressions.len());
     for report in failures.iter().take(10) {
@@ -169,14 +174,15 @@ mod planted {
             select(Some(*mutant));
             return !one(seed, options.trace);
         }
+        let seeds = options.seeds.unwrap_or(5_000);
         let (next, missed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         std::thread::scope(|scope| {
             for _ in 0..options.threads.max(1) {
                 scope.spawn(|| {
                     while let Some(&mutant) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let found = hunt(mutant, options.start, options.seeds);
+                        let found = hunt(mutant, options.start, seeds);
                         say(&found.as_ref().map_or_else(
-                            || format!("{mutant}: NOT CAUGHT in {} seeds", options.seeds),
+                            || format!("{mutant}: NOT CAUGHT in {seeds} seeds"),
                             |found| {
                                 let (runs, seed) = (found.runs, found.seed);
                                 format!(
