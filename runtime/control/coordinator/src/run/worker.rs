@@ -110,7 +110,11 @@ impl Coordinator {
                     },
                 );
             }
-            WorkerEvent::SlotVoided(_, slot, _) => self.region(RegionEvent::Void(slot)),
+            WorkerEvent::SlotVoided(attempt, slot, _) => {
+                // In a recovery the region goes back; while records flow a recovery is due first.
+                self.region(RegionEvent::Void(slot.clone()));
+                self.step(now, CheckpointEvent::Voided { slot, attempt });
+            }
             WorkerEvent::SlotExamined(_, slot, id, found) => {
                 tracing::info!(%slot, checkpoint = %id, ?found, "examined");
             }
