@@ -4,8 +4,7 @@ use highwater_protocol::gc::{Gc, GcEffect, GcEnd, GcEvent, Reach};
 use highwater_protocol::head::Head;
 use highwater_protocol::manifest::{Manifest, SlotOutput, SnapshotKind};
 use highwater_protocol::paths::{RelativePath, SavepointPaths};
-use highwater_storage::ObjectPath;
-use highwater_storage::PutOutcome;
+use highwater_storage::{FileDigest, ObjectPath, PutOutcome, get_verified};
 
 use crate::store::{JobStore, StoreError};
 
@@ -55,20 +54,22 @@ pub async fn delete(store: &JobStore, paths: &[RelativePath]) -> Result<(), Stor
 /// Copies a confirmed checkpoint out as a savepoint: closed under reference, its own manifest written last.
 ///
 /// # Errors
-/// When the store does not answer, or a savepoint of this name with another content exists.
+/// When the store does not answer, a file is damaged or missing, or a savepoint of this name with another content
+/// exists. Nothing that cannot be read back as it was written is copied out.
 pub async fn export(
     store: &JobStore,
     manifest: &Manifest,
     target: &SavepointPaths,
 ) -> Result<(), StoreError> {
-    for path in manifest.files.keys() {
+    for (path, entry) in &manifest.files {
         let from = store.object(path)?;
         let to = ObjectPath::parse(&target.object(path))?;
-        let object = store.storage().get(&from).await?;
-        let object = object.ok_or_else(|| highwater_storage::StorageError::Missing {
-            object: format!("{}/{from}", store.storage().location()),
-        })?;
-        store.storage().put(&to, object.bytes).await?;
+        let digest = FileDigest {
+            length: entry.length,
+            checksum: entry.checksum.0,
+        };
+        let bytes = get_verified(store.storage(), &from, digest).await?;
+        store.storage().put(&to, bytes).await?;
     }
     let (bytes, _) = exported(manifest).encode();
     let path = ObjectPath::parse(&target.manifest())?;
@@ -76,13 +77,14 @@ pub async fn export(
     match written {
         PutOutcome::Written(_) => Ok(()),
         PutOutcome::Conflict | PutOutcome::Unknown(_) => {
-            let found = store.storage().get(&path).await?;
-            if found.is_some_and(|found| found.bytes.as_ref() == bytes.as_slice()) {
-                return Ok(());
+            match (store.storage().get(&path).await?, written) {
+                (Some(found), _) if found.bytes.as_ref() == bytes.as_slice() => Ok(()),
+                // Not there, and nobody knows whether it will be: that is no savepoint of somebody else.
+                (None, PutOutcome::Unknown(error)) => Err(error.into()),
+                _ => Err(StoreError::SavepointExists {
+                    path: path.to_string(),
+                }),
             }
-            Err(StoreError::SavepointExists {
-                path: path.to_string(),
-            })
         }
     }
 }
@@ -98,4 +100,72 @@ fn exported(manifest: &Manifest) -> Manifest {
         }
     }
     copy
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use highwater_protocol::hash::ContentHash;
+    use highwater_protocol::manifest::{FileEntry, ManifestTitle};
+    use highwater_protocol::paths::{DataWriter, JobPaths};
+    use highwater_storage::{MemoryStorage, ObjectStorage};
+    use highwater_types::{
+        AttemptId, CheckpointId, Classified, Epoch, ErrorKind, JobIdentity, Lineage, OperatorUid,
+        SubtaskIndex,
+    };
+
+    use super::*;
+
+    /// A checkpoint of one file, `stored` in the store under the checksum of `written`.
+    async fn checkpoint(stored: &'static [u8], written: &[u8]) -> (JobStore, Manifest) {
+        let identity = JobIdentity::parse("job").unwrap();
+        let storage: Arc<dyn ObjectStorage> = Arc::new(MemoryStorage::default());
+        let store = JobStore::new(storage, JobPaths::new(identity.clone()));
+        let epoch = Epoch(1);
+        let mut manifest = Manifest::new(ManifestTitle {
+            identity,
+            lineage: Lineage(1),
+            id: CheckpointId { number: 1, epoch },
+            kind: SnapshotKind::Checkpoint,
+            parent: None,
+            graph: ContentHash(1),
+        });
+        let writer = DataWriter {
+            epoch,
+            attempt: AttemptId(1),
+            uid: OperatorUid::parse("agg").unwrap(),
+            subtask: SubtaskIndex(0),
+        };
+        let path = writer.file(1, "state");
+        let object = store.object(&path).unwrap();
+        store.storage().put(&object, stored.into()).await.unwrap();
+        let entry = FileEntry {
+            length: written.len() as u64,
+            checksum: ContentHash::of(written),
+        };
+        manifest.files.insert(path, entry);
+        (store, manifest)
+    }
+
+    #[tokio::test]
+    async fn a_savepoint_is_written_once_and_again_with_the_same_content_only() {
+        let (store, mut manifest) = checkpoint(b"state", b"state").await;
+        let target = SavepointPaths::parse("savepoints", "one").unwrap();
+        export(&store, &manifest, &target).await.unwrap();
+        export(&store, &manifest, &target).await.unwrap();
+        manifest.lineage = Lineage(2);
+        let other = export(&store, &manifest, &target).await.unwrap_err();
+        assert!(matches!(other, StoreError::SavepointExists { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_rotten_file_is_not_copied_into_a_savepoint() {
+        let (store, manifest) = checkpoint(b"stale", b"state").await;
+        let target = SavepointPaths::parse("savepoints", "one").unwrap();
+        let error = export(&store, &manifest, &target).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        let manifest = ObjectPath::parse(&target.manifest()).unwrap();
+        assert_eq!(store.storage().get(&manifest).await.unwrap(), None);
+    }
 }

@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::attempt::{After, Attempt};
-use crate::request::{JobRequest, RequestAnswer, RequestRefused, StopMode};
+use crate::request::{JobRequest, RequestAnswer, RequestRefused};
 use crate::restart::RestartDelay;
 use crate::setup::{CoordinatorHandle, CoordinatorSetup, JobFailure, JobOutcome};
 use crate::sources::{Discovered, OpenSources};
@@ -106,7 +106,8 @@ struct Coordinator {
     collecting: Collecting,
     answers: BTreeMap<u64, oneshot::Sender<RequestAnswer>>,
     next_request: u64,
-    stopping: Option<StopMode>,
+    /// The request that stops the job.
+    stopping: Option<u64>,
     discovery_at_ms: u64,
     /// When the checkpoint on its way began.
     checkpoint_began_ms: u64,

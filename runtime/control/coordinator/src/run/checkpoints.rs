@@ -12,7 +12,7 @@ use highwater_types::{CheckpointId, ErrorKind};
 use highwater_worker::WorkerCommand;
 use highwater_worker::slot::error_chain;
 
-use crate::attempt::{After, AttemptStage};
+use crate::attempt::{After, Attempt, AttemptStage};
 use crate::housekeeping::{collect, delete, export};
 use crate::request::RequestRefused;
 use crate::setup::JobOutcome;
@@ -90,13 +90,13 @@ impl Coordinator {
         match effect {
             CheckpointEffect::RequestDone { request, id } => self.answer(request, Ok(id)),
             CheckpointEffect::RequestFailed { request, failure } => {
-                self.stopping = None;
-                if self
-                    .attempt
-                    .as_ref()
-                    .is_some_and(|held| held.stage == AttemptStage::Running)
-                {
-                    self.phase(JobPhase::Running);
+                // Only the request that stops may end the stop.
+                let running = |held: &Attempt| held.stage == AttemptStage::Running;
+                if self.stopping == Some(request) {
+                    self.stopping = None;
+                    if self.attempt.as_ref().is_some_and(running) {
+                        self.phase(JobPhase::Running);
+                    }
                 }
                 self.answer(request, Err(RequestRefused(failure.to_string())));
             }

@@ -28,8 +28,8 @@ impl Coordinator {
     pub(super) fn request(&mut self, request: JobRequest) {
         let (request, answer) = match request {
             JobRequest::Savepoint { name, answer } => {
-                if let Err(error) = SavepointPaths::parse(&self.setup.settings.savepoints, &name) {
-                    return reply(answer, Err(RequestRefused(error.to_string())));
+                if let Err(refused) = self.check_name(&name) {
+                    return reply(answer, Err(refused));
                 }
                 (self.new_request(Some(name), BarrierKind::Savepoint), answer)
             }
@@ -41,18 +41,29 @@ impl Coordinator {
                 savepoint,
                 answer,
             } => {
-                self.stopping = Some(mode);
-                self.phase(JobPhase::Stopping);
+                if let Some(Err(refused)) = savepoint.as_deref().map(|name| self.check_name(name)) {
+                    return reply(answer, Err(refused));
+                }
                 let kind = match mode {
                     StopMode::Suspend => BarrierKind::StopSuspend,
                     StopMode::Drain => BarrierKind::StopDrain,
                 };
-                (self.new_request(savepoint, kind), answer)
+                let request = self.new_request(savepoint, kind);
+                // A second stop is refused by the machine: the first one goes on.
+                self.stopping.get_or_insert(request.request);
+                self.phase(JobPhase::Stopping);
+                (request, answer)
             }
             JobRequest::Cancel => return self.cancel(After::End(JobOutcome::Cancelled)),
         };
         self.answers.insert(request.request, answer);
         self.step(self.now_ms(), CheckpointEvent::Request(request));
+    }
+
+    /// Before anything stops for it: a name that cannot be would leave a stopped job without its savepoint.
+    fn check_name(&self, name: &str) -> Result<(), RequestRefused> {
+        let parsed = SavepointPaths::parse(&self.setup.settings.savepoints, name);
+        parsed.map_or_else(|error| Err(RequestRefused(error.to_string())), |_| Ok(()))
     }
 
     pub(super) fn answer(&mut self, request: u64, answer: RequestAnswer) {

@@ -9,12 +9,15 @@ use highwater_api::{JobProgram, StreamEnvironment};
 use highwater_connectors::clock::SystemClock;
 use highwater_connectors::generator::{GeneratorSource, Random, RecordsPerSecond};
 use highwater_connectors::{CollectSink, Collected};
-use highwater_coordinator::{JobOutcome, JobRequest};
+use highwater_coordinator::{JobOutcome, JobRequest, JobStatus, RequestAnswer, StopMode};
 use highwater_operators::{Count, WindowContext};
-use highwater_storage::{MemoryStorage, ObjectStorage};
+use highwater_protocol::manifest::Manifest;
+use highwater_protocol::paths::SavepointPaths;
+use highwater_storage::{MemoryStorage, ObjectPath, ObjectStorage};
 use highwater_time::WatermarkStrategy;
 use highwater_types::EventTime;
 use highwater_window::Tumbling;
+use tokio::sync::oneshot;
 
 use crate::job::{end_of, program_of, start};
 
@@ -34,8 +37,8 @@ fn build(
     env: &mut StreamEnvironment,
     sinks: (CollectSink<Counted>, CollectSink<u64>),
     faults: &Arc<Faults>,
+    rate: RecordsPerSecond,
 ) {
-    let rate = RecordsPerSecond::try_new(30_000.0).unwrap();
     let clock = Arc::new(SystemClock::start().unwrap());
     let source = GeneratorSource::builder("numbers", 7, record_of)
         .count(RECORDS)
@@ -103,8 +106,13 @@ impl World {
     }
 
     fn program(&self, parallelism: u32, faults: &Arc<Faults>) -> JobProgram {
+        self.paced(parallelism, faults, 30_000.0)
+    }
+
+    fn paced(&self, parallelism: u32, faults: &Arc<Faults>, rate: f64) -> JobProgram {
         let sinks = (self.counts.0.clone(), self.all.0.clone());
-        program_of(parallelism, |env| build(env, sinks, faults))
+        let rate = RecordsPerSecond::try_new(rate).unwrap();
+        program_of(parallelism, |env| build(env, sinks, faults, rate))
     }
 
     /// The committed output is that of a run without faults.
@@ -185,6 +193,51 @@ async fn runs_that_are_cut_off_go_on_at_any_parallelism() {
         ));
     }
     let handle = start(world.program(2, &Arc::default()), &world.storage, 900);
+    assert_eq!(end_of(handle).await.unwrap(), JobOutcome::Finished);
+    world.assert_exact();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn savepoints_and_stops_keep_the_output_exact_and_bad_names_stop_nothing() {
+    let world = World::new();
+    // Slow enough not to end by itself while it is asked.
+    let slow = world.paced(2, &Arc::default(), 500.0);
+    let handle = start(slow, &world.storage, 40);
+    let mut status = handle.status.clone();
+    let running = |status: &JobStatus| status.checkpoints.completed_count > 0;
+    status.wait_for(running).await.unwrap();
+    let ask = async |request: JobRequest, answer: oneshot::Receiver<RequestAnswer>| {
+        handle.requests.send(request).await.unwrap();
+        answer.await.unwrap()
+    };
+    let (sender, answer) = oneshot::channel();
+    let stop = JobRequest::Stop {
+        mode: StopMode::Drain,
+        savepoint: Some("No Name".to_owned()),
+        answer: sender,
+    };
+    let refused = ask(stop, answer).await.unwrap_err();
+    assert!(refused.to_string().contains("No Name"), "{refused}");
+    assert_eq!(status.borrow().phase.word(), "running");
+    let (sender, answer) = oneshot::channel();
+    let savepoint = JobRequest::Savepoint {
+        name: "before".to_owned(),
+        answer: sender,
+    };
+    let id = ask(savepoint, answer).await.unwrap();
+    let path = SavepointPaths::parse("savepoints", "before").unwrap();
+    let path = ObjectPath::parse(&path.manifest()).unwrap();
+    let written = world.storage.get(&path).await.unwrap().unwrap();
+    assert_eq!(Manifest::decode(&written.bytes).unwrap().id, id);
+    let (sender, answer) = oneshot::channel();
+    let stop = JobRequest::Stop {
+        mode: StopMode::Suspend,
+        savepoint: None,
+        answer: sender,
+    };
+    ask(stop, answer).await.unwrap();
+    assert_eq!(end_of(handle).await.unwrap(), JobOutcome::Stopped);
+    let handle = start(world.program(3, &Arc::default()), &world.storage, 50);
     assert_eq!(end_of(handle).await.unwrap(), JobOutcome::Finished);
     world.assert_exact();
 }
