@@ -324,8 +324,11 @@ impl Worker {
                 self.tell_all_sinks(attempt, &SinkControl::Expected);
             }
             WorkerCommand::Trigger(attempt, task, barrier) => {
-                let letter: LetterOf = Box::new(move || TaskLetter::Trigger(barrier));
-                self.tell_task(attempt, Some(&task), || letter);
+                self.tell_task(
+                    attempt,
+                    task,
+                    Box::new(move || TaskLetter::Trigger(barrier)),
+                );
             }
             WorkerCommand::Assign {
                 attempt,
@@ -337,7 +340,7 @@ impl Worker {
                     splits: splits.clone(),
                     complete,
                 });
-                self.tell_task(attempt, Some(&to), || letter);
+                self.tell_task(attempt, to, letter);
             }
             WorkerCommand::Completed(attempt, id) => {
                 self.forget_parts(attempt, id);
@@ -395,18 +398,11 @@ impl Worker {
         }
     }
 
-    fn tell_task(
-        &mut self,
-        attempt: AttemptId,
-        to: Option<&TaskId>,
-        letter: impl FnOnce() -> LetterOf,
-    ) {
-        let slots = self.slots.len() as u32;
-        let Some(to) = to.filter(|_| self.active(attempt).is_some()) else {
-            return;
-        };
-        let slot = &self.slots[(to.subtask.0 % slots) as usize];
-        slot.send(SlotLetter::Task(attempt, Some(to.clone()), letter()));
+    fn tell_task(&mut self, attempt: AttemptId, to: TaskId, letter: LetterOf) {
+        if self.active(attempt).is_some() {
+            let slot = &self.slots[to.subtask.0 as usize % self.slots.len()];
+            slot.send(SlotLetter::Task(attempt, Some(to), letter));
+        }
     }
 
     fn slot_event(&mut self, event: SlotEvent) {

@@ -160,9 +160,7 @@ async fn run(
         }
     };
     let (done, mut finished) = mpsc::channel(QUEUE);
-    let (placeholder, _) = mpsc::channel(1);
     let mut events = std::mem::replace(&mut setup.events, mpsc::channel(1).1);
-    drop(placeholder as mpsc::Sender<WorkerEvent>);
     let mut coordinator = Coordinator::new(setup, store, nonces, leader, (status, done));
     coordinator.begin_attempt();
     let mut ticks = tokio::time::interval(TICK);

@@ -236,19 +236,23 @@ impl Driver {
                 SlotEvent::Output { records, bytes }
             }
             SinkLetter::Barrier(id) => SlotEvent::Barrier(id),
-            SinkLetter::Control(SinkControl::Close) => {
-                self.life = Life::Over;
-                return;
-            }
-            SinkLetter::Control(control) => self.control(control),
+            SinkLetter::Control(control) => match self.control(control) {
+                Some(event) => event,
+                None => return,
+            },
         };
         self.tell(event);
         self.perform();
     }
 
-    fn control(&mut self, control: SinkControl) -> SlotEvent {
-        match control {
-            SinkControl::Expected | SinkControl::Close => SlotEvent::Expected,
+    /// What a letter says to the machine; `None` = nothing any more.
+    fn control(&mut self, control: SinkControl) -> Option<SlotEvent> {
+        Some(match control {
+            SinkControl::Close => {
+                self.life = Life::Over;
+                return None;
+            }
+            SinkControl::Expected => SlotEvent::Expected,
             SinkControl::Declined(id) => SlotEvent::Declined { id },
             SinkControl::Commit(id) => SlotEvent::Commit { id },
             SinkControl::LeaderSays(authority) => {
@@ -257,7 +261,7 @@ impl Driver {
             }
             SinkControl::Released => SlotEvent::Released,
             SinkControl::WriteVoid(id) => SlotEvent::WriteVoid { id },
-        }
+        })
     }
 
     fn tell(&mut self, event: SlotEvent) {

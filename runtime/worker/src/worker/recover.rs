@@ -9,7 +9,7 @@ use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::recovery::SlotDuty;
 use highwater_protocol::stop::SlotKey;
 use highwater_state::MemoryBudget;
-use highwater_types::{AttemptId, ErrorKind, Parallelism, SlotIndex, SubtaskIndex};
+use highwater_types::{AttemptId, Classified, ErrorKind, Parallelism, SlotIndex, SubtaskIndex};
 
 use crate::build::{SliceContext, SubtaskParts, build, operators_of, wire};
 use crate::files::BlockingLogs;
@@ -18,7 +18,7 @@ use crate::sink::driver::{DriverParts, SlotStart};
 use crate::sink::{SinkControl, SinkMailbox, spawn};
 use crate::slot::{SlotLetter, error_chain};
 
-use super::{Attempt, Stage, Worker, WorkerInput, sink_failure};
+use super::{Attempt, Stage, Worker, WorkerInput, sink_failure, slot_failure};
 
 impl Worker {
     /// Takes an attempt and fetches its state (R5).
@@ -101,7 +101,7 @@ impl Worker {
                 };
                 let target = code
                     .target(&context)
-                    .map_err(|error| sink_failure(&key, &error))?;
+                    .map_err(|error| slot_failure(&key, error.kind(), error_chain(&error)))?;
                 let Some(target) = target else { continue };
                 let mailbox = SinkMailbox::new();
                 let parts = DriverParts {
@@ -151,7 +151,7 @@ impl Worker {
                             task: format!("restoring {}", subtask.uid),
                             subtask: subtask.subtask,
                             position: None,
-                            kind: highwater_types::Classified::kind(&error),
+                            kind: error.kind(),
                             message: error_chain(&error),
                         });
                     }

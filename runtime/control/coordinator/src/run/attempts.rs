@@ -52,7 +52,7 @@ impl Coordinator {
             Ok(sources) => sources,
             Err(failure) => {
                 self.note_failure("opening the sources", &failure);
-                return self.retry_or_fail(failure);
+                return self.follow(After::of(failure));
             }
         };
         let Some(settled) = self.keeper.settled().cloned() else {
@@ -289,14 +289,6 @@ impl Coordinator {
                     self.end = Some(Err(failure_of(&message)));
                 }
             }
-        }
-    }
-
-    pub(super) fn retry_or_fail(&mut self, failure: JobFailure) {
-        if failure.kind == ErrorKind::Transient {
-            self.follow(After::Restart);
-        } else {
-            self.follow(After::Fail(failure));
         }
     }
 

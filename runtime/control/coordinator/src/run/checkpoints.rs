@@ -64,9 +64,8 @@ impl Coordinator {
                 self.send(WorkerCommand::Commit(self.last_attempt, slot, id));
             }
             CheckpointEffect::AllConfirmed { id } => {
-                self.status.send_if_modified(|status| {
+                self.status.send_modify(|status| {
                     status.checkpoints.is_confirmed = status.checkpoints.completed == Some(id);
-                    true
                 });
                 self.collect_garbage();
             }
