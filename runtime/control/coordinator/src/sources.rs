@@ -2,10 +2,10 @@
 //!
 //! A split is in the state of an enumerator as "reported" and in the state of a reader as "position": assignments and
 //! barrier triggers travel to the worker through one ordered channel, so a reader that was given a split before barrier
-//! n holds it in its state of n (T-14). Discovery blocks and runs at the rim; while it runs, the snapshot is the one
-//! from before, which agrees with what was assigned.
+//! n holds it in its state of n (T-14). A reader may hold it one checkpoint earlier; then its position counts. Discovery
+//! blocks and runs at the rim; while it runs, the snapshot is the one from before, which agrees with what was assigned.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use highwater_api::JobProgram;
@@ -119,7 +119,7 @@ pub fn open_sources(
             }));
         }
         let discovery = enumerator.discover().map_err(failed)?;
-        splits.extend(discovery.splits);
+        add_new(&mut splits, discovery.splits);
         let opened = SourceSplits {
             snapshot: enumerator.snapshot(),
             interval: enumerator.interval(),
@@ -129,4 +129,27 @@ pub fn open_sources(
         sources.insert(uid, (opened, splits));
     }
     Ok(sources)
+}
+
+/// Adds the splits that were found to those that a checkpoint holds. A split that it holds keeps its position: readers may
+/// know of it earlier than the enumerator's state does, and its beginning would be read twice.
+fn add_new(saved: &mut Vec<Split>, found: Vec<Split>) {
+    let known: BTreeSet<_> = saved.iter().map(|split| split.id.clone()).collect();
+    saved.extend(found.into_iter().filter(|split| !known.contains(&split.id)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t14_a_split_that_a_checkpoint_holds_keeps_its_position() {
+        let split = |id: &str, position: u8| Split {
+            id: id.into(),
+            position: vec![position],
+        };
+        let mut splits = vec![split("a", 9)];
+        add_new(&mut splits, vec![split("a", 0), split("b", 0)]);
+        assert_eq!(splits, [split("a", 9), split("b", 0)]);
+    }
 }
