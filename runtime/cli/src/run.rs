@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::exit::{Code, Failure};
-use crate::remote::RunNote;
+use crate::remote::{RunNote, refuse_second};
 use crate::settings::{JobSettings, RunArgs, RunSettings};
 use crate::signals::Interrupts;
 use crate::view::{Screen, View};
@@ -77,6 +77,7 @@ pub fn run(
         program,
         wish,
         screen,
+        take_over: args.take_over,
     };
     let runtime = runtime()?;
     let ended = runtime.block_on(setup.run());
@@ -91,6 +92,7 @@ struct Setup {
     program: JobProgram,
     wish: StartWish,
     screen: Screen,
+    take_over: bool,
 }
 
 /// What runs.
@@ -108,6 +110,9 @@ fn random() -> Nonce {
 impl Setup {
     async fn run(self) -> Result<(), Failure> {
         let mut interrupts = Interrupts::listen()?;
+        if !self.take_over {
+            refuse_second(&self.job).await?;
+        }
         let storage = storage(&self.job)?;
         let probed = probe(storage.as_ref(), random()).await;
         probed.map_err(|error| store_failure(&error))?;

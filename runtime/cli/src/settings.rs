@@ -63,6 +63,9 @@ pub struct RunArgs {
     /// Begin a new lineage and leave the state of the old one behind
     #[arg(long)]
     pub fresh: bool,
+    /// Begin also when the job answers here already: the newer process owns it, the older ends by itself
+    #[arg(long)]
+    pub take_over: bool,
     /// No live view, also on a terminal
     #[arg(long, short)]
     pub quiet: bool,
@@ -227,7 +230,16 @@ impl Settings {
         let count = |name| self.resolved.count(name).map(|count| count as u32);
         let max = MaxParallelism::try_new(self.known_count("max-parallelism"));
         let mut all = self.file.parameters.clone();
-        all.extend(parameters.iter().cloned());
+        for (at, (name, value)) in parameters.iter().enumerate() {
+            if parameters[..at].iter().any(|(earlier, _)| earlier == name) {
+                return Err(SettingError::Value {
+                    place: "--param".to_owned(),
+                    value: format!("{name}={value}"),
+                    reason: format!("gives `{name}` a second time; keep one of them"),
+                });
+            }
+            all.insert(name.clone(), value.clone());
+        }
         let log_format = match self.known_text("log.format").as_str() {
             "json" => LogFormat::Json,
             _ => LogFormat::Text,

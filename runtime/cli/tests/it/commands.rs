@@ -48,6 +48,29 @@ fn a_running_job_tells_its_status_and_stops_by_command_and_by_signal() {
 }
 
 #[test]
+fn a_job_that_runs_is_not_started_twice_by_accident() {
+    let job = Job::new();
+    let first = job.start();
+    let second = job.call(&["run", "--param", "count=20"]);
+    assert_eq!(second.status.code(), Some(2), "{}", complained(&second));
+    assert!(
+        complained(&second).contains("runs here already"),
+        "{}",
+        complained(&second)
+    );
+    let epoch = |status: Value| status["epoch"].clone();
+    let status = job.call(&["status", "--json"]);
+    assert_eq!(epoch(serde_json::from_slice(&status.stdout).unwrap()), 1);
+
+    // Asked for, it is done: the newer owns the job, the older finds out and says so.
+    let ran = job.call(&["run", "--take-over", "--param", "count=20"]);
+    assert_eq!(ran.status.code(), Some(0), "{}", complained(&ran));
+    assert_eq!(first.end(), Some(4));
+    let status = job.call(&["status"]);
+    assert_eq!(status.status.code(), Some(7), "{}", complained(&status));
+}
+
+#[test]
 fn a_fresh_run_says_that_it_leaves_state_behind() {
     let job = Job::new();
     let ran = job.call(&["run", "--param", "count=20"]);
@@ -84,7 +107,7 @@ fn what_is_wrong_decides_the_exit_code() {
         (&["run", "--param", "count=many"], 5, "invalid digit"),
         (&["plan", "--parallelism", "800"], 5, "max parallelism"),
         (&["checkpoints", "verify"], 2, "no checkpoints"),
-        (&["status"], 1, "does not run here"),
+        (&["status"], 7, "does not run here"),
     ] {
         let ended = job.call(arguments);
         assert_eq!(ended.status.code(), Some(code), "{arguments:?}");
