@@ -178,7 +178,7 @@ impl Task {
 
     fn advance(&mut self, clock: &dyn Clock, start: Duration) -> Result<Waiting, OperatorError> {
         if self.input.head().turn()? == Progress::More || !self.run_agenda()? {
-            return Ok(Waiting::Turn);
+            return Ok(self.unfinished());
         }
         let waiting = loop {
             if self.input.head_ref().blocked().is_some() {
@@ -188,7 +188,7 @@ impl Task {
                 break Waiting::Input;
             }
             if !self.run_agenda()? {
-                return Ok(Waiting::Turn);
+                return Ok(self.unfinished());
             }
             if clock.elapsed().saturating_sub(start) >= TURN_LIMIT {
                 break Waiting::Turn;
@@ -196,10 +196,18 @@ impl Task {
         };
         self.event_time(waiting == Waiting::Output);
         if !self.run_agenda()? || self.input.head().turn()? == Progress::More {
-            return Ok(Waiting::Turn);
+            return Ok(self.unfinished());
         }
         let blocked = self.input.head_ref().blocked().is_some();
         Ok(if blocked { Waiting::Output } else { waiting })
+    }
+
+    /// What a chain with work left waits for: its next turn, or room in an output.
+    fn unfinished(&self) -> Waiting {
+        match self.input.head_ref().blocked() {
+            Some(_) => Waiting::Output,
+            None => Waiting::Turn,
+        }
     }
 
     /// What the task has to tell.

@@ -7,9 +7,9 @@ use highwater_types::Epoch;
 use super::*;
 use crate::clock::ManualClock;
 
-/// A chain that notes which barriers reach it.
+/// A chain that notes which barriers reach it, and may have work left and no room to do it.
 #[derive(Clone, Default)]
-struct Noting(Arc<Mutex<Vec<CheckpointId>>>);
+struct Noting(Arc<Mutex<Vec<CheckpointId>>>, bool);
 
 impl Noting {
     fn barriers(&self) -> Vec<CheckpointId> {
@@ -36,7 +36,11 @@ impl Downstream for Noting {
     }
 
     fn turn(&mut self) -> Result<Progress, OperatorError> {
-        Ok(Progress::Done)
+        Ok(if self.1 {
+            Progress::More
+        } else {
+            Progress::Done
+        })
     }
 
     fn collect(&mut self, _: &mut Collected) -> Result<Progress, OperatorError> {
@@ -54,7 +58,7 @@ impl Downstream for Noting {
     }
 
     fn blocked(&self) -> Option<&str> {
-        None
+        self.1.then_some("the next task")
     }
 
     fn room(&self) -> usize {
@@ -178,4 +182,12 @@ fn an_aligned_task_sends_no_barrier_behind_its_decline() {
     task.letter(TaskLetter::Aborted(barrier(1).id)).unwrap();
     task.turn(&ManualClock::default()).unwrap();
     assert_eq!(noting.barriers(), []);
+}
+
+#[test]
+fn a_chain_with_work_left_and_no_room_waits_for_the_room() {
+    let held = Noting(Arc::default(), true);
+    let mut task = Task::new(TaskInput::Source(Box::new(Silent(held))));
+    let waiting = task.turn(&ManualClock::default()).unwrap();
+    assert_eq!(waiting, Waiting::Output, "or the slot thread would spin");
 }
