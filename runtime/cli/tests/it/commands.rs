@@ -105,6 +105,13 @@ fn what_is_wrong_decides_the_exit_code() {
         (&["run", "--no-such-flag"], 2, "--no-such-flag"),
         (&["run", "--config", "no.yaml"], 2, "no.yaml"),
         (&["run", "--param", "count=many"], 5, "invalid digit"),
+        (&["run", "--param", "cuont=5"], 2, "it reads count"),
+        (
+            &["run", "--log-level", "loud"],
+            2,
+            "`loud`, which is no level",
+        ),
+        (&["run", "--log-level", "info,engine=lout"], 2, "lout"),
         (&["plan", "--parallelism", "800"], 5, "max parallelism"),
         (&["checkpoints", "verify"], 2, "no checkpoints"),
         (&["status"], 7, "does not run here"),
