@@ -15,13 +15,16 @@ use highwater_protocol::manifest::{
 };
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::ManifestName;
-use highwater_protocol::recovery::{StartDecision, StartWish, check_restore, decide_start};
+use highwater_protocol::recovery::{
+    RestoreOptions, StartDecision, StartWish, check_restore, decide_start,
+};
 use highwater_types::{
     CheckpointId, Classified, Epoch, ErrorKind, JobIdentity, Lineage, OperatorUid, Parallelism,
     SubtaskIndex,
 };
 use highwater_worker::slot::error_chain;
 
+use crate::going_back::tell_damage;
 use crate::settings::CoordinatorSettings;
 use crate::setup::JobFailure;
 use crate::shape::shape_of;
@@ -37,12 +40,20 @@ pub struct Externals {
     pub markers: BTreeMap<OperatorUid, u64>,
 }
 
+/// What a new leader found under the name in `head`.
+pub enum Found {
+    /// A manifest that this job may restore.
+    Whole(Box<Manifest>),
+    /// It is missing or damaged: the leader goes back first.
+    Unreadable,
+}
+
 /// A leader that may run attempts.
 pub struct Leader {
     /// Its hold on `head`.
     pub keeper: HeadKeeper,
     /// The manifest of `head`.
-    pub manifest: Manifest,
+    pub manifest: Found,
     /// The shape of its job.
     pub shape: JobShape,
     /// The outside of its sinks.
@@ -114,29 +125,19 @@ async fn take_over(
     nonces: &mut NonceStream,
 ) -> Result<Leader, JobFailure> {
     let shape = shape_of(input.program, input.identity, &externals.systems);
-    let manifest = input.store.manifest(&found.head.manifest).await;
-    let manifest = manifest.map_err(|error| failed(&error))?;
-    let checked = check_restore(
-        &manifest,
-        found.head.confirmed,
-        &shape,
-        &input.settings.restore,
-    );
-    if let Err(refusals) = checked {
-        let kind = refusals
-            .first()
-            .map_or(ErrorKind::Invalid, Classified::kind);
-        let lines: Vec<_> = refusals
-            .iter()
-            .map(|refusal| format!("\n  - {refusal}"))
-            .collect();
-        let number = manifest.id.number;
-        let message = format!(
-            "checkpoint {number} cannot be restored by this job:{}",
-            lines.concat()
-        );
-        return Err(failure(kind, message));
-    }
+    let manifest = match input.store.manifest(&found.head.manifest).await {
+        Ok(manifest) => {
+            let (confirmed, options) = (found.head.confirmed, &input.settings.restore);
+            may_restore(&manifest, confirmed, &shape, options)?;
+            Found::Whole(Box::new(manifest))
+        }
+        // That the write below lands shows that `head` still names it: nobody has collected it.
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            tell_damage("the newest checkpoint", &error);
+            Found::Unreadable
+        }
+        Err(error) => return Err(failed(&error)),
+    };
     let change = HeadChange::TakeOver {
         slots: shape.slot_counts(),
     };
@@ -149,6 +150,34 @@ async fn take_over(
         shape,
         externals,
     })
+}
+
+/// Whether this job may restore the manifest.
+///
+/// # Errors
+/// With every reason, each naming the operator and the next step.
+pub fn may_restore(
+    manifest: &Manifest,
+    confirmed: u64,
+    shape: &JobShape,
+    options: &RestoreOptions,
+) -> Result<(), JobFailure> {
+    let Err(refusals) = check_restore(manifest, confirmed, shape, options) else {
+        return Ok(());
+    };
+    let kind = refusals
+        .first()
+        .map_or(ErrorKind::Invalid, Classified::kind);
+    let lines: Vec<_> = refusals
+        .iter()
+        .map(|refusal| format!("\n  - {refusal}"))
+        .collect();
+    let number = manifest.id.number;
+    let message = format!(
+        "checkpoint {number} cannot be restored by this job:{}",
+        lines.concat()
+    );
+    Err(failure(kind, message))
 }
 
 async fn begin(
@@ -196,6 +225,7 @@ async fn begin(
                 lineage,
                 manifest: reference,
                 slots,
+                origin: None,
             },
             nonces.draw(),
         ),
@@ -203,7 +233,7 @@ async fn begin(
     decide(input.store, &mut keeper, first).await?;
     Ok(Leader {
         keeper,
-        manifest,
+        manifest: Found::Whole(Box::new(manifest)),
         shape,
         externals,
     })
@@ -236,7 +266,7 @@ fn checkpoint_zero(title: ManifestTitle, sources: &OpenSources, externals: &Exte
 }
 
 /// Performs a head write to its decision.
-async fn decide(
+pub(crate) async fn decide(
     store: &JobStore,
     keeper: &mut HeadKeeper,
     first: Vec<HeadWriteEffect>,

@@ -13,7 +13,7 @@ mod start;
 mod takeover;
 
 pub use compat::{Refusal, RestoreOptions, UnmatchedState, check_restore};
-pub use going_back::{GoingBack, GoingBackEffect, GoingBackEvent, GoingBackPlan};
+pub use going_back::{Fault, GoingBack, GoingBackEffect, GoingBackEvent, GoingBackPlan};
 pub use region::{RegionEffect, RegionEvent, RegionRecovery, SlotDuty};
 pub use start::{LeftBehind, StartDecision, StartError, StartWish, StoreView, decide_start};
 pub use takeover::{Adoption, AttemptReport, Takeover, TakeoverDecision};

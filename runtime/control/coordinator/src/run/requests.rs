@@ -5,11 +5,11 @@ use highwater_protocol::paths::SavepointPaths;
 use highwater_types::BarrierKind;
 
 use crate::attempt::After;
-use crate::request::{JobRequest, RequestAnswer, RequestRefused, StopMode};
+use crate::request::{JobRequest, RequestAnswer, RequestRefused, StopMode, reply};
 use crate::setup::JobOutcome;
 use crate::status::JobPhase;
 
-use super::{Coordinator, reply};
+use super::Coordinator;
 
 impl Coordinator {
     pub(super) fn new_request(

@@ -18,7 +18,7 @@ use highwater_protocol::recovery::{RestoreOptions, StartWish, UnmatchedState};
 use highwater_storage::ObjectStorage;
 use highwater_types::{JobIdentity, MaxParallelism, Nonce, Parallelism};
 use highwater_worker::files::JobFiles;
-use highwater_worker::{Clock, SystemClock, WorkerSettings, WorkerSetup};
+use highwater_worker::{Clock, StopHook, SystemClock, WorkerSettings, WorkerSetup};
 use tokio::sync::mpsc;
 
 /// Compiles what `build` builds, for `parallelism` subtasks each.
@@ -41,6 +41,16 @@ pub(crate) fn start(
     program: JobProgram,
     storage: &Arc<dyn ObjectStorage>,
     seed: u128,
+) -> CoordinatorHandle {
+    start_with(program, storage, seed, Arc::new(|_| {}))
+}
+
+/// The same, with a hook that is told of each step of the coordinator.
+pub(crate) fn start_with(
+    program: JobProgram,
+    storage: &Arc<dyn ObjectStorage>,
+    seed: u128,
+    hook: StopHook,
 ) -> CoordinatorHandle {
     let job = JobIdentity::parse("test-job").unwrap();
     let rim = tokio::runtime::Handle::current();
@@ -91,7 +101,7 @@ pub(crate) fn start(
         events: incoming,
         clock,
         seed: Nonce(seed + 1),
-        stop: Arc::new(|_| {}),
+        stop: hook,
     })
 }
 

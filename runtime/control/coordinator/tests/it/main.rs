@@ -5,5 +5,7 @@
     reason = "tests may unwrap; the lint knows unit tests only"
 )]
 
+mod damage;
 mod exactly_once;
+mod going_back;
 mod job;
