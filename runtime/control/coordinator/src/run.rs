@@ -145,8 +145,10 @@ async fn run(
         settings: &setup.settings,
         store: &store,
         wish: setup.wish,
+        stop: &setup.stop,
     };
-    (setup.stop)(Step::R2);
+    // In one process nobody else stands for election: a candidate is the one that starts.
+    (setup.stop)(Step::R1);
     let leader = match start_leader(input, &mut nonces).await {
         Ok(leader) => leader,
         Err(failure) => {

@@ -16,10 +16,12 @@ use highwater_protocol::manifest::{
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::ManifestName;
 use highwater_protocol::recovery::{StartDecision, StartWish, check_restore, decide_start};
+use highwater_protocol::steps::Step;
 use highwater_types::{
     CheckpointId, Classified, Epoch, ErrorKind, JobIdentity, Lineage, OperatorUid, Parallelism,
     SubtaskIndex,
 };
+use highwater_worker::StopHook;
 use highwater_worker::slot::error_chain;
 
 use crate::settings::CoordinatorSettings;
@@ -61,6 +63,8 @@ pub struct StartInput<'a> {
     pub store: &'a JobStore,
     /// Go on or begin anew.
     pub wish: StartWish,
+    /// Told of each protocol step right before it is performed.
+    pub stop: &'a StopHook,
 }
 
 /// A failure of this kind and message.
@@ -142,6 +146,7 @@ async fn take_over(
     };
     let mut keeper = HeadKeeper::new(Some(found));
     let first = keeper.begin(&change, nonces.draw());
+    (input.stop)(Step::R2);
     decide(input.store, &mut keeper, first).await?;
     Ok(Leader {
         keeper,
@@ -200,6 +205,7 @@ async fn begin(
             nonces.draw(),
         ),
     };
+    (input.stop)(Step::R2);
     decide(input.store, &mut keeper, first).await?;
     Ok(Leader {
         keeper,
