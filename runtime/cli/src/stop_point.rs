@@ -21,9 +21,22 @@ pub(crate) fn hook(wanted: Option<&str>) -> Result<StopHook, Failure> {
     let passed = AtomicU64::new(0);
     Ok(Arc::new(move |reached| {
         if reached == step && passed.fetch_add(1, Ordering::SeqCst) + 1 == time {
+            say_stop(step, time);
             std::process::abort();
         }
     }))
+}
+
+/// Who kills at a step must be able to tell this end from any other crash.
+#[cfg(feature = "stop-points")]
+#[expect(
+    clippy::print_stderr,
+    reason = "the log has no time left to be flushed; these are the last words of the process"
+)]
+fn say_stop(step: highwater_protocol::steps::Step, time: u64) {
+    use crate::settings::source::STOP_VARIABLE;
+
+    eprintln!("{STOP_VARIABLE}: ended right before {step}, time {time}");
 }
 
 #[cfg(feature = "stop-points")]

@@ -16,6 +16,7 @@ use highwater_operators::{
     Collected, Downstream, OperatorError, OperatorReport, Progress, SourceInput, SourcePoll,
 };
 use highwater_protocol::alignment::{Alignment, AlignmentEffect, AlignmentEvent, ChannelIndex};
+use highwater_protocol::steps::Step as ProtocolStep;
 use highwater_time::{SourceSignal, StatusValve, ValveOutput};
 use highwater_types::{
     BarrierKind, CheckpointBarrier, CheckpointId, ProcessingTime, StreamStatus, Watermark,
@@ -23,6 +24,7 @@ use highwater_types::{
 
 use crate::clock::Clock;
 use crate::shares::Waiting;
+use crate::worker::StopHook;
 
 /// How long a turn may take input before other tasks of the slot have theirs.
 pub const TURN_LIMIT: Duration = Duration::from_micros(500);
@@ -117,6 +119,9 @@ pub struct Task {
     reading: Reading,
     watermark: Watermark,
     events: Vec<TaskEvent>,
+    stop: StopHook,
+    /// The checkpoint whose first barrier was announced.
+    announced: Option<CheckpointId>,
 }
 
 /// Whether a task still takes input.
@@ -131,8 +136,8 @@ enum Reading {
 }
 
 impl Task {
-    /// A task over `input`.
-    pub fn new(input: TaskInput) -> Self {
+    /// A task over `input` that tells `stop` of the protocol steps it reaches.
+    pub fn new(input: TaskInput, stop: StopHook) -> Self {
         Self {
             input,
             agenda: VecDeque::new(),
@@ -140,6 +145,8 @@ impl Task {
             reading: Reading::On,
             watermark: Watermark::MIN,
             events: Vec::new(),
+            stop,
+            announced: None,
         }
     }
 
@@ -338,6 +345,10 @@ impl Task {
                 return;
             }
             Step::Barrier(channel, barrier) => {
+                if self.announced.is_none_or(|id| id != barrier.id) {
+                    self.announced = Some(barrier.id);
+                    (self.stop)(ProtocolStep::P3);
+                }
                 let channel = ChannelIndex(channel as u32);
                 let effects = alignment.step(AlignmentEvent::Barrier { channel, barrier });
                 let aligned = align(gate.as_mut(), &effects);
@@ -380,6 +391,7 @@ impl Task {
             debug_assert!(open.id < barrier.id, "barriers arrive in order");
             self.input.head().abort();
         }
+        (self.stop)(ProtocolStep::P4);
         let splits = match &mut self.input {
             TaskInput::Source(source) => Some(source.snapshot()?),
             TaskInput::Gate { .. } => None,

@@ -18,10 +18,12 @@ use highwater_protocol::paths::ManifestName;
 use highwater_protocol::recovery::{
     RestoreOptions, StartDecision, StartWish, check_restore, decide_start,
 };
+use highwater_protocol::steps::Step;
 use highwater_types::{
     CheckpointId, Classified, Epoch, ErrorKind, JobIdentity, Lineage, OperatorUid, Parallelism,
     SubtaskIndex,
 };
+use highwater_worker::StopHook;
 use highwater_worker::slot::error_chain;
 
 use crate::going_back::tell_damage;
@@ -72,6 +74,8 @@ pub struct StartInput<'a> {
     pub store: &'a JobStore,
     /// Go on or begin anew.
     pub wish: StartWish,
+    /// Told of each protocol step right before it is performed.
+    pub stop: &'a StopHook,
 }
 
 /// A failure of this kind and message.
@@ -143,6 +147,7 @@ async fn take_over(
     };
     let mut keeper = HeadKeeper::new(Some(found));
     let first = keeper.begin(&change, nonces.draw());
+    (input.stop)(Step::R2);
     decide(input.store, &mut keeper, first).await?;
     Ok(Leader {
         keeper,
@@ -230,6 +235,7 @@ async fn begin(
             nonces.draw(),
         ),
     };
+    (input.stop)(Step::R2);
     decide(input.store, &mut keeper, first).await?;
     Ok(Leader {
         keeper,

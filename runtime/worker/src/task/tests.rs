@@ -149,7 +149,10 @@ fn barrier(number: u64) -> CheckpointBarrier {
 #[test]
 fn a_source_sends_no_barrier_behind_its_decline() {
     let noting = Noting::default();
-    let mut task = Task::new(TaskInput::Source(Box::new(Silent(noting.clone()))));
+    let mut task = Task::new(
+        TaskInput::Source(Box::new(Silent(noting.clone()))),
+        Arc::new(|_| {}),
+    );
     for letter in [
         TaskLetter::Trigger(barrier(1)),
         TaskLetter::Aborted(barrier(1).id),
@@ -173,11 +176,12 @@ fn a_source_sends_no_barrier_behind_its_decline() {
 fn an_aligned_task_sends_no_barrier_behind_its_decline() {
     let noting = Noting::default();
     let steps = VecDeque::from([Step::Barrier(0, barrier(1))]);
-    let mut task = Task::new(TaskInput::Gate {
+    let input = TaskInput::Gate {
         gate: Box::new(Scripted(steps, noting.clone())),
         valve: StatusValve::new(1),
         alignment: Alignment::new(1),
-    });
+    };
+    let mut task = Task::new(input, Arc::new(|_| {}));
     assert!(task.take_input().unwrap(), "the barrier is aligned");
     task.letter(TaskLetter::Aborted(barrier(1).id)).unwrap();
     task.turn(&ManualClock::default()).unwrap();
@@ -187,7 +191,8 @@ fn an_aligned_task_sends_no_barrier_behind_its_decline() {
 #[test]
 fn a_chain_with_work_left_and_no_room_waits_for_the_room() {
     let held = Noting(Arc::default(), true);
-    let mut task = Task::new(TaskInput::Source(Box::new(Silent(held))));
+    let input = TaskInput::Source(Box::new(Silent(held)));
+    let mut task = Task::new(input, Arc::new(|_| {}));
     let waiting = task.turn(&ManualClock::default()).unwrap();
     assert_eq!(waiting, Waiting::Output, "or the slot thread would spin");
 }

@@ -124,6 +124,7 @@ impl Worker {
                     owner: (held.deployment.epoch, held.deployment.attempt),
                     mailbox: mailbox.clone(),
                     events: self.inputs.clone(),
+                    stop: Arc::clone(&self.setup.stop),
                 };
                 held.drivers
                     .push(spawn(parts).map_err(|error| sink_failure(&key, &error))?);
@@ -242,6 +243,7 @@ impl Worker {
                 budget: budget.clone(),
                 is_restored: held.deployment.history == History::Restored,
                 sinks: Arc::clone(&held.mailboxes),
+                stop: Arc::clone(&self.setup.stop),
             };
             let builder = Box::new(move |clock: &highwater_operators::TaskClock| {
                 parts

@@ -57,8 +57,10 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, Result<JobOutcom
         settings: &setup.settings,
         store,
         wish: setup.wish,
+        stop: &setup.stop,
     };
-    (setup.stop)(Step::R2);
+    // In one process nobody else stands for election: a candidate is the one that starts.
+    (setup.stop)(Step::R1);
     let leader = start_leader(input, &mut nonces).await.map_err(Err)?;
     let (shape, externals, mut keeper) = (leader.shape, leader.externals, leader.keeper);
     let settled = keeper.settled().expect("a started leader has settled head");
