@@ -7,3 +7,4 @@
 
 mod exactly_once;
 mod job;
+mod traps;
