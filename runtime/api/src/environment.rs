@@ -86,6 +86,7 @@ impl StreamEnvironment {
             reads: format!("{} {}", about.connector, about.object),
             boundedness: about.boundedness,
             watermarks: None,
+            bound_ms: None,
         };
         let code = Arc::new(TypedSource::new(source));
         let settings = code.settings();

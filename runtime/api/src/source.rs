@@ -112,6 +112,7 @@ impl<T: Record> SourceStream<T> {
         self.stream.with_node(|draft, id| {
             if let NodeKind::Source(note) = &mut draft.graph.node_mut(id).kind {
                 note.watermarks = described;
+                note.bound_ms = strategy.bound_ms();
             }
             if let Err(error) = strategy.check() {
                 draft.fault(id, &error);

@@ -1,12 +1,15 @@
-//! A job for the tests of the command line: numbers into nowhere, without end or up to `count`.
+//! A job for the tests of the command line: numbers into nowhere, without end or up to `count`; with `late` also counted
+//! in windows, where each hundredth is 400 ms older than the one before it.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use highwater_api::StreamEnvironment;
 use highwater_connectors::{BlackholeSink, GeneratorSource, Random, RecordsPerSecond, SystemClock};
-use highwater_operators::UserError;
+use highwater_operators::{Count, UserError, emit_result};
+use highwater_time::WatermarkStrategy;
 use highwater_types::EventTime;
+use highwater_window::Tumbling;
 
 fn numbers(env: &mut StreamEnvironment) -> Result<(), UserError> {
     let number = |index: u64, _: &mut Random| (index, EventTime::from_millis(index as i64));
@@ -18,8 +21,22 @@ fn numbers(env: &mut StreamEnvironment) -> Result<(), UserError> {
     let source = source
         .paced(RecordsPerSecond::try_new(1_000.0)?, clock)
         .build()?;
-    env.source("numbers", source)
-        .sink("nowhere", BlackholeSink::new().0);
+    let numbers = env.source("numbers", source).watermarks(
+        WatermarkStrategy::bounded_out_of_orderness(100),
+        |index: &u64| {
+            let late_ms = if index % 100 == 99 { 400 } else { 0 };
+            EventTime(*index as i64 - late_ms)
+        },
+    );
+    if env.parameter("late").is_some() {
+        numbers
+            .stream()
+            .key_by(|_| 0_u32)
+            .window_of(Tumbling::try_new(1_000))
+            .aggregate("count", Count, emit_result)
+            .sink("counts", BlackholeSink::new().0);
+    }
+    numbers.sink("nowhere", BlackholeSink::new().0);
     Ok(())
 }
 

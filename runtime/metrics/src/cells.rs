@@ -225,6 +225,25 @@ impl<S: Scope> Cells<S> {
         self.block.add(histogram.cell + bounds.len() + 1, bits);
     }
 
+    /// Counts observations that were grouped elsewhere: sizes with how many there are of each, and the sum of all.
+    pub fn observe_all<M: Measure>(
+        &self,
+        histogram: Histogram<S, M>,
+        groups: impl IntoIterator<Item = (M::Value, u64)>,
+        sum: M::Value,
+    ) {
+        let Kind::Histogram(bounds) = histogram.metric().kind else {
+            unreachable!("the tables make a histogram handle for histograms only");
+        };
+        for (value, count) in groups {
+            let size = M::bits(value).cast_signed();
+            let bucket = bounds.partition_point(|&bound| bound.cast_signed() < size);
+            self.block.add(histogram.cell + bucket, count);
+        }
+        self.block
+            .add(histogram.cell + bounds.len() + 1, M::bits(sum));
+    }
+
     /// What a counter holds, as it leaves the process (seconds for spans of time).
     pub fn counted<M: Measure>(&self, counter: Counter<S, M>) -> f64 {
         M::UNIT.export(self.block.load(counter.cell))

@@ -23,6 +23,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub mod flow;
+pub mod late;
 pub mod open_metrics;
 mod process;
 pub mod report;
@@ -31,8 +32,6 @@ pub mod report;
 const BODY_BYTES_MAX: usize = 16 * 1_024;
 /// Requests that are answered at the same time. One that waits for a savepoint counts as long as it waits.
 const REQUESTS_MAX: usize = 64;
-/// The share of records that a suggested out-of-orderness bound lets arrive in time.
-const PATIENCE_QUANTILE: f64 = 0.9999;
 
 /// What the server answers from.
 #[derive(Clone)]

@@ -2,21 +2,19 @@
 //!
 //! Made anew for each scrape, so that nothing is kept twice. What nobody measures has no line.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use highwater_coordinator::{CheckpointStatus, JobPhase};
-use highwater_graph::{OutputName, Plan};
 use highwater_metrics::table::{
     checkpoint, job, lookup, operator, process as of_process, state, task,
 };
-use highwater_metrics::{MetricsRegistry, NoLabels, StateLabels, SubtaskLabels};
+use highwater_metrics::{Cells, MetricsRegistry, NoLabels, StateLabels, SubtaskLabels};
 use highwater_operators::OperatorReport;
 use highwater_protocol::job::TaskId;
-use highwater_types::OperatorUid;
 use highwater_worker::TaskFigures;
 
 use crate::flow::millis;
+use crate::late::LateRecords;
 use crate::{JobView, process};
 
 /// Writes the page.
@@ -35,13 +33,12 @@ pub fn encode(view: &JobView) -> String {
     of_job.set(job::WORKERS, 1);
     of_job.set(job::SLOTS, u64::from(view.worker.slots));
     checkpoints(&registry, view, &status.checkpoints);
-    let late = late_outputs(&view.plan);
     let mut state_bytes = 0;
     for (id, figures) in &figures {
         one_task(&registry, view, id, figures);
         for report in &figures.operators {
             state_bytes += report.state_bytes;
-            one_operator(&registry, id, report, late.contains(&report.uid));
+            one_operator(&registry, view, id, report);
         }
     }
     let cells = process::publish(&registry);
@@ -70,16 +67,6 @@ fn checkpoints(registry: &MetricsRegistry, view: &JobView, status: &CheckpointSt
     }
 }
 
-/// Operators whose late records somebody reads: theirs are not dropped.
-fn late_outputs(plan: &Plan) -> BTreeSet<OperatorUid> {
-    let sides = plan
-        .graph
-        .edges()
-        .iter()
-        .filter(|edge| matches!(edge.output, OutputName::Side(_)));
-    sides.map(|edge| plan.uid(edge.from).clone()).collect()
-}
-
 fn one_task(registry: &MetricsRegistry, view: &JobView, id: &TaskId, figures: &TaskFigures) {
     let cells = registry.cells::<task::TaskScope>(&SubtaskLabels {
         operator: id.vertex.clone(),
@@ -104,12 +91,7 @@ fn one_task(registry: &MetricsRegistry, view: &JobView, id: &TaskId, figures: &T
     }
 }
 
-fn one_operator(
-    registry: &MetricsRegistry,
-    id: &TaskId,
-    report: &OperatorReport,
-    is_late_read: bool,
-) {
+fn one_operator(registry: &MetricsRegistry, view: &JobView, id: &TaskId, report: &OperatorReport) {
     let labels = SubtaskLabels {
         operator: report.uid.clone(),
         subtask: id.subtask,
@@ -118,12 +100,9 @@ fn one_operator(
     cells.raise(operator::RECORDS_IN, report.records_in);
     cells.raise(operator::RECORDS_OUT, report.records_out);
     cells.set(operator::TIMERS, report.timers);
-    let late = if is_late_read {
-        operator::LATE_SIDE
-    } else {
-        operator::LATE_DROPPED
-    };
-    cells.raise(late, report.records_late);
+    if let Some(late) = LateRecords::of(&view.plan, report) {
+        late_records(&cells, &late);
+    }
     if report.in_flight > 0 {
         let cells = registry.cells::<lookup::LookupScope>(&labels);
         cells.set(lookup::IN_FLIGHT, report.in_flight);
@@ -136,5 +115,20 @@ fn one_operator(
         });
         cells.set(state::ENTRIES, report.state_entries);
         cells.set(state::BYTES, report.state_bytes);
+    }
+}
+
+fn late_records(cells: &Cells<operator::OperatorScope>, late: &LateRecords) {
+    let too_late = if late.is_read {
+        operator::LATE_SIDE
+    } else {
+        operator::LATE_DROPPED
+    };
+    cells.raise(too_late, late.too_late);
+    cells.raise(operator::LATE_ACCEPTED, late.accepted());
+    let sum = i64::try_from(late.lateness.sum_ms()).unwrap_or(i64::MAX);
+    cells.observe_all(operator::LATENESS, late.lateness.buckets(), sum);
+    if let Some(bound) = late.suggested_bound_ms(0.999) {
+        cells.set(operator::SUGGESTED_BOUND, bound);
     }
 }

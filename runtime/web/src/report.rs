@@ -8,7 +8,7 @@ use highwater_worker::TaskFigures;
 use serde_json::{Value, json};
 
 use crate::flow::{culprit, event_time, flow, millis};
-use crate::{JobView, PATIENCE_QUANTILE};
+use crate::{JobView, late};
 
 /// The status of a job.
 pub fn status(view: &JobView) -> Value {
@@ -43,6 +43,7 @@ pub fn status(view: &JobView) -> Value {
         "watermark": event_time,
         "watermark_lag_ms": lag,
         "held_back_by": culprit(&figures),
+        "late_records": late::json(&view.plan, &figures),
         "checkpoints": checkpoints(view, &status.checkpoints),
     })
 }
@@ -77,10 +78,6 @@ pub fn tasks(figures: &BTreeMap<TaskId, TaskFigures>) -> Value {
                 "state_bytes": operator.state_bytes,
                 "timers": operator.timers,
                 "in_flight": operator.in_flight,
-                "wait_longer_by_ms": operator
-                    .lateness
-                    .as_ref()
-                    .and_then(|lateness| lateness.suggested_bound_ms(PATIENCE_QUANTILE, 0)),
             })
         });
         json!({

@@ -7,8 +7,15 @@ use highwater_connectors::{BlackholeSink, ElementsSource};
 use highwater_coordinator::{JobPhase, RequestRefused};
 use highwater_graph::PlanDefaults;
 use highwater_graph::check::Checkpoints;
-use highwater_types::{CheckpointId, Epoch, MaxParallelism, Parallelism};
-use highwater_worker::SystemClock;
+use highwater_operators::{Count, OperatorReport, OutputTag, emit_result};
+use highwater_protocol::job::TaskId;
+use highwater_time::{LatenessHistogram, WatermarkStrategy};
+use highwater_types::{
+    CheckpointId, Epoch, EventTime, MaxParallelism, OperatorUid, Parallelism, SubtaskIndex,
+    Watermark,
+};
+use highwater_window::Tumbling;
+use highwater_worker::{SystemClock, TaskFigures};
 use tower::ServiceExt as _;
 
 use super::*;
@@ -17,12 +24,37 @@ fn plan() -> Plan {
     let mut env = StreamEnvironment::new();
     let numbers = env.source("numbers", ElementsSource::new([1_u64, 2, 3]));
     numbers.sink("nowhere", BlackholeSink::new().0);
-    let defaults = PlanDefaults {
+    env.compile(plan_defaults()).unwrap().plan().clone()
+}
+
+/// Numbers that are counted in windows; what comes too late leaves by a side output that is read or not.
+fn late_plan(is_read: bool) -> Plan {
+    let mut env = StreamEnvironment::new();
+    let late = OutputTag::<u64>::new("late");
+    let counts = env
+        .source("numbers", ElementsSource::new([1_u64, 2, 3]))
+        .watermarks(WatermarkStrategy::bounded_out_of_orderness(250), |number| {
+            EventTime(*number as i64)
+        })
+        .key_by(|number| *number)
+        .window_of(Tumbling::try_new(1_000))
+        .late_to(&late)
+        .aggregate("count", Count, emit_result);
+    if is_read {
+        counts
+            .side_output(&late)
+            .sink("late", BlackholeSink::new().0);
+    }
+    counts.sink("nowhere", BlackholeSink::new().0);
+    env.compile(plan_defaults()).unwrap().plan().clone()
+}
+
+fn plan_defaults() -> PlanDefaults {
+    PlanDefaults {
         parallelism: Parallelism(2),
         max_parallelism: MaxParallelism::DEFAULT,
         checkpoints: Checkpoints::On,
-    };
-    env.compile(defaults).unwrap().plan().clone()
+    }
 }
 
 struct Fixture {
@@ -135,6 +167,78 @@ async fn metrics_are_open_metrics_text() {
     );
     assert!(has("highwater_job_slots{identity=\"fleet\"} 2.0"), "{text}");
     assert!(text.ends_with("# EOF\n"), "{text}");
+}
+
+/// What two subtasks of `count` tell: 997 records on time, one 5 ms late, one 3 s late, one too late.
+fn late_figures() -> impl Iterator<Item = (TaskId, TaskFigures)> {
+    let uid = OperatorUid::parse("count").unwrap();
+    let of = |times: Vec<EventTime>, too_late| {
+        let mut histogram = LatenessHistogram::default();
+        histogram.on_chunk(&times, Watermark(10_000));
+        let mut report = OperatorReport::new(OperatorUid::parse("count").unwrap());
+        report.lateness = Some(histogram.snapshot());
+        report.records_late = too_late;
+        report.late_output = Some("late".to_owned());
+        report
+    };
+    let on_time = (0..997).map(|at| EventTime(10_001 + at));
+    let first = on_time.chain([EventTime(9_995)]).collect();
+    let second = vec![EventTime(7_000), EventTime(-90_000)];
+    let reports = [of(first, 0), of(second, 1)];
+    reports.into_iter().zip(0..).map(move |(report, subtask)| {
+        let id = TaskId {
+            vertex: uid.clone(),
+            subtask: SubtaskIndex(subtask),
+        };
+        let figures = TaskFigures {
+            name: "count".to_owned(),
+            shares_ms: (1, 1, 1),
+            blocked_on: None,
+            watermark: Watermark(10_000),
+            is_source: false,
+            operators: vec![report],
+        };
+        (id, figures)
+    })
+}
+
+#[tokio::test]
+async fn late_records_are_told_with_the_bound_that_would_have_caught_them() {
+    for (is_read, dropped, to_side) in [(false, 1, 0), (true, 0, 1)] {
+        let mut view = fixture().view;
+        view.plan = Arc::new(late_plan(is_read));
+        view.figures.write(late_figures().collect());
+        let status = read(&view, "/v1/status").await;
+        let expected = json!([{
+            "operator": "count", "on_time": 997, "late_accepted": 2,
+            "late_dropped": dropped, "late_to_side_output": to_side,
+            "lateness": [
+                { "up_to_ms": 7, "records": 1 },
+                { "up_to_ms": 4_095, "records": 1 },
+                { "up_to_ms": 131_071, "records": 1 },
+            ],
+            "bound_ms": 250,
+            // 99 % are on time as it is; for 99.9 % one record of 1,000 may be late: the other two are caught.
+            "suggested_bound_ms": { "0.99": 250, "0.999": 250 + 4_096 },
+        }]);
+        assert_eq!(status["late_records"], expected);
+        let text = open_metrics::encode(&view);
+        let subtask = "identity=\"fleet\",operator=\"count\",subtask=\"1\"";
+        let what = if is_read { "side" } else { "dropped" };
+        for line in [
+            format!("highwater_operator_late_records_{what}_total{{{subtask}}} 1"),
+            format!("highwater_operator_late_records_accepted_total{{{subtask}}} 1"),
+            format!("highwater_operator_lateness_seconds_sum{{{subtask}}} 103.0"),
+            format!("highwater_operator_lateness_seconds_count{{{subtask}}} 2"),
+            "highwater_operator_lateness_seconds_bucket{identity=\"fleet\",le=\"4.095\",operator=\"count\",subtask=\"1\"} 1".to_owned(),
+            format!("highwater_operator_suggested_bound_seconds{{{subtask}}} 131.322"),
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "no `{line}` in\n{text}"
+            );
+        }
+    }
 }
 
 #[tokio::test]

@@ -109,7 +109,8 @@ impl FigureBoard {
             .clone()
     }
 
-    fn write(&self, figures: Vec<(TaskId, TaskFigures)>) {
+    /// Replaces the figures of these tasks.
+    pub fn write(&self, figures: Vec<(TaskId, TaskFigures)>) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

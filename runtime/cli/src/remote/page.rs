@@ -49,10 +49,49 @@ fn write(page: &mut String, status: &Value, tasks: &Value) -> std::fmt::Result {
         let task = text(&status["last_failure"]["task"]);
         writeln!(page, "last failure: {task}: {message}")?;
     }
+    for operator in status["late_records"].as_array().into_iter().flatten() {
+        late_records(page, operator)?;
+    }
     for task in tasks.as_array().into_iter().flatten() {
         task_line(page, task)?;
     }
     Ok(())
+}
+
+/// How late the records of one operator come: the counts, a line for each bucket, and the bounds that would do.
+fn late_records(page: &mut String, operator: &Value) -> std::fmt::Result {
+    let part = |name: &str| count(operator[name].as_u64().unwrap_or(0));
+    writeln!(
+        page,
+        "late records at {}: {} on time, {} late but accepted, {} dropped, {} to a side output",
+        text(&operator["operator"]),
+        part("on_time"),
+        part("late_accepted"),
+        part("late_dropped"),
+        part("late_to_side_output"),
+    )?;
+    let buckets = operator["lateness"].as_array().into_iter().flatten();
+    for bucket in buckets {
+        let limit = span_of(&bucket["up_to_ms"]).unwrap_or_default();
+        let records = count(bucket["records"].as_u64().unwrap_or(0));
+        writeln!(page, "  up to {limit:<10} late: {records}")?;
+    }
+    let Some(bound) = span_of(&operator["bound_ms"]) else {
+        return Ok(());
+    };
+    let suggested = &operator["suggested_bound_ms"];
+    let of = |share: &str| span_of(&suggested[share]).unwrap_or_default();
+    writeln!(
+        page,
+        "  the bound is {bound}; 99 % would be on time with {}, 99.9 % with {}",
+        of("0.99"),
+        of("0.999")
+    )
+}
+
+fn span_of(millis: &Value) -> Option<String> {
+    let millis = millis.as_i64()?;
+    Some(age(Duration::from_millis(millis.unsigned_abs())))
 }
 
 fn checkpoints(page: &mut String, checkpoints: &Value) -> std::fmt::Result {
@@ -149,6 +188,31 @@ last failure: r1-window: out of memory
   payments.0                       busy  30%  idle  60%  blocked  10%  waits for r1-window
 ";
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn late_records_are_a_histogram_with_the_bounds_that_would_do() {
+        let shown = status(
+            &json!({
+                "job": "fleet", "phase": "running", "checkpoints": {},
+                "late_records": [{
+                    "operator": "r1-window", "on_time": 9_000, "late_accepted": 990, "late_dropped": 10,
+                    "late_to_side_output": 0,
+                    "lateness": [
+                        { "up_to_ms": 127, "records": 900 }, { "up_to_ms": 65_535, "records": 100 },
+                    ],
+                    "bound_ms": 45_000, "suggested_bound_ms": { "0.99": 45_128, "0.999": 110_536 },
+                }],
+            }),
+            &json!([]),
+        );
+        let expected = "\
+late records at r1-window: 9,000 on time, 990 late but accepted, 10 dropped, 0 to a side output
+  up to 127 ms     late: 900
+  up to 1 min 5 s  late: 100
+  the bound is 45.0 s; 99 % would be on time with 45.1 s, 99.9 % with 1 min 50 s
+";
+        assert!(shown.ends_with(expected), "{shown}");
     }
 
     #[test]

@@ -71,6 +71,43 @@ fn a_job_that_runs_is_not_started_twice_by_accident() {
 }
 
 #[test]
+fn the_status_of_a_running_job_tells_how_late_records_come_and_which_bound_would_do() {
+    let job = Job::new();
+    let running = job.start_with(&["--param", "late=yes"]);
+    // Each call is a process of its own; the hundredth record is late within a second.
+    let late = loop {
+        let status = job.call(&["status", "--json"]);
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+        let late = status["late_records"][0].clone();
+        if late["lateness"][0]["records"].is_u64() {
+            break late;
+        }
+    };
+    assert_eq!(late["operator"], "count");
+    assert_eq!(late["bound_ms"], 100);
+    // 400 ms behind the record before, judged with a bound of 100 ms: at most 300 ms behind the watermark, and less
+    // where many records came at once.
+    let buckets = late["lateness"].as_array().unwrap();
+    let limits: Vec<_> = buckets
+        .iter()
+        .map(|bucket| bucket["up_to_ms"].as_i64().unwrap())
+        .collect();
+    let largest = *limits.last().unwrap();
+    assert!(largest <= 511, "{late}");
+    // Each hundredth is late, so for 99.9 % most of them have to be caught.
+    let suggested = late["suggested_bound_ms"]["0.999"].as_i64().unwrap();
+    assert!(
+        limits.iter().any(|limit| suggested == 100 + limit + 1),
+        "{late}"
+    );
+    let page = said(&job.call(&["status"]));
+    assert!(page.contains("late records at count: "), "{page}");
+    assert!(page.contains("the bound is 100 ms; 99 % would"), "{page}");
+    running.signal("TERM");
+    assert_eq!(running.end(), Some(0));
+}
+
+#[test]
 fn a_fresh_run_says_that_it_leaves_state_behind() {
     let job = Job::new();
     let ran = job.call(&["run", "--param", "count=20"]);

@@ -64,8 +64,14 @@ impl Job {
 
     /// Starts the job and waits until records flow.
     pub(crate) fn start(&self) -> Running {
+        self.start_with(&[])
+    }
+
+    /// The same with further arguments.
+    pub(crate) fn start_with(&self, arguments: &[&str]) -> Running {
         let mut command = self.command(&["run", "--checkpoint-interval", "50ms", "--slots", "1"]);
         command.args(["--parallelism", "1", "--log-format", "json"]);
+        command.args(arguments);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut running = Running { child, lines };

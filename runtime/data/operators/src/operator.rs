@@ -71,6 +71,8 @@ pub struct OperatorReport {
     pub in_flight: u64,
     /// How late records were, where the operator judges event time.
     pub lateness: Option<LatenessSnapshot>,
+    /// The side output that takes records that came too late; `None` = they are dropped.
+    pub late_output: Option<String>,
 }
 
 impl OperatorReport {
@@ -86,6 +88,7 @@ impl OperatorReport {
             timers: 0,
             in_flight: 0,
             lateness: None,
+            late_output: None,
         }
     }
 }

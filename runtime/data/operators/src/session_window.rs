@@ -367,6 +367,8 @@ where
     fn report(&self, report: &mut OperatorReport) {
         self.states.report(report);
         report.records_late = self.late_records;
+        let late_output = self.options.late_output.as_ref();
+        report.late_output = late_output.map(|tag| tag.name().to_owned());
         report.timers = self.timers.len() as u64;
         if self.options.domain == TimeDomain::Event {
             report.lateness = Some(self.lateness.snapshot());

@@ -12,6 +12,7 @@ const BUCKETS: usize = 40;
 pub struct LatenessHistogram {
     counts: [u64; BUCKETS],
     total: u64,
+    sum_ms: u64,
 }
 
 impl Default for LatenessHistogram {
@@ -19,6 +20,7 @@ impl Default for LatenessHistogram {
         Self {
             counts: [0; BUCKETS],
             total: 0,
+            sum_ms: 0,
         }
     }
 }
@@ -29,7 +31,9 @@ impl LatenessHistogram {
         self.total += times.len() as u64;
         for time in times {
             if watermark.is_late(*time) && time.is_some() {
-                self.counts[bucket(watermark.0.saturating_sub(time.0))] += 1;
+                let late_ms = watermark.0.saturating_sub(time.0);
+                self.counts[bucket(late_ms)] += 1;
+                self.sum_ms = self.sum_ms.saturating_add(late_ms.unsigned_abs());
             }
         }
     }
@@ -39,6 +43,7 @@ impl LatenessHistogram {
         LatenessSnapshot {
             counts: self.counts.to_vec(),
             total: self.total,
+            sum_ms: self.sum_ms,
         }
     }
 }
@@ -59,12 +64,14 @@ const fn bucket_limit_ms(bucket: usize) -> i64 {
 pub struct LatenessSnapshot {
     counts: Vec<u64>,
     total: u64,
+    sum_ms: u64,
 }
 
 impl LatenessSnapshot {
     /// Adds the counts of another subtask.
     pub fn merge(&mut self, other: &Self) {
         self.total += other.total;
+        self.sum_ms = self.sum_ms.saturating_add(other.sum_ms);
         self.counts
             .resize(self.counts.len().max(other.counts.len()), 0);
         for (own, more) in self.counts.iter_mut().zip(&other.counts) {
@@ -82,17 +89,28 @@ impl LatenessSnapshot {
         self.counts.iter().sum()
     }
 
-    /// Upper limits in milliseconds with the number of late records up to each, for a metric.
-    pub fn cumulative(&self) -> impl Iterator<Item = (i64, u64)> + '_ {
-        let mut sum = 0;
-        self.counts.iter().enumerate().map(move |(at, count)| {
-            sum += count;
-            (bucket_limit_ms(at), sum)
-        })
+    /// How late all late records were together, in milliseconds.
+    pub const fn sum_ms(&self) -> u64 {
+        self.sum_ms
+    }
+
+    /// The buckets that hold a record: the largest lateness that falls into each, in milliseconds, and its count.
+    pub fn buckets(&self) -> impl Iterator<Item = (i64, u64)> + '_ {
+        let filled = self
+            .counts
+            .iter()
+            .enumerate()
+            .filter(|(_, count)| **count > 0);
+        filled.map(|(at, count)| (bucket_limit_ms(at), *count))
     }
 
     /// The out-of-orderness bound with which a share of at least `quantile` of all records would have been on time,
     /// given that they were judged with `current_bound_ms`. `None` = the current bound is enough.
+    ///
+    /// A record that was `d` ms behind the watermark is on time when the watermark stays `d + 1` ms further back. So the
+    /// answer is the current bound, plus the limit of the lowest bucket above which at most `1 - quantile` of the
+    /// records lie, plus 1: never too small, and less than twice what would be needed beyond the current bound. A
+    /// bound that is larger than needed is not noticed: records on time are counted, not measured.
     pub fn suggested_bound_ms(&self, quantile: f64, current_bound_ms: i64) -> Option<i64> {
         let late_allowed = (self.total as f64 * (1.0 - quantile)).round() as u64;
         let mut late = self.late();
@@ -147,6 +165,7 @@ mod tests {
         let mut merged = LatenessSnapshot::default();
         merged.merge(&histogram.snapshot());
         merged.merge(&histogram.snapshot());
-        assert_eq!(merged.cumulative().last().map(|(_, count)| count), Some(2));
+        assert_eq!(merged.buckets().collect::<Vec<_>>(), [(15, 2)]);
+        assert_eq!((merged.total(), merged.sum_ms()), (2, 20));
     }
 }

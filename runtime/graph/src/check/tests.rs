@@ -20,6 +20,7 @@ fn source(watermarks: bool) -> NodeKind {
         reads: "file log in".to_owned(),
         boundedness: Boundedness::Unbounded,
         watermarks: watermarks.then(|| "bounded by 45000 ms".to_owned()),
+        bound_ms: watermarks.then_some(45_000),
     })
 }
 

@@ -2,6 +2,17 @@
 
 use crate::labels::SubtaskLabels;
 
+/// What the lateness histogram of an operator counts by: powers of two less 1, up to 37 hours, in milliseconds.
+const LATENESS_MILLIS: &[u64] = &{
+    let mut bounds = [0; 28];
+    let mut at = 0;
+    while at < bounds.len() {
+        bounds[at] = (1 << at) - 1;
+        at += 1;
+    }
+    bounds
+};
+
 scope! {
     /// An operator.
     OperatorScope, "operator", SubtaskLabels;
@@ -19,6 +30,12 @@ scope! {
         "Records behind the watermark that were dropped.", "numLateRecordsDropped";
     LATE_SIDE: Counter<Count> = "highwater_operator_late_records_side_total",
         "Records behind the watermark that went to the late side output.", "";
+    LATE_ACCEPTED: Counter<Count> = "highwater_operator_late_records_accepted_total",
+        "Records behind the watermark that were counted all the same: their window was open or takes corrections.", "";
+    LATENESS: Histogram<Millis> [LATENESS_MILLIS] = "highwater_operator_lateness_seconds",
+        "How far late records were behind the watermark that judged them; records on time are not in it.", "";
+    SUGGESTED_BOUND: Gauge<Millis> = "highwater_operator_suggested_bound_seconds",
+        "The out-of-orderness bound that would have let at most 1 of 1,000 records be late; the present one where it is enough.", "";
     TIMERS: Gauge<Count> = "highwater_operator_timers",
         "Timers that are set now.", "";
     TIMERS_FIRED: Counter<Count> = "highwater_operator_timers_fired_total",

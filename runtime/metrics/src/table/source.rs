@@ -1,15 +1,9 @@
-//! One reader of a source: lag, idleness and how late its records come. One writer: its slot thread.
+//! One reader of a source: lag, idleness and what it refused. One writer: its slot thread.
 //!
-//! Records and bytes read are those of the operator of the same name. Lateness is measured against the largest event time
-//! seen before in the same split, whatever the watermark strategy says: it shows which bound would have been enough.
+//! Records and bytes read are those of the operator of the same name. How late records come is told by the operators that
+//! judge event time, see [`super::operator`].
 
 use crate::labels::SubtaskLabels;
-
-/// 1 ms to one day, in milliseconds.
-const LATENESS_MILLIS: &[u64] = &[
-    1, 10, 100, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000,
-    3_600_000, 86_400_000,
-];
 
 scope! {
     /// A source.
@@ -28,10 +22,6 @@ scope! {
         "Processing time minus event time of the record fetched last.", "currentFetchEventTimeLag";
     IDLE: Gauge<Millis> = "highwater_source_idle_seconds",
         "Time since the last record.", "sourceIdleTime";
-    LATENESS: Histogram<Millis> [LATENESS_MILLIS] = "highwater_source_lateness_seconds",
-        "How far records lie behind the largest event time before them in their split.", "";
-    SUGGESTED_BOUND: Gauge<Millis> = "highwater_source_suggested_bound_seconds",
-        "The out-of-orderness bound that would have let 1 of 10,000 records be late.", "";
     DEAD_LETTERS: Counter<Count> = "highwater_source_dead_letters_total",
         "Records that could not be decoded and went to the dead-letter topic.", "";
     DECODE_DROPPED: Counter<Count> = "highwater_source_decode_dropped_total",

@@ -7,9 +7,13 @@ use highwater_types::Epoch;
 use super::*;
 use crate::clock::ManualClock;
 
-/// A chain that notes which barriers reach it, and may have work left and no room to do it.
+/// A chain that notes which barriers and watermarks reach it, and may have work left and no room to do it.
 #[derive(Clone, Default)]
-struct Noting(Arc<Mutex<Vec<CheckpointId>>>, bool);
+struct Noting(
+    Arc<Mutex<Vec<CheckpointId>>>,
+    Arc<Mutex<Vec<Watermark>>>,
+    bool,
+);
 
 impl Noting {
     fn barriers(&self) -> Vec<CheckpointId> {
@@ -18,7 +22,8 @@ impl Noting {
 }
 
 impl Downstream for Noting {
-    fn watermark(&mut self, _: Watermark) -> Result<Progress, OperatorError> {
+    fn watermark(&mut self, watermark: Watermark) -> Result<Progress, OperatorError> {
+        self.1.lock().unwrap().push(watermark);
         Ok(Progress::Done)
     }
 
@@ -36,7 +41,7 @@ impl Downstream for Noting {
     }
 
     fn turn(&mut self) -> Result<Progress, OperatorError> {
-        Ok(if self.1 {
+        Ok(if self.2 {
             Progress::More
         } else {
             Progress::Done
@@ -58,7 +63,7 @@ impl Downstream for Noting {
     }
 
     fn blocked(&self) -> Option<&str> {
-        self.1.then_some("the next task")
+        self.2.then_some("the next task")
     }
 
     fn room(&self) -> usize {
@@ -190,9 +195,103 @@ fn an_aligned_task_sends_no_barrier_behind_its_decline() {
 
 #[test]
 fn a_chain_with_work_left_and_no_room_waits_for_the_room() {
-    let held = Noting(Arc::default(), true);
+    let held = Noting(Arc::default(), Arc::default(), true);
     let input = TaskInput::Source(Box::new(Silent(held)));
     let mut task = Task::new(input, Arc::new(|_| {}));
     let waiting = task.turn(&ManualClock::default()).unwrap();
     assert_eq!(waiting, Waiting::Output, "or the slot thread would spin");
+}
+
+/// A source that always has records, in front of a chain that takes longer than a turn for each chunk.
+struct Busy {
+    clock: ManualClock,
+    chunks: i64,
+    chain: Noting,
+}
+
+impl SourceInput for Busy {
+    fn poll(&mut self) -> Result<SourcePoll, OperatorError> {
+        self.chunks += 1;
+        self.clock.set(ProcessingTime(self.chunks));
+        Ok(SourcePoll::Records(1_024))
+    }
+
+    fn add_splits(&mut self, _: Vec<Split>) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    fn no_more_splits(&mut self) {}
+
+    fn snapshot(&mut self) -> Result<Vec<Split>, OperatorError> {
+        Ok(Vec::new())
+    }
+
+    fn completed(&mut self, _: CheckpointId) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    fn signals(&mut self, _: bool) -> Vec<SourceSignal> {
+        Vec::new()
+    }
+
+    fn position(&self) -> String {
+        self.chunks.to_string()
+    }
+
+    fn dropped(&self) -> u64 {
+        0
+    }
+
+    fn head(&mut self) -> &mut dyn Downstream {
+        &mut self.chain
+    }
+
+    fn head_ref(&self) -> &dyn Downstream {
+        &self.chain
+    }
+}
+
+#[test]
+fn t40_behind_a_slow_function_a_barrier_waits_for_one_chunk() {
+    let (clock, noting) = (ManualClock::default(), Noting::default());
+    let mut task = Task::new(
+        TaskInput::Source(Box::new(Busy {
+            clock: clock.clone(),
+            chunks: 0,
+            chain: noting.clone(),
+        })),
+        Arc::new(|_| {}),
+    );
+    for number in 1..5 {
+        task.turn(&clock).unwrap();
+        assert_eq!(
+            task.position().unwrap(),
+            number.to_string(),
+            "one chunk a turn"
+        );
+        task.letter(TaskLetter::Trigger(barrier(number))).unwrap();
+        assert_eq!(noting.barriers().len() as u64, number - 1);
+    }
+    task.turn(&clock).unwrap();
+    assert_eq!(noting.barriers().len(), 4);
+}
+
+#[test]
+fn t10_only_a_stop_that_drains_ends_event_time() {
+    for (kind, expected) in [
+        (BarrierKind::Checkpoint, vec![]),
+        (BarrierKind::StopSuspend, vec![]),
+        (BarrierKind::StopDrain, vec![Watermark::MAX]),
+    ] {
+        let noting = Noting::default();
+        let mut task = Task::new(
+            TaskInput::Source(Box::new(Silent(noting.clone()))),
+            Arc::new(|_| {}),
+        );
+        let barrier = CheckpointBarrier { kind, ..barrier(1) };
+        task.letter(TaskLetter::Trigger(barrier)).unwrap();
+        task.turn(&ManualClock::default()).unwrap();
+        assert_eq!(noting.barriers(), [barrier.id]);
+        assert_eq!(*noting.1.lock().unwrap(), expected, "{kind:?}");
+    }
 }

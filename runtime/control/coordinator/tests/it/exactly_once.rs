@@ -166,7 +166,7 @@ async fn failing_attempts_lose_nothing_and_double_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn runs_that_are_cut_off_go_on_at_any_parallelism() {
+async fn t21_runs_that_are_cut_off_go_on_at_any_parallelism() {
     let world = World::new();
     let faults = Arc::new(Faults {
         next: AtomicU64::new(900),

@@ -269,7 +269,7 @@ fn a_checkpoint_is_complete_only_when_head_has_moved() {
 }
 
 #[test]
-fn l3_commits_are_ordered_again_until_confirmed() {
+fn t19_l3_commits_are_ordered_again_until_confirmed() {
     let mut bench = Bench::running();
     let id = bench.moving();
     bench.decide(true);
@@ -400,7 +400,7 @@ fn l1_lost_tasks_wait_for_the_decision_too() {
 }
 
 #[test]
-fn a_new_leader_found_in_head_ends_the_machine() {
+fn t45_a_new_leader_found_in_head_ends_the_machine() {
     let mut bench = Bench::running();
     bench.moving();
     let change = HeadChange::TakeOver {
@@ -494,7 +494,7 @@ fn stop(kind: BarrierKind) -> CheckpointEvent {
 }
 
 #[test]
-fn l7_a_stop_ends_only_when_confirmed_recorded_and_copied() {
+fn t18_l7_a_stop_ends_only_when_confirmed_recorded_and_copied() {
     let mut bench = Bench::running();
     let effects = bench.step(stop(BarrierKind::StopSuspend));
     assert!(effects.iter().any(|effect| matches!(

@@ -93,7 +93,7 @@ fn checking(retained: u32, confirmed: u64) -> Gc {
 }
 
 #[test]
-fn o8_what_is_left_is_the_closure_of_the_retained_manifests() {
+fn t16_o8_what_is_left_is_the_closure_of_the_retained_manifests() {
     let mut gc = checking(2, 5);
     let effects = gc.step(GcEvent::HeadRead(Some(Box::new(head(5, 5)))));
     let manifests = vec![manifest_of(1), manifest_of(2), manifest_of(4)];

@@ -385,7 +385,7 @@ fn s6_no_output_means_no_transaction_no_marker_no_log() {
 }
 
 #[test]
-fn l3_repeated_and_late_orders_are_harmless() {
+fn t19_l3_repeated_and_late_orders_are_harmless() {
     let mut slot = committing();
     assert_eq!(slot.step(SlotEvent::Commit { id: id(1) }), []);
     let answer = EndAnswer::Committed { marker_offset: 7 };

@@ -271,7 +271,7 @@ fn positions_that_are_not_there_are_refused_by_number() {
 }
 
 #[test]
-fn new_partitions_are_read_from_their_first_record_and_reported_once() {
+fn t24_new_partitions_are_read_from_their_first_record_and_reported_once() {
     let cluster = Cluster::shared();
     let topic = unique("grown");
     cluster.topic(&topic, 1);
@@ -333,7 +333,7 @@ fn t25_the_group_learns_of_positions_only_after_a_completed_checkpoint() {
 }
 
 #[test]
-fn a_position_that_retention_has_passed_stops_by_name() {
+fn x28_a_position_that_retention_has_passed_stops_by_name() {
     let cluster = Cluster::shared();
     let topic = unique("cut");
     cluster.topic(&topic, 1);

@@ -222,7 +222,7 @@ fn a_marker_topic_that_was_replaced_or_cut_is_noticed() {
 }
 
 #[test]
-fn a_transaction_that_timed_out_is_a_lost_session_and_can_be_published_again() {
+fn t20_a_transaction_that_timed_out_is_a_lost_session_and_can_be_published_again() {
     let mut bench = Bench::new(Cluster::shared(), "timeout");
     bench.timeout = Duration::from_secs(1);
     let mut target = bench.session(0);
@@ -285,7 +285,7 @@ fn a_record_that_is_too_large_is_refused_with_the_limit() {
 }
 
 #[test]
-fn a_timeout_above_the_brokers_is_refused_with_both_numbers() {
+fn t22_a_timeout_above_the_brokers_is_refused_with_both_numbers() {
     let cluster = Cluster::shared();
     let topic = unique("limits");
     cluster.topic(&topic, 1);
