@@ -170,7 +170,12 @@ impl SplitWatermarks {
                 .filter(|split| split.phase == Phase::Active)
                 .map(of)
                 .min(),
-            StreamStatus::Idle => self.splits.iter().map(of).max(),
+            StreamStatus::Idle => self
+                .splits
+                .iter()
+                .filter(|split| split.phase == Phase::Idle)
+                .map(of)
+                .max(),
         };
         watermark.unwrap_or(Watermark::MIN)
     }
@@ -280,6 +285,34 @@ mod tests {
         assert_eq!(
             splits.signals(at(1), false),
             [SourceSignal::Status(StreamStatus::Active)]
+        );
+    }
+
+    #[test]
+    fn t08_the_flush_of_idle_splits_does_not_jump_to_a_finished_one() {
+        let mut time =
+            SplitWatermarks::new(WatermarkStrategy::bounded_out_of_orderness(50).idle_after(100));
+        time.add_split(0, ProcessingTime(0));
+        time.add_split(1, ProcessingTime(0));
+        time.on_chunk(0, &[EventTime(10_000)], ProcessingTime(0));
+        time.on_chunk(1, &[EventTime(1_000)], ProcessingTime(0));
+        time.finish_split(0);
+        let before = time.signals(ProcessingTime(0), false);
+        // What the stalled split still holds is not late because another one was read to its end.
+        let stalled = time.signals(ProcessingTime(200), false);
+        assert_eq!(stalled, [SourceSignal::Status(StreamStatus::Idle)]);
+        time.on_chunk(1, &[EventTime(1_001)], ProcessingTime(300));
+        let after = time.signals(ProcessingTime(300), false);
+        let [SourceSignal::Watermark(early)] = before[..] else {
+            panic!("{before:?}");
+        };
+        let expected = Watermark(early.0 + 1);
+        assert_eq!(
+            after,
+            [
+                SourceSignal::Status(StreamStatus::Active),
+                SourceSignal::Watermark(expected)
+            ]
         );
     }
 
