@@ -119,7 +119,7 @@ fn call(job: &JobSettings, path: &str, body: Option<Value>) -> Result<Value, Fai
         };
         let answer = request.send().await.map_err(|_| {
             let message =
-                format!("the job does not answer at {url}; it may have ended without cleaning up");
+                format!("the job does not answer at {url}; it has ended without cleaning up, or hangs; `run` goes on from its last checkpoint");
             Failure::new(Code::NotRunning, message)
         })?;
         let is_success = answer.status().is_success();

@@ -114,7 +114,7 @@ pub async fn start(input: StartInput<'_>, nonces: &mut NonceStream) -> Result<Le
             tracing::warn!(
                 number = leaves.number,
                 confirmed = leaves.confirmed,
-                "a new lineage begins; the state of the old one is left behind"
+                "a new lineage begins; the state of the old one is left behind, and what it wrote stays beside the new output"
             );
             let epoch = head.head.epoch.next();
             begin(input, Some(head), epoch, nonces).await
