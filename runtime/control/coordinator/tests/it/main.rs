@@ -9,3 +9,4 @@ mod damage;
 mod exactly_once;
 mod going_back;
 mod job;
+mod savepoint;
