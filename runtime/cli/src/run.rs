@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use highwater_api::JobProgram;
 use highwater_coordinator::{
-    CoordinatorHandle, CoordinatorSetup, JobOutcome, JobRequest, RequestAnswer, StopMode,
+    CoordinatorHandle, CoordinatorSetup, JobOutcome, JobRequest, RequestAnswer, SavepointWish,
+    StopMode, Wish,
 };
 use highwater_protocol::nonce::NonceStream;
-use highwater_protocol::paths::JobPaths;
-use highwater_protocol::recovery::StartWish;
+use highwater_protocol::paths::{JobPaths, SavepointPaths};
+use highwater_protocol::recovery::{SavepointWord, StartWish, TakeAgain};
 use highwater_storage::{ObjectStorage, StorageError, open, probe};
 use highwater_types::{Classified as _, ErrorKind, Nonce};
 use highwater_web::JobView;
@@ -22,7 +23,7 @@ use tokio::task::JoinSet;
 
 use crate::exit::{Code, Failure};
 use crate::remote::{RunNote, refuse_second};
-use crate::settings::{JobSettings, RunArgs, RunSettings};
+use crate::settings::{JobSettings, RunArgs, RunSettings, SAVEPOINTS};
 use crate::signals::Interrupts;
 use crate::view::{Screen, View};
 use crate::{logs, stop_point};
@@ -66,11 +67,7 @@ pub fn run(
     for warning in &program.plan().warnings {
         tracing::warn!("{warning}");
     }
-    let wish = if args.fresh {
-        StartWish::Fresh
-    } else {
-        StartWish::Resume
-    };
+    let wish = wish(args)?;
     let setup = Setup {
         job,
         settings,
@@ -86,11 +83,36 @@ pub fn run(
     ended
 }
 
+/// How the job is to start.
+fn wish(args: &RunArgs) -> Result<Wish, Failure> {
+    let of = &args.savepoint;
+    let Some(place) = &of.from_savepoint else {
+        return Ok(Wish::Own(if args.fresh {
+            StartWish::Fresh
+        } else {
+            StartWish::Resume
+        }));
+    };
+    let place = SavepointPaths::at(SAVEPOINTS, place);
+    let place = place.map_err(|error| Failure::new(Code::Usage, error.to_string()))?;
+    let word = match (of.go_back, of.fork) {
+        (true, _) => SavepointWord::GoBack,
+        (false, true) => SavepointWord::Fork,
+        (false, false) => SavepointWord::Unsaid,
+    };
+    let again = if of.again {
+        TakeAgain::Yes
+    } else {
+        TakeAgain::No
+    };
+    Ok(Wish::Savepoint(SavepointWish { place, word, again }))
+}
+
 struct Setup {
     job: JobSettings,
     settings: RunSettings,
     program: JobProgram,
-    wish: StartWish,
+    wish: Wish,
     screen: Screen,
     take_over: bool,
 }
@@ -166,7 +188,7 @@ impl Setup {
             job: identity.clone(),
             settings: self.settings.coordinator.clone(),
             storage: Arc::clone(storage),
-            wish: self.wish,
+            wish: self.wish.clone(),
             worker,
             events: incoming,
             clock: Arc::clone(&clock),

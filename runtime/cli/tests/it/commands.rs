@@ -201,3 +201,46 @@ fn damaged_state_ends_with_6() {
         );
     }
 }
+
+#[test]
+fn a_savepoint_is_taken_by_an_explicit_word_only() {
+    let job = Job::new();
+    let running = job.start();
+    let taken = job.call(&["savepoint", "first"]);
+    assert_eq!(taken.status.code(), Some(0), "{}", complained(&taken));
+    let twice = job.call(&["stop", "--savepoint", "first"]);
+    assert!(
+        complained(&twice).contains("another name"),
+        "{}",
+        complained(&twice)
+    );
+    running.signal("TERM");
+    assert_eq!(running.end(), Some(0));
+    let (from, count) = (["run", "--from-savepoint", "first"], ["--param", "count=5"]);
+    let with = |words: &[&'static str]| [&from[..], words, &count[..]].concat();
+    let unsaid = job.call(&with(&[]));
+    assert_eq!(unsaid.status.code(), Some(5), "{}", complained(&unsaid));
+    for word in ["--go-back", "--fork"] {
+        assert!(
+            complained(&unsaid).contains(word),
+            "{}",
+            complained(&unsaid)
+        );
+    }
+    for (words, code) in [
+        (&["--go-back", "--fork"][..], 2),
+        (&["--fresh"], 2),
+        (&["--fork"], 0),
+        (&[], 0),
+    ] {
+        let ran = job.call(&with(words));
+        assert_eq!(ran.status.code(), Some(code), "{}", complained(&ran));
+    }
+    let missing = job.call(&["run", "--from-savepoint", "second", "--go-back"]);
+    assert_eq!(missing.status.code(), Some(5), "{}", complained(&missing));
+    assert!(
+        complained(&missing).contains("savepoints/second"),
+        "{}",
+        complained(&missing)
+    );
+}

@@ -52,7 +52,7 @@ pub fn deployment(input: &DeployInput<'_>) -> Deployment {
         manifest,
         ..
     } = input;
-    let is_first = manifest.id.number == 0;
+    let is_first = manifest.id.number == 0 && head.origin.is_none();
     let verified = head.has_pending_output() && input.logs == LogCheck::Verify;
     let logs = if verified { logs(manifest) } else { Vec::new() };
     let sources = input.sources.iter();

@@ -29,18 +29,28 @@ use crate::attempt::After;
 use crate::deploy::markers;
 use crate::request::{JobRequest, RequestRefused};
 use crate::restart::RestartDelay;
+use crate::savepoint::Savepoint;
 use crate::setup::{CoordinatorSetup, JobFailure, JobOutcome};
 use crate::start::{Externals, decide, failed, failure, may_restore};
 use crate::status::describe;
 use crate::store::JobStore;
 
-/// What cannot be used.
+/// What may not be gone on from.
 #[derive(Clone, Debug)]
 pub struct Damage {
     /// Why.
     pub fault: Fault,
     /// The manifest in `head`; `None` = it cannot be read.
     pub manifest: Option<Manifest>,
+}
+
+/// What is to be done before an attempt may run.
+#[derive(Clone, Copy, Debug)]
+pub enum Work<'a> {
+    /// The checkpoint in `head` is given up.
+    GoBack,
+    /// A savepoint is taken in place of the checkpoint in `head`.
+    Take(&'a Savepoint),
 }
 
 /// How a detour ended.
@@ -50,13 +60,17 @@ pub enum Detoured {
     Back(Box<Manifest>),
     /// Output is visible and only a log is damaged: the job recovers as always, without verifying logs.
     Recover,
+    /// A void marker was met where output was to be confirmed: the checkpoint is to be given up first.
+    Void,
     /// The job ends.
     Ended(Result<JobOutcome, JobFailure>),
 }
 
 /// Why one try of a detour ended early.
-enum Broken {
+pub(crate) enum Broken {
+    /// The outside wants the job to end.
     Cancelled,
+    /// It failed.
     Failed(JobFailure),
 }
 
@@ -89,16 +103,23 @@ pub struct Detour<'a> {
 }
 
 impl Detour<'_> {
-    /// Goes back from the checkpoint in `head`; tries again as the restart strategy says. The tries come back with the
-    /// end, so that no number of this leadership is used twice.
-    pub async fn go_back(
+    /// Does what is to be done before an attempt may run; tries again as the restart strategy says. The tries come back
+    /// with the end, so that no number of this leadership is used twice.
+    pub async fn run(
         &mut self,
+        work: Work<'_>,
         damage: &Damage,
         mut tries: TrySource,
     ) -> (Detoured, TrySource) {
         let mut restart = RestartDelay::new(self.setup.settings.restart);
         loop {
-            let ended = self.once(damage, &mut tries).await;
+            let ended = match work {
+                Work::GoBack => self.give_up(damage, &mut tries).await,
+                Work::Take(savepoint) => match &damage.manifest {
+                    Some(current) => self.take(savepoint, current, &mut tries).await,
+                    None => self.give_up(damage, &mut tries).await,
+                },
+            };
             let failure = match ended {
                 Ok(detoured) => return (detoured, tries),
                 Err(Broken::Cancelled) => {
@@ -106,7 +127,7 @@ impl Detour<'_> {
                 }
                 Err(Broken::Failed(failure)) => failure,
             };
-            tracing::error!(error = failure.message, "going back failed");
+            tracing::error!(error = failure.message, "going to an older state failed");
             let now_ms = self.setup.clock.elapsed().as_millis() as u64;
             match (After::of(failure.clone()), restart.next(now_ms)) {
                 (After::Restart, Some(delay)) => tokio::time::sleep(delay).await,
@@ -115,7 +136,11 @@ impl Detour<'_> {
         }
     }
 
-    async fn once(&mut self, damage: &Damage, tries: &mut TrySource) -> Result<Detoured, Broken> {
+    async fn give_up(
+        &mut self,
+        damage: &Damage,
+        tries: &mut TrySource,
+    ) -> Result<Detoured, Broken> {
         // A deposed leader misses files that its successor has collected: that is no damage.
         let head = self.still_leading().await?;
         let target = self.target(&head, damage).await?;
@@ -124,15 +149,15 @@ impl Detour<'_> {
             to = %target.1.id,
             "the newest checkpoint cannot be used: going back to the one before it"
         );
+        let (before, state) = (head.clone(), target.1.clone());
         let plan = GoingBackPlan {
             head,
             target,
             given_up: damage.manifest.clone(),
             fault: damage.fault,
         };
-        let (mut machine, effects) = GoingBack::forced(plan.clone(), self.shape, tries.clone());
-        let mut attempt = None;
-        let ended = self.drive(&mut machine, effects, &plan, &mut attempt).await;
+        let (mut machine, effects) = GoingBack::forced(plan, self.shape, tries.clone());
+        let (ended, attempt) = self.drive(&mut machine, effects, (&before, &state)).await;
         *tries = machine.into_tries();
         let cancelled = match attempt {
             Some(attempt) => self.cancel(attempt).await,
@@ -143,12 +168,23 @@ impl Detour<'_> {
         Ok(detoured)
     }
 
-    /// Performs what the machine asks for, to its end.
-    async fn drive(
+    /// Performs what the machine asks for, to its end. Gives back the attempt that holds its sessions, if there is one.
+    pub(crate) async fn drive(
         &mut self,
         machine: &mut GoingBack,
         first: Vec<GoingBackEffect>,
-        plan: &GoingBackPlan,
+        from: (&Head, &Manifest),
+    ) -> (Result<Detoured, Broken>, Option<AttemptId>) {
+        let mut attempt = None;
+        let ended = self.perform(machine, first, from, &mut attempt).await;
+        (ended, attempt)
+    }
+
+    async fn perform(
+        &mut self,
+        machine: &mut GoingBack,
+        first: Vec<GoingBackEffect>,
+        from: (&Head, &Manifest),
         attempt: &mut Option<AttemptId>,
     ) -> Result<Detoured, Broken> {
         let mut effects = VecDeque::from(first);
@@ -184,7 +220,7 @@ impl Detour<'_> {
                 }
             }
             if !duties.is_empty() {
-                *attempt = Some(self.open(duties, plan));
+                *attempt = Some(self.open(duties, from));
             }
             let held = attempt.expect("a machine that waits has asked for sessions");
             effects.extend(machine.step(&self.next(held).await?));
@@ -240,10 +276,9 @@ impl Detour<'_> {
     }
 
     /// Has the worker open sessions for the duties, in an attempt in which nothing else happens.
-    fn open(&mut self, duties: Vec<SlotDuty>, plan: &GoingBackPlan) -> AttemptId {
+    fn open(&mut self, duties: Vec<SlotDuty>, (head, state): (&Head, &Manifest)) -> AttemptId {
         *self.last_attempt = self.last_attempt.next();
-        let (attempt, head) = (*self.last_attempt, &plan.head);
-        let (state, first) = (&plan.target.1, &self.externals.markers);
+        let (attempt, first) = (*self.last_attempt, &self.externals.markers);
         let deployment = Deployment {
             epoch: head.epoch,
             attempt,
@@ -273,20 +308,28 @@ impl Detour<'_> {
                 WorkerEvent::SlotVoided(of, slot, _) if of == attempt => {
                     return Ok(GoingBackEvent::Voided(slot));
                 }
-                WorkerEvent::AskAuthority(of, slot) => self.answer(of, attempt, slot).await?,
-                WorkerEvent::Stop(of, stop) if of == attempt => {
-                    return Err(self.stopped(&stop).await);
-                }
-                WorkerEvent::Failed(of, report) if of == attempt => {
-                    return Err(failure(report.kind, describe(&report)).into());
-                }
-                // Late news of attempts that are over, and what no going back waits for.
-                _ => {}
+                other => self.other_news(other, attempt).await?,
             }
         }
     }
 
-    async fn event(&mut self) -> Result<WorkerEvent, Broken> {
+    /// News that every detour hears: questions are answered, failures end it, everything else is late or of no interest.
+    pub(crate) async fn other_news(
+        &self,
+        event: WorkerEvent,
+        attempt: AttemptId,
+    ) -> Result<(), Broken> {
+        match event {
+            WorkerEvent::AskAuthority(of, slot) => self.answer(of, attempt, slot).await,
+            WorkerEvent::Stop(of, stop) if of == attempt => Err(self.stopped(&stop).await),
+            WorkerEvent::Failed(of, report) if of == attempt => {
+                Err(failure(report.kind, describe(&report)).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) async fn event(&mut self) -> Result<WorkerEvent, Broken> {
         loop {
             // Both arms are cancel-safe: a channel that was not taken from loses nothing.
             tokio::select! {
@@ -308,7 +351,7 @@ impl Detour<'_> {
         Ok(())
     }
 
-    async fn cancel(&mut self, attempt: AttemptId) -> Result<(), Broken> {
+    pub(crate) async fn cancel(&mut self, attempt: AttemptId) -> Result<(), Broken> {
         self.send(WorkerCommand::Cancel(attempt));
         loop {
             if matches!(self.event().await?, WorkerEvent::Cancelled(of) if of == attempt) {
@@ -326,7 +369,7 @@ impl Detour<'_> {
     }
 
     /// `head`, just read, if it is still of this leader.
-    async fn still_leading(&self) -> Result<Head, Broken> {
+    pub(crate) async fn still_leading(&self) -> Result<Head, Broken> {
         let settled = self.keeper.settled();
         let own = settled.map(|settled| settled.head.clone());
         let own = own.ok_or_else(|| failure(ErrorKind::Bug, "head is not settled"))?;
@@ -334,7 +377,7 @@ impl Detour<'_> {
         Ok(own)
     }
 
-    fn send(&self, command: WorkerCommand) {
+    pub(crate) fn send(&self, command: WorkerCommand) {
         self.setup.worker.send(command);
     }
 }

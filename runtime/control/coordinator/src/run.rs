@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_protocol::checkpoint::{CheckpointCoordinator, CheckpointEvent};
+use highwater_protocol::checkpoint::{CheckpointCoordinator, CheckpointEvent, SnapshotRequest};
 use highwater_protocol::gc::GcEnd;
 use highwater_protocol::head_write::{HeadKeeper, HeadWriteEvent};
 use highwater_protocol::job::JobShape;
@@ -89,6 +89,8 @@ enum Done {
         Option<highwater_protocol::head_write::Authority>,
     ),
     Orphans,
+    /// Whether the savepoint that is asked for has a free name.
+    NameChecked(SnapshotRequest, Result<(), RequestRefused>),
 }
 
 struct Coordinator {
@@ -329,6 +331,7 @@ impl Coordinator {
                     self.send(WorkerCommand::Authority(attempt, slot, word));
                 }
             }
+            Done::NameChecked(request, name) => self.asked(request, name),
             // No word: the slot waits and asks again.
             Done::Authority(_, _, None) | Done::Orphans => {}
         }

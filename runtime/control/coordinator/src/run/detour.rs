@@ -14,8 +14,9 @@ use highwater_worker::WorkerEvent;
 use tokio::sync::mpsc;
 
 use crate::deploy::LogCheck;
-use crate::going_back::{Damage, Detour, Detoured};
+use crate::going_back::{Damage, Detour, Detoured, Work};
 use crate::request::{JobRequest, RequestRefused, reply};
+use crate::savepoint::Savepoint;
 use crate::setup::{CoordinatorSetup, JobFailure, JobOutcome};
 use crate::start::{Externals, Found, StartInput, failure, start as start_leader};
 use crate::status::JobPhase;
@@ -56,7 +57,7 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, Result<JobOutcom
         identity: &setup.job,
         settings: &setup.settings,
         store,
-        wish: setup.wish,
+        wish: &setup.wish,
         stop: &setup.stop,
     };
     // In one process nobody else stands for election: a candidate is the one that starts.
@@ -65,37 +66,23 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, Result<JobOutcom
     let (shape, externals, mut keeper) = (leader.shape, leader.externals, leader.keeper);
     let settled = keeper.settled().expect("a started leader has settled head");
     let mut last_attempt = first_attempt(settled.head.epoch);
-    let mut tries = TrySource::new(NonceStream::new(nonces.draw()));
-    let manifest = match leader.manifest {
-        Found::Whole(manifest) => *manifest,
-        Found::Unreadable => {
-            let mut detour = Detour {
-                setup,
-                store,
-                shape: &shape,
-                externals: &externals,
-                keeper: &mut keeper,
-                nonces: &mut nonces,
-                last_attempt: &mut last_attempt,
-                events,
-                requests,
-            };
-            let damage = Damage {
-                fault: Fault::State,
-                manifest: None,
-            };
-            let (detoured, left) = detour.go_back(&damage, tries).await;
-            tries = left;
-            match detoured {
-                Detoured::Back(manifest) => *manifest,
-                Detoured::Ended(end) => return Err(end),
-                Detoured::Recover => {
-                    let message = "a manifest that cannot be read was to be recovered from";
-                    return Err(Err(failure(ErrorKind::Bug, message)));
-                }
-            }
-        }
+    let tries = TrySource::new(NonceStream::new(nonces.draw()));
+    let found = match leader.manifest {
+        Found::Whole(manifest) => Some(*manifest),
+        Found::Unreadable => None,
     };
+    let mut detour = Detour {
+        setup,
+        store,
+        shape: &shape,
+        externals: &externals,
+        keeper: &mut keeper,
+        nonces: &mut nonces,
+        last_attempt: &mut last_attempt,
+        events,
+        requests,
+    };
+    let (manifest, tries) = usable(&mut detour, found, leader.savepoint, tries).await?;
     Ok(Lead {
         keeper,
         manifest,
@@ -105,6 +92,48 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, Result<JobOutcom
         tries,
         last_attempt,
     })
+}
+
+/// A manifest that can be gone on from: the one that was found, after it was given up if it cannot be read, and after the
+/// savepoint was taken if there is one to take.
+async fn usable(
+    detour: &mut Detour<'_>,
+    mut manifest: Option<Manifest>,
+    mut savepoint: Option<Savepoint>,
+    mut tries: TrySource,
+) -> Result<(Manifest, TrySource), Result<JobOutcome, JobFailure>> {
+    let mut is_void = false;
+    loop {
+        let damage = Damage {
+            fault: Fault::State,
+            manifest: manifest.clone(),
+        };
+        let work = match (manifest, &savepoint) {
+            (Some(manifest), None) if !is_void => return Ok((manifest, tries)),
+            (Some(_), Some(savepoint)) if !is_void => Work::Take(savepoint),
+            _ => Work::GoBack,
+        };
+        let is_taking = matches!(work, Work::Take(_));
+        let (detoured, left) = detour.run(work, &damage, tries).await;
+        tries = left;
+        is_void = false;
+        manifest = match detoured {
+            Detoured::Back(older) => Some(*older),
+            // What is pending was being given up: that is finished, then the savepoint is taken.
+            Detoured::Void => {
+                is_void = true;
+                damage.manifest
+            }
+            Detoured::Ended(end) => return Err(end),
+            Detoured::Recover => {
+                let message = "what was given up is to be recovered from";
+                return Err(Err(failure(ErrorKind::Bug, message)));
+            }
+        };
+        if is_taking && !is_void {
+            savepoint = None;
+        }
+    }
 }
 
 impl Coordinator {
@@ -148,13 +177,13 @@ impl Coordinator {
             requests,
         };
         let tries = self.machine.clone().into_tries();
-        let (detoured, tries) = detour.go_back(&damage, tries).await;
+        let (detoured, tries) = detour.run(Work::GoBack, &damage, tries).await;
         match detoured {
             Detoured::Back(manifest) => {
                 self.manifest = *manifest;
                 self.logs = LogCheck::Verify;
             }
-            Detoured::Recover => self.logs = LogCheck::Skip,
+            Detoured::Recover | Detoured::Void => self.logs = LogCheck::Skip,
             Detoured::Ended(end) => {
                 self.end = Some(end);
                 return;

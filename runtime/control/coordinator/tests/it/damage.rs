@@ -13,26 +13,26 @@ use highwater_connectors::{
     WriterContext, committed_files,
 };
 use highwater_coordinator::store::JobStore;
-use highwater_coordinator::{JobFailure, JobOutcome};
+use highwater_coordinator::{CoordinatorHandle, JobFailure, JobOutcome, Wish};
 use highwater_operators::{Count, WindowContext};
 use highwater_protocol::head::Head;
 use highwater_protocol::manifest::{Manifest, SlotOutput};
 use highwater_protocol::paths::{JobPaths, RelativePath, manifest as manifest_path};
 use highwater_protocol::steps::Step;
-use highwater_storage::{MemoryStorage, ObjectStorage};
+use highwater_storage::{MemoryStorage, ObjectPath, ObjectStorage};
 use highwater_time::WatermarkStrategy;
 use highwater_types::{EventTime, JobIdentity, Parallelism, SubtaskIndex};
 use highwater_window::Tumbling;
 use highwater_worker::StopHook;
 
-use crate::job::{end_of, program_of, start_with};
+use crate::job::{end_of, program_of, start_wishing, start_with};
 
 const RECORDS: u64 = 6_000;
 const KEYS: u64 = 7;
 const WINDOW_MS: i64 = 50;
 const PARALLELISM: u32 = 2;
 
-type Counted = (u64, i64, u64);
+pub(crate) type Counted = (u64, i64, u64);
 
 fn record_of(index: u64, _: &mut Random) -> (u64, EventTime) {
     (index, EventTime(index as i64))
@@ -124,6 +124,63 @@ impl World {
 
     fn seed(&self) -> u128 {
         u128::from(self.seeds.fetch_add(1, Ordering::Relaxed)) * 1_000
+    }
+
+    /// Starts the job as a process of its own.
+    pub(crate) fn start(&self, hook: StopHook, wish: Wish) -> CoordinatorHandle {
+        start_wishing((self.program)(), &self.storage, (self.seed(), hook), wish)
+    }
+
+    /// A world without any output yet, over the same store.
+    pub(crate) fn elsewhere(&self) -> Self {
+        Self {
+            storage: Arc::clone(&self.storage),
+            seeds: AtomicU64::new(1_000),
+            ..Self::in_memory()
+        }
+    }
+
+    pub(crate) async fn files_below(&self, folder: &str) -> Vec<String> {
+        let folder = ObjectPath::parse(folder).unwrap();
+        let listed = self.storage.list(Some(&folder)).await.unwrap();
+        listed.iter().map(|entry| entry.path.to_string()).collect()
+    }
+
+    /// Moves a folder; everything else in the store is deleted.
+    pub(crate) async fn move_everything(&self, from: &str, to: &str) {
+        for path in self.files_below(from).await {
+            let object = ObjectPath::parse(&path).unwrap();
+            let bytes = self.storage.get(&object).await.unwrap().unwrap().bytes;
+            let moved = ObjectPath::parse(&path.replace(from, to)).unwrap();
+            self.storage.put(&moved, bytes).await.unwrap();
+        }
+        let all = self.storage.list(None).await.unwrap();
+        let rest = all.into_iter().map(|entry| entry.path);
+        let rest: Vec<_> = rest.filter(|path| !path.as_str().starts_with(to)).collect();
+        self.storage.delete_many(&rest).await.unwrap();
+    }
+
+    pub(crate) fn committed(&self) -> Vec<Counted> {
+        (self.committed)()
+    }
+
+    /// Every count is right, however often it appeared.
+    pub(crate) fn assert_counts_right(&self) {
+        let expected = expected();
+        for (key, start, count) in self.committed() {
+            assert_eq!(expected.get(&(key, start)), Some(&count), "{key} {start}");
+        }
+    }
+
+    /// Every window appeared at least once, with the right count.
+    pub(crate) fn assert_exact_once_deduplicated(&self) {
+        self.assert_counts_right();
+        let found: BTreeMap<_, _> = self
+            .committed()
+            .iter()
+            .map(|&(key, start, count)| ((key, start), count))
+            .collect();
+        assert_eq!(found, expected());
     }
 
     /// Runs the job as a process of its own until `hook` panics: the process dies there. `false` = it finished before.
@@ -272,19 +329,24 @@ impl World {
 
     /// The committed output is that of a run without faults.
     pub(crate) fn assert_exact(&self) {
-        let mut expected = BTreeMap::<(u64, i64), u64>::new();
-        for index in 0..RECORDS {
-            let start = index as i64 / WINDOW_MS * WINDOW_MS;
-            *expected.entry((index % KEYS, start)).or_default() += 1;
-        }
         let counted = (self.committed)();
         let found: BTreeMap<_, _> = counted
             .iter()
             .map(|&(key, start, count)| ((key, start), count))
             .collect();
         assert_eq!(counted.len(), found.len(), "a window was counted twice");
-        assert_eq!(found, expected);
+        assert_eq!(found, expected());
     }
+}
+
+/// What a run without faults counts.
+fn expected() -> BTreeMap<(u64, i64), u64> {
+    let mut expected = BTreeMap::<(u64, i64), u64>::new();
+    for index in 0..RECORDS {
+        let start = index as i64 / WINDOW_MS * WINDOW_MS;
+        *expected.entry((index % KEYS, start)).or_default() += 1;
+    }
+    expected
 }
 
 /// Goes on at every step.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use highwater_api::{JobProgram, StreamEnvironment};
 use highwater_coordinator::{
     CoordinatorHandle, CoordinatorSettings, CoordinatorSetup, JobFailure, JobOutcome,
-    RestartStrategy,
+    RestartStrategy, Wish,
 };
 use highwater_graph::PlanDefaults;
 use highwater_graph::check::Checkpoints;
@@ -45,12 +45,25 @@ pub(crate) fn start(
     start_with(program, storage, seed, Arc::new(|_| {}))
 }
 
+/// How a job begins or goes on.
+pub(crate) const RESUME: Wish = Wish::Own(StartWish::Resume);
+
 /// The same, with a hook that is told of each step of the coordinator.
 pub(crate) fn start_with(
     program: JobProgram,
     storage: &Arc<dyn ObjectStorage>,
     seed: u128,
     hook: StopHook,
+) -> CoordinatorHandle {
+    start_wishing(program, storage, (seed, hook), RESUME)
+}
+
+/// The same, from where the wish says.
+pub(crate) fn start_wishing(
+    program: JobProgram,
+    storage: &Arc<dyn ObjectStorage>,
+    (seed, hook): (u128, StopHook),
+    wish: Wish,
 ) -> CoordinatorHandle {
     let job = JobIdentity::parse("test-job").unwrap();
     let rim = tokio::runtime::Handle::current();
@@ -96,7 +109,7 @@ pub(crate) fn start_with(
             savepoints: "savepoints".to_owned(),
         },
         storage: Arc::clone(storage),
-        wish: StartWish::Resume,
+        wish,
         worker: worker.unwrap(),
         events: incoming,
         clock,

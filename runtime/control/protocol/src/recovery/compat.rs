@@ -157,6 +157,23 @@ pub fn check_restore(
     }
 }
 
+/// Checks only what must be confirmed of `manifest`: nothing of it is restored.
+pub fn check_pending(
+    manifest: &Manifest,
+    confirmed: u64,
+    shape: &JobShape,
+) -> Result<(), Vec<Refusal>> {
+    let mut refusals = Vec::new();
+    if confirmed < manifest.id.number {
+        pending_output(manifest, shape, &mut refusals);
+    }
+    if refusals.is_empty() {
+        Ok(())
+    } else {
+        Err(refusals)
+    }
+}
+
 fn operator(
     uid: &OperatorUid,
     old: &OperatorState,

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_types::CheckpointId;
 
+use super::SavepointFacts;
 use super::compat::unreachable_markers;
 use super::region::{SlotDuty, performer};
 use crate::hash::ContentHash;
@@ -193,18 +194,14 @@ impl GoingBack {
     pub fn voluntary(
         head: Head,
         state: Manifest,
-        (savepoint, hash): (String, ContentHash),
+        savepoint: &SavepointFacts,
         tries: TrySource,
     ) -> (Self, Vec<GoingBackEffect>) {
         assert!(
             !head.has_pending_output(),
             "pending output is confirmed before the state goes back"
         );
-        let origin = Origin {
-            savepoint,
-            hash,
-            taken_as: tries.peek(head.number),
-        };
+        let origin = Origin::from((savepoint, tries.peek(head.number)));
         let mut machine = Self {
             phase: Phase::Voiding(BTreeSet::new()),
             head,

@@ -831,8 +831,13 @@ fn a_damaged_log_beside_visible_output_recovers_as_always() {
     assert_eq!(machine.step(&examined(0, None)), [], "nothing is voided");
 }
 
-fn savepoint() -> (String, ContentHash) {
-    ("savepoints/one".to_owned(), ContentHash(7))
+fn savepoint() -> SavepointFacts {
+    SavepointFacts {
+        folder: "savepoints/one".to_owned(),
+        hash: ContentHash(7),
+        lineage: Lineage(1),
+        id: id(3),
+    }
 }
 
 #[test]
@@ -840,7 +845,7 @@ fn a_voluntary_return_says_in_head_what_was_taken() {
     let head = head_at(&manifest(4, &[]), 4);
     let tries = TrySource::new(NonceStream::new(Nonce(5)));
     let (mut machine, effects) =
-        GoingBack::voluntary(head.clone(), manifest(3, &[0]), savepoint(), tries);
+        GoingBack::voluntary(head.clone(), manifest(3, &[0]), &savepoint(), tries);
     let [GoingBackEffect::WriteManifest { name, bytes, .. }] = &effects[..] else {
         panic!("{effects:?}")
     };
@@ -853,7 +858,7 @@ fn a_voluntary_return_says_in_head_what_was_taken() {
     };
     let head = head.changed(change, Nonce(9));
     let origin = head.origin.unwrap();
-    assert_eq!((origin.savepoint, origin.hash), savepoint());
+    assert_eq!(origin.hash, savepoint().hash);
     assert_eq!(origin.taken_as, head.number);
 }
 
@@ -862,5 +867,5 @@ fn a_voluntary_return_says_in_head_what_was_taken() {
 fn a_voluntary_return_with_pending_output_is_a_bug() {
     let head = head_at(&manifest(4, &[0]), 3);
     let tries = TrySource::new(NonceStream::new(Nonce(5)));
-    GoingBack::voluntary(head, manifest(3, &[0]), savepoint(), tries);
+    GoingBack::voluntary(head, manifest(3, &[0]), &savepoint(), tries);
 }
