@@ -1,5 +1,10 @@
 //! The real program is ended right before each of the 19 protocol steps, goes on, and puts everything out once.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "tests may unwrap; the lint knows unit tests only"
+)]
+
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};

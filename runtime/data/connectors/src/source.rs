@@ -188,6 +188,14 @@ pub trait SourceReader<T> {
 
     /// Checkpoint `id` is complete: positions of it may be told to the outside (T-25).
     fn checkpoint_completed(&mut self, id: CheckpointId) -> Result<(), ConnectorError>;
+
+    /// Whether records of this split wait outside, or nobody knows yet whether any do. Such a split is not idle,
+    /// however long it delivers nothing: event time must not pass what is still to be read (T-08).
+    ///
+    /// A reader whose `poll` itself looks outside has nothing to tell: what it has not seen is not there.
+    fn is_behind(&self, _split: SplitIndex) -> bool {
+        false
+    }
 }
 
 /// A record that could not be decoded.

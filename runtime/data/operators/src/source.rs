@@ -148,7 +148,13 @@ impl<T: Record> SourceInput for SourceHead<T> {
     }
 
     fn signals(&mut self, paused: bool) -> Vec<SourceSignal> {
-        self.watermarks.signals(self.clock.now(), paused)
+        let now = self.clock.now();
+        for split in 0..self.split_ids.len() as u32 {
+            if self.reader.is_behind(SplitIndex(split)) {
+                self.watermarks.hold(split, now);
+            }
+        }
+        self.watermarks.signals(now, paused)
     }
 
     fn position(&self) -> String {

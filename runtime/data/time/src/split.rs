@@ -95,6 +95,11 @@ impl SplitWatermarks {
         split.highest = split.highest.max(highest.filter(|time| time.is_some()));
     }
 
+    /// Records of an active split wait to be read: up to now its silence says nothing.
+    pub fn hold(&mut self, split: u32, now: ProcessingTime) {
+        self.splits[split as usize].quiet_since = now;
+    }
+
     /// A split is read to its end: it leaves the minimum.
     pub fn finish_split(&mut self, split: u32) {
         self.splits[split as usize].phase = Phase::Finished;
@@ -110,6 +115,12 @@ impl SplitWatermarks {
     /// `paused` = the source was held back since the last call: that time does not count as quiet.
     pub fn signals(&mut self, now: ProcessingTime, paused: bool) -> Vec<SourceSignal> {
         let elapsed = self.looked_at.map_or(0, |before| (now.0 - before.0).max(0));
+        if self.looked_at.is_none() {
+            // Nothing was read while the job was set up, however long that took.
+            for split in &mut self.splits {
+                split.quiet_since = now;
+            }
+        }
         self.looked_at = Some(now);
         if paused {
             for split in &mut self.splits {
@@ -225,6 +236,7 @@ mod tests {
     #[test]
     fn t08_an_idle_split_is_left_out_and_counts_again_when_it_wakes() {
         let mut splits = two_splits();
+        assert_eq!(splits.signals(at(0), false), []);
         splits.on_chunk(0, &[EventTime(5_000)], at(900));
         assert_eq!(
             splits.signals(at(1_000), false),
@@ -274,6 +286,31 @@ mod tests {
         assert_eq!(splits.signals(at(5_000), true), []);
         assert_eq!(splits.signals(at(5_500), false), []);
         assert!(!splits.signals(at(6_000), false).is_empty());
+    }
+
+    #[test]
+    fn t08_a_split_that_is_behind_is_not_idle_however_long_it_is_quiet() {
+        let mut splits = two_splits();
+        splits.on_chunk(0, &[EventTime(5_000)], at(0));
+        splits.signals(at(0), false);
+        splits.hold(1, at(3_000));
+        assert_eq!(splits.signals(at(3_000), false), []);
+        splits.on_chunk(0, &[EventTime(6_000)], at(3_900));
+        assert_eq!(splits.signals(at(3_999), false), []);
+        assert_eq!(
+            splits.signals(at(4_000), false),
+            [SourceSignal::Watermark(Watermark(5_899))],
+            "a second after it was read to its end it is idle"
+        );
+    }
+
+    #[test]
+    fn t08_the_time_before_the_first_turn_is_not_quiet() {
+        let mut splits = two_splits();
+        splits.on_chunk(0, &[EventTime(5_000)], at(10_000));
+        assert_eq!(splits.signals(at(10_000), false), []);
+        assert_eq!(splits.signals(at(10_999), false), []);
+        assert!(!splits.signals(at(11_000), false).is_empty());
     }
 
     #[test]

@@ -40,6 +40,8 @@ struct ReadSplit {
     partition: i32,
     position: PartitionPosition,
     ended: bool,
+    /// Everything that was committed at the last look has been read.
+    caught_up: bool,
 }
 
 /// The reader of one subtask.
@@ -170,6 +172,7 @@ impl<T: Record, D: DecodeRecord<T>> SourceReader<T> for KafkaReader<T, D> {
                 partition,
                 position,
                 ended: false,
+                caught_up: false,
             });
             if position.end.is_some_and(|end| position.offset >= end) {
                 self.ended_at_once.push_back(index);
@@ -198,18 +201,25 @@ impl<T: Record, D: DecodeRecord<T>> SourceReader<T> for KafkaReader<T, D> {
         if self.no_more_splits && self.splits.iter().all(|split| split.ended) {
             return Ok(ReaderPoll::EndOfInput);
         }
-        match self.next()? {
-            None => Ok(ReaderPoll::Nothing),
-            Some(Fetched::Failed(error)) => Err(error),
-            Some(Fetched::Ended(split)) => Ok(self.end(split)),
-            Some(Fetched::Batch(batch)) => {
-                let index = batch.split();
-                self.decoding
-                    .decode(&batch, &mut self.splits[index.0 as usize], out)?;
-                // A full queue means that there is memory enough.
-                drop(self.used.try_send(batch));
-                Ok(ReaderPoll::Records(index))
-            }
+        loop {
+            return match self.next()? {
+                None => Ok(ReaderPoll::Nothing),
+                Some(Fetched::Failed(error)) => Err(error),
+                Some(Fetched::Ended(split)) => Ok(self.end(split)),
+                Some(Fetched::CaughtUp(split)) => {
+                    self.splits[split.0 as usize].caught_up = true;
+                    continue;
+                }
+                Some(Fetched::Batch(batch)) => {
+                    let index = batch.split();
+                    let split = &mut self.splits[index.0 as usize];
+                    split.caught_up = false;
+                    self.decoding.decode(&batch, split, out)?;
+                    // A full queue means that there is memory enough.
+                    drop(self.used.try_send(batch));
+                    Ok(ReaderPoll::Records(index))
+                }
+            };
         }
     }
 
@@ -225,6 +235,11 @@ impl<T: Record, D: DecodeRecord<T>> SourceReader<T> for KafkaReader<T, D> {
             .map(|split| (split.partition, split.position.offset))
             .collect();
         Ok(taken)
+    }
+
+    fn is_behind(&self, split: SplitIndex) -> bool {
+        let split = &self.splits[split.0 as usize];
+        !split.ended && !split.caught_up
     }
 
     /// Barriers and completions come through one ordered mailbox, so the last snapshot is the one of this checkpoint.

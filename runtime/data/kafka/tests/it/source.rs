@@ -10,6 +10,7 @@ use highwater_connectors::{
 };
 use highwater_kafka::{EndPosition, KafkaSource, StartPosition};
 use highwater_testkit::KafkaOptions;
+use highwater_testkit::process::wait_until;
 use highwater_types::{CheckpointId, Classified, Epoch, ErrorKind, EventTime};
 use rdkafka::producer::Producer;
 
@@ -73,6 +74,10 @@ impl<S: Source> Source for Waiting<S> {
 }
 
 impl<T> SourceReader<T> for WaitingReader<T> {
+    fn is_behind(&self, split: SplitIndex) -> bool {
+        self.inner.is_behind(split)
+    }
+
     fn add_splits(&mut self, splits: Vec<Split>) -> Result<(), ConnectorError> {
         self.open += splits.len();
         self.inner.add_splits(splits)
@@ -251,6 +256,34 @@ fn start_and_end_are_found_by_offset_and_by_time() {
     );
 }
 
+/// A split whose records still lie in the topic must never be taken for idle: event time would pass them.
+#[test]
+fn t08_a_split_is_behind_until_everything_that_is_committed_has_been_read() {
+    let cluster = Cluster::shared();
+    let topic = unique("behind");
+    cluster.topic(&topic, 1);
+    cluster.write(&topic, 0, &["a", "b"]);
+    let source = source(&cluster, &topic);
+    let found = source.enumerator().unwrap().discover().unwrap();
+    let mut reader = source.reader(&reader_context()).unwrap();
+    reader.add_splits(found.splits).unwrap();
+    let split = SplitIndex(0);
+    assert!(reader.is_behind(split), "nobody has looked yet");
+    take(reader.as_mut(), 2);
+    wait_until(PATIENCE, || {
+        let polled = reader.poll(&mut SourceOutput::default());
+        assert_eq!(polled.unwrap(), ReaderPoll::Nothing);
+        !reader.is_behind(split)
+    });
+    assert!(!reader.is_behind(split), "the end was reached");
+    cluster.write(&topic, 0, &["c"]);
+    take(reader.as_mut(), 1);
+    assert!(
+        reader.is_behind(split),
+        "whether more waits is not known yet"
+    );
+}
+
 #[test]
 fn positions_that_are_not_there_are_refused_by_number() {
     let cluster = Cluster::shared();
@@ -329,7 +362,32 @@ fn t25_the_group_learns_of_positions_only_after_a_completed_checkpoint() {
     };
     reader.checkpoint_completed(id).unwrap();
     let told = || cluster.group(&group, &topic, 1) == BTreeMap::from([(0, 3)]);
-    assert!(highwater_testkit::process::wait_until(PATIENCE, told));
+    assert!(wait_until(PATIENCE, told));
+}
+
+/// HB-73: a job that ends right behind its last checkpoint has told the group, also while more was being fetched.
+#[test]
+fn t25_the_last_completed_checkpoint_reaches_the_group_though_the_reader_ends_at_once() {
+    let cluster = Cluster::shared();
+    let (topic, group) = (unique("last"), unique("watchers"));
+    cluster.topic(&topic, 1);
+    let many: Vec<_> = (0..50_000).map(|at| at.to_string()).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    cluster.write(&topic, 0, &many);
+    let source = source(&cluster, &topic).group(&group);
+    let mut reader = reading(source);
+    let taken = take(reader.as_mut(), 1).len() as i64;
+    reader.snapshot().unwrap();
+    let id = CheckpointId {
+        number: 1,
+        epoch: Epoch(1),
+    };
+    reader.checkpoint_completed(id).unwrap();
+    drop(reader);
+    assert_eq!(
+        cluster.group(&group, &topic, 1),
+        BTreeMap::from([(0, taken)])
+    );
 }
 
 #[test]
@@ -517,7 +575,7 @@ fn a_topic_that_was_made_again_has_lost_the_position() {
     drop(reader);
     cluster.delete_topic(&topic);
     let gone = || cluster.try_topic(&topic, 1);
-    assert!(highwater_testkit::process::wait_until(PATIENCE, gone));
+    assert!(wait_until(PATIENCE, gone));
     cluster.write(&topic, 0, &["x"]);
     let mut reader = Waiting(source(&cluster, &topic))
         .reader(&reader_context())
