@@ -78,7 +78,7 @@ impl Order {
     /// Makes the run.
     pub(super) fn run(&self, testbed: &Testbed, cluster: &Cluster) -> Result<Shown, Halt> {
         if self.drill == Drill::Vectors {
-            return Ok(vectors::run(testbed, cluster, &self.name())?);
+            return vectors::run(testbed, cluster, &self.name());
         }
         let profile = self.profile();
         let mut scene = Scene::open(testbed, cluster, &self.name(), profile, self.random())?;
