@@ -9,4 +9,5 @@ mod damage;
 mod exactly_once;
 mod going_back;
 mod job;
+mod restore;
 mod savepoint;
