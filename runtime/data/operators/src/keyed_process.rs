@@ -24,7 +24,7 @@ use crate::keyed_states::{KeyedStates, assert_keyed};
 use crate::operator::{Operator, OperatorReport, Progress};
 use crate::outputs::{OutputTag, Outputs};
 use crate::process::FunctionPlace;
-use crate::snapshot::OperatorSnapshot;
+use crate::snapshot::SnapshotStep;
 use crate::timer_service::StoredTimers;
 
 /// The most timers or windows that fire in one call.
@@ -420,7 +420,7 @@ where
         self.states.snapshot_start(barrier)
     }
 
-    fn snapshot_step(&mut self) -> Result<Option<OperatorSnapshot>, OperatorError> {
+    fn snapshot_step(&mut self) -> Result<SnapshotStep, OperatorError> {
         self.states.snapshot_step()
     }
 

@@ -7,9 +7,9 @@ use highwater_types::Epoch;
 use super::*;
 use crate::clock::ManualClock;
 
-/// A chain that notes which barriers reach it.
-#[derive(Clone, Default)]
-struct Noting(Arc<Mutex<Vec<CheckpointId>>>);
+/// A chain that notes which barriers reach it, and whose snapshots are as far as the second part says.
+#[derive(Clone)]
+struct Noting(Arc<Mutex<Vec<CheckpointId>>>, Gathering);
 
 impl Noting {
     fn barriers(&self) -> Vec<CheckpointId> {
@@ -39,8 +39,8 @@ impl Downstream for Noting {
         Ok(Progress::Done)
     }
 
-    fn collect(&mut self, _: &mut Collected) -> Result<Progress, OperatorError> {
-        Ok(Progress::Done)
+    fn collect(&mut self, _: &mut Collected) -> Result<Gathering, OperatorError> {
+        Ok(self.1)
     }
 
     fn abort(&mut self) {}
@@ -144,7 +144,7 @@ fn barrier(number: u64) -> CheckpointBarrier {
 
 #[test]
 fn a_source_sends_no_barrier_behind_its_decline() {
-    let noting = Noting::default();
+    let noting = Noting(Arc::default(), Gathering::Done);
     let mut task = Task::new(TaskInput::Source(Box::new(Silent(noting.clone()))));
     for letter in [
         TaskLetter::Trigger(barrier(1)),
@@ -167,7 +167,7 @@ fn a_source_sends_no_barrier_behind_its_decline() {
 
 #[test]
 fn an_aligned_task_sends_no_barrier_behind_its_decline() {
-    let noting = Noting::default();
+    let noting = Noting(Arc::default(), Gathering::Done);
     let steps = VecDeque::from([Step::Barrier(0, barrier(1))]);
     let mut task = Task::new(TaskInput::Gate {
         gate: Box::new(Scripted(steps, noting.clone())),
@@ -178,4 +178,23 @@ fn an_aligned_task_sends_no_barrier_behind_its_decline() {
     task.letter(TaskLetter::Aborted(barrier(1).id)).unwrap();
     task.turn(&ManualClock::default()).unwrap();
     assert_eq!(noting.barriers(), []);
+}
+
+#[test]
+fn a_task_works_on_a_snapshot_only_while_its_own_thread_has_to() {
+    for (gathering, works) in [
+        (Gathering::More, true),
+        (Gathering::Waits, false),
+        (Gathering::Done, false),
+    ] {
+        let noting = Noting(Arc::default(), gathering);
+        let mut task = Task::new(TaskInput::Source(Box::new(Silent(noting))));
+        task.letter(TaskLetter::Trigger(barrier(1))).unwrap();
+        task.turn(&ManualClock::default()).unwrap();
+        assert_eq!(task.works_on_snapshot(), works, "{gathering:?}");
+        assert_eq!(
+            task.events().count(),
+            usize::from(gathering == Gathering::Done)
+        );
+    }
 }
