@@ -367,6 +367,7 @@ where
         assert_keyed(chunk);
         self.lateness.on_chunk(chunk.times(), self.watermark);
         let now = self.states.now();
+        self.states.backend.warm_keys(chunk.hashes());
         for (record, time, hash) in chunk.drain() {
             let key = (self.key_of)(&record);
             let mut context = KeyedContext {
