@@ -14,6 +14,7 @@ use highwater_connectors::Split;
 use highwater_exchange::{InputGate, Step};
 use highwater_operators::{
     Collected, Downstream, OperatorError, OperatorReport, Progress, SourceInput, SourcePoll,
+    SourceReport,
 };
 use highwater_protocol::alignment::{Alignment, AlignmentEffect, AlignmentEvent, ChannelIndex};
 use highwater_time::{SourceSignal, StatusValve, ValveOutput};
@@ -236,8 +237,16 @@ impl Task {
     }
 
     /// Whether the task heads a source.
-    pub const fn is_source(&self) -> bool {
+    const fn is_source(&self) -> bool {
         matches!(self.input, TaskInput::Source(_))
+    }
+
+    /// What the source counts, if the task heads one.
+    pub fn source_report(&self) -> Option<SourceReport> {
+        match &self.input {
+            TaskInput::Source(source) => Some(source.source_report()),
+            TaskInput::Gate { .. } => None,
+        }
     }
 
     /// Reports of all operators of the chain.

@@ -18,18 +18,7 @@ use highwater_types::{
 };
 
 use crate::error::ConnectorError;
-
-/// What to do with a record that cannot be decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum BadRecords {
-    /// The job fails, naming split, position and the first 200 bytes.
-    #[default]
-    Fail,
-    /// The raw record goes to the dead-letter output, with split, position and reason.
-    DeadLetter,
-    /// The record is dropped and counted.
-    Drop,
-}
+use crate::intake::{BadInput, Origin};
 
 /// What a plan shows of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +56,9 @@ pub trait Source: Send + Sync + 'static {
 
     /// What a plan shows.
     fn facts(&self) -> SourceFacts;
+
+    /// What it refuses, and what becomes of that.
+    fn bad_input(&self) -> BadInput;
 
     /// The split finder, for the coordinator.
     fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>, ConnectorError>;
@@ -182,6 +174,16 @@ pub trait SourceReader<T> {
 
     /// Reads on.
     fn poll(&mut self, out: &mut SourceOutput<T>) -> Result<ReaderPoll, ConnectorError>;
+
+    /// Where record `at` of the last poll came from. Asked only behind that poll, for a record that is refused though
+    /// it could be decoded.
+    fn origin(&self, at: usize) -> Result<Origin, ConnectorError>;
+
+    /// Splits that have records which cannot be read yet, such as those behind an open transaction of somebody. They are
+    /// not idle, though they bring nothing.
+    fn held(&self) -> Vec<SplitIndex> {
+        Vec::new()
+    }
 
     /// The unfinished splits with the positions behind the last record that `poll` delivered.
     fn snapshot(&mut self) -> Result<Vec<Split>, ConnectorError>;

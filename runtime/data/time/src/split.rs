@@ -95,6 +95,16 @@ impl SplitWatermarks {
         split.highest = split.highest.max(highest.filter(|time| time.is_some()));
     }
 
+    /// A split that brings nothing has records all the same, which cannot be read yet: it is not idle, and holds the
+    /// source back until they come.
+    pub fn keep_awake(&mut self, split: u32, now: ProcessingTime) {
+        let split = &mut self.splits[split as usize];
+        if split.phase == Phase::Idle {
+            split.phase = Phase::Active;
+        }
+        split.quiet_since = now;
+    }
+
     /// A split is read to its end: it leaves the minimum.
     pub fn finish_split(&mut self, split: u32) {
         self.splits[split as usize].phase = Phase::Finished;
@@ -258,6 +268,22 @@ mod tests {
             SourceSignal::Watermark(Watermark(5_899)),
         ];
         assert_eq!(splits.signals(at(1_500), false), expected);
+    }
+
+    #[test]
+    fn t08_a_split_with_records_that_cannot_be_read_yet_is_not_idle() {
+        let mut splits = two_splits();
+        splits.on_chunk(0, &[EventTime(5_000)], at(900));
+        splits.keep_awake(1, at(900));
+        assert_eq!(splits.signals(at(1_500), false), [], "split 1 holds back");
+        assert!(
+            !splits.signals(at(1_900), false).is_empty(),
+            "it is idle now"
+        );
+        splits.keep_awake(1, at(2_000));
+        splits.on_chunk(0, &[EventTime(9_000)], at(2_000));
+        let active = [SourceSignal::Status(StreamStatus::Active)];
+        assert_eq!(splits.signals(at(2_000), false), active, "it holds back");
     }
 
     #[test]

@@ -95,8 +95,8 @@ impl SourceInput for Silent {
         String::new()
     }
 
-    fn dropped(&self) -> u64 {
-        0
+    fn source_report(&self) -> SourceReport {
+        SourceReport::default()
     }
 
     fn head(&mut self) -> &mut dyn Downstream {
@@ -217,8 +217,8 @@ impl SourceInput for Busy {
         self.chunks.to_string()
     }
 
-    fn dropped(&self) -> u64 {
-        0
+    fn source_report(&self) -> SourceReport {
+        SourceReport::default()
     }
 
     fn head(&mut self) -> &mut dyn Downstream {
