@@ -178,7 +178,11 @@ impl Task {
     }
 
     fn advance(&mut self, clock: &dyn Clock, start: Duration) -> Result<Waiting, OperatorError> {
-        if self.input.head().turn()? == Progress::More || !self.run_agenda()? {
+        let left = self.input.head().turn()?;
+        if left != Progress::Done {
+            return Ok(self.waiting_for(left));
+        }
+        if !self.run_agenda()? {
             return Ok(Waiting::Turn);
         }
         let waiting = loop {
@@ -196,11 +200,24 @@ impl Task {
             }
         };
         self.event_time(waiting == Waiting::Output);
-        if !self.run_agenda()? || self.input.head().turn()? == Progress::More {
+        if !self.run_agenda()? {
             return Ok(Waiting::Turn);
+        }
+        let left = self.input.head().turn()?;
+        if left != Progress::Done {
+            return Ok(self.waiting_for(left));
         }
         let blocked = self.input.head_ref().blocked().is_some();
         Ok(if blocked { Waiting::Output } else { waiting })
+    }
+
+    /// What a chain with unfinished work waits for: its next turn, unless what is left comes from outside and wakes it.
+    fn waiting_for(&self, left: Progress) -> Waiting {
+        match left {
+            Progress::Waiting if self.input.head_ref().blocked().is_some() => Waiting::Output,
+            Progress::Waiting => Waiting::Input,
+            Progress::Done | Progress::More => Waiting::Turn,
+        }
     }
 
     /// What the task has to tell.
@@ -353,7 +370,7 @@ impl Task {
     /// Runs the agenda; `false` = the chain has more to do before the next item.
     fn run_agenda(&mut self) -> Result<bool, OperatorError> {
         while let Some(control) = self.agenda.pop_front() {
-            if self.run(control)? == Progress::More {
+            if self.run(control)? != Progress::Done {
                 return Ok(false);
             }
         }

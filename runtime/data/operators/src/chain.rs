@@ -106,9 +106,9 @@ impl<In, Out: Record, O: Operator<In, Out>> Downstream for Link<In, Out, O> {
         self.assert_finished();
         let own = self.operator.on_watermark(watermark, &mut self.outputs)?;
         self.outputs.flush()?;
-        if own == Progress::More {
+        if own != Progress::Done {
             self.unfinished = Unfinished::Watermark(watermark);
-            return Ok(Progress::More);
+            return Ok(own);
         }
         if O::HOLDS_WATERMARKS {
             return Ok(self.outputs.behind());
@@ -128,9 +128,9 @@ impl<In, Out: Record, O: Operator<In, Out>> Downstream for Link<In, Out, O> {
         self.assert_finished();
         let own = self.operator.on_end(&mut self.outputs)?;
         self.outputs.flush()?;
-        if own == Progress::More {
+        if own != Progress::Done {
             self.unfinished = Unfinished::End;
-            return Ok(Progress::More);
+            return Ok(own);
         }
         self.outputs.end()
     }
@@ -143,8 +143,11 @@ impl<In, Out: Record, O: Operator<In, Out>> Downstream for Link<In, Out, O> {
     }
 
     fn turn(&mut self) -> Result<Progress, OperatorError> {
-        if self.outputs.behind() == Progress::More && self.outputs.turn()? == Progress::More {
-            return Ok(Progress::More);
+        if self.outputs.behind() != Progress::Done {
+            let behind = self.outputs.turn()?;
+            if behind != Progress::Done {
+                return Ok(behind);
+            }
         }
         match std::mem::replace(&mut self.unfinished, Unfinished::Nothing) {
             Unfinished::Watermark(watermark) => self.watermark(watermark),

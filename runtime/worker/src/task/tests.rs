@@ -7,9 +7,14 @@ use highwater_types::Epoch;
 use super::*;
 use crate::clock::ManualClock;
 
-/// A chain that notes which barriers and watermarks reach it.
+/// A chain that notes which barriers and watermarks reach it; its end has what is left over that a
+/// test sets.
 #[derive(Clone, Default)]
-struct Noting(Arc<Mutex<Vec<CheckpointId>>>, Arc<Mutex<Vec<Watermark>>>);
+struct Noting(
+    Arc<Mutex<Vec<CheckpointId>>>,
+    Arc<Mutex<Vec<Watermark>>>,
+    Arc<Mutex<Option<Progress>>>,
+);
 
 impl Noting {
     fn barriers(&self) -> Vec<CheckpointId> {
@@ -28,7 +33,7 @@ impl Downstream for Noting {
     }
 
     fn end(&mut self) -> Result<Progress, OperatorError> {
-        Ok(Progress::Done)
+        self.turn()
     }
 
     fn barrier(&mut self, barrier: &CheckpointBarrier) -> Result<(), OperatorError> {
@@ -37,7 +42,7 @@ impl Downstream for Noting {
     }
 
     fn turn(&mut self) -> Result<Progress, OperatorError> {
-        Ok(Progress::Done)
+        Ok(self.2.lock().unwrap().unwrap_or(Progress::Done))
     }
 
     fn collect(&mut self, _: &mut Collected) -> Result<Progress, OperatorError> {
@@ -266,5 +271,19 @@ fn t10_only_a_stop_that_drains_ends_event_time() {
         task.turn(&ManualClock::default()).unwrap();
         assert_eq!(noting.barriers(), [barrier.id]);
         assert_eq!(*noting.1.lock().unwrap(), expected, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_chain_that_waits_for_the_outside_takes_no_turns_meanwhile() {
+    let (clock, noting) = (ManualClock::default(), Noting::default());
+    let mut task = Task::new(TaskInput::Source(Box::new(Silent(noting.clone()))));
+    for (left, waiting) in [
+        (Progress::More, Waiting::Turn),
+        (Progress::Waiting, Waiting::Input),
+        (Progress::Done, Waiting::Input),
+    ] {
+        *noting.2.lock().unwrap() = Some(left);
+        assert_eq!(task.turn(&clock).unwrap(), waiting, "{left:?}");
     }
 }
