@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use highwater_connectors::BadRecords;
 use highwater_graph::{
     EdgeId, NodeId, NodeKind, OutputName, Partitioning, PlanError, StateNote, StreamGraph,
 };
-use highwater_operators::{Link, Operator, OperatorContext, OperatorError};
+use highwater_operators::{DEAD_LETTERS, Link, Operator, OperatorContext, OperatorError};
 use highwater_types::{OperatorUid, Record};
 
 use crate::code::{
@@ -166,6 +167,27 @@ impl Draft {
             node,
             reason: error.to_string(),
         });
+    }
+
+    /// Notes each source whose bad records go to dead letters that nobody reads: they would be lost without a word.
+    pub(crate) fn fault_unread_dead_letters(&mut self) {
+        let unread = |id: NodeId| {
+            let mut outputs = self.graph.outputs(id);
+            outputs.all(|edge| edge.output != OutputName::Side(DEAD_LETTERS.to_owned()))
+        };
+        let sources = self.graph.nodes().iter().zip(&self.nodes);
+        let losing: Vec<_> = sources
+            .filter(|(node, code)| match code {
+                NodeCode::Source(code) => {
+                    code.bad_input().policy == BadRecords::DeadLetter && unread(node.id)
+                }
+                NodeCode::Operator(_) | NodeCode::Sink(_) => false,
+            })
+            .map(|(node, _)| node.id)
+            .collect();
+        for id in losing {
+            self.fault(id, &Misuse::UnreadDeadLetters);
+        }
     }
 
     /// Whether a fault of the graph only repeats that a uid was refused.

@@ -27,6 +27,8 @@ pub struct SourceNote {
     pub boundedness: Boundedness,
     /// Whether it assigns event times and watermarks.
     pub watermarks: Option<String>,
+    /// What it does with records that it refuses, such as `bad records fail`.
+    pub refused: String,
     /// The out-of-orderness bound of its watermarks, in milliseconds.
     pub bound_ms: Option<i64>,
 }

@@ -5,7 +5,7 @@
 //! behind everything collected.
 
 use highwater_operators::chain::Collected;
-use highwater_operators::{Downstream, Gathering, OperatorError, OperatorReport, Progress, Push};
+use highwater_operators::{Downstream, OperatorError, OperatorReport, Progress, Push};
 use highwater_types::{
     CheckpointBarrier, CheckpointId, Chunk, EventTime, Grouping, KeyHash, MaxParallelism,
     Parallelism, ProcessingTime, Record, StreamStatus, Watermark,
@@ -248,8 +248,8 @@ impl<T: Record> Downstream for ExchangeWriter<T> {
         Ok(Progress::Done)
     }
 
-    fn collect(&mut self, _: &mut Collected) -> Result<Gathering, OperatorError> {
-        Ok(Gathering::Done)
+    fn collect(&mut self, _: &mut Collected) -> Result<Progress, OperatorError> {
+        Ok(Progress::Done)
     }
 
     fn abort(&mut self) {}

@@ -221,7 +221,7 @@ where
             match self.held.front() {
                 Some(&(number, held)) if number <= first_open => {
                     self.held.pop_front();
-                    if forward(held, out)? == Progress::More {
+                    if forward(held, out)? != Progress::Done {
                         return Ok(Progress::More);
                     }
                 }
@@ -316,7 +316,11 @@ where
     fn on_end(&mut self, out: &mut Outputs<Out>) -> Result<Progress, OperatorError> {
         let progress = self.on_turn(out)?;
         let is_empty = self.open.is_empty() && self.held.is_empty();
-        Ok(if is_empty { progress } else { Progress::More })
+        Ok(if is_empty {
+            progress
+        } else {
+            progress.and(Progress::Waiting)
+        })
     }
 
     fn snapshot_start(&mut self, _barrier: &CheckpointBarrier) -> Result<(), OperatorError> {

@@ -15,7 +15,6 @@ use highwater_types::{
 use crate::chain::{Collected, Downstream, Push};
 use crate::error::OperatorError;
 use crate::operator::{OperatorReport, Progress};
-use crate::snapshot::Gathering;
 
 /// Names a side output and its type. Two tags are the same output when name and type are.
 ///
@@ -183,8 +182,8 @@ impl<T: Record> Downstream for Port<T> {
         each(&mut self.targets, |target| target.turn())
     }
 
-    fn collect(&mut self, into: &mut Collected) -> Result<Gathering, OperatorError> {
-        let mut gathering = Gathering::Done;
+    fn collect(&mut self, into: &mut Collected) -> Result<Progress, OperatorError> {
+        let mut gathering = Progress::Done;
         for target in &mut self.targets {
             gathering = gathering.and(target.collect(into)?);
         }
@@ -345,7 +344,7 @@ impl<T: Record> Downstream for Outputs<T> {
         Ok(self.behind)
     }
 
-    fn collect(&mut self, into: &mut Collected) -> Result<Gathering, OperatorError> {
+    fn collect(&mut self, into: &mut Collected) -> Result<Progress, OperatorError> {
         let mut gathering = self.main.collect(into)?;
         for (_, side) in &mut self.sides {
             gathering = gathering.and(side.collect(into)?);

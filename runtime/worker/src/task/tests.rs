@@ -7,14 +7,15 @@ use highwater_types::Epoch;
 use super::*;
 use crate::clock::ManualClock;
 
-/// A chain that notes what reaches it, has work left and no room to do it if told so, and whose snapshots are as far as
-/// told.
+/// A chain that notes what reaches it, has left what a test sets, maybe without room for it, and
+/// whose snapshots are as far as told.
 #[derive(Clone)]
 struct Noting {
     barriers: Arc<Mutex<Vec<CheckpointId>>>,
     watermarks: Arc<Mutex<Vec<Watermark>>>,
+    left: Arc<Mutex<Progress>>,
     is_held: bool,
-    gathering: Gathering,
+    gathering: Progress,
 }
 
 impl Default for Noting {
@@ -22,8 +23,9 @@ impl Default for Noting {
         Self {
             barriers: Arc::default(),
             watermarks: Arc::default(),
+            left: Arc::new(Mutex::new(Progress::Done)),
             is_held: false,
-            gathering: Gathering::Done,
+            gathering: Progress::Done,
         }
     }
 }
@@ -45,7 +47,7 @@ impl Downstream for Noting {
     }
 
     fn end(&mut self) -> Result<Progress, OperatorError> {
-        Ok(Progress::Done)
+        self.turn()
     }
 
     fn barrier(&mut self, barrier: &CheckpointBarrier) -> Result<(), OperatorError> {
@@ -54,14 +56,10 @@ impl Downstream for Noting {
     }
 
     fn turn(&mut self) -> Result<Progress, OperatorError> {
-        Ok(if self.is_held {
-            Progress::More
-        } else {
-            Progress::Done
-        })
+        Ok(*self.left.lock().unwrap())
     }
 
-    fn collect(&mut self, _: &mut Collected) -> Result<Gathering, OperatorError> {
+    fn collect(&mut self, _: &mut Collected) -> Result<Progress, OperatorError> {
         Ok(self.gathering)
     }
 
@@ -116,8 +114,8 @@ impl SourceInput for Silent {
         String::new()
     }
 
-    fn dropped(&self) -> u64 {
-        0
+    fn source_report(&self) -> SourceReport {
+        SourceReport::default()
     }
 
     fn head(&mut self) -> &mut dyn Downstream {
@@ -209,6 +207,7 @@ fn an_aligned_task_sends_no_barrier_behind_its_decline() {
 #[test]
 fn a_chain_with_work_left_and_no_room_waits_for_the_room() {
     let held = Noting {
+        left: Arc::new(Mutex::new(Progress::Waiting)),
         is_held: true,
         ..Noting::default()
     };
@@ -254,8 +253,8 @@ impl SourceInput for Busy {
         self.chunks.to_string()
     }
 
-    fn dropped(&self) -> u64 {
-        0
+    fn source_report(&self) -> SourceReport {
+        SourceReport::default()
     }
 
     fn head(&mut self) -> &mut dyn Downstream {
@@ -315,9 +314,9 @@ fn t10_only_a_stop_that_drains_ends_event_time() {
 #[test]
 fn a_task_works_on_a_snapshot_only_while_its_own_thread_has_to() {
     for (gathering, works) in [
-        (Gathering::More, true),
-        (Gathering::Waits, false),
-        (Gathering::Done, false),
+        (Progress::More, true),
+        (Progress::Waiting, false),
+        (Progress::Done, false),
     ] {
         let noting = Noting {
             gathering,
@@ -330,7 +329,22 @@ fn a_task_works_on_a_snapshot_only_while_its_own_thread_has_to() {
         assert_eq!(task.works_on_snapshot(), works, "{gathering:?}");
         assert_eq!(
             task.events().count(),
-            usize::from(gathering == Gathering::Done)
+            usize::from(gathering == Progress::Done)
         );
+    }
+}
+
+#[test]
+fn a_chain_that_waits_for_the_outside_takes_no_turns_meanwhile() {
+    let (clock, noting) = (ManualClock::default(), Noting::default());
+    let input = TaskInput::Source(Box::new(Silent(noting.clone())));
+    let mut task = Task::new(input, Arc::new(|_| {}));
+    for (left, waiting) in [
+        (Progress::More, Waiting::Turn),
+        (Progress::Waiting, Waiting::Input),
+        (Progress::Done, Waiting::Input),
+    ] {
+        *noting.left.lock().unwrap() = left;
+        assert_eq!(task.turn(&clock).unwrap(), waiting, "{left:?}");
     }
 }

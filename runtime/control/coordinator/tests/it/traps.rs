@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use highwater_api::{JobProgram, StreamEnvironment};
 use highwater_connectors::clock::SystemClock;
 use highwater_connectors::generator::{GeneratorSource, Random, RecordsPerSecond};
-use highwater_connectors::{CollectSink, Collected, DecodeFailure, FileLogSource, Source};
+use highwater_connectors::{
+    BadRecords, CollectSink, Collected, DecodeFailure, FileLogSource, Source,
+};
 use highwater_coordinator::{JobOutcome, JobRequest};
 use highwater_operators::{
-    AsyncLookup, Count, LookupOptions, LookupOrder, UserError, WindowContext,
+    AsyncLookup, Count, LookupOptions, LookupOrder, UserError, WindowContext, emit_result,
 };
 use highwater_storage::{MemoryStorage, ObjectStorage};
 use highwater_time::WatermarkStrategy;
@@ -190,6 +193,80 @@ async fn t42_a_finished_job_that_is_started_again_has_nothing_to_do() {
         all.sort_unstable();
         assert_eq!(all, (0..500).collect::<Vec<_>>(), "after run {run}");
     }
+}
+
+/// The index of the one record whose clock is far ahead.
+const STRAY: u64 = 700;
+/// A century, so that the test stays right for some time.
+const AHEAD_MS: i64 = 100 * 365 * 86_400_000;
+
+/// 3,000 records that are in order but for one, which comes from a machine whose clock is far ahead.
+fn with_stray(
+    policy: BadRecords,
+    panics: Arc<AtomicBool>,
+    (counts, letters): (CollectSink<u64>, CollectSink<u64>),
+) -> JobProgram {
+    program_of(2, |env| {
+        let time = |index: u64| {
+            let ahead = if index == STRAY { AHEAD_MS } else { 0 };
+            EventTime(1_700_000_000_000 + index as i64 + ahead)
+        };
+        let record = move |index: u64, _: &mut Random| (index, time(index));
+        let clock = Arc::new(SystemClock::start().unwrap());
+        let source = GeneratorSource::builder("numbers", 7, record)
+            .count(3_000)
+            .splits(2)
+            .paced(RecordsPerSecond::try_new(6_000.0).unwrap(), clock)
+            .bad_records(policy)
+            .future_limit(Duration::from_hours(24));
+        let strategy = WatermarkStrategy::bounded_out_of_orderness(100);
+        let numbers = env
+            .source("numbers", source.build().unwrap())
+            .watermarks(strategy, move |index| time(*index));
+        numbers
+            .map(move |index| {
+                let now = index == 2_000 && panics.swap(false, Ordering::SeqCst);
+                assert!(!now, "planted fault");
+                index
+            })
+            .key_by(|_| 0_u64)
+            .window_of(Tumbling::try_new(500))
+            .aggregate("count", Count, emit_result)
+            .sink("counts", counts);
+        let positions = numbers.dead_letters().map(|letter| letter.position);
+        positions.sink("letters", letters);
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn x68_a_record_far_ahead_moves_no_watermark_and_follows_the_policy_exactly_once() {
+    for (policy, expected) in [
+        (BadRecords::Drop, &[][..]),
+        (BadRecords::DeadLetter, &[STRAY]),
+    ] {
+        let (counts, counted) = CollectSink::exactly_once();
+        let (letters, lettered) = CollectSink::exactly_once();
+        let panics = Arc::new(AtomicBool::new(true));
+        let program = with_stray(policy, Arc::clone(&panics), (counts, letters));
+        let handle = start(program, &storage(), 10);
+        assert_eq!(end_of(handle).await.unwrap(), JobOutcome::Finished);
+        let has_failed = !panics.load(Ordering::SeqCst);
+        assert!(has_failed, "invalid run: nothing failed");
+        // With its time as a watermark every later record would be late, and gone.
+        let mut counted = counted.records().unwrap();
+        counted.sort_unstable();
+        assert_eq!(counted, [499, 500, 500, 500, 500, 500], "{policy:?}");
+        assert_eq!(lettered.records().unwrap(), expected, "{policy:?}");
+    }
+    let (counts, _) = CollectSink::exactly_once();
+    let (letters, _) = CollectSink::exactly_once();
+    let program = with_stray(BadRecords::Fail, Arc::default(), (counts, letters));
+    let failure = end_of(start(program, &storage(), 10)).await.unwrap_err();
+    let text = failure.to_string();
+    assert!(
+        text.contains("ahead of the clock") && text.contains("record at 700"),
+        "{text}"
+    );
 }
 
 type Counted = (u64, i64, u64);

@@ -21,7 +21,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::batch::{RawRecord, RecordBatch};
-use super::position::PartitionPosition;
+use super::position::{LastRead, PartitionPosition};
 use crate::context::ClientLog;
 use crate::failure::{code_of, connector_error};
 use crate::topic::CALL_TIMEOUT;
@@ -81,9 +81,21 @@ struct Open {
     split: SplitIndex,
     next: i64,
     end: Option<i64>,
+    /// The record before `next`, which is read again first: only in the same topic is it the same.
+    check: Option<LastRead>,
     batch: RecordBatch,
     /// The client has reported the end of the partition, and the reader does not know yet.
     at_end: bool,
+}
+
+impl Open {
+    /// Where fetching begins: one record earlier while that one is to be checked.
+    const fn first(&self) -> i64 {
+        match self.check {
+            Some(_) => self.next - 1,
+            None => self.next,
+        }
+    }
 }
 
 /// The state of the thread.
@@ -197,12 +209,7 @@ impl FetchThread {
     }
 
     fn assign(&mut self, assignments: &[Assignment]) -> Result<(), Stop> {
-        let offsets = assignments
-            .iter()
-            .map(|one| (one.partition, one.position.offset));
-        let list = self.list(&offsets.collect::<Vec<_>>())?;
-        let assigned = self.consumer.incremental_assign(&list);
-        assigned.map_err(|error| connector_error(&self.object(), &error, &self.log))?;
+        let mut offsets = Vec::with_capacity(assignments.len());
         for &Assignment {
             split,
             partition,
@@ -213,11 +220,16 @@ impl FetchThread {
                 split,
                 next: position.offset,
                 end: position.end,
+                check: position.last,
                 batch: RecordBatch::new(split),
                 at_end: false,
             };
+            offsets.push((partition, open.first()));
             self.open.insert(partition, open);
         }
+        let list = self.list(&offsets)?;
+        let assigned = self.consumer.incremental_assign(&list);
+        assigned.map_err(|error| connector_error(&self.object(), &error, &self.log))?;
         Ok(())
     }
 
@@ -275,14 +287,24 @@ impl FetchThread {
         };
         partition.at_end = false;
         let offset = message.offset();
+        let time = message.timestamp().to_millis();
+        let time = time.map_or(EventTime::NONE, EventTime);
+        if let Some(kept) = partition.check.take()
+            && offset < partition.next
+        {
+            // Compaction may have removed it; then the next one is there, and nothing is known.
+            if kept != LastRead::of(time, message.payload()) {
+                outgoing.push_back(Fetched::Failed(replaced(message, partition.next)));
+            }
+            return;
+        }
         if partition.end.is_some_and(|end| offset >= end) {
             partition.next = offset;
             return;
         }
-        let time = message.timestamp().to_millis();
         partition.batch.push(&RawRecord {
             offset,
-            time: time.map_or(EventTime::NONE, EventTime),
+            time,
             value: message.payload(),
         });
         partition.next = offset + 1;
@@ -307,9 +329,7 @@ impl FetchThread {
             return Ok(());
         }
         match code_of(error) {
-            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
-                Err(self.lost_position().into())
-            }
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => self.position_missing(),
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
                 Err(ConnectorError::PositionLost {
                     object: format!("kafka topic {}", self.topic),
@@ -334,8 +354,38 @@ impl FetchThread {
         }
     }
 
+    /// The broker does not have a position: it is lost, or only the record before it is gone.
+    fn position_missing(&mut self) -> Result<(), Stop> {
+        if let Some(error) = self.lost_position() {
+            return Err(error.into());
+        }
+        let unchecked: Vec<_> = self
+            .open
+            .iter_mut()
+            .filter(|(_, open)| open.check.is_some())
+            .map(|(&partition, open)| {
+                open.check = None;
+                (partition, open.next)
+            })
+            .collect();
+        if unchecked.is_empty() {
+            return Err(ConnectorError::PositionLost {
+                object: self.object(),
+                position: 0,
+                reason: "the broker does not have an offset that is to be read".to_owned(),
+            }
+            .into());
+        }
+        let list = self.list(&unchecked)?;
+        // A seek does not wake a partition that the client has given up.
+        let again = self.consumer.incremental_unassign(&list);
+        let again = again.and_then(|()| self.consumer.incremental_assign(&list));
+        again.map_err(|error| connector_error(&self.object(), &error, &self.log))?;
+        Ok(())
+    }
+
     /// Finds the partition whose position the broker does not have: the client does not say which one it is.
-    fn lost_position(&self) -> ConnectorError {
+    fn lost_position(&self) -> Option<ConnectorError> {
         for (&partition, open) in &self.open {
             let range = self
                 .consumer
@@ -343,23 +393,19 @@ impl FetchThread {
             match range {
                 Ok((low, high)) if (low..=high).contains(&open.next) => {}
                 Ok((low, high)) => {
-                    return ConnectorError::PositionLost {
+                    return Some(ConnectorError::PositionLost {
                         object: format!("kafka topic {}, partition {partition}", self.topic),
                         position: u64::try_from(open.next).unwrap_or(0),
                         reason: format!(
                             "the partition holds offsets {low}..{high}; retention has passed it, or the topic was \
                              replaced. Restore an older topic, or start without state"
                         ),
-                    };
+                    });
                 }
-                Err(error) => return connector_error(&self.object(), &error, &self.log),
+                Err(error) => return Some(connector_error(&self.object(), &error, &self.log)),
             }
         }
-        ConnectorError::PositionLost {
-            object: self.object(),
-            position: 0,
-            reason: "the broker does not have an offset that is to be read".to_owned(),
-        }
+        None
     }
 
     fn unassign_ended(&mut self) -> Result<(), Stop> {
@@ -424,5 +470,23 @@ impl FetchThread {
     fn failed(&self, partition: i32, error: &KafkaError) -> Stop {
         let object = format!("kafka topic {}, partition {partition}", self.topic);
         connector_error(&object, error, &self.log).into()
+    }
+}
+
+/// The record before a saved position is another one: the topic was deleted and made anew.
+#[cold]
+fn replaced(message: &BorrowedMessage<'_>, position: i64) -> ConnectorError {
+    ConnectorError::PositionLost {
+        object: format!(
+            "kafka topic {}, partition {}",
+            message.topic(),
+            message.partition()
+        ),
+        position: u64::try_from(position).unwrap_or(0),
+        reason: format!(
+            "the record at offset {} is not the one that was read there: the topic was deleted and made anew. Restore \
+             the old topic, or start without state",
+            message.offset()
+        ),
     }
 }

@@ -269,7 +269,7 @@ fn timers_do_not_fire_into_an_output_without_room() {
     assert_eq!(harness.take_elements().len(), FIRINGS_MAX);
     harness.set_output_full(true);
     for _ in 0..5 {
-        assert_eq!(harness.turn(), Progress::More, "the firing is not over");
+        assert_eq!(harness.turn(), Progress::Waiting, "the firing is not over");
     }
     assert_eq!(harness.take_elements().len(), 0);
     harness.set_output_full(false);

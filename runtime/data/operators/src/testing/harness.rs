@@ -18,7 +18,6 @@ use crate::context::OperatorContext;
 use crate::error::OperatorError;
 use crate::operator::{Operator, OperatorReport, Progress, TaskClock};
 use crate::outputs::{Outputs, SidePort};
-use crate::snapshot::Gathering;
 use crate::snapshot::OperatorSnapshot;
 
 /// What the operator finds when it is built.
@@ -221,7 +220,7 @@ impl<In: Record, Out: Record> Harness<In, Out> {
 
     fn finish(&mut self, mut progress: Progress) -> usize {
         let mut turns = 0;
-        while progress == Progress::More {
+        while progress != Progress::Done {
             progress = check(self.link.turn());
             turns += 1;
         }
@@ -284,8 +283,8 @@ impl<In: Record, Out: Record> Harness<In, Out> {
     pub fn collect_portion(&mut self) -> Option<OperatorSnapshot> {
         let mut into = Collected::new();
         match check(self.link.collect(&mut into)) {
-            Gathering::More | Gathering::Waits => None,
-            Gathering::Done => Some(into.pop().map(|(_, snapshot)| snapshot).unwrap_or_default()),
+            Progress::More | Progress::Waiting => None,
+            Progress::Done => Some(into.pop().map(|(_, snapshot)| snapshot).unwrap_or_default()),
         }
     }
 
