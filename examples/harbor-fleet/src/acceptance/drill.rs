@@ -109,7 +109,7 @@ impl Order {
         };
         let times = match self.drill {
             Drill::Rescale => 3,
-            Drill::Drain => 2,
+            Drill::RandomKill | Drill::Drain => 2,
             _ => 1,
         };
         Profile {
