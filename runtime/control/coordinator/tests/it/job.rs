@@ -42,9 +42,18 @@ pub(crate) fn start(
     storage: &Arc<dyn ObjectStorage>,
     seed: u128,
 ) -> CoordinatorHandle {
+    start_by(program, storage, seed, Arc::new(SystemClock::new()))
+}
+
+/// The same by another clock.
+pub(crate) fn start_by(
+    program: JobProgram,
+    storage: &Arc<dyn ObjectStorage>,
+    seed: u128,
+    clock: Arc<dyn Clock>,
+) -> CoordinatorHandle {
     let job = JobIdentity::parse("test-job").unwrap();
     let rim = tokio::runtime::Handle::current();
-    let clock = Arc::new(SystemClock::new());
     let (events, incoming) = mpsc::channel(1_024);
     let worker = highwater_worker::start(WorkerSetup {
         program: program.clone(),
@@ -54,7 +63,7 @@ pub(crate) fn start(
             state_bytes_max: 1 << 30,
             spool_bytes_max: 1 << 24,
         },
-        clock: Arc::clone(&clock) as Arc<dyn Clock>,
+        clock: Arc::clone(&clock),
         files: JobFiles::new(Arc::clone(storage), JobPaths::new(job.clone())),
         rim,
         nonces: NonceStream::new(Nonce(seed)),
