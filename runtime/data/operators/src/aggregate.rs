@@ -111,8 +111,10 @@ where
             records,
             |at| (self.key_of)(&records[at]),
             |at, accumulator| {
-                if emitted.is_ok() {
-                    emitted = out.emit(self.function.result(accumulator), times[at]);
+                if emitted.is_ok()
+                    && let Err(error) = out.emit(self.function.result(accumulator), times[at])
+                {
+                    emitted = Err(error);
                 }
             },
         );

@@ -75,8 +75,10 @@ where
             (chunk.hashes(), &(), now),
             |at| ((self.key_of)(&records[at]), records[at].clone()),
             |at, merged| {
-                if emitted.is_ok() {
-                    emitted = out.emit(merged.clone(), times[at]);
+                if emitted.is_ok()
+                    && let Err(error) = out.emit(merged.clone(), times[at])
+                {
+                    emitted = Err(error);
                 }
             },
         );
