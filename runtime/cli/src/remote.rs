@@ -63,7 +63,7 @@ fn base(job: &JobSettings) -> Result<String, Failure> {
             job.identity,
             path.display()
         );
-        Failure::new(Code::Other, message)
+        Failure::new(Code::NotRunning, message)
     })?;
     match text.trim().parse::<SocketAddr>() {
         Ok(address) if address.ip().is_loopback() => Ok(format!("http://{address}")),
@@ -88,7 +88,7 @@ fn call(job: &JobSettings, path: &str, body: Option<Value>) -> Result<Value, Fai
         let answer = request.send().await.map_err(|_| {
             let message =
                 format!("the job does not answer at {url}; it may have ended without cleaning up");
-            Failure::new(Code::Other, message)
+            Failure::new(Code::NotRunning, message)
         })?;
         let is_success = answer.status().is_success();
         let value: Value = answer
