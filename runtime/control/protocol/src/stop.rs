@@ -59,17 +59,30 @@ pub enum NamedStop {
         /// The checkpoint.
         number: u64,
     },
-    /// The broker will not take a logged record.
+    /// The outside will not take what is to be committed.
     #[error(
-        "SinkRefused: the broker rejects a logged record of checkpoint {number} of sink slot {slot}: {reason}; \
-         correct the topic or its limits and start again"
+        "SinkRefused: {part} of checkpoint {number} of sink slot {slot} is refused: {reason}; correct the outside or \
+         its limits and start again"
     )]
     SinkRefused {
         /// The slot.
         slot: SlotKey,
         /// The checkpoint.
         number: u64,
+        /// What is refused.
+        part: RefusedPart,
         /// The answer of the broker.
+        reason: String,
+    },
+    /// The outside will not open a session for good: access is denied, or a setting is wrong.
+    #[error(
+        "SinkRefused: no session of sink slot {slot} can be opened: {reason}; grant what is missing or correct the \
+         sink, then start again"
+    )]
+    SessionRefused {
+        /// The slot.
+        slot: SlotKey,
+        /// The answer of the outside.
         reason: String,
     },
     /// The state is damaged, and an older one is not there or would repeat visible output.
@@ -116,6 +129,24 @@ pub enum NamedStop {
         /// The largest number among them.
         newest: u64,
     },
+}
+
+/// What the outside refuses to commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedPart {
+    /// Output of the log.
+    Record,
+    /// The void marker of output that is given up.
+    VoidMarker,
+}
+
+impl fmt::Display for RefusedPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Record => "a logged record",
+            Self::VoidMarker => "the void marker",
+        })
+    }
 }
 
 /// What is wrong with a marker topic.
@@ -185,6 +216,7 @@ impl Classified for NamedStop {
             | Self::StateBehindOutput { .. }
             | Self::HeadMissing { .. } => ErrorKind::Corrupt,
             Self::SinkRefused { .. }
+            | Self::SessionRefused { .. }
             | Self::PartlyCommitted { .. }
             | Self::PendingOutput { .. } => ErrorKind::Invalid,
         }

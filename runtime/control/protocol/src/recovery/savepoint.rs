@@ -13,6 +13,7 @@ use crate::hash::ContentHash;
 use crate::head::Origin;
 use crate::head_write::Versioned;
 use crate::manifest::{Blob, Manifest};
+use crate::mutant::{Mutant, planted};
 use crate::paths::{DataWriter, RelativePath};
 
 /// What identifies a savepoint.
@@ -89,7 +90,7 @@ pub fn decide_from_savepoint(
         .origin
         .as_ref()
         .is_some_and(|origin| origin.hash == savepoint.hash);
-    if is_taken && again == TakeAgain::No {
+    if is_taken && again == TakeAgain::No && !planted(Mutant::SavepointTakenTwice) {
         return Ok(SavepointStart::Resume(found));
     }
     let is_own = head.lineage == savepoint.lineage;

@@ -10,7 +10,7 @@ use super::spool::{Position, RecordRange};
 use super::{SinkSlot, SlotState, Txn};
 use crate::manifest::LogObject;
 use crate::mutant::{Mutant, planted};
-use crate::stop::{MarkerFault, NamedStop};
+use crate::stop::{MarkerFault, NamedStop, RefusedPart};
 
 /// Where the bytes of a log are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,22 +105,41 @@ impl SinkSlot {
                     self.stop(NamedStop::SinkLogDamaged { slot, number }, effects);
                 }
             }
-            SlotEvent::RecordRefused { reason } => {
-                if let SlotState::Publishing { claim } | SlotState::Voiding { claim } = &self.state
-                {
-                    let (slot, number) = (self.config.key.clone(), claim.id.number);
-                    self.stop(
-                        NamedStop::SinkRefused {
-                            slot,
-                            number,
-                            reason,
-                        },
-                        effects,
-                    );
+            SlotEvent::RecordRefused { reason } => self.refused(reason, effects),
+            SlotEvent::SessionRefused { session, reason } if session == self.session => {
+                let opening = matches!(
+                    &self.state,
+                    SlotState::Open {
+                        txn: Txn::Opening,
+                        ..
+                    } | SlotState::Session {
+                        step: SessionStep::Opening,
+                        ..
+                    }
+                );
+                if opening {
+                    let slot = self.config.key.clone();
+                    self.stop(NamedStop::SessionRefused { slot, reason }, effects);
                 }
             }
             _ => {}
         }
+    }
+
+    /// What is being committed is refused for good.
+    fn refused(&mut self, reason: String, effects: &mut Vec<SlotEffect>) {
+        let (number, part) = match &self.state {
+            SlotState::Publishing { claim } => (claim.id.number, RefusedPart::Record),
+            SlotState::Voiding { claim } => (claim.id.number, RefusedPart::VoidMarker),
+            _ => return,
+        };
+        let stop = NamedStop::SinkRefused {
+            slot: self.config.key.clone(),
+            number,
+            part,
+            reason,
+        };
+        self.stop(stop, effects);
     }
 
     fn opened(&mut self, effects: &mut Vec<SlotEffect>) {
