@@ -50,7 +50,8 @@ pub(crate) const SIM: Program = Program {
     arguments: &[],
 };
 
-const ACCEPTANCE: &[Program] = &[Program {
+/// The drills of Harbor Fleet.
+pub(crate) const DRILLS: Program = Program {
     name: "harbor-fleet",
     what: "the drills of the payment fraud scorer, killed at every step",
     package: "harbor-fleet",
@@ -58,7 +59,9 @@ const ACCEPTANCE: &[Program] = &[Program {
     source: "examples/harbor-fleet/src/acceptance",
     build: &[],
     arguments: &["acceptance"],
-}];
+};
+
+const ACCEPTANCE: &[Program] = &[DRILLS];
 
 const BENCH: &[Program] = &[Program {
     name: "keyed-count",

@@ -104,6 +104,12 @@ const STEPS: &[Step] = &[
         action: Action::Program(&programs::DEMO, &[]),
     },
     Step {
+        name: "acceptance",
+        extents: FULL,
+        // The three that no unit test can show: a completed checkpoint without commits, half of them, a drained stop.
+        action: Action::Program(&programs::DRILLS, &["--drill", "HD-04,HD-05,HC-09"]),
+    },
+    Step {
         name: "unit-tests",
         extents: QUICK,
         action: Action::Cargo(&["test", "--workspace", "--lib", "--bins", "--no-fail-fast"]),

@@ -1,15 +1,17 @@
-//! The payment fraud scorer as a program: the commands of every job, and `demo`.
+//! The payment fraud scorer as a program: the commands of every job, `demo`, and `acceptance`.
 
 use std::process::ExitCode;
 
+#[cfg(feature = "acceptance")]
+mod acceptance;
 mod demo;
 
 fn main() -> ExitCode {
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|command| command == "demo")
-    {
-        return demo::main();
+    let command = std::env::args_os().nth(1);
+    match command.as_ref().and_then(|command| command.to_str()) {
+        Some("demo") => demo::main(),
+        #[cfg(feature = "acceptance")]
+        Some("acceptance") => acceptance::main(),
+        _ => highwater::main(harbor_fleet::job::fraud_scorer),
     }
-    highwater::main(harbor_fleet::job::fraud_scorer)
 }

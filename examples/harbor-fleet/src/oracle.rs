@@ -20,6 +20,7 @@ use highwater_types::{Classified, ErrorKind};
 
 pub use self::expected::{Declines, Expected};
 pub use self::observed::Observed;
+pub use self::parse::time_ms;
 pub use self::report::{Report, Violation};
 
 /// A user, and the start of a window in milliseconds since the epoch.

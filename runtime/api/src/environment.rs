@@ -1,6 +1,7 @@
 //! The environment: where a job's function begins its streams, and what it is compiled from.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use highwater_connectors::{BadInput, BadRecords, Source};
@@ -21,6 +22,7 @@ pub struct StreamEnvironment {
     parallelism: Option<Parallelism>,
     max_parallelism: Option<MaxParallelism>,
     parameters: BTreeMap<String, String>,
+    asked: RefCell<BTreeSet<String>>,
 }
 
 impl StreamEnvironment {
@@ -39,7 +41,25 @@ impl StreamEnvironment {
 
     /// A parameter of the job: given with `--param name=value`.
     pub fn parameter(&self, name: &str) -> Option<&str> {
+        if !self.asked.borrow().contains(name) {
+            self.asked.borrow_mut().insert(name.to_owned());
+        }
         self.parameters.get(name).map(String::as_str)
+    }
+
+    /// The parameters that were given and that the job did not ask for: misspelt ones, as a rule.
+    pub fn unread_parameters(&self) -> Vec<&str> {
+        let asked = self.asked.borrow();
+        let given = self.parameters.keys();
+        given
+            .filter(|name| !asked.contains(*name))
+            .map(String::as_str)
+            .collect()
+    }
+
+    /// The names that the job asked for, given or not, in alphabetical order.
+    pub fn asked_parameters(&self) -> Vec<String> {
+        self.asked.borrow().iter().cloned().collect()
     }
 
     /// The parallelism of operators that set none; overrides the setting of the job.

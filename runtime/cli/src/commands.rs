@@ -196,9 +196,27 @@ fn plan(job: JobFunction, settings: &RunSettings, format: Format) -> Result<Stri
 
 fn compile(job: JobFunction, settings: &RunSettings) -> Result<JobProgram, Failure> {
     let mut env = StreamEnvironment::with_parameters(settings.parameters.clone());
-    job(&mut env).map_err(|error| Failure::new(Code::Invalid, error_chain(error.as_ref())))?;
+    let built = job(&mut env);
+    // Before the job's own error: a name that is misspelt is missed under its right one.
+    refuse_unread(&env)?;
+    built.map_err(|error| Failure::new(Code::Invalid, error_chain(error.as_ref())))?;
     env.compile(settings.plan)
         .map_err(|errors| Failure::of(&errors))
+}
+
+/// Refuses parameters that the job does not read.
+fn refuse_unread(env: &StreamEnvironment) -> Result<(), Failure> {
+    let Some(unread) = env.unread_parameters().first().copied() else {
+        return Ok(());
+    };
+    let asked = env.asked_parameters();
+    let known = if asked.is_empty() {
+        "it reads none".to_owned()
+    } else {
+        format!("it reads {}", asked.join(", "))
+    };
+    let message = format!("--param: the job reads no parameter `{unread}`; {known}");
+    Err(Failure::new(Code::Usage, message))
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ pub enum Code {
     Invalid = 5,
     /// Stored data is damaged or missing.
     Corrupt = 6,
+    /// The job that is asked does not run here.
+    NotRunning = 7,
     /// Ended at once by a second Ctrl-C.
     Interrupted = 130,
 }

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -13,6 +14,9 @@ use crate::exit::{Code, Failure};
 use crate::settings::JobSettings;
 
 mod page;
+
+/// How long a running job may take to say that it runs.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
 
 fn note_path(job: &JobSettings) -> PathBuf {
     job.run_dir.join(format!("{}.address", job.identity))
@@ -63,32 +67,60 @@ fn base(job: &JobSettings) -> Result<String, Failure> {
             job.identity,
             path.display()
         );
-        Failure::new(Code::Other, message)
+        Failure::new(Code::NotRunning, message)
     })?;
     match text.trim().parse::<SocketAddr>() {
         Ok(address) if address.ip().is_loopback() => Ok(format!("http://{address}")),
         _ => Err(Failure::new(
-            Code::Other,
+            Code::NotRunning,
             format!("{} names no loopback address; remove it", path.display()),
         )),
     }
 }
 
+fn client() -> Result<reqwest::Client, Failure> {
+    // No proxy of the environment: the address is on this machine.
+    let client = reqwest::Client::builder().no_proxy().build();
+    client.map_err(|error| Failure::new(Code::Other, format!("no client: {error}")))
+}
+
+/// Refuses to start a job that answers at the noted address.
+///
+/// Two processes with one identity are safe, the newer fences the older; but nobody wants that by a slip of the hand. A
+/// note that a killed process left behind, or one that hangs, does not answer in time and holds nobody up.
+pub(crate) async fn refuse_second(job: &JobSettings) -> Result<(), Failure> {
+    let Ok(base) = base(job) else {
+        return Ok(());
+    };
+    let asked = client()?
+        .get(format!("{base}/v1/status"))
+        .timeout(ANSWER_MAX);
+    let Ok(answer) = asked.send().await else {
+        return Ok(());
+    };
+    let status: Value = answer.json().await.unwrap_or_default();
+    if status["job"] != job.identity.to_string() {
+        return Ok(());
+    }
+    let message = format!(
+        "job {} runs here already and answers at {base}; end it with `stop`, or have this process own it with `run --take-over`",
+        job.identity
+    );
+    Err(Failure::new(Code::Usage, message))
+}
+
 fn call(job: &JobSettings, path: &str, body: Option<Value>) -> Result<Value, Failure> {
     let url = format!("{}{path}", base(job)?);
     crate::run::runtime()?.block_on(async move {
-        // No proxy of the environment: the address is on this machine.
-        let client = reqwest::Client::builder().no_proxy().build();
-        let client =
-            client.map_err(|error| Failure::new(Code::Other, format!("no client: {error}")))?;
+        let client = client()?;
         let request = match &body {
             None => client.get(&url),
             Some(body) => client.post(&url).json(body),
         };
         let answer = request.send().await.map_err(|_| {
             let message =
-                format!("the job does not answer at {url}; it may have ended without cleaning up");
-            Failure::new(Code::Other, message)
+                format!("the job does not answer at {url}; it has ended without cleaning up, or hangs; `run` goes on from its last checkpoint");
+            Failure::new(Code::NotRunning, message)
         })?;
         let is_success = answer.status().is_success();
         let value: Value = answer

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use highwater_api::JobProgram;
 use highwater_coordinator::{
-    CoordinatorHandle, CoordinatorSetup, JobOutcome, JobRequest, RequestAnswer, StopMode,
+    CoordinatorHandle, CoordinatorSetup, JobOutcome, JobRequest, RequestAnswer, SavepointWish,
+    StopMode, Wish,
 };
 use highwater_protocol::nonce::NonceStream;
-use highwater_protocol::paths::JobPaths;
-use highwater_protocol::recovery::StartWish;
+use highwater_protocol::paths::{JobPaths, SavepointPaths};
+use highwater_protocol::recovery::{SavepointWord, StartWish, TakeAgain};
 use highwater_storage::{ObjectStorage, StorageError, open, probe};
 use highwater_types::{Classified as _, ErrorKind, Nonce};
 use highwater_web::JobView;
@@ -21,8 +22,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::exit::{Code, Failure};
-use crate::remote::RunNote;
-use crate::settings::{JobSettings, RunArgs, RunSettings};
+use crate::remote::{RunNote, refuse_second};
+use crate::settings::{JobSettings, RunArgs, RunSettings, SAVEPOINTS};
 use crate::signals::Interrupts;
 use crate::view::{Screen, View};
 use crate::{logs, stop_point};
@@ -66,17 +67,14 @@ pub fn run(
     for warning in &program.plan().warnings {
         tracing::warn!("{warning}");
     }
-    let wish = if args.fresh {
-        StartWish::Fresh
-    } else {
-        StartWish::Resume
-    };
+    let wish = wish(args)?;
     let setup = Setup {
         job,
         settings,
         program,
         wish,
         screen,
+        take_over: args.take_over,
     };
     let runtime = runtime()?;
     let ended = runtime.block_on(setup.run());
@@ -85,12 +83,38 @@ pub fn run(
     ended
 }
 
+/// How the job is to start.
+fn wish(args: &RunArgs) -> Result<Wish, Failure> {
+    let of = &args.savepoint;
+    let Some(place) = &of.from_savepoint else {
+        return Ok(Wish::Own(if args.fresh {
+            StartWish::Fresh
+        } else {
+            StartWish::Resume
+        }));
+    };
+    let place = SavepointPaths::at(SAVEPOINTS, place);
+    let place = place.map_err(|error| Failure::new(Code::Usage, error.to_string()))?;
+    let word = match (of.go_back, of.fork) {
+        (true, _) => SavepointWord::GoBack,
+        (false, true) => SavepointWord::Fork,
+        (false, false) => SavepointWord::Unsaid,
+    };
+    let again = if of.again {
+        TakeAgain::Yes
+    } else {
+        TakeAgain::No
+    };
+    Ok(Wish::Savepoint(SavepointWish { place, word, again }))
+}
+
 struct Setup {
     job: JobSettings,
     settings: RunSettings,
     program: JobProgram,
-    wish: StartWish,
+    wish: Wish,
     screen: Screen,
+    take_over: bool,
 }
 
 /// What runs.
@@ -108,6 +132,9 @@ fn random() -> Nonce {
 impl Setup {
     async fn run(self) -> Result<(), Failure> {
         let mut interrupts = Interrupts::listen()?;
+        if !self.take_over {
+            refuse_second(&self.job).await?;
+        }
         let storage = storage(&self.job)?;
         let probed = probe(storage.as_ref(), random()).await;
         probed.map_err(|error| store_failure(&error))?;
@@ -161,7 +188,7 @@ impl Setup {
             job: identity.clone(),
             settings: self.settings.coordinator.clone(),
             storage: Arc::clone(storage),
-            wish: self.wish,
+            wish: self.wish.clone(),
             worker,
             events: incoming,
             clock: Arc::clone(&clock),

@@ -40,7 +40,7 @@ use table::{CONFIG_VARIABLE, PREFIX};
 /// A commit order that is not confirmed is repeated after this many milliseconds.
 const COMMIT_RETRY_MS: u64 = 1_000;
 /// The folder of savepoints inside the store.
-const SAVEPOINTS: &str = "savepoints";
+pub(crate) const SAVEPOINTS: &str = "savepoints";
 
 /// What the command line gives to every command.
 #[derive(Args, Clone, Debug, Default)]
@@ -61,11 +61,33 @@ pub struct RunArgs {
     #[arg(long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
     pub parameters: Vec<(String, String)>,
     /// Begin a new lineage and leave the state of the old one behind
-    #[arg(long)]
+    #[arg(long, conflicts_with = "from_savepoint")]
     pub fresh: bool,
+    /// Begin also when the job answers here already: the newer process owns it, the older ends by itself
+    #[arg(long)]
+    pub take_over: bool,
+    #[command(flatten)]
+    pub(crate) savepoint: SavepointArgs,
     /// No live view, also on a terminal
     #[arg(long, short)]
     pub quiet: bool,
+}
+
+/// Which savepoint a run starts from, and what is said about the state that the job has.
+#[derive(Args, Clone, Debug, Default)]
+pub struct SavepointArgs {
+    /// Start from a savepoint of the store: its name, or the path of its folder below the state directory
+    #[arg(long, value_name = "NAME|PATH")]
+    pub from_savepoint: Option<String>,
+    /// Go back to the savepoint in a job that has newer state: output after it appears again
+    #[arg(long, requires = "from_savepoint", conflicts_with = "fork")]
+    pub go_back: bool,
+    /// Begin a new lineage from the savepoint in a job that has state, which is left behind
+    #[arg(long, requires = "from_savepoint")]
+    pub fork: bool,
+    /// Take a savepoint anew that was taken before; each start with this flag goes back to it
+    #[arg(long, requires = "from_savepoint")]
+    pub again: bool,
 }
 
 /// Reads a parameter `name=value`.
@@ -227,7 +249,16 @@ impl Settings {
         let count = |name| self.resolved.count(name).map(|count| count as u32);
         let max = MaxParallelism::try_new(self.known_count("max-parallelism"));
         let mut all = self.file.parameters.clone();
-        all.extend(parameters.iter().cloned());
+        for (at, (name, value)) in parameters.iter().enumerate() {
+            if parameters[..at].iter().any(|(earlier, _)| earlier == name) {
+                return Err(SettingError::Value {
+                    place: "--param".to_owned(),
+                    value: format!("{name}={value}"),
+                    reason: format!("gives `{name}` a second time; keep one of them"),
+                });
+            }
+            all.insert(name.clone(), value.clone());
+        }
         let log_format = match self.known_text("log.format").as_str() {
             "json" => LogFormat::Json,
             _ => LogFormat::Text,

@@ -2,36 +2,88 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "stop-points")]
+use highwater_protocol::steps::Step;
 use highwater_worker::StopHook;
 
 use crate::exit::Failure;
 
-/// The hook for what `HIGHWATER_STOP_AT` says: a step, or a step and its how-manieth time (`P8`, `P8:3`).
+/// The hook for what `HIGHWATER_STOP_AT` says: a step, or a step and its how-manieth time (`P8`, `P8:3`). Several
+/// separated by commas are met one after another: `P8:3,P10:2` ends at the second P10 behind the third P8.
 ///
 /// # Errors
 /// When it names no step.
 #[cfg(feature = "stop-points")]
 pub(crate) fn hook(wanted: Option<&str>) -> Result<StopHook, Failure> {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Mutex, PoisonError};
 
     let Some(wanted) = wanted else {
         return Ok(Arc::new(|_| {}));
     };
-    let (step, time) = parse(wanted)?;
-    let passed = AtomicU64::new(0);
+    let route = Mutex::new(parse(wanted)?);
     Ok(Arc::new(move |reached| {
-        if reached == step && passed.fetch_add(1, Ordering::SeqCst) + 1 == time {
+        // Held to the end: another thread must not pass the step while this one ends the process.
+        let mut route = route.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = route.reached(reached) {
+            say_stop(last);
             std::process::abort();
         }
     }))
 }
 
+/// The stages on the way to a stop point, the next one first.
 #[cfg(feature = "stop-points")]
-fn parse(wanted: &str) -> Result<(highwater_protocol::steps::Step, u64), Failure> {
+#[derive(Debug, PartialEq, Eq)]
+struct Route {
+    stages: std::collections::VecDeque<(Step, u64)>,
+    passed: u64,
+}
+
+#[cfg(feature = "stop-points")]
+impl Route {
+    /// A step is reached. Returns the last stage when it is the one to stop at.
+    fn reached(&mut self, step: Step) -> Option<(Step, u64)> {
+        let &(next, times) = self.stages.front()?;
+        if next != step {
+            return None;
+        }
+        self.passed += 1;
+        if self.passed < times {
+            return None;
+        }
+        self.passed = 0;
+        self.stages.pop_front();
+        self.stages.is_empty().then_some((next, times))
+    }
+}
+
+/// Who kills at a step must be able to tell this end from any other crash.
+#[cfg(feature = "stop-points")]
+#[expect(
+    clippy::print_stderr,
+    reason = "the log has no time left to be flushed; these are the last words of the process"
+)]
+fn say_stop((step, time): (Step, u64)) {
+    use crate::settings::source::STOP_VARIABLE;
+
+    eprintln!("{STOP_VARIABLE}: ended right before {step}, time {time}");
+}
+
+#[cfg(feature = "stop-points")]
+fn parse(wanted: &str) -> Result<Route, Failure> {
+    let stages = wanted.split(',').map(|stage| parse_stage(wanted, stage));
+    Ok(Route {
+        stages: stages.collect::<Result<_, _>>()?,
+        passed: 0,
+    })
+}
+
+#[cfg(feature = "stop-points")]
+fn parse_stage(wanted: &str, stage: &str) -> Result<(Step, u64), Failure> {
     use crate::exit::Code;
     use crate::settings::source::STOP_VARIABLE;
 
-    let (name, time) = wanted.split_once(':').unwrap_or((wanted, "1"));
+    let (name, time) = stage.split_once(':').unwrap_or((stage, "1"));
     let refuse = |reason: String| {
         Failure::new(
             Code::Usage,
@@ -56,15 +108,15 @@ pub(crate) fn hook(_: Option<&str>) -> Result<StopHook, Failure> {
 
 #[cfg(all(test, feature = "stop-points"))]
 mod tests {
-    use highwater_protocol::steps::Step;
-
     use super::*;
 
     #[test]
     fn a_step_and_its_time_are_read() {
-        assert_eq!(parse("P8").unwrap(), (Step::P8, 1));
-        assert_eq!(parse("R5:3").unwrap(), (Step::R5, 3));
-        for bad in ["P13", "p8", "P8:0", "P8:x", ""] {
+        let stages = |text| Vec::from(parse(text).unwrap().stages);
+        assert_eq!(stages("P8"), [(Step::P8, 1)]);
+        assert_eq!(stages("R5:3"), [(Step::R5, 3)]);
+        assert_eq!(stages("P8:3,P10"), [(Step::P8, 3), (Step::P10, 1)]);
+        for bad in ["P13", "p8", "P8:0", "P8:x", "", "P8,", "P8,,P9"] {
             assert!(
                 parse(bad)
                     .unwrap_err()
@@ -73,5 +125,23 @@ mod tests {
                 "{bad}"
             );
         }
+    }
+
+    #[test]
+    fn stages_are_met_one_after_another() {
+        let mut route = parse("P8:2,P10:2").unwrap();
+        let early = [
+            Step::P10,
+            Step::P8,
+            Step::P10,
+            Step::P10,
+            Step::P8,
+            Step::P9,
+            Step::P10,
+        ];
+        for step in early {
+            assert_eq!(route.reached(step), None);
+        }
+        assert_eq!(route.reached(Step::P10), Some((Step::P10, 2)));
     }
 }

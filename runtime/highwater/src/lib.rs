@@ -66,3 +66,8 @@ pub use highwater_window as window;
 pub use highwater_derive::{
     FacadeFromJson as FromJson, FacadeKey as Key, FacadeRecord as Record, FacadeToJson as ToJson,
 };
+
+/// The code of the README is compiled as it stands there.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct Readme;

@@ -72,11 +72,10 @@ impl Cache {
 }
 
 /// Runs a program to its end, with its output in `log`.
-pub(crate) fn run_logged(
-    step: &str,
-    command: &mut Command,
-    log: &Path,
-) -> Result<(), TestbedError> {
+///
+/// # Errors
+/// `Step` with the end of the log when the program fails.
+pub fn run_logged(step: &str, command: &mut Command, log: &Path) -> Result<(), TestbedError> {
     let file = File::create(log).map_err(TestbedError::io("create", log))?;
     let twin = file.try_clone().map_err(TestbedError::io("open", log))?;
     let status = command

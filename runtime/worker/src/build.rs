@@ -22,6 +22,7 @@ use crate::messages::{FailureReport, OperatorSubtask};
 use crate::sink::SinkMailbox;
 use crate::slot::{SlotTask, error_chain};
 use crate::task::{Task, TaskInput, TaskLetter};
+use crate::worker::StopHook;
 
 /// What every subtask of an attempt shares. Moves to each slot thread.
 #[derive(Clone)]
@@ -42,6 +43,8 @@ pub struct SliceContext {
     pub is_restored: bool,
     /// The mailbox of every sink slot of the worker.
     pub sinks: Arc<BTreeMap<SlotKey, SinkMailbox>>,
+    /// Told of each protocol step right before it is performed.
+    pub stop: StopHook,
 }
 
 /// What one subtask of one task is built from.
@@ -166,7 +169,8 @@ impl ChainBuilder<'_> {
         if let NodeCode::Source(code) = self.context.program.node(head).clone() {
             let operator = self.operator_context(head);
             let outputs = self.outputs(head)?;
-            let mut task = Task::new(TaskInput::Source(code.input(&operator, outputs)?));
+            let input = TaskInput::Source(code.input(&operator, outputs)?);
+            let mut task = Task::new(input, Arc::clone(&self.context.stop));
             let splits = std::mem::take(&mut self.parts.splits);
             task.letter(TaskLetter::Assign {
                 splits,
@@ -181,11 +185,12 @@ impl ChainBuilder<'_> {
             unreachable!("a task that is no source has an input")
         };
         let gate = self.context.program.edge_type(*edge).gate(receivers, push);
-        Ok(Task::new(TaskInput::Gate {
+        let input = TaskInput::Gate {
             gate,
             valve: StatusValve::new(channels),
             alignment: Alignment::new(channels as u32),
-        }))
+        };
+        Ok(Task::new(input, Arc::clone(&self.context.stop)))
     }
 
     fn operator_context(&mut self, node: NodeId) -> OperatorContext {

@@ -10,9 +10,9 @@ use highwater_connectors::Split;
 use highwater_operators::ListStateSnapshot;
 use highwater_protocol::head_write::Authority;
 use highwater_protocol::job::{TaskId, TaskSnapshot};
-use highwater_protocol::manifest::FileEntry;
+use highwater_protocol::manifest::{FileEntry, LogObject};
 use highwater_protocol::paths::RelativePath;
-use highwater_protocol::recovery::SlotDuty;
+use highwater_protocol::recovery::{Fault, SlotDuty};
 use highwater_protocol::sink_slot::MarkerKind;
 use highwater_protocol::stop::{NamedStop, SlotKey};
 use highwater_types::{
@@ -68,6 +68,9 @@ pub struct Deployment {
     pub complete: Vec<OperatorUid>,
     /// The marker place of each exactly-once sink.
     pub markers: BTreeMap<OperatorUid, MarkerPlace>,
+    /// Logs that may have to be published, verified together with the state: as long as nothing is published, a
+    /// checkpoint whose log is damaged can still be given up.
+    pub logs: Vec<(SlotKey, LogObject)>,
 }
 
 /// Whether a deployment goes on or begins.
@@ -143,6 +146,8 @@ pub struct FailureReport {
 pub enum WorkerEvent {
     /// The state of the attempt is here, and every length and checksum is right.
     Verified(AttemptId),
+    /// A file of the checkpoint is missing or damaged: nothing of it was used.
+    Damaged(AttemptId, Fault, Box<FailureReport>),
     /// All tasks of the worker have opened their state.
     Opened(AttemptId),
     /// A task's part of a checkpoint is stored.

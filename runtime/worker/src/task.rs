@@ -17,6 +17,7 @@ use highwater_operators::{
     SourceReport,
 };
 use highwater_protocol::alignment::{Alignment, AlignmentEffect, AlignmentEvent, ChannelIndex};
+use highwater_protocol::steps::Step as ProtocolStep;
 use highwater_time::{SourceSignal, StatusValve, ValveOutput};
 use highwater_types::{
     BarrierKind, CheckpointBarrier, CheckpointId, ProcessingTime, StreamStatus, Watermark,
@@ -24,6 +25,7 @@ use highwater_types::{
 
 use crate::clock::Clock;
 use crate::shares::Waiting;
+use crate::worker::StopHook;
 
 /// How long a turn may take input before other tasks of the slot have theirs.
 pub const TURN_LIMIT: Duration = Duration::from_micros(500);
@@ -118,6 +120,9 @@ pub struct Task {
     reading: Reading,
     watermark: Watermark,
     events: Vec<TaskEvent>,
+    stop: StopHook,
+    /// The checkpoint whose first barrier was announced.
+    announced: Option<CheckpointId>,
 }
 
 /// Whether a task still takes input.
@@ -132,8 +137,8 @@ enum Reading {
 }
 
 impl Task {
-    /// A task over `input`.
-    pub fn new(input: TaskInput) -> Self {
+    /// A task over `input` that tells `stop` of the protocol steps it reaches.
+    pub fn new(input: TaskInput, stop: StopHook) -> Self {
         Self {
             input,
             agenda: VecDeque::new(),
@@ -141,6 +146,8 @@ impl Task {
             reading: Reading::On,
             watermark: Watermark::MIN,
             events: Vec::new(),
+            stop,
+            announced: None,
         }
     }
 
@@ -183,7 +190,7 @@ impl Task {
             return Ok(self.waiting_for(left));
         }
         if !self.run_agenda()? {
-            return Ok(Waiting::Turn);
+            return Ok(self.waiting_for(Progress::More));
         }
         let waiting = loop {
             if self.input.head_ref().blocked().is_some() {
@@ -193,7 +200,7 @@ impl Task {
                 break Waiting::Input;
             }
             if !self.run_agenda()? {
-                return Ok(Waiting::Turn);
+                return Ok(self.waiting_for(Progress::More));
             }
             if clock.elapsed().saturating_sub(start) >= TURN_LIMIT {
                 break Waiting::Turn;
@@ -201,7 +208,7 @@ impl Task {
         };
         self.event_time(waiting == Waiting::Output);
         if !self.run_agenda()? {
-            return Ok(Waiting::Turn);
+            return Ok(self.waiting_for(Progress::More));
         }
         let left = self.input.head().turn()?;
         if left != Progress::Done {
@@ -211,12 +218,12 @@ impl Task {
         Ok(if blocked { Waiting::Output } else { waiting })
     }
 
-    /// What a chain with unfinished work waits for: its next turn, unless what is left comes from outside and wakes it.
+    /// What a chain with work left waits for: room in an output, its next turn, or the outside, which wakes it.
     fn waiting_for(&self, left: Progress) -> Waiting {
-        match left {
-            Progress::Waiting if self.input.head_ref().blocked().is_some() => Waiting::Output,
-            Progress::Waiting => Waiting::Input,
-            Progress::Done | Progress::More => Waiting::Turn,
+        match (self.input.head_ref().blocked(), left) {
+            (Some(_), _) => Waiting::Output,
+            (None, Progress::Waiting) => Waiting::Input,
+            (None, Progress::Done | Progress::More) => Waiting::Turn,
         }
     }
 
@@ -356,6 +363,10 @@ impl Task {
                 return;
             }
             Step::Barrier(channel, barrier) => {
+                if self.announced.is_none_or(|id| id != barrier.id) {
+                    self.announced = Some(barrier.id);
+                    (self.stop)(ProtocolStep::P3);
+                }
                 let channel = ChannelIndex(channel as u32);
                 let effects = alignment.step(AlignmentEvent::Barrier { channel, barrier });
                 let aligned = align(gate.as_mut(), &effects);
@@ -398,6 +409,7 @@ impl Task {
             debug_assert!(open.id < barrier.id, "barriers arrive in order");
             self.input.head().abort();
         }
+        (self.stop)(ProtocolStep::P4);
         let splits = match &mut self.input {
             TaskInput::Source(source) => Some(source.snapshot()?),
             TaskInput::Gate { .. } => None,

@@ -12,6 +12,7 @@ use highwater_api::JobProgram;
 use highwater_operators::OperatorSnapshot;
 use highwater_protocol::job::{TaskId, TaskSnapshot};
 use highwater_protocol::nonce::NonceStream;
+use highwater_protocol::recovery::Fault;
 use highwater_protocol::stop::SlotKey;
 use highwater_types::{AttemptId, CheckpointId, ErrorKind, JobIdentity, SlotIndex, SubtaskIndex};
 use tokio::sync::mpsc;
@@ -88,10 +89,10 @@ pub enum WorkerInput {
         /// What happened.
         event: SinkEvent,
     },
-    /// The state of an attempt was fetched.
+    /// The state of an attempt was fetched and verified, its logs were verified.
     Fetched(
         AttemptId,
-        Result<BTreeMap<OperatorSubtask, OperatorSnapshot>, FailureReport>,
+        Result<BTreeMap<OperatorSubtask, OperatorSnapshot>, (Fault, FailureReport)>,
     ),
     /// A task's part of a checkpoint was stored.
     Stored {
@@ -461,6 +462,14 @@ impl Worker {
         };
         held.stage = Stage::Failed;
         self.tell(WorkerEvent::Failed(attempt, Box::new(report)));
+    }
+
+    /// What the attempt is to be restored from is damaged: whether anything else can take its place, the leader decides.
+    fn damaged(&mut self, attempt: AttemptId, fault: Fault, report: FailureReport) {
+        if let Some(held) = self.active(attempt) {
+            held.stage = Stage::Failed;
+            self.tell(WorkerEvent::Damaged(attempt, fault, Box::new(report)));
+        }
     }
 
     fn cancel(&mut self, attempt: AttemptId) {

@@ -1,6 +1,6 @@
 //! What the job has put out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -14,6 +14,9 @@ pub struct Observed {
     pub alerts: BTreeMap<Pair, Vec<(String, u64)>>,
     /// The last count of each user and window.
     pub counts: BTreeMap<Pair, u64>,
+    /// How often a count of a user and window was put out again: a count only ever rises.
+    pub repeated_counts: BTreeMap<Pair, u64>,
+    seen_counts: BTreeSet<(Pair, u64)>,
     /// How many declines of each user and window came too late.
     pub late: BTreeMap<Pair, u64>,
     /// How many payments came too late, whatever their status.
@@ -60,7 +63,11 @@ impl Observed {
         each("decline counts", lines, |line| {
             let value: Value = serde_json::from_slice(line).ok()?;
             let count = value.get("count")?.as_u64()?;
-            self.counts.insert(pair(&value)?, count);
+            let pair = pair(&value)?;
+            if !self.seen_counts.insert((pair.clone(), count)) {
+                *self.repeated_counts.entry(pair.clone()).or_default() += 1;
+            }
+            self.counts.insert(pair, count);
             Some(())
         })
     }

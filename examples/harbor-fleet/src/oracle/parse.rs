@@ -23,7 +23,7 @@ pub(super) fn payment(line: &[u8]) -> Option<Seen> {
 }
 
 /// Milliseconds since the epoch: a number, or a text like `2026-03-02T10:00:00.000Z`.
-pub(super) fn time_ms(value: &Value) -> Option<i64> {
+pub fn time_ms(value: &Value) -> Option<i64> {
     match value {
         Value::Number(number) => number.as_i64(),
         Value::String(text) => text_ms(text),

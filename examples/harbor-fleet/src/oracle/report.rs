@@ -36,6 +36,10 @@ pub struct Report {
     pub late: u64,
     /// The lines that were no payments.
     pub malformed: u64,
+    /// How many alerts, declines and dead letters are expected and missing.
+    pub lost: u64,
+    /// How many alerts, counts, declines and dead letters are there more than once.
+    pub doubled: u64,
     /// What is wrong, by rule.
     pub violations: Vec<Violation>,
 }
@@ -90,6 +94,7 @@ impl Report {
         let mut pairs_of_id: BTreeMap<&str, BTreeSet<&Pair>> = BTreeMap::new();
         for (pair, alerts) in &observed.alerts {
             if alerts.len() > 1 {
+                self.doubled += alerts.len() as u64 - 1;
                 self.violate("HB-32", format!("{pair} has {} alerts", alerts.len()));
             }
             for (id, count) in alerts {
@@ -114,6 +119,15 @@ impl Report {
         let alerted = observed.alerts.contains_key(pair);
         let last = observed.counts.get(pair).copied().unwrap_or_default();
         let late = observed.late.get(pair).copied().unwrap_or_default();
+        self.lost += declines.total.saturating_sub(last + late);
+        self.doubled += (last + late).saturating_sub(declines.total);
+        if let Some(repeated) = observed.repeated_counts.get(pair) {
+            self.doubled += repeated;
+            self.violate(
+                "HB-12",
+                format!("{pair}: {repeated} counts were put out again"),
+            );
+        }
         if alerted != (last >= ALERT_AT) {
             let has = if alerted { "an alert" } else { "no alert" };
             self.violate(
@@ -122,6 +136,7 @@ impl Report {
             );
         }
         if declines.in_time >= ALERT_AT && !alerted {
+            self.lost += 1;
             let in_time = declines.in_time;
             self.violate(
                 "HB-34",
@@ -152,6 +167,8 @@ impl Report {
     }
 
     fn check_dead_letters(&mut self, expected: &Expected, observed: &Observed) {
+        self.lost += expected.malformed.saturating_sub(observed.dead_letters);
+        self.doubled += observed.dead_letters.saturating_sub(expected.malformed);
         if observed.dead_letters != expected.malformed {
             self.violate(
                 "HB-11",

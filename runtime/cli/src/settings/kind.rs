@@ -176,10 +176,7 @@ impl Kind {
                 Ok(_) => Ok(taken()),
                 Err(error) => Err(format!("is refused: {error}")),
             },
-            Self::Levels => match tracing_subscriber::EnvFilter::try_new(text) {
-                Ok(_) => Ok(taken()),
-                Err(error) => Err(format!("is no filter: {error}")),
-            },
+            Self::Levels => levels(text).map(|()| taken()),
             Self::Address => address(text).map(Value::Address),
             Self::Switch => match text {
                 "true" => Ok(Value::Switch(true)),
@@ -257,6 +254,26 @@ fn shown(value: u64, units: &[(&str, u64)]) -> String {
         .find(|(_, factor)| fits(*factor))
         .unwrap_or(&units[0]);
     format!("{}{name}", value / factor)
+}
+
+/// Checks a filter of log lines. A word alone would be taken for the name of a module, and its misspelt level for silence.
+fn levels(text: &str) -> Result<(), String> {
+    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+    let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+    if let Some(word) = text
+        .split(',')
+        .map(str::trim)
+        .find(|part| !part.contains('=') && !is_level(part))
+    {
+        return Err(format!(
+            "holds `{word}`, which is no level; write one of {}, or module=level",
+            LEVELS.join(", ")
+        ));
+    }
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("is no filter: {error}")),
+    }
 }
 
 #[cfg(test)]

@@ -34,8 +34,9 @@ known one. Secrets are given by environment only and appear in no message. Where
 that the platform gives to the pod or instance is used (`AWS_ROLE_ARN` and `AWS_WEB_IDENTITY_TOKEN_FILE` where they are
 set).
 
-Besides settings, `run` takes `--fresh` (begin a new lineage and leave the state of the old one behind), `--quiet` (no
-live view) and `--param`. A wrong setting ends with [exit code](exit-codes.md) 2 before anything is started.
+Besides settings, `run` takes `--fresh` (begin a new lineage and leave the state of the old one behind), `--take-over`
+(begin although the job answers here already; the older process is fenced and ends), `--quiet` (no live view) and `--param`.
+A wrong setting ends with [exit code](exit-codes.md) 2 before anything is started.
 ";
 
 /// The whole page.

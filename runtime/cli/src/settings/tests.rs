@@ -107,6 +107,16 @@ fn parameters_of_the_command_line_go_before_those_of_the_file() {
 }
 
 #[test]
+fn a_parameter_that_is_given_twice_is_refused_by_name() {
+    let twice = ["in", "out"].map(|value| ("input".to_owned(), value.to_owned()));
+    let error = settings(&[], &[]).run(&twice, 1).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "--param: `input=out` gives `input` a second time; keep one of them"
+    );
+}
+
+#[test]
 fn a_file_that_is_not_there_is_a_wrong_setting() {
     let job = JobArgs {
         config: Some(PathBuf::from("no/such/job.yaml")),

@@ -48,6 +48,29 @@ fn a_running_job_tells_its_status_and_stops_by_command_and_by_signal() {
 }
 
 #[test]
+fn a_job_that_runs_is_not_started_twice_by_accident() {
+    let job = Job::new();
+    let first = job.start();
+    let second = job.call(&["run", "--param", "count=20"]);
+    assert_eq!(second.status.code(), Some(2), "{}", complained(&second));
+    assert!(
+        complained(&second).contains("runs here already"),
+        "{}",
+        complained(&second)
+    );
+    let epoch = |status: Value| status["epoch"].clone();
+    let status = job.call(&["status", "--json"]);
+    assert_eq!(epoch(serde_json::from_slice(&status.stdout).unwrap()), 1);
+
+    // Asked for, it is done: the newer owns the job, the older finds out and says so.
+    let ran = job.call(&["run", "--take-over", "--param", "count=20"]);
+    assert_eq!(ran.status.code(), Some(0), "{}", complained(&ran));
+    assert_eq!(first.end(), Some(4));
+    let status = job.call(&["status"]);
+    assert_eq!(status.status.code(), Some(7), "{}", complained(&status));
+}
+
+#[test]
 fn the_status_of_a_running_job_tells_how_late_records_come_and_which_bound_would_do() {
     let job = Job::new();
     let running = job.start_with(&["--param", "late=yes"]);
@@ -119,9 +142,16 @@ fn what_is_wrong_decides_the_exit_code() {
         (&["run", "--no-such-flag"], 2, "--no-such-flag"),
         (&["run", "--config", "no.yaml"], 2, "no.yaml"),
         (&["run", "--param", "count=many"], 5, "invalid digit"),
+        (&["run", "--param", "cuont=5"], 2, "it reads count"),
+        (
+            &["run", "--log-level", "loud"],
+            2,
+            "`loud`, which is no level",
+        ),
+        (&["run", "--log-level", "info,engine=lout"], 2, "lout"),
         (&["plan", "--parallelism", "800"], 5, "max parallelism"),
         (&["checkpoints", "verify"], 2, "no checkpoints"),
-        (&["status"], 1, "does not run here"),
+        (&["status"], 7, "does not run here"),
     ] {
         let ended = job.call(arguments);
         assert_eq!(ended.status.code(), Some(code), "{arguments:?}");
@@ -170,4 +200,47 @@ fn damaged_state_ends_with_6() {
             complained(&ended)
         );
     }
+}
+
+#[test]
+fn a_savepoint_is_taken_by_an_explicit_word_only() {
+    let job = Job::new();
+    let running = job.start();
+    let taken = job.call(&["savepoint", "first"]);
+    assert_eq!(taken.status.code(), Some(0), "{}", complained(&taken));
+    let twice = job.call(&["stop", "--savepoint", "first"]);
+    assert!(
+        complained(&twice).contains("another name"),
+        "{}",
+        complained(&twice)
+    );
+    running.signal("TERM");
+    assert_eq!(running.end(), Some(0));
+    let (from, count) = (["run", "--from-savepoint", "first"], ["--param", "count=5"]);
+    let with = |words: &[&'static str]| [&from[..], words, &count[..]].concat();
+    let unsaid = job.call(&with(&[]));
+    assert_eq!(unsaid.status.code(), Some(5), "{}", complained(&unsaid));
+    for word in ["--go-back", "--fork"] {
+        assert!(
+            complained(&unsaid).contains(word),
+            "{}",
+            complained(&unsaid)
+        );
+    }
+    for (words, code) in [
+        (&["--go-back", "--fork"][..], 2),
+        (&["--fresh"], 2),
+        (&["--fork"], 0),
+        (&[], 0),
+    ] {
+        let ran = job.call(&with(words));
+        assert_eq!(ran.status.code(), Some(code), "{}", complained(&ran));
+    }
+    let missing = job.call(&["run", "--from-savepoint", "second", "--go-back"]);
+    assert_eq!(missing.status.code(), Some(5), "{}", complained(&missing));
+    assert!(
+        complained(&missing).contains("savepoints/second"),
+        "{}",
+        complained(&missing)
+    );
 }

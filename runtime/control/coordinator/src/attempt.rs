@@ -3,7 +3,7 @@
 //! The order of recovery is decided by `RegionRecovery` (L5); this keeps what belongs to the attempt: its number, its
 //! enumerators, and whether the worker was told to prepare.
 
-use highwater_protocol::recovery::{RegionRecovery, SlotDuty};
+use highwater_protocol::recovery::{Fault, RegionRecovery, SlotDuty};
 use highwater_types::{AttemptId, ErrorKind};
 
 use crate::setup::{JobFailure, JobOutcome};
@@ -25,6 +25,8 @@ pub enum AttemptStage {
 pub enum After {
     /// The next attempt, after the delay of the restart strategy.
     Restart,
+    /// The checkpoint cannot be used: *Going back*, then the next attempt.
+    GoBack(Fault),
     /// The job ends.
     End(JobOutcome),
     /// The job fails.
@@ -55,6 +57,8 @@ pub struct Attempt {
     pub duties: Vec<SlotDuty>,
     /// Whether the worker was told its duties.
     pub confirming: Confirming,
+    /// What was found damaged.
+    pub fault: Fault,
     /// What follows.
     pub after: After,
 }

@@ -6,8 +6,9 @@ use highwater_api::JobProgram;
 use highwater_connectors::Split;
 use highwater_protocol::head::Head;
 use highwater_protocol::job::JobShape;
-use highwater_protocol::manifest::{Blob, HexBytes, Manifest};
+use highwater_protocol::manifest::{Blob, HexBytes, LogObject, Manifest, SlotOutput};
 use highwater_protocol::recovery::assign;
+use highwater_protocol::stop::SlotKey;
 use highwater_types::{AttemptId, OperatorUid, Parallelism, SubtaskIndex};
 use highwater_worker::files::list_snapshot;
 use highwater_worker::{Deployment, History, MarkerPlace, OperatorSubtask, RestoredState};
@@ -30,6 +31,17 @@ pub struct DeployInput<'a> {
     pub sources: &'a OpenSources,
     /// Where each sink's markers begin that the manifest does not know.
     pub first_markers: &'a BTreeMap<OperatorUid, u64>,
+    /// Whether logs that may be needed are verified before anything is published.
+    pub logs: LogCheck,
+}
+
+/// Whether the logs of unconfirmed output are verified with the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogCheck {
+    /// They are: a damaged one gives the checkpoint up, if none of its output is visible.
+    Verify,
+    /// Output is visible beside a damaged log: each slot finds out whether it needs its own.
+    Skip,
 }
 
 /// The deployment of an attempt.
@@ -40,22 +52,9 @@ pub fn deployment(input: &DeployInput<'_>) -> Deployment {
         manifest,
         ..
     } = input;
-    let is_first = manifest.id.number == 0;
-    let markers = shape.sinks.iter().map(|(uid, sink)| {
-        let known = manifest
-            .sinks
-            .get(uid)
-            .filter(|state| state.external == sink.external);
-        let first = input.first_markers.get(uid).copied().unwrap_or(0);
-        let from = known.map_or(first, |state| state.from);
-        (
-            uid.clone(),
-            MarkerPlace {
-                place: sink.external.marker_topic.clone(),
-                from,
-            },
-        )
-    });
+    let is_first = manifest.id.number == 0 && head.origin.is_none();
+    let verified = head.has_pending_output() && input.logs == LogCheck::Verify;
+    let logs = if verified { logs(manifest) } else { Vec::new() };
     let sources = input.sources.iter();
     Deployment {
         epoch: head.epoch,
@@ -73,8 +72,50 @@ pub fn deployment(input: &DeployInput<'_>) -> Deployment {
             .filter(|(_, (source, _))| source.complete)
             .map(|(uid, _)| uid.clone())
             .collect(),
-        markers: markers.collect(),
+        markers: markers(shape, manifest, input.first_markers),
+        logs,
     }
+}
+
+/// Where the markers of each sink are read from.
+pub fn markers(
+    shape: &JobShape,
+    manifest: &Manifest,
+    first: &BTreeMap<OperatorUid, u64>,
+) -> BTreeMap<OperatorUid, MarkerPlace> {
+    let markers = shape.sinks.iter().map(|(uid, sink)| {
+        let known = manifest
+            .sinks
+            .get(uid)
+            .filter(|state| state.external == sink.external);
+        let first = first.get(uid).copied().unwrap_or(0);
+        let from = known.map_or(first, |state| state.from);
+        (
+            uid.clone(),
+            MarkerPlace {
+                place: sink.external.marker_topic.clone(),
+                from,
+            },
+        )
+    });
+    markers.collect()
+}
+
+fn logs(manifest: &Manifest) -> Vec<(SlotKey, LogObject)> {
+    let mut logs = Vec::new();
+    for (sink, state) in &manifest.sinks {
+        for (&slot, output) in &state.slots {
+            let SlotOutput::Log(parts) = output else {
+                continue;
+            };
+            let slot = SlotKey {
+                sink: sink.clone(),
+                slot,
+            };
+            logs.extend(parts.iter().map(|part| (slot.clone(), part.clone())));
+        }
+    }
+    logs
 }
 
 fn states(shape: &JobShape, manifest: &Manifest) -> BTreeMap<OperatorSubtask, RestoredState> {

@@ -7,10 +7,12 @@
 
 pub mod attempt;
 pub mod deploy;
+pub mod going_back;
 pub mod housekeeping;
 pub mod request;
 pub mod restart;
 pub mod run;
+pub mod savepoint;
 pub mod settings;
 pub mod setup;
 pub mod shape;
@@ -21,6 +23,7 @@ pub mod store;
 
 pub use request::{JobRequest, RequestAnswer, RequestRefused, StopMode};
 pub use run::start;
+pub use savepoint::SavepointWish;
 pub use settings::{CoordinatorSettings, RestartStrategy};
-pub use setup::{CoordinatorHandle, CoordinatorSetup, JobFailure, JobOutcome};
+pub use setup::{CoordinatorHandle, CoordinatorSetup, JobFailure, JobOutcome, Wish};
 pub use status::{CheckpointStatus, JobPhase, JobStatus};

@@ -40,6 +40,13 @@ pub enum JobRequest {
     Cancel,
 }
 
+/// Answers a request.
+pub(crate) fn reply(waiting: oneshot::Sender<RequestAnswer>, answer: RequestAnswer) {
+    if waiting.send(answer).is_err() {
+        tracing::debug!("nobody waits for the answer any more");
+    }
+}
+
 /// The answer to a request.
 pub type RequestAnswer = Result<CheckpointId, RequestRefused>;
 

@@ -8,37 +8,39 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_protocol::checkpoint::{CheckpointCoordinator, CheckpointEvent};
-use highwater_protocol::gate::first_attempt;
+use highwater_protocol::checkpoint::{CheckpointCoordinator, CheckpointEvent, SnapshotRequest};
 use highwater_protocol::gc::GcEnd;
 use highwater_protocol::head_write::{HeadKeeper, HeadWriteEvent};
 use highwater_protocol::job::JobShape;
 use highwater_protocol::manifest::Manifest;
-use highwater_protocol::nonce::{NonceStream, TrySource};
+use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::JobPaths;
-use highwater_protocol::recovery::RegionEvent;
-use highwater_protocol::steps::Step;
+use highwater_protocol::recovery::{Fault, RegionEvent};
 use highwater_protocol::stop::SlotKey;
 use highwater_types::{AttemptId, CheckpointId, Epoch, ErrorKind};
 use highwater_worker::slot::error_chain;
-use highwater_worker::{FailureReport, WorkerCommand, WorkerEvent};
+use highwater_worker::{WorkerCommand, WorkerEvent};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::attempt::{After, Attempt};
-use crate::request::{JobRequest, RequestAnswer, RequestRefused};
+use crate::deploy::LogCheck;
+use crate::request::{JobRequest, RequestAnswer, RequestRefused, reply};
 use crate::restart::RestartDelay;
 use crate::setup::{CoordinatorHandle, CoordinatorSetup, JobFailure, JobOutcome};
 use crate::sources::{Discovered, OpenSources};
-use crate::start::{Externals, Leader, StartInput, failure, start as start_leader};
+use crate::start::{Externals, failure};
 use crate::status::{JobPhase, JobStatus};
-use crate::store::{JobStore, StoreError};
+use crate::store::{JobStore, StoreError, deposed};
 
 mod attempts;
 mod checkpoints;
+mod detour;
 mod requests;
 mod splits;
 mod worker;
+
+use detour::{Lead, StartParts, lead};
 
 /// How often the machines look at the time.
 const TICK: Duration = Duration::from_millis(20);
@@ -76,6 +78,8 @@ enum Done {
     Lost(AttemptId, JobFailure),
     /// A newer epoch stands in `head`.
     Deposed(Epoch),
+    /// A slot has stopped by name, and `head` was read since.
+    Stopped(AttemptId, JobFailure),
     Discovered(AttemptId, Discovered),
     Exported(CheckpointId, Result<(), StoreError>),
     Collected(GcEnd),
@@ -85,6 +89,8 @@ enum Done {
         Option<highwater_protocol::head_write::Authority>,
     ),
     Orphans,
+    /// Whether the savepoint that is asked for has a free name.
+    NameChecked(SnapshotRequest, Result<(), RequestRefused>),
 }
 
 struct Coordinator {
@@ -116,6 +122,10 @@ struct Coordinator {
     rim: JoinSet<()>,
     done: mpsc::Sender<Done>,
     end: Option<Result<JobOutcome, JobFailure>>,
+    /// The checkpoint in `head` cannot be used.
+    detour: Option<Fault>,
+    /// Whether the logs of the checkpoint in `head` are verified before anything is published.
+    logs: LogCheck,
 }
 
 /// Whether enumerators are being opened for the next attempt.
@@ -138,34 +148,38 @@ async fn run(
     status: watch::Sender<JobStatus>,
 ) -> Result<JobOutcome, JobFailure> {
     let store = JobStore::new(Arc::clone(&setup.storage), JobPaths::new(setup.job.clone()));
-    let mut nonces = NonceStream::new(setup.seed);
-    let input = StartInput {
-        program: &setup.program,
-        identity: &setup.job,
-        settings: &setup.settings,
+    let mut events = std::mem::replace(&mut setup.events, mpsc::channel(1).1);
+    let input = StartParts {
+        setup: &setup,
         store: &store,
-        wish: setup.wish,
+        events: &mut events,
+        requests: &mut requests,
     };
-    (setup.stop)(Step::R2);
-    let leader = match start_leader(input, &mut nonces).await {
-        Ok(leader) => leader,
-        Err(failure) => {
+    let lead = match lead(input).await {
+        Ok(lead) => lead,
+        Err(end) => {
             status.send_modify(|status| {
-                status.phase = JobPhase::Failed {
-                    reason: failure.message.clone(),
-                };
+                status.phase = end.as_ref().map_or_else(
+                    |failure| JobPhase::Failed {
+                        reason: failure.message.clone(),
+                    },
+                    |_| JobPhase::Stopped,
+                );
             });
             setup.worker.shut_down();
-            return Err(failure);
+            return end;
         }
     };
     let (done, mut finished) = mpsc::channel(QUEUE);
-    let mut events = std::mem::replace(&mut setup.events, mpsc::channel(1).1);
-    let mut coordinator = Coordinator::new(setup, store, nonces, leader, (status, done));
+    let mut coordinator = Coordinator::new(setup, store, lead, (status, done));
     coordinator.begin_attempt();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while coordinator.end.is_none() {
+        if coordinator.may_go_back() {
+            coordinator.go_back(&mut events, &mut requests).await;
+            continue;
+        }
         // Every arm is cancel-safe: channel receives and interval ticks lose nothing when another arm wins.
         tokio::select! {
             event = events.recv() => match event {
@@ -185,42 +199,35 @@ impl Coordinator {
     fn new(
         setup: CoordinatorSetup,
         store: JobStore,
-        mut nonces: NonceStream,
-        leader: Leader,
+        lead: Lead,
         (status, done): (watch::Sender<JobStatus>, mpsc::Sender<Done>),
     ) -> Self {
-        let Leader {
-            keeper,
-            manifest,
-            shape,
-            externals,
-        } = leader;
-        let head = keeper
-            .settled()
+        let settled = lead.keeper.settled();
+        let head = settled
             .expect("a started leader has settled head")
             .head
             .clone();
         let machine = CheckpointCoordinator::new(
             setup.settings.checkpoint,
-            shape.clone(),
-            head.clone(),
-            &manifest,
-            TrySource::new(NonceStream::new(nonces.draw())),
+            lead.shape.clone(),
+            head,
+            &lead.manifest,
+            lead.tries,
         );
         let restart = RestartDelay::new(setup.settings.restart);
         let started_ms = setup.clock.elapsed().as_millis() as u64;
         Self {
             setup,
             store,
-            nonces,
-            shape,
-            externals,
-            keeper,
-            manifest,
+            nonces: lead.nonces,
+            shape: lead.shape,
+            externals: lead.externals,
+            keeper: lead.keeper,
+            manifest: lead.manifest,
             next_manifest: None,
             machine,
             attempt: None,
-            last_attempt: first_attempt(head.epoch),
+            last_attempt: lead.last_attempt,
             restart,
             restart_at_ms: None,
             opening: Opening::No,
@@ -235,6 +242,8 @@ impl Coordinator {
             rim: JoinSet::new(),
             done,
             end: None,
+            detour: None,
+            logs: LogCheck::Verify,
         }
     }
 
@@ -301,11 +310,11 @@ impl Coordinator {
                     self.cancel(After::of(failure));
                 }
             }
-            Done::Deposed(by) => {
-                let message = format!(
-                    "another coordinator took the job in epoch {by}; this one ends and changes nothing"
-                );
-                self.cancel(After::Fail(failure(ErrorKind::Fenced, message)));
+            Done::Deposed(by) => self.cancel(After::Fail(deposed(by))),
+            Done::Stopped(attempt, failure) => {
+                if self.is_current(attempt) {
+                    self.cancel(After::Fail(failure));
+                }
             }
             Done::Discovered(attempt, found) => self.discovered(attempt, found),
             Done::Exported(id, Ok(())) => self.step(now, CheckpointEvent::Exported { id }),
@@ -322,6 +331,7 @@ impl Coordinator {
                     self.send(WorkerCommand::Authority(attempt, slot, word));
                 }
             }
+            Done::NameChecked(request, name) => self.asked(request, name),
             // No word: the slot waits and asks again.
             Done::Authority(_, _, None) | Done::Orphans => {}
         }
@@ -368,27 +378,6 @@ impl Coordinator {
     }
 }
 
-fn reply(waiting: oneshot::Sender<RequestAnswer>, answer: RequestAnswer) {
-    if waiting.send(answer).is_err() {
-        tracing::debug!("nobody waits for the answer any more");
-    }
-}
-
-/// A failure in one line.
-fn describe(report: &FailureReport) -> String {
-    let FailureReport {
-        task,
-        subtask,
-        position,
-        message,
-        ..
-    } = report;
-    match position {
-        Some(position) => format!("{task} (subtask {subtask}, {position}): {message}"),
-        None => format!("{task} (subtask {subtask}): {message}"),
-    }
-}
-
 fn failure_of(message: &str) -> JobFailure {
     failure(ErrorKind::Exhausted, message)
 }
@@ -396,6 +385,7 @@ fn failure_of(message: &str) -> JobFailure {
 fn attempt_of(event: &WorkerEvent) -> AttemptId {
     match event {
         WorkerEvent::Verified(attempt)
+        | WorkerEvent::Damaged(attempt, ..)
         | WorkerEvent::Opened(attempt)
         | WorkerEvent::Acked { attempt, .. }
         | WorkerEvent::Refused { attempt, .. }

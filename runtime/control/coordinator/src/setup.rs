@@ -11,8 +11,18 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::request::JobRequest;
+use crate::savepoint::SavepointWish;
 use crate::settings::CoordinatorSettings;
 use crate::status::JobStatus;
+
+/// How a job is to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// From what the job has, or anew.
+    Own(StartWish),
+    /// From a savepoint.
+    Savepoint(SavepointWish),
+}
 
 /// What a coordinator is made of.
 pub struct CoordinatorSetup {
@@ -24,8 +34,8 @@ pub struct CoordinatorSetup {
     pub settings: CoordinatorSettings,
     /// Where checkpoints are.
     pub storage: Arc<dyn ObjectStorage>,
-    /// Go on, or begin a new lineage.
-    pub wish: StartWish,
+    /// Go on, begin a new lineage, or start from a savepoint.
+    pub wish: Wish,
     /// The worker.
     pub worker: WorkerHandle,
     /// What the worker tells.

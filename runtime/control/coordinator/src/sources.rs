@@ -11,7 +11,7 @@ use std::time::Duration;
 use highwater_api::JobProgram;
 use highwater_connectors::{ConnectorError, Split, SplitEnumerator};
 use highwater_protocol::manifest::{HexBytes, SourceState};
-use highwater_types::OperatorUid;
+use highwater_types::{Classified, ErrorKind, OperatorUid};
 
 /// An enumerator that cannot find splits.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +22,12 @@ pub struct DiscoverError {
     /// Why.
     #[source]
     pub source: ConnectorError,
+}
+
+impl Classified for DiscoverError {
+    fn kind(&self) -> ErrorKind {
+        self.source.kind()
+    }
 }
 
 /// One source's enumerator.

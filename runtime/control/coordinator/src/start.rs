@@ -7,23 +7,31 @@ use std::collections::BTreeMap;
 
 use highwater_api::JobProgram;
 use highwater_connectors::{TargetError, WriterContext};
-use highwater_protocol::head::{Head, HeadChange, ManifestRef};
+use highwater_protocol::gate::first_attempt;
+use highwater_protocol::head::{Head, HeadChange, ManifestRef, Origin};
 use highwater_protocol::head_write::{HeadKeeper, HeadOutcome, HeadWriteEffect, Versioned};
 use highwater_protocol::job::JobShape;
 use highwater_protocol::manifest::{
-    ExternalSink, Manifest, ManifestTitle, SinkState, SnapshotKind, SourceState,
+    ExternalSink, Manifest, ManifestTitle, SnapshotKind, SourceState,
 };
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::ManifestName;
-use highwater_protocol::recovery::{StartDecision, StartWish, check_restore, decide_start};
-use highwater_types::{
-    CheckpointId, Classified, Epoch, ErrorKind, JobIdentity, Lineage, OperatorUid, Parallelism,
-    SubtaskIndex,
+use highwater_protocol::recovery::{
+    LeftBehind, Refusal, RestoreOptions, SavepointStart, StartDecision, StoreView, Taker,
+    check_pending, check_restore, decide_from_savepoint, decide_start, take,
 };
+use highwater_protocol::steps::Step;
+use highwater_types::{
+    CheckpointId, Classified, Epoch, ErrorKind, JobIdentity, Lineage, Nonce, OperatorUid,
+    Parallelism, SubtaskIndex,
+};
+use highwater_worker::StopHook;
 use highwater_worker::slot::error_chain;
 
+use crate::going_back::tell_damage;
+use crate::savepoint::{Savepoint, SavepointWish, confirmed_sinks};
 use crate::settings::CoordinatorSettings;
-use crate::setup::JobFailure;
+use crate::setup::{JobFailure, Wish};
 use crate::shape::shape_of;
 use crate::sources::{OpenSources, open_sources};
 use crate::store::{JobStore, backoff};
@@ -37,16 +45,26 @@ pub struct Externals {
     pub markers: BTreeMap<OperatorUid, u64>,
 }
 
+/// What a new leader found under the name in `head`.
+pub enum Found {
+    /// A manifest that this job may restore.
+    Whole(Box<Manifest>),
+    /// It is missing or damaged: the leader goes back first.
+    Unreadable,
+}
+
 /// A leader that may run attempts.
 pub struct Leader {
     /// Its hold on `head`.
     pub keeper: HeadKeeper,
     /// The manifest of `head`.
-    pub manifest: Manifest,
+    pub manifest: Found,
     /// The shape of its job.
     pub shape: JobShape,
     /// The outside of its sinks.
     pub externals: Externals,
+    /// The savepoint that takes the place of what `head` has.
+    pub savepoint: Option<Savepoint>,
 }
 
 /// What a start works with.
@@ -59,8 +77,10 @@ pub struct StartInput<'a> {
     pub settings: &'a CoordinatorSettings,
     /// The store.
     pub store: &'a JobStore,
-    /// Go on or begin anew.
-    pub wish: StartWish,
+    /// How it is to start.
+    pub wish: &'a Wish,
+    /// Told of each protocol step right before it is performed.
+    pub stop: &'a StopHook,
 }
 
 /// A failure of this kind and message.
@@ -85,24 +105,84 @@ pub fn failed<E: Classified>(error: &E) -> JobFailure {
 /// With the reason, when the job may not start; the store is unchanged then, but for a raised epoch.
 pub async fn start(input: StartInput<'_>, nonces: &mut NonceStream) -> Result<Leader, JobFailure> {
     let view = input.store.view().await.map_err(|error| failed(&error))?;
-    let lineage = view.head.as_ref().map(|found| found.head.lineage);
-    let decision =
-        decide_start(input.identity, view, input.wish).map_err(|error| failed(&error))?;
-    match decision {
-        StartDecision::TakeOver(found) => {
-            let lineage = lineage.unwrap_or(found.head.lineage);
-            let externals = externals(&input, lineage).await?;
-            take_over(input, found, externals, nonces).await
-        }
-        StartDecision::Begin { epoch } => begin(input, None, epoch, nonces).await,
+    let wish = match input.wish {
+        Wish::Own(wish) => *wish,
+        Wish::Savepoint(wish) => return from_savepoint(input, view, wish, nonces).await,
+    };
+    match decide_start(input.identity, view, wish).map_err(|error| failed(&error))? {
+        StartDecision::TakeOver(found) => take_over(input, found, None, nonces).await,
+        StartDecision::Begin { epoch } => begin(input, Beginning::of(epoch), nonces).await,
         StartDecision::BeginAgain { head, leaves } => {
-            tracing::warn!(
-                number = leaves.number,
-                confirmed = leaves.confirmed,
-                "a new lineage begins; the state of the old one is left behind"
-            );
-            let epoch = head.head.epoch.next();
-            begin(input, Some(head), epoch, nonces).await
+            tell_left(leaves);
+            let again = Beginning {
+                epoch: head.head.epoch.next(),
+                before: Some(head),
+                savepoint: None,
+            };
+            begin(input, again, nonces).await
+        }
+    }
+}
+
+fn tell_left(leaves: LeftBehind) {
+    tracing::warn!(
+        number = leaves.number,
+        confirmed = leaves.confirmed,
+        "a new lineage begins; the state of the old one is left behind, and what it wrote stays beside the new output"
+    );
+}
+
+/// Starts from a savepoint. It is verified to the last byte before anything is written.
+async fn from_savepoint(
+    input: StartInput<'_>,
+    view: StoreView,
+    wish: &SavepointWish,
+    nonces: &mut NonceStream,
+) -> Result<Leader, JobFailure> {
+    let savepoint = Savepoint::read(input.store, &wish.place).await?;
+    let words = (wish.word, wish.again);
+    let decided = decide_from_savepoint(input.identity, view, &savepoint.facts, words);
+    let decided = decided.map_err(|error| failed(&error))?;
+    let folder = savepoint.facts.folder.clone();
+    if let SavepointStart::Resume(found) = decided {
+        let (savepoint, number) = (folder, found.head.number);
+        tracing::info!(
+            savepoint,
+            number,
+            "the savepoint is in this job already; going on from its last checkpoint"
+        );
+        return take_over(input, found, None, nonces).await;
+    }
+    savepoint.verify(input.store).await?;
+    let begun = |epoch, before| Beginning {
+        epoch,
+        before,
+        savepoint: Some(savepoint.clone()),
+    };
+    match decided {
+        SavepointStart::Resume(_) => unreachable!("gone on from above"),
+        SavepointStart::GoBack(found) => take_over(input, found, Some(savepoint), nonces).await,
+        SavepointStart::Begin { epoch } => begin(input, begun(epoch, None), nonces).await,
+        SavepointStart::Fork { head, leaves } => {
+            tell_left(leaves);
+            begin(input, begun(head.head.epoch.next(), Some(head)), nonces).await
+        }
+    }
+}
+
+/// A lineage that begins.
+struct Beginning {
+    epoch: Epoch,
+    before: Option<Versioned>,
+    savepoint: Option<Savepoint>,
+}
+
+impl Beginning {
+    const fn of(epoch: Epoch) -> Self {
+        Self {
+            epoch,
+            before: None,
+            savepoint: None,
         }
     }
 }
@@ -110,60 +190,96 @@ pub async fn start(input: StartInput<'_>, nonces: &mut NonceStream) -> Result<Le
 async fn take_over(
     input: StartInput<'_>,
     found: Versioned,
-    externals: Externals,
+    savepoint: Option<Savepoint>,
     nonces: &mut NonceStream,
 ) -> Result<Leader, JobFailure> {
+    let externals = externals(&input, found.head.lineage).await?;
     let shape = shape_of(input.program, input.identity, &externals.systems);
-    let manifest = input.store.manifest(&found.head.manifest).await;
-    let manifest = manifest.map_err(|error| failed(&error))?;
-    let checked = check_restore(
-        &manifest,
-        found.head.confirmed,
-        &shape,
-        &input.settings.restore,
-    );
-    if let Err(refusals) = checked {
-        let kind = refusals
-            .first()
-            .map_or(ErrorKind::Invalid, Classified::kind);
-        let lines: Vec<_> = refusals
-            .iter()
-            .map(|refusal| format!("\n  - {refusal}"))
-            .collect();
-        let number = manifest.id.number;
-        let message = format!(
-            "checkpoint {number} cannot be restored by this job:{}",
-            lines.concat()
-        );
-        return Err(failure(kind, message));
+    let options = &input.settings.restore;
+    if let Some(savepoint) = &savepoint {
+        let number = savepoint.facts.id.number;
+        may_restore(&savepoint.manifest, number, &shape, options)?;
     }
+    let manifest = match input.store.manifest(&found.head.manifest).await {
+        Ok(manifest) => {
+            let confirmed = found.head.confirmed;
+            match savepoint {
+                // Nothing of it is restored, but its output has to be confirmed.
+                Some(_) => refused(&manifest, check_pending(&manifest, confirmed, &shape))?,
+                None => may_restore(&manifest, confirmed, &shape, options)?,
+            }
+            Found::Whole(Box::new(manifest))
+        }
+        // That the write below lands shows that `head` still names it: nobody has collected it.
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            tell_damage("the newest checkpoint", &error);
+            Found::Unreadable
+        }
+        Err(error) => return Err(failed(&error)),
+    };
     let change = HeadChange::TakeOver {
         slots: shape.slot_counts(),
     };
     let mut keeper = HeadKeeper::new(Some(found));
     let first = keeper.begin(&change, nonces.draw());
+    (input.stop)(Step::R2);
     decide(input.store, &mut keeper, first).await?;
     Ok(Leader {
         keeper,
         manifest,
         shape,
         externals,
+        savepoint,
     })
+}
+
+/// Whether this job may restore the manifest.
+///
+/// # Errors
+/// With every reason, each naming the operator and the next step.
+pub fn may_restore(
+    manifest: &Manifest,
+    confirmed: u64,
+    shape: &JobShape,
+    options: &RestoreOptions,
+) -> Result<(), JobFailure> {
+    refused(manifest, check_restore(manifest, confirmed, shape, options))
+}
+
+/// Every refusal in one message.
+fn refused(manifest: &Manifest, checked: Result<(), Vec<Refusal>>) -> Result<(), JobFailure> {
+    let Err(refusals) = checked else {
+        return Ok(());
+    };
+    let kind = refusals
+        .first()
+        .map_or(ErrorKind::Invalid, Classified::kind);
+    let lines: Vec<_> = refusals
+        .iter()
+        .map(|refusal| format!("\n  - {refusal}"))
+        .collect();
+    let number = manifest.id.number;
+    let message = format!(
+        "checkpoint {number} cannot be restored by this job:{}",
+        lines.concat()
+    );
+    Err(failure(kind, message))
 }
 
 async fn begin(
     input: StartInput<'_>,
-    before: Option<Versioned>,
-    epoch: Epoch,
+    beginning: Beginning,
     nonces: &mut NonceStream,
 ) -> Result<Leader, JobFailure> {
+    let Beginning {
+        epoch,
+        before,
+        savepoint,
+    } = beginning;
     let lineage = nonces.draw_lineage();
     let externals = externals(&input, lineage).await?;
     let shape = shape_of(input.program, input.identity, &externals.systems);
-    let program = input.program.clone();
-    let sources = tokio::task::spawn_blocking(move || open_sources(&program, None)).await;
-    let sources = sources.map_err(|error| failure(ErrorKind::Bug, error.to_string()))?;
-    let sources = sources.map_err(|error| failure(error.source.kind(), error_chain(&error)))?;
+    let sources = resolve(&input, savepoint.as_ref(), &shape).await?;
     let title = ManifestTitle {
         identity: input.identity.clone(),
         lineage,
@@ -172,7 +288,11 @@ async fn begin(
         parent: None,
         graph: shape.graph,
     };
-    let manifest = checkpoint_zero(title, &sources, &externals);
+    let mut manifest = checkpoint_zero(title, &sources, &externals);
+    let origin = match &savepoint {
+        Some(savepoint) => Some(fill(&mut manifest, savepoint, input.store, nonces.draw()).await?),
+        None => None,
+    };
     let (bytes, hash) = manifest.encode();
     let name = ManifestName {
         epoch,
@@ -184,29 +304,76 @@ async fn begin(
     let (slots, reference) = (shape.slot_counts(), ManifestRef { name, hash });
     let mut keeper = HeadKeeper::new(before.clone());
     let first = match before {
-        None => keeper.create(Head::first(
-            input.identity.clone(),
-            lineage,
-            reference,
-            slots,
-            nonces.draw(),
-        )),
+        None => {
+            let first = Head::first(
+                input.identity.clone(),
+                lineage,
+                reference,
+                slots,
+                nonces.draw(),
+            );
+            keeper.create(first.from_savepoint(origin))
+        }
         Some(_) => keeper.begin(
             &HeadChange::Restart {
                 lineage,
                 manifest: reference,
                 slots,
+                origin,
             },
             nonces.draw(),
         ),
     };
+    (input.stop)(Step::R2);
     decide(input.store, &mut keeper, first).await?;
     Ok(Leader {
         keeper,
-        manifest,
+        manifest: Found::Whole(Box::new(manifest)),
         shape,
         externals,
+        savepoint: None,
     })
+}
+
+/// The sources at the positions of a savepoint, or where they begin.
+async fn resolve(
+    input: &StartInput<'_>,
+    savepoint: Option<&Savepoint>,
+    shape: &JobShape,
+) -> Result<OpenSources, JobFailure> {
+    if let Some(savepoint) = savepoint {
+        let (number, options) = (savepoint.facts.id.number, &input.settings.restore);
+        may_restore(&savepoint.manifest, number, shape, options)?;
+    }
+    let program = input.program.clone();
+    let states = savepoint.map(|savepoint| savepoint.manifest.sources.clone());
+    let opened = tokio::task::spawn_blocking(move || open_sources(&program, states.as_ref())).await;
+    let opened = opened.map_err(|error| failure(ErrorKind::Bug, error.to_string()))?;
+    opened.map_err(|error| failed(&error))
+}
+
+/// Puts the state of a savepoint into checkpoint 0 of a new lineage, with copies of its files.
+async fn fill(
+    manifest: &mut Manifest,
+    savepoint: &Savepoint,
+    store: &JobStore,
+    nonce: Nonce,
+) -> Result<Box<Origin>, JobFailure> {
+    let taker = Taker {
+        identity: &manifest.identity,
+        lineage: manifest.lineage,
+        epoch: manifest.id.epoch,
+        attempt: first_attempt(manifest.id.epoch),
+        number: 0,
+        nonce,
+    };
+    let (state, copies) = take(&savepoint.manifest, taker);
+    savepoint.copy(store, &copies).await?;
+    manifest.operators = state.operators;
+    manifest.files = state.files;
+    let (savepoint, lineage) = (&savepoint.facts, manifest.lineage);
+    tracing::info!(savepoint = savepoint.folder, %lineage, "a lineage begins with a savepoint");
+    Ok(Box::new(Origin::from((savepoint, 0))))
 }
 
 /// Checkpoint 0: the resolved start positions, and where the markers of each sink begin.
@@ -223,20 +390,12 @@ fn checkpoint_zero(title: ManifestTitle, sources: &OpenSources, externals: &Exte
         };
         manifest.sources.insert(uid.clone(), state);
     }
-    for (uid, external) in &externals.systems {
-        let from = externals.markers.get(uid).copied().unwrap_or(0);
-        let state = SinkState {
-            external: external.clone(),
-            from,
-            slots: BTreeMap::new(),
-        };
-        manifest.sinks.insert(uid.clone(), state);
-    }
+    manifest.sinks = confirmed_sinks(externals);
     manifest
 }
 
 /// Performs a head write to its decision.
-async fn decide(
+pub(crate) async fn decide(
     store: &JobStore,
     keeper: &mut HeadKeeper,
     first: Vec<HeadWriteEffect>,

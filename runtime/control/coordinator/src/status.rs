@@ -69,6 +69,21 @@ pub struct CheckpointStatus {
     pub last_failure: Option<String>,
 }
 
+/// A failure in one line.
+pub(crate) fn describe(report: &FailureReport) -> String {
+    let FailureReport {
+        task,
+        subtask,
+        position,
+        message,
+        ..
+    } = report;
+    match position {
+        Some(position) => format!("{task} (subtask {subtask}, {position}): {message}"),
+        None => format!("{task} (subtask {subtask}): {message}"),
+    }
+}
+
 /// The status of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobStatus {

@@ -12,7 +12,10 @@ use highwater_protocol::manifest::{Manifest, ManifestError};
 use highwater_protocol::paths::{self, JobPaths, ManifestName, RelativePath};
 use highwater_protocol::recovery::StoreView;
 use highwater_storage::{self as storage, ObjectPath, ObjectStorage, StorageError, Version};
-use highwater_types::{Classified, ErrorKind};
+use highwater_types::{Classified, Epoch, ErrorKind};
+
+use crate::setup::JobFailure;
+use crate::start::{failed, failure};
 
 /// Tries of a read that a job cannot start without.
 const READ_TRIES: u32 = 8;
@@ -78,6 +81,18 @@ pub struct JobStore {
     paths: JobPaths,
 }
 
+/// What is said when `head` is gone under a leader.
+pub(crate) const HEAD_GONE: &str =
+    "the head object was deleted; restore it from a copy of the store";
+
+/// A newer leader owns the job.
+pub(crate) fn deposed(by: Epoch) -> JobFailure {
+    let message = format!(
+        "another coordinator took the job in epoch {by}; this one ends and changes nothing"
+    );
+    failure(ErrorKind::Fenced, message)
+}
+
 /// How long to wait before try `tries` (from 1) of a write.
 pub fn backoff(tries: u32) -> Duration {
     if tries <= 1 {
@@ -129,6 +144,31 @@ impl JobStore {
             head,
             tag: VersionTag(Arc::from(object.version.as_str())),
         }))
+    }
+
+    /// Reads `head`, waiting for the store, and checks that it is of `epoch`.
+    ///
+    /// # Errors
+    /// `Fenced` when a newer leader owns the job, `Corrupt` when `head` is gone or damaged.
+    pub async fn assert_leading(&self, epoch: Epoch) -> Result<(), JobFailure> {
+        let mut tries = 1;
+        let found = loop {
+            match self.read_head().await {
+                Ok(found) => break found,
+                Err(error) if error.kind() == ErrorKind::Transient => {
+                    let error = highwater_worker::slot::error_chain(&error);
+                    tracing::warn!(error, "waiting for the checkpoint store");
+                    tries += 1;
+                    tokio::time::sleep(backoff(tries)).await;
+                }
+                Err(error) => return Err(failed(&error)),
+            }
+        };
+        match found.map(|found| found.head.epoch) {
+            Some(found) if found == epoch => Ok(()),
+            Some(found) => Err(deposed(found)),
+            None => Err(failure(ErrorKind::Corrupt, HEAD_GONE)),
+        }
     }
 
     /// Reads what a leader decides its start by, trying a few times.

@@ -16,7 +16,7 @@ use crate::mutant::{Mutant, planted};
 use crate::paths::ManifestName;
 use crate::sealed::{SealError, SealKind, seal, unseal};
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const KIND: SealKind = SealKind {
     what: "head object",
     format: FORMAT,
@@ -35,12 +35,24 @@ pub struct ManifestRef {
     pub hash: ContentHash,
 }
 
+/// The savepoint that a lineage went on from: what makes taking it a second time a plain resume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// The folder of the savepoint.
+    pub savepoint: String,
+    /// The hash of its manifest.
+    pub hash: ContentHash,
+    /// The number under which its state was taken.
+    pub taken_as: u64,
+}
+
 /// The body of `head`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
     format: u32,
-    written_by: String,
+    written_by: Box<str>,
     /// The job.
     pub identity: JobIdentity,
     /// The line of checkpoints.
@@ -51,6 +63,13 @@ pub struct Head {
     pub number: u64,
     /// Its manifest.
     pub manifest: ManifestRef,
+    /// The completed checkpoint before it: where *Going back* leads if the manifest cannot be read. `None` = there is
+    /// none that may take its place.
+    #[serde(default)]
+    pub previous: Option<Box<ManifestRef>>,
+    /// The savepoint that was taken last, if any.
+    #[serde(default)]
+    pub origin: Option<Box<Origin>>,
     /// Raised by one with every write.
     pub counter: u64,
     /// The nonce of the transition that wrote this body.
@@ -87,6 +106,8 @@ pub enum HeadChange {
     Rebase {
         /// The manifest of the new number, with the older state and no pending output.
         manifest: ManifestRef,
+        /// The savepoint that the state is from; `None` = it is an older checkpoint's.
+        origin: Option<Box<Origin>>,
     },
     /// Nothing but counter and nonce: makes an undecided older write impossible (L1).
     Touch,
@@ -98,6 +119,8 @@ pub enum HeadChange {
         manifest: ManifestRef,
         /// The slots that its graph uses.
         slots: SlotCounts,
+        /// The savepoint that it goes on from.
+        origin: Option<Box<Origin>>,
     },
 }
 
@@ -116,17 +139,26 @@ impl Head {
         );
         Self {
             format: FORMAT,
-            written_by: env!("CARGO_PKG_VERSION").to_owned(),
+            written_by: Box::from(env!("CARGO_PKG_VERSION")),
             identity,
             lineage,
             epoch: manifest.name.epoch,
             number: 0,
             manifest,
+            previous: None,
+            origin: None,
             counter: 1,
             nonce,
             slots,
             confirmed: 0,
         }
+    }
+
+    /// The same body for a lineage that goes on from a savepoint.
+    #[must_use]
+    pub fn from_savepoint(mut self, origin: Option<Box<Origin>>) -> Self {
+        self.origin = origin;
+        self
     }
 
     /// The last completed checkpoint: its number and the epoch that took it.
@@ -147,9 +179,10 @@ impl Head {
     pub fn changed(&self, change: &HeadChange, nonce: Nonce) -> Self {
         assert_ne!(nonce, self.nonce, "a nonce belongs to one transition");
         let mut next = self.clone();
+        next.format = FORMAT;
         next.counter += 1;
         next.nonce = nonce;
-        env!("CARGO_PKG_VERSION").clone_into(&mut next.written_by);
+        next.written_by = Box::from(env!("CARGO_PKG_VERSION"));
         match change {
             HeadChange::TakeOver { slots } => {
                 next.epoch = self.epoch.next();
@@ -164,21 +197,28 @@ impl Head {
                     "a leader completes its own tries"
                 );
                 next.number = manifest.name.number;
+                next.previous = Some(Box::new(self.manifest));
                 next.manifest = *manifest;
                 next.confirmed = *confirmed;
             }
             HeadChange::Confirm => next.confirmed = self.number,
             HeadChange::RaiseSlots { slots } => raise(&mut next.slots, slots),
-            HeadChange::Rebase { manifest } => {
+            HeadChange::Rebase { manifest, origin } => {
                 next.number = manifest.name.number;
+                // What was visible before belongs to this state and to no older one.
+                next.previous = None;
                 next.manifest = *manifest;
                 next.confirmed = manifest.name.number;
+                if origin.is_some() {
+                    next.origin.clone_from(origin);
+                }
             }
             HeadChange::Touch => {}
             HeadChange::Restart {
                 lineage,
                 manifest,
                 slots,
+                origin,
             } => {
                 assert_ne!(
                     *lineage, self.lineage,
@@ -187,6 +227,8 @@ impl Head {
                 next.lineage = *lineage;
                 next.epoch = self.epoch.next();
                 next.number = 0;
+                next.previous = None;
+                next.origin.clone_from(origin);
                 next.manifest = *manifest;
                 next.slots = slots.clone();
                 next.confirmed = 0;
@@ -236,6 +278,17 @@ impl Head {
             "a number was used for two manifests",
         )?;
         let moved = !same_number;
+        let previous = if moved {
+            self.previous
+                .as_deref()
+                .is_none_or(|previous| *previous == before.manifest)
+        } else {
+            self.previous == before.previous
+        };
+        rule(
+            previous,
+            "the checkpoint before is not the one that was in head",
+        )?;
         rule(
             !moved || self.epoch == before.epoch,
             "number and epoch changed in one write",
@@ -257,6 +310,10 @@ impl Head {
                 .all(|sink| OperatorUid::parse(sink.as_str()).is_ok())
             && head.confirmed <= head.number
             && head.manifest.name.number == head.number
+            && head
+                .previous
+                .as_deref()
+                .is_none_or(|previous| previous.name.number < head.number)
             && head.counter > 0;
         if sound {
             Ok(head)

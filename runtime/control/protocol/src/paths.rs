@@ -335,6 +335,17 @@ impl JobPaths {
     }
 }
 
+/// A place that can hold no savepoint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlaceError {
+    /// No name.
+    #[error(transparent)]
+    Name(highwater_types::id::IdError),
+    /// No path of the store.
+    #[error(transparent)]
+    Path(PathError),
+}
+
 /// The paths of one savepoint, below the folder of savepoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SavepointPaths {
@@ -347,6 +358,20 @@ impl SavepointPaths {
         let name = JobIdentity::parse(name)?;
         Ok(Self {
             folder: format!("{}/{name}", folder.trim_end_matches('/')),
+        })
+    }
+
+    /// The savepoint at `place`: a name below `folder`, or a path of the store, which holds a slash.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn at(folder: &str, place: &str) -> Result<Self, PlaceError> {
+        if !place.contains('/') {
+            return Self::parse(folder, place).map_err(PlaceError::Name);
+        }
+        let path = RelativePath::parse(place.trim_end_matches('/')).map_err(PlaceError::Path)?;
+        Ok(Self {
+            folder: path.to_string(),
         })
     }
 
@@ -459,5 +484,13 @@ mod tests {
         assert!(SavepointPaths::parse("s3/savepoints/", "../x").is_err());
         let savepoint = SavepointPaths::parse("savepoints/", "before-upgrade").unwrap();
         assert_eq!(savepoint.manifest(), "savepoints/before-upgrade/manifest");
+        assert_eq!(
+            SavepointPaths::at("savepoints", "before-upgrade"),
+            Ok(savepoint)
+        );
+        let moved = SavepointPaths::at("savepoints", "archive/2026/one/").unwrap();
+        assert_eq!(moved.folder(), "archive/2026/one");
+        assert!(SavepointPaths::at("savepoints", "../one").is_err());
+        assert!(SavepointPaths::at("savepoints", "/one").is_err());
     }
 }

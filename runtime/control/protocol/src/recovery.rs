@@ -1,7 +1,8 @@
 //! Decisions of recovery, steps R1 to R7: start or take over, what to restore, who confirms, when records flow.
 //!
 //! Called by the coordinator's driver. In the order a leader meets them: [`decide_start`] on what the store shows (L1
-//! first: the head is settled before anything here runs), [`check_restore`] on the manifest and the new graph,
+//! first: the head is settled before anything here runs) or
+//! [`decide_from_savepoint`], [`check_restore`] on the manifest and the new graph,
 //! [`Takeover`] while workers live (L4), [`RegionRecovery`] when a region starts again (L5), [`GoingBack`] when the
 //! newest checkpoint cannot be used. [`assign`] spreads splits, key groups and list state over any parallelism.
 
@@ -9,12 +10,16 @@ pub mod assign;
 mod compat;
 mod going_back;
 mod region;
+mod savepoint;
 mod start;
 mod takeover;
 
-pub use compat::{Refusal, RestoreOptions, UnmatchedState, check_restore};
-pub use going_back::{GoingBack, GoingBackEffect, GoingBackEvent, GoingBackPlan};
+pub use compat::{Refusal, RestoreOptions, UnmatchedState, check_pending, check_restore};
+pub use going_back::{Fault, GoingBack, GoingBackEffect, GoingBackEvent, GoingBackPlan};
 pub use region::{RegionEffect, RegionEvent, RegionRecovery, SlotDuty};
+pub use savepoint::{
+    SavepointFacts, SavepointStart, SavepointWord, TakeAgain, Taker, decide_from_savepoint, take,
+};
 pub use start::{LeftBehind, StartDecision, StartError, StartWish, StoreView, decide_start};
 pub use takeover::{Adoption, AttemptReport, Takeover, TakeoverDecision};
 

@@ -54,6 +54,14 @@ impl<T: Record> PrintSink<T> {
         }
     }
 
+    /// Prints the debug form of records to standard output, where nothing else of a job is written.
+    pub fn stdout() -> Self
+    where
+        T: fmt::Debug,
+    {
+        Self::debug(SharedWriter::new(std::io::stdout()))
+    }
+
     /// Prints the debug form of records.
     pub fn debug(writer: SharedWriter) -> Self
     where

@@ -57,8 +57,10 @@ pub trait Source: Send + Sync + 'static {
     /// What a plan shows.
     fn facts(&self) -> SourceFacts;
 
-    /// What it refuses, and what becomes of that.
-    fn bad_input(&self) -> BadInput;
+    /// What it refuses, and what becomes of that. One that sets a future limit tells the [`SourceReader::origin`] too.
+    fn bad_input(&self) -> BadInput {
+        BadInput::FAIL
+    }
 
     /// The split finder, for the coordinator.
     fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>, ConnectorError>;
@@ -176,8 +178,10 @@ pub trait SourceReader<T> {
     fn poll(&mut self, out: &mut SourceOutput<T>) -> Result<ReaderPoll, ConnectorError>;
 
     /// Where record `at` of the last poll came from. Asked only behind that poll, for a record that is refused though
-    /// it could be decoded.
-    fn origin(&self, at: usize) -> Result<Origin, ConnectorError>;
+    /// it could be decoded: by a source that sets a future limit.
+    fn origin(&self, at: usize) -> Result<Origin, ConnectorError> {
+        unreachable!("record {at} is refused, but its source sets no future limit")
+    }
 
     /// Splits that have records which cannot be read yet, such as those behind an open transaction of somebody. They are
     /// not idle, though they bring nothing.
@@ -190,6 +194,14 @@ pub trait SourceReader<T> {
 
     /// Checkpoint `id` is complete: positions of it may be told to the outside (T-25).
     fn checkpoint_completed(&mut self, id: CheckpointId) -> Result<(), ConnectorError>;
+
+    /// Whether records of this split wait outside, or nobody knows yet whether any do. Such a split is not idle,
+    /// however long it delivers nothing: event time must not pass what is still to be read (T-08).
+    ///
+    /// A reader whose `poll` itself looks outside has nothing to tell: what it has not seen is not there.
+    fn is_behind(&self, _split: SplitIndex) -> bool {
+        false
+    }
 }
 
 /// A record that could not be decoded.

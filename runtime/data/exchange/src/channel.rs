@@ -1,8 +1,8 @@
 //! Channels between two slot threads of one process: a bounded ring one way, spent buffers the other way.
 //!
 //! The sender never blocks and never drops: what the ring or the credit does not admit waits in an overflow queue of
-//! the sender, and its task takes no input until that queue is empty. So the overflow holds at most what one input
-//! chunk produced.
+//! the sender, and its task takes no input and fires no timers until that queue is empty. So the overflow holds at most
+//! what one input chunk or one portion of timers produced.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -33,7 +33,8 @@ use target::TargetSettings;
 const TRANSACTION_TIMEOUT: Duration = Duration::from_mins(10);
 const TRANSACTION_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
-/// Writes one topic. Each record carries its event time as timestamp.
+/// Writes one topic. Each record carries its event time as timestamp; a time up to 1970, which Kafka has no timestamp for,
+/// becomes the first millisecond.
 pub struct KafkaSink<T, V, K = NoKey> {
     connection: KafkaConnection,
     topic: String,

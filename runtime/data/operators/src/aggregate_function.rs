@@ -199,6 +199,37 @@ extreme! {
     Max, |value, held| value > held
 }
 
+macro_rules! side_by_side {
+    ($($function:ident $at:tt),+) => {
+        /// Several aggregates of the same records: the result is the tuple of their results.
+        impl<In, $($function: AggregateFunction<In>),+> AggregateFunction<In> for ($($function,)+) {
+            type Accumulator = ($($function::Accumulator,)+);
+            type Output = ($($function::Output,)+);
+
+            fn create(&self) -> Self::Accumulator {
+                ($(self.$at.create(),)+)
+            }
+
+            #[inline]
+            fn add(&self, accumulators: &mut Self::Accumulator, record: &In) {
+                $(self.$at.add(&mut accumulators.$at, record);)+
+            }
+
+            fn merge(&self, into: &mut Self::Accumulator, from: Self::Accumulator) {
+                $(self.$at.merge(&mut into.$at, from.$at);)+
+            }
+
+            #[inline]
+            fn result(&self, accumulators: &Self::Accumulator) -> Self::Output {
+                ($(self.$at.result(&accumulators.$at),)+)
+            }
+        }
+    };
+}
+side_by_side!(A 0, B 1);
+side_by_side!(A 0, B 1, C 2);
+side_by_side!(A 0, B 1, C 2, D 3);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,6 +267,13 @@ mod tests {
     #[test]
     fn integer_sums_stop_at_the_end_of_their_range() {
         check(&Sum::of(|value: &i64| *value as i8), &[100, 100], &i8::MAX);
+    }
+
+    #[test]
+    fn aggregates_side_by_side_give_the_tuple_of_their_results() {
+        let value = |value: &i64| *value;
+        let function = (Count, Sum::of(value), Max::of(value));
+        check(&function, &[3, -1, 7, 2], &(4, 11, 7));
     }
 
     #[test]

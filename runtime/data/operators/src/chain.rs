@@ -143,11 +143,21 @@ impl<In, Out: Record, O: Operator<In, Out>> Downstream for Link<In, Out, O> {
     }
 
     fn turn(&mut self) -> Result<Progress, OperatorError> {
-        if self.outputs.behind() != Progress::Done {
+        let held = self.outputs.blocked().is_some();
+        if held || self.outputs.behind() != Progress::Done {
             let behind = self.outputs.turn()?;
             if behind != Progress::Done {
                 return Ok(behind);
             }
+        }
+        // Timers that fire into an output without room would pile up there, a slice with every turn.
+        if held && self.outputs.blocked().is_some() {
+            let is_unfinished = self.unfinished != Unfinished::Nothing;
+            return Ok(if is_unfinished {
+                Progress::More
+            } else {
+                Progress::Done
+            });
         }
         match std::mem::replace(&mut self.unfinished, Unfinished::Nothing) {
             Unfinished::Watermark(watermark) => self.watermark(watermark),

@@ -199,6 +199,11 @@ impl<T: Record> SourceInput for SourceHead<T> {
 
     fn signals(&mut self, paused: bool) -> Vec<SourceSignal> {
         let now = self.clock.now();
+        for split in 0..self.split_ids.len() as u32 {
+            if self.reader.is_behind(SplitIndex(split)) {
+                self.rules.watermarks.hold(split, now);
+            }
+        }
         for split in self.reader.held() {
             self.rules.watermarks.keep_awake(split.0, now);
         }

@@ -105,6 +105,11 @@ impl SplitWatermarks {
         split.quiet_since = now;
     }
 
+    /// Records of an active split wait to be read: up to now its silence says nothing.
+    pub fn hold(&mut self, split: u32, now: ProcessingTime) {
+        self.splits[split as usize].quiet_since = now;
+    }
+
     /// A split is read to its end: it leaves the minimum.
     pub fn finish_split(&mut self, split: u32) {
         self.splits[split as usize].phase = Phase::Finished;
@@ -120,6 +125,12 @@ impl SplitWatermarks {
     /// `paused` = the source was held back since the last call: that time does not count as quiet.
     pub fn signals(&mut self, now: ProcessingTime, paused: bool) -> Vec<SourceSignal> {
         let elapsed = self.looked_at.map_or(0, |before| (now.0 - before.0).max(0));
+        if self.looked_at.is_none() {
+            // Nothing was read while the job was set up, however long that took.
+            for split in &mut self.splits {
+                split.quiet_since = now;
+            }
+        }
         self.looked_at = Some(now);
         if paused {
             for split in &mut self.splits {
@@ -180,7 +191,12 @@ impl SplitWatermarks {
                 .filter(|split| split.phase == Phase::Active)
                 .map(of)
                 .min(),
-            StreamStatus::Idle => self.splits.iter().map(of).max(),
+            StreamStatus::Idle => self
+                .splits
+                .iter()
+                .filter(|split| split.phase == Phase::Idle)
+                .map(of)
+                .max(),
         };
         watermark.unwrap_or(Watermark::MIN)
     }
@@ -230,6 +246,7 @@ mod tests {
     #[test]
     fn t08_an_idle_split_is_left_out_and_counts_again_when_it_wakes() {
         let mut splits = two_splits();
+        assert_eq!(splits.signals(at(0), false), []);
         splits.on_chunk(0, &[EventTime(5_000)], at(900));
         assert_eq!(
             splits.signals(at(1_000), false),
@@ -273,6 +290,7 @@ mod tests {
     #[test]
     fn t08_a_split_with_records_that_cannot_be_read_yet_is_not_idle() {
         let mut splits = two_splits();
+        assert_eq!(splits.signals(at(0), false), []);
         splits.on_chunk(0, &[EventTime(5_000)], at(900));
         splits.keep_awake(1, at(900));
         assert_eq!(splits.signals(at(1_500), false), [], "split 1 holds back");
@@ -298,6 +316,31 @@ mod tests {
     }
 
     #[test]
+    fn t08_a_split_that_is_behind_is_not_idle_however_long_it_is_quiet() {
+        let mut splits = two_splits();
+        splits.on_chunk(0, &[EventTime(5_000)], at(0));
+        splits.signals(at(0), false);
+        splits.hold(1, at(3_000));
+        assert_eq!(splits.signals(at(3_000), false), []);
+        splits.on_chunk(0, &[EventTime(6_000)], at(3_900));
+        assert_eq!(splits.signals(at(3_999), false), []);
+        assert_eq!(
+            splits.signals(at(4_000), false),
+            [SourceSignal::Watermark(Watermark(5_899))],
+            "a second after it was read to its end it is idle"
+        );
+    }
+
+    #[test]
+    fn t08_the_time_before_the_first_turn_is_not_quiet() {
+        let mut splits = two_splits();
+        splits.on_chunk(0, &[EventTime(5_000)], at(10_000));
+        assert_eq!(splits.signals(at(10_000), false), []);
+        assert_eq!(splits.signals(at(10_999), false), []);
+        assert!(!splits.signals(at(11_000), false).is_empty());
+    }
+
+    #[test]
     fn t09_a_reader_without_splits_is_idle_by_itself() {
         let mut splits = SplitWatermarks::new(WatermarkStrategy::monotonous());
         let idle = [SourceSignal::Status(StreamStatus::Idle)];
@@ -306,6 +349,34 @@ mod tests {
         assert_eq!(
             splits.signals(at(1), false),
             [SourceSignal::Status(StreamStatus::Active)]
+        );
+    }
+
+    #[test]
+    fn t08_the_flush_of_idle_splits_does_not_jump_to_a_finished_one() {
+        let mut time =
+            SplitWatermarks::new(WatermarkStrategy::bounded_out_of_orderness(50).idle_after(100));
+        time.add_split(0, ProcessingTime(0));
+        time.add_split(1, ProcessingTime(0));
+        time.on_chunk(0, &[EventTime(10_000)], ProcessingTime(0));
+        time.on_chunk(1, &[EventTime(1_000)], ProcessingTime(0));
+        time.finish_split(0);
+        let before = time.signals(ProcessingTime(0), false);
+        // What the stalled split still holds is not late because another one was read to its end.
+        let stalled = time.signals(ProcessingTime(200), false);
+        assert_eq!(stalled, [SourceSignal::Status(StreamStatus::Idle)]);
+        time.on_chunk(1, &[EventTime(1_001)], ProcessingTime(300));
+        let after = time.signals(ProcessingTime(300), false);
+        let [SourceSignal::Watermark(early)] = before[..] else {
+            panic!("{before:?}");
+        };
+        let expected = Watermark(early.0 + 1);
+        assert_eq!(
+            after,
+            [
+                SourceSignal::Status(StreamStatus::Active),
+                SourceSignal::Watermark(expected)
+            ]
         );
     }
 

@@ -9,8 +9,9 @@ use highwater_protocol::manifest::Manifest;
 use highwater_protocol::mutant::{Mutant, planted};
 use highwater_protocol::paths::manifest as manifest_path;
 use highwater_protocol::recovery::{
-    Adoption, GoingBack, GoingBackEffect, GoingBackEvent, GoingBackPlan, RegionEffect, RegionEvent,
-    RegionRecovery, RestoreOptions, TakeoverDecision, UnmatchedState, assign, check_restore,
+    Adoption, Fault, GoingBack, GoingBackEffect, GoingBackEvent, GoingBackPlan, RegionEffect,
+    RegionEvent, RegionRecovery, RestoreOptions, TakeoverDecision, UnmatchedState, assign,
+    check_restore,
 };
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::{NamedStop, SlotKey};
@@ -349,6 +350,7 @@ impl Coordinator {
             head,
             target: (parent, target),
             given_up: Some(current),
+            fault: Fault::State,
         };
         let tries = leader
             .tries
@@ -399,6 +401,7 @@ impl Coordinator {
                     ctx.shared.rebased += 1;
                     self.begin(Purpose::Rebase, &change, ctx);
                 }
+                GoingBackEffect::Recover => unreachable!("state is damaged here, never only a log"),
                 GoingBackEffect::Stop(stop) => self.stop_asked(stop, ctx),
             }
         }

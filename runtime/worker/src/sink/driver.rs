@@ -23,6 +23,7 @@ use highwater_protocol::sink_slot::{
     Claim, EndAnswer, LogSource, Marker, MarkerKind, MarkerReading, Position, RecordRange,
     SessionNumber, SinkSlot, SlotConfig, SlotEffect, SlotEvent,
 };
+use highwater_protocol::steps::Step;
 use highwater_protocol::stop::NamedStop;
 use highwater_types::{AttemptId, CheckpointId, Epoch};
 
@@ -30,7 +31,7 @@ use crate::sink::log::{LogStore, LogStoreError};
 use crate::sink::mailbox::{SinkControl, SinkLetter, SinkMailbox};
 use crate::sink::spool::SpoolBytes;
 use crate::slot::{error_chain as chain, panic_message};
-use crate::worker::{WorkerInput, give};
+use crate::worker::{StopHook, WorkerInput, give};
 
 /// How long a driver waits for letters before it looks at what is due.
 const IDLE_WAIT: Duration = Duration::from_millis(500);
@@ -111,6 +112,8 @@ pub struct DriverParts {
     pub mailbox: SinkMailbox,
     /// Where events go.
     pub events: SyncSender<WorkerInput>,
+    /// Told of each protocol step right before it is performed.
+    pub stop: StopHook,
 }
 
 /// Starts the driver thread. It ends after `Close`, after a stop, or when the worker is gone.
@@ -188,6 +191,7 @@ struct Driver {
     marker: Option<TargetMarker>,
     asking: Option<CheckpointId>,
     pace: Pace,
+    stop: StopHook,
     life: Life,
 }
 
@@ -217,6 +221,7 @@ impl Driver {
             marker: None,
             asking: None,
             pace: Pace::new(),
+            stop: parts.stop,
             life: Life::On,
         };
         driver.perform();
@@ -235,7 +240,11 @@ impl Driver {
                 self.spool.append(batch);
                 SlotEvent::Output { records, bytes }
             }
-            SinkLetter::Barrier(id) => SlotEvent::Barrier(id),
+            SinkLetter::Barrier(id) => {
+                // The pre-commit of this slot; the snapshot of its chain is announced by the task.
+                (self.stop)(Step::P4);
+                SlotEvent::Barrier(id)
+            }
             SinkLetter::Control(control) => match self.control(control) {
                 Some(event) => event,
                 None => return,
@@ -436,6 +445,7 @@ impl Driver {
             length: bytes.len() as u64,
             checksum: ContentHash::of(&bytes),
         };
+        (self.stop)(Step::P5);
         let event = match self.log.store(&path, bytes) {
             Ok(()) => {
                 let object = LogObject {
@@ -473,8 +483,10 @@ impl Driver {
         let Some(marker) = self.marker.take() else {
             unreachable!("the machine writes a marker before it ends a transaction")
         };
+        (self.stop)(Step::P10);
         let answer = match self.target.commit(marker) {
             Ok(position) => {
+                (self.stop)(Step::P11);
                 self.pace = Pace::new();
                 EndAnswer::Committed {
                     marker_offset: position.0,

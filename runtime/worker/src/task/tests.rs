@@ -7,12 +7,13 @@ use highwater_types::Epoch;
 use super::*;
 use crate::clock::ManualClock;
 
-/// A chain that notes which barriers and watermarks reach it; its end has what is left over that a
+/// A chain that notes which barriers and watermarks reach it, and may have work left: without room to do it, or whatever a
 /// test sets.
 #[derive(Clone, Default)]
 struct Noting(
     Arc<Mutex<Vec<CheckpointId>>>,
     Arc<Mutex<Vec<Watermark>>>,
+    bool,
     Arc<Mutex<Option<Progress>>>,
 );
 
@@ -42,7 +43,9 @@ impl Downstream for Noting {
     }
 
     fn turn(&mut self) -> Result<Progress, OperatorError> {
-        Ok(self.2.lock().unwrap().unwrap_or(Progress::Done))
+        let blocked = self.2.then_some(Progress::More);
+        let left = blocked.or_else(|| *self.3.lock().unwrap());
+        Ok(left.unwrap_or(Progress::Done))
     }
 
     fn collect(&mut self, _: &mut Collected) -> Result<Progress, OperatorError> {
@@ -60,7 +63,7 @@ impl Downstream for Noting {
     }
 
     fn blocked(&self) -> Option<&str> {
-        None
+        self.2.then_some("the next task")
     }
 
     fn room(&self) -> usize {
@@ -151,7 +154,10 @@ fn barrier(number: u64) -> CheckpointBarrier {
 #[test]
 fn a_source_sends_no_barrier_behind_its_decline() {
     let noting = Noting::default();
-    let mut task = Task::new(TaskInput::Source(Box::new(Silent(noting.clone()))));
+    let mut task = Task::new(
+        TaskInput::Source(Box::new(Silent(noting.clone()))),
+        Arc::new(|_| {}),
+    );
     for letter in [
         TaskLetter::Trigger(barrier(1)),
         TaskLetter::Aborted(barrier(1).id),
@@ -175,15 +181,25 @@ fn a_source_sends_no_barrier_behind_its_decline() {
 fn an_aligned_task_sends_no_barrier_behind_its_decline() {
     let noting = Noting::default();
     let steps = VecDeque::from([Step::Barrier(0, barrier(1))]);
-    let mut task = Task::new(TaskInput::Gate {
+    let input = TaskInput::Gate {
         gate: Box::new(Scripted(steps, noting.clone())),
         valve: StatusValve::new(1),
         alignment: Alignment::new(1),
-    });
+    };
+    let mut task = Task::new(input, Arc::new(|_| {}));
     assert!(task.take_input().unwrap(), "the barrier is aligned");
     task.letter(TaskLetter::Aborted(barrier(1).id)).unwrap();
     task.turn(&ManualClock::default()).unwrap();
     assert_eq!(noting.barriers(), []);
+}
+
+#[test]
+fn a_chain_with_work_left_and_no_room_waits_for_the_room() {
+    let held = Noting(Arc::default(), Arc::default(), true, Arc::default());
+    let input = TaskInput::Source(Box::new(Silent(held)));
+    let mut task = Task::new(input, Arc::new(|_| {}));
+    let waiting = task.turn(&ManualClock::default()).unwrap();
+    assert_eq!(waiting, Waiting::Output, "or the slot thread would spin");
 }
 
 /// A source that always has records, in front of a chain that takes longer than a turn for each chunk.
@@ -238,11 +254,14 @@ impl SourceInput for Busy {
 #[test]
 fn t40_behind_a_slow_function_a_barrier_waits_for_one_chunk() {
     let (clock, noting) = (ManualClock::default(), Noting::default());
-    let mut task = Task::new(TaskInput::Source(Box::new(Busy {
-        clock: clock.clone(),
-        chunks: 0,
-        chain: noting.clone(),
-    })));
+    let mut task = Task::new(
+        TaskInput::Source(Box::new(Busy {
+            clock: clock.clone(),
+            chunks: 0,
+            chain: noting.clone(),
+        })),
+        Arc::new(|_| {}),
+    );
     for number in 1..5 {
         task.turn(&clock).unwrap();
         assert_eq!(
@@ -265,7 +284,10 @@ fn t10_only_a_stop_that_drains_ends_event_time() {
         (BarrierKind::StopDrain, vec![Watermark::MAX]),
     ] {
         let noting = Noting::default();
-        let mut task = Task::new(TaskInput::Source(Box::new(Silent(noting.clone()))));
+        let mut task = Task::new(
+            TaskInput::Source(Box::new(Silent(noting.clone()))),
+            Arc::new(|_| {}),
+        );
         let barrier = CheckpointBarrier { kind, ..barrier(1) };
         task.letter(TaskLetter::Trigger(barrier)).unwrap();
         task.turn(&ManualClock::default()).unwrap();
@@ -277,13 +299,14 @@ fn t10_only_a_stop_that_drains_ends_event_time() {
 #[test]
 fn a_chain_that_waits_for_the_outside_takes_no_turns_meanwhile() {
     let (clock, noting) = (ManualClock::default(), Noting::default());
-    let mut task = Task::new(TaskInput::Source(Box::new(Silent(noting.clone()))));
+    let input = TaskInput::Source(Box::new(Silent(noting.clone())));
+    let mut task = Task::new(input, Arc::new(|_| {}));
     for (left, waiting) in [
         (Progress::More, Waiting::Turn),
         (Progress::Waiting, Waiting::Input),
         (Progress::Done, Waiting::Input),
     ] {
-        *noting.2.lock().unwrap() = Some(left);
+        *noting.3.lock().unwrap() = Some(left);
         assert_eq!(task.turn(&clock).unwrap(), waiting, "{left:?}");
     }
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use highwater_connectors::WriterContext;
 use highwater_operators::OperatorSnapshot;
 use highwater_protocol::nonce::NonceStream;
-use highwater_protocol::recovery::SlotDuty;
+use highwater_protocol::recovery::{Fault, SlotDuty};
 use highwater_protocol::stop::SlotKey;
 use highwater_state::MemoryBudget;
+use highwater_storage::StorageError;
 use highwater_types::{AttemptId, Classified, ErrorKind, Parallelism, SlotIndex, SubtaskIndex};
 
 use crate::build::{SliceContext, SubtaskParts, build, operators_of, wire};
@@ -123,6 +124,7 @@ impl Worker {
                     owner: (held.deployment.epoch, held.deployment.attempt),
                     mailbox: mailbox.clone(),
                     events: self.inputs.clone(),
+                    stop: Arc::clone(&self.setup.stop),
                 };
                 held.drivers
                     .push(spawn(parts).map_err(|error| sink_failure(&key, &error))?);
@@ -138,35 +140,35 @@ impl Worker {
             return;
         };
         let states = std::mem::take(&mut held.deployment.states);
+        let logs = std::mem::take(&mut held.deployment.logs);
         let (files, rim) = (self.setup.files.clone(), self.setup.rim.clone());
         let job = move || {
             let mut fetched = BTreeMap::new();
             for (subtask, state) in states {
-                match rim.block_on(files.restore(state)) {
-                    Ok(snapshot) => {
-                        fetched.insert(subtask, snapshot);
-                    }
-                    Err(error) => {
-                        return Err(FailureReport {
-                            task: format!("restoring {}", subtask.uid),
-                            subtask: subtask.subtask,
-                            position: None,
-                            kind: error.kind(),
-                            message: error_chain(&error),
-                        });
-                    }
-                }
+                let snapshot = rim.block_on(files.restore(state)).map_err(|error| {
+                    let task = format!("restoring {}", subtask.uid);
+                    (Fault::State, restoring(task, subtask.subtask, &error))
+                })?;
+                fetched.insert(subtask, snapshot);
+            }
+            for (slot, log) in logs {
+                let whole = rim.block_on(files.fetch(&log.path, log.file));
+                whole.map_err(|error| {
+                    let task = format!("verifying the log of sink {}", slot.sink);
+                    (Fault::Log, restoring(task, SubtaskIndex(slot.slot), &error))
+                })?;
             }
             Ok(fetched)
         };
         let lost = |message| {
-            Err(FailureReport {
+            let report = FailureReport {
                 task: "restoring".to_owned(),
                 subtask: SubtaskIndex(0),
                 position: None,
                 kind: ErrorKind::Transient,
                 message,
-            })
+            };
+            Err((Fault::State, report))
         };
         self.off_loop(job, lost, move |states| {
             WorkerInput::Fetched(attempt, states)
@@ -176,7 +178,7 @@ impl Worker {
     pub(super) fn fetched(
         &mut self,
         attempt: AttemptId,
-        states: Result<BTreeMap<OperatorSubtask, OperatorSnapshot>, FailureReport>,
+        states: Result<BTreeMap<OperatorSubtask, OperatorSnapshot>, (Fault, FailureReport)>,
     ) {
         let Some(held) = self.active(attempt) else {
             return;
@@ -186,7 +188,10 @@ impl Worker {
                 held.states = states;
                 self.tell(WorkerEvent::Verified(attempt));
             }
-            Err(report) => self.fail(attempt, report),
+            Err((fault, report)) if report.kind == ErrorKind::Corrupt => {
+                self.damaged(attempt, fault, report);
+            }
+            Err((_, report)) => self.fail(attempt, report),
         }
     }
 
@@ -238,6 +243,7 @@ impl Worker {
                 budget: budget.clone(),
                 is_restored: held.deployment.history == History::Restored,
                 sinks: Arc::clone(&held.mailboxes),
+                stop: Arc::clone(&self.setup.stop),
             };
             let builder = Box::new(move |clock: &highwater_operators::TaskClock| {
                 parts
@@ -257,5 +263,15 @@ impl Worker {
                 .iter()
                 .for_each(|slot| slot.send(SlotLetter::Run(attempt)));
         }
+    }
+}
+
+fn restoring(task: String, subtask: SubtaskIndex, error: &StorageError) -> FailureReport {
+    FailureReport {
+        task,
+        subtask,
+        position: None,
+        kind: error.kind(),
+        message: error_chain(error),
     }
 }

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use highwater_protocol::job::{TaskId, TaskSnapshot};
+use highwater_protocol::steps::Step;
 use highwater_protocol::stop::SlotKey;
 use highwater_types::{AttemptId, CheckpointId, ErrorKind, SubtaskIndex};
 
@@ -30,6 +31,7 @@ impl Worker {
     /// Stores a task's part, off the loop (P5).
     pub(super) fn store(&self, part: TaskPart) {
         let (files, rim) = (self.setup.files.clone(), self.setup.rim.clone());
+        (self.setup.stop)(Step::P5);
         let (task, attempt, id) = (part.task.clone(), part.attempt, part.id);
         let answer = move |result| WorkerInput::Stored {
             task,
@@ -168,6 +170,7 @@ impl Worker {
         snapshot.outputs = part.slots.outputs;
         snapshot.marker_offsets = part.slots.marker_offsets;
         let snapshot = Box::new(snapshot);
+        (self.setup.stop)(Step::P6);
         self.tell(WorkerEvent::Acked {
             task: task.clone(),
             attempt,

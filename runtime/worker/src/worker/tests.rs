@@ -171,6 +171,7 @@ fn deployment() -> Box<Deployment> {
         splits: BTreeMap::new(),
         complete: Vec::new(),
         markers: BTreeMap::from([(uid(), markers)]),
+        logs: Vec::new(),
     })
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use highwater_connectors::WriterContext;
 use highwater_protocol::checkpoint::CheckpointEvent;
-use highwater_protocol::recovery::{RegionEffect, RegionEvent, RegionRecovery};
+use highwater_protocol::recovery::{Fault, RegionEffect, RegionEvent, RegionRecovery};
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::SlotKey;
 use highwater_types::{Classified, ErrorKind, Parallelism, SubtaskIndex};
@@ -18,10 +18,10 @@ use crate::deploy::{DeployInput, deployment};
 use crate::setup::JobFailure;
 use crate::sources::{OpenSources, open_sources};
 use crate::start::{failed, failure};
-use crate::status::JobPhase;
+use crate::status::{JobPhase, describe};
 use crate::store::backoff;
 
-use super::{Coordinator, Done, Opening, describe, failure_of};
+use super::{Coordinator, Done, Opening, failure_of};
 
 impl Coordinator {
     /// Begins the next attempt once `head` is settled (L1): opens the enumerators first.
@@ -79,6 +79,7 @@ impl Coordinator {
             sources,
             duties: Vec::new(),
             confirming: Confirming::No,
+            fault: Fault::State,
             after: After::Restart,
         });
         self.region_effects(effects);
@@ -112,12 +113,8 @@ impl Coordinator {
                 }
                 RegionEffect::Release => self.release(),
                 RegionEffect::GoBack => {
-                    let message = format!(
-                        "checkpoint {} was given up in one sink slot; finish going back with the \
-                         older checkpoint, or start a new lineage with --fresh",
-                        self.manifest.id
-                    );
-                    self.cancel(After::Fail(failure(ErrorKind::Corrupt, message)));
+                    let fault = self.attempt.as_ref().map(|attempt| attempt.fault);
+                    self.cancel(After::GoBack(fault.unwrap_or(Fault::State)));
                 }
             }
         }
@@ -203,6 +200,7 @@ impl Coordinator {
             attempt: attempt.id,
             sources: &attempt.sources,
             first_markers: &self.externals.markers,
+            logs: self.logs,
         };
         let deployment = Box::new(deployment(&input));
         self.send(WorkerCommand::Prepare(deployment));
@@ -274,6 +272,7 @@ impl Coordinator {
         match after {
             After::End(outcome) => self.end = Some(Ok(outcome)),
             After::Fail(failure) => self.end = Some(Err(failure)),
+            After::GoBack(fault) => self.detour = Some(fault),
             After::Restart => {
                 let now = self.now_ms();
                 if let Some(delay) = self.restart.next(now) {

@@ -13,11 +13,13 @@ use highwater_worker::WorkerCommand;
 use highwater_worker::slot::error_chain;
 
 use crate::attempt::{After, Attempt, AttemptStage};
+use crate::deploy::LogCheck;
 use crate::housekeeping::{collect, delete, export};
 use crate::request::RequestRefused;
 use crate::setup::JobOutcome;
 use crate::start::failure;
 use crate::status::JobPhase;
+use crate::store::HEAD_GONE;
 
 use super::{Collecting, Coordinator, Done};
 
@@ -126,8 +128,7 @@ impl Coordinator {
                 self.cancel(After::Fail(failure(ErrorKind::Fenced, message)));
             }
             CheckpointEffect::HeadVanished => {
-                let message = "the head object was deleted; restore it from a copy of the store";
-                self.cancel(After::Fail(failure(ErrorKind::Corrupt, message)));
+                self.cancel(After::Fail(failure(ErrorKind::Corrupt, HEAD_GONE)));
             }
             performed => unreachable!("{performed:?} is performed above"),
         }
@@ -203,6 +204,7 @@ impl Coordinator {
                 "the completed manifest is the one that was written"
             );
             self.manifest = next;
+            self.logs = LogCheck::Verify;
         }
         self.send(WorkerCommand::Completed(self.last_attempt, id));
         let now = self.now_ms();

@@ -3,15 +3,16 @@
 use highwater_protocol::checkpoint::CheckpointEvent;
 use highwater_protocol::head_write::authority;
 use highwater_protocol::job::TaskId;
-use highwater_protocol::recovery::RegionEvent;
-use highwater_protocol::stop::SlotKey;
+use highwater_protocol::recovery::{Fault, RegionEvent};
+use highwater_protocol::stop::{NamedStop, SlotKey};
 use highwater_types::{AttemptId, BarrierKind, ErrorKind};
 use highwater_worker::{FailureReport, WorkerEvent};
 
 use crate::attempt::{After, AttemptStage};
 use crate::start::{failed, failure};
+use crate::status::describe;
 
-use super::{Coordinator, Done, attempt_of, describe};
+use super::{Coordinator, Done, attempt_of};
 
 impl Coordinator {
     pub(super) fn worker_gone(&mut self) {
@@ -50,6 +51,7 @@ impl Coordinator {
                     self.region(RegionEvent::Verified(task));
                 }
             }
+            WorkerEvent::Damaged(_, fault, report) => self.damaged(fault, *report),
             WorkerEvent::Opened(_) => {
                 for task in self.tasks() {
                     self.region(RegionEvent::Opened(task));
@@ -126,12 +128,37 @@ impl Coordinator {
                 self.step(now, CheckpointEvent::Request(request));
             }
             WorkerEvent::Failed(_, report) => self.attempt_failed(*report),
-            WorkerEvent::Stop(_, stop) => {
-                let stopped = failed(&stop);
-                self.cancel(After::Fail(stopped));
-            }
+            WorkerEvent::Stop(attempt, stop) => self.stop_told(attempt, stop),
             answered => unreachable!("{answered:?} is handled above"),
         }
+    }
+
+    /// A file of the checkpoint is damaged: the region decides what that means.
+    fn damaged(&mut self, fault: Fault, report: FailureReport) {
+        tracing::error!(error = describe(&report), "the checkpoint cannot be used");
+        self.status
+            .send_modify(|status| status.failure = Some(report));
+        if let Some(attempt) = &mut self.attempt {
+            attempt.fault = fault;
+        }
+        if let Some(task) = self.tasks().into_iter().next() {
+            self.region(RegionEvent::Damaged(task));
+        }
+    }
+
+    /// A stop counts only if this leader still owns the epoch: a deposed one sees markers of its successor.
+    fn stop_told(&mut self, attempt: AttemptId, stop: NamedStop) {
+        let Some(epoch) = self.keeper.settled().map(|settled| settled.head.epoch) else {
+            // A write is undecided: whoever it leaves in charge hears of the stop again from the next attempt.
+            return self.cancel(After::Restart);
+        };
+        let store = self.store.clone();
+        self.at_rim(async move {
+            match store.assert_leading(epoch).await {
+                Ok(()) => Done::Stopped(attempt, failed(&stop)),
+                Err(failure) => Done::Stopped(attempt, failure),
+            }
+        });
     }
 
     pub(super) fn attempt_failed(&mut self, report: FailureReport) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use highwater_api::{JobProgram, StreamEnvironment};
 use highwater_coordinator::{
     CoordinatorHandle, CoordinatorSettings, CoordinatorSetup, JobFailure, JobOutcome,
-    RestartStrategy,
+    RestartStrategy, Wish,
 };
 use highwater_graph::PlanDefaults;
 use highwater_graph::check::Checkpoints;
@@ -18,7 +18,7 @@ use highwater_protocol::recovery::{RestoreOptions, StartWish, UnmatchedState};
 use highwater_storage::ObjectStorage;
 use highwater_types::{JobIdentity, MaxParallelism, Nonce, Parallelism};
 use highwater_worker::files::JobFiles;
-use highwater_worker::{Clock, SystemClock, WorkerSettings, WorkerSetup};
+use highwater_worker::{Clock, StopHook, SystemClock, WorkerSettings, WorkerSetup};
 use tokio::sync::mpsc;
 
 /// Compiles what `build` builds, for `parallelism` subtasks each.
@@ -41,6 +41,29 @@ pub(crate) fn start(
     program: JobProgram,
     storage: &Arc<dyn ObjectStorage>,
     seed: u128,
+) -> CoordinatorHandle {
+    start_with(program, storage, seed, Arc::new(|_| {}))
+}
+
+/// How a job begins or goes on.
+pub(crate) const RESUME: Wish = Wish::Own(StartWish::Resume);
+
+/// The same, with a hook that is told of each step of the coordinator.
+pub(crate) fn start_with(
+    program: JobProgram,
+    storage: &Arc<dyn ObjectStorage>,
+    seed: u128,
+    hook: StopHook,
+) -> CoordinatorHandle {
+    start_wishing(program, storage, (seed, hook), RESUME)
+}
+
+/// The same, from where the wish says.
+pub(crate) fn start_wishing(
+    program: JobProgram,
+    storage: &Arc<dyn ObjectStorage>,
+    (seed, hook): (u128, StopHook),
+    wish: Wish,
 ) -> CoordinatorHandle {
     let job = JobIdentity::parse("test-job").unwrap();
     let rim = tokio::runtime::Handle::current();
@@ -86,12 +109,12 @@ pub(crate) fn start(
             savepoints: "savepoints".to_owned(),
         },
         storage: Arc::clone(storage),
-        wish: StartWish::Resume,
+        wish,
         worker: worker.unwrap(),
         events: incoming,
         clock,
         seed: Nonce(seed + 1),
-        stop: Arc::new(|_| {}),
+        stop: hook,
     })
 }
 

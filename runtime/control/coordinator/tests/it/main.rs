@@ -5,6 +5,9 @@
     reason = "tests may unwrap; the lint knows unit tests only"
 )]
 
+mod damage;
 mod exactly_once;
+mod going_back;
 mod job;
+mod savepoint;
 mod traps;

@@ -70,14 +70,21 @@ fn every_change_keeps_the_chain() {
     let back = touched.changed(
         &HeadChange::Rebase {
             manifest: manifest(2, 2),
+            origin: None,
         },
         Nonce(7),
     );
     assert_eq!((back.number, back.confirmed), (2, 2));
+    assert_eq!(touched.previous.as_deref(), Some(&first().manifest));
+    assert_eq!(
+        back.previous, None,
+        "what was visible belongs to no older state"
+    );
     let restart = HeadChange::Restart {
         lineage: Lineage(6),
         manifest: manifest(3, 0),
         slots: slots(1),
+        origin: None,
     };
     let fresh = back.changed(&restart, Nonce(8));
     assert_eq!(
@@ -93,6 +100,7 @@ fn t_schedule_8_the_number_never_falls() {
     let back = two.changed(
         &HeadChange::Rebase {
             manifest: manifest(1, 1),
+            origin: None,
         },
         Nonce(3),
     );

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use highwater_types::{Classified, ErrorKind, OperatorUid};
 
 use crate::job::{JobShape, OperatorShape};
-use crate::manifest::{Manifest, OperatorState, StateSchema};
+use crate::manifest::{Manifest, OperatorState, SinkState, StateSchema};
 use crate::stop::{MarkerFault, NamedStop, SinkChange, SlotKey};
 
 /// What happens to state that no operator of the graph takes.
@@ -157,6 +157,23 @@ pub fn check_restore(
     }
 }
 
+/// Checks only what must be confirmed of `manifest`: nothing of it is restored.
+pub fn check_pending(
+    manifest: &Manifest,
+    confirmed: u64,
+    shape: &JobShape,
+) -> Result<(), Vec<Refusal>> {
+    let mut refusals = Vec::new();
+    if confirmed < manifest.id.number {
+        pending_output(manifest, shape, &mut refusals);
+    }
+    if refusals.is_empty() {
+        Ok(())
+    } else {
+        Err(refusals)
+    }
+}
+
 fn operator(
     uid: &OperatorUid,
     old: &OperatorState,
@@ -229,30 +246,39 @@ fn pending_output(manifest: &Manifest, shape: &JobShape, refusals: &mut Vec<Refu
         let Some((&slot, _)) = first else {
             continue;
         };
-        let pending = |change| NamedStop::PendingOutput {
+        let slot = SlotKey {
             sink: sink.clone(),
-            number,
-            change,
+            slot,
         };
-        let stop = match shape.sinks.get(sink) {
-            None => pending(SinkChange::Removes),
-            Some(new) if new.external.cluster != state.external.cluster => {
-                pending(SinkChange::MovesCluster)
-            }
-            Some(new) if new.external.marker_topic != state.external.marker_topic => {
-                NamedStop::MarkerLost {
-                    slot: SlotKey {
-                        sink: sink.clone(),
-                        slot,
-                    },
-                    reason: MarkerFault::Replaced {
-                        expected: state.external.marker_topic.clone(),
-                        found: new.external.marker_topic.clone(),
-                    },
-                }
-            }
-            Some(_) => continue,
-        };
-        refusals.push(stop.into());
+        let stop = unreachable_markers(&slot, number, Some(state), shape);
+        refusals.extend(stop.map(Refusal::from));
     }
+}
+
+/// Why nobody in this graph can read what a slot has committed. `known` = where it wrote, if a manifest says so.
+pub(super) fn unreachable_markers(
+    slot: &SlotKey,
+    number: u64,
+    known: Option<&SinkState>,
+    shape: &JobShape,
+) -> Option<NamedStop> {
+    let pending = |change| NamedStop::PendingOutput {
+        sink: slot.sink.clone(),
+        number,
+        change,
+    };
+    let Some(new) = shape.sinks.get(&slot.sink) else {
+        return Some(pending(SinkChange::Removes));
+    };
+    let known = known?;
+    if new.external.cluster != known.external.cluster {
+        return Some(pending(SinkChange::MovesCluster));
+    }
+    (new.external.marker_topic != known.external.marker_topic).then(|| NamedStop::MarkerLost {
+        slot: slot.clone(),
+        reason: MarkerFault::Replaced {
+            expected: known.external.marker_topic.clone(),
+            found: new.external.marker_topic.clone(),
+        },
+    })
 }

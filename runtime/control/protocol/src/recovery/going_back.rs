@@ -9,9 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_types::CheckpointId;
 
+use super::SavepointFacts;
+use super::compat::unreachable_markers;
 use super::region::{SlotDuty, performer};
 use crate::hash::ContentHash;
-use crate::head::{Head, HeadChange, ManifestRef};
+use crate::head::{Head, HeadChange, ManifestRef, Origin};
 use crate::job::JobShape;
 use crate::manifest::{Manifest, SlotOutput, SnapshotKind};
 use crate::mutant::{Mutant, planted};
@@ -19,6 +21,15 @@ use crate::nonce::TrySource;
 use crate::paths::ManifestName;
 use crate::sink_slot::{MarkerKind, Purpose};
 use crate::stop::{NamedStop, SlotKey};
+
+/// Why a number is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Its state or its manifest cannot be used, or a void marker was met: it cannot be gone on from.
+    State,
+    /// A log of its output cannot be read. Where output is visible already, the logs that are still needed may be whole.
+    Log,
+}
 
 /// What is given up and what takes its place.
 #[derive(Clone, Debug)]
@@ -29,6 +40,8 @@ pub struct GoingBackPlan {
     pub target: (ManifestRef, Manifest),
     /// The manifest of the number that is given up, if it can be read. If not, every slot up to `head.slots` examines.
     pub given_up: Option<Manifest>,
+    /// Why it is given up.
+    pub fault: Fault,
 }
 
 /// What wakes a going back.
@@ -70,6 +83,9 @@ pub enum GoingBackEffect {
     },
     /// Makes the choice; afterwards the job recovers from `head` as always.
     WriteHead(HeadChange),
+    /// Output is visible and only a log is damaged: the region recovers as always, and each slot decides by its own
+    /// markers whether it needs its log.
+    Recover,
     /// The job stops.
     Stop(NamedStop),
 }
@@ -100,8 +116,18 @@ enum Phase {
 pub struct GoingBack {
     phase: Phase,
     head: Head,
-    target: (ManifestRef, Manifest),
+    target: Target,
+    fault: Fault,
     tries: TrySource,
+}
+
+/// The older state.
+#[derive(Clone, Debug)]
+struct Target {
+    state: Manifest,
+    /// The manifest that it comes after; `None` = a savepoint, which lies elsewhere.
+    parent: Option<ManifestRef>,
+    origin: Option<Box<Origin>>,
 }
 
 impl GoingBack {
@@ -116,64 +142,75 @@ impl GoingBack {
     ) -> (Self, Vec<GoingBackEffect>) {
         let GoingBackPlan {
             head,
-            target,
+            target: (reference, state),
             given_up,
+            fault,
         } = plan;
         assert!(
-            target.0.name.number < head.number,
+            reference.name.number < head.number,
             "going back leads to an older state"
         );
-        if given_up
+        let duties = if given_up
             .as_ref()
             .is_some_and(|manifest| manifest.kind == SnapshotKind::Rebased)
         {
-            let stop = NamedStop::StateDamaged {
+            Err(NamedStop::StateDamaged {
                 number: head.number,
-            };
-            let phase = Phase::Done;
-            let machine = Self {
-                phase,
-                head,
-                target,
-                tries,
-            };
-            return (machine, vec![GoingBackEffect::Stop(stop)]);
-        }
-        let duties = examinations(&head, &target.1, given_up.as_ref(), shape);
+            })
+        } else {
+            examinations(&head, &state, given_up.as_ref(), shape)
+        };
+        let mut machine = Self {
+            phase: Phase::Done,
+            head,
+            target: Target {
+                state,
+                parent: Some(reference),
+                origin: None,
+            },
+            fault,
+            tries,
+        };
+        let duties = match duties {
+            Ok(duties) => duties,
+            Err(stop) => return (machine, vec![GoingBackEffect::Stop(stop)]),
+        };
         let slots = duties
             .iter()
             .map(|duty| (duty.slot.clone(), Answer::Waiting))
             .collect();
-        let mut machine = Self {
-            phase: Phase::Examining(slots),
-            head,
-            target,
-            tries,
-        };
+        machine.phase = Phase::Examining(slots);
         let mut effects: Vec<GoingBackEffect> =
             duties.into_iter().map(GoingBackEffect::Examine).collect();
         machine.advance(&mut effects);
         (machine, effects)
     }
 
-    /// Goes to an older state by the user's will (b). Output from `target` up to the number in `head` will appear again.
+    /// Takes the state of a savepoint by the user's will (b). `state` names files of the job; what came after it up to
+    /// the number in `head` will appear again. That it was taken is part of the same head write.
     ///
     /// # Panics
     /// If output is pending: it is confirmed first, or given up by [`GoingBack::forced`].
     pub fn voluntary(
         head: Head,
-        target: (ManifestRef, Manifest),
+        state: Manifest,
+        savepoint: &SavepointFacts,
         tries: TrySource,
     ) -> (Self, Vec<GoingBackEffect>) {
         assert!(
             !head.has_pending_output(),
             "pending output is confirmed before the state goes back"
         );
-        let phase = Phase::Voiding(BTreeSet::new());
+        let origin = Origin::from((savepoint, tries.peek(head.number)));
         let mut machine = Self {
-            phase,
+            phase: Phase::Voiding(BTreeSet::new()),
             head,
-            target,
+            target: Target {
+                state,
+                parent: None,
+                origin: Some(Box::new(origin)),
+            },
+            fault: Fault::State,
             tries,
         };
         let mut effects = Vec::new();
@@ -212,8 +249,11 @@ impl GoingBack {
             (Phase::Storing(built), GoingBackEvent::ManifestWritten(name))
                 if built.name == *name =>
             {
-                let manifest = *built;
-                effects.push(GoingBackEffect::WriteHead(HeadChange::Rebase { manifest }));
+                let change = HeadChange::Rebase {
+                    manifest: *built,
+                    origin: self.target.origin.clone(),
+                };
+                effects.push(GoingBackEffect::WriteHead(change));
                 self.phase = Phase::Done;
             }
             _ => {}
@@ -231,30 +271,27 @@ impl GoingBack {
         let id = self.head.checkpoint();
         match found {
             None => effects.push(GoingBackEffect::WriteVoid { slot, id }),
-            Some(MarkerKind::Output) => {
-                let stop = NamedStop::PartlyCommitted {
-                    slot,
-                    number: id.number,
-                };
-                self.phase = Phase::Done;
-                effects.push(GoingBackEffect::Stop(stop));
-            }
+            Some(MarkerKind::Output) => self.visible(slot, effects),
             Some(MarkerKind::Void) => {}
         }
     }
 
+    fn visible(&mut self, slot: SlotKey, effects: &mut Vec<GoingBackEffect>) {
+        self.phase = Phase::Done;
+        effects.push(match self.fault {
+            Fault::Log => GoingBackEffect::Recover,
+            Fault::State => GoingBackEffect::Stop(NamedStop::PartlyCommitted {
+                slot,
+                number: self.head.number,
+            }),
+        });
+    }
+
     fn advance(&mut self, effects: &mut Vec<GoingBackEffect>) {
         if let Phase::Examining(slots) = &self.phase {
-            let number = self.head.number;
             let output = Answer::Found(MarkerKind::Output);
             if let Some((slot, _)) = slots.iter().find(|(_, found)| **found == output) {
-                let stop = NamedStop::PartlyCommitted {
-                    slot: slot.clone(),
-                    number,
-                };
-                self.phase = Phase::Done;
-                effects.push(GoingBackEffect::Stop(stop));
-                return;
+                return self.visible(slot.clone(), effects);
             }
             if slots.values().any(|found| *found == Answer::Waiting) {
                 return;
@@ -278,11 +315,11 @@ impl GoingBack {
     }
 
     fn store(&mut self, effects: &mut Vec<GoingBackEffect>) {
-        let (target, state) = &self.target;
+        let Target { state, parent, .. } = &self.target;
         let mut manifest = state.clone();
         let reused = planted(Mutant::NumberReused);
         let number = if reused {
-            target.name.number
+            state.id.number
         } else {
             self.tries.number(self.head.number)
         };
@@ -291,7 +328,7 @@ impl GoingBack {
             epoch: self.head.epoch,
         };
         manifest.kind = SnapshotKind::Rebased;
-        manifest.parent = if reused { state.parent } else { Some(*target) };
+        manifest.parent = if reused { state.parent } else { *parent };
         for sink in manifest.sinks.values_mut() {
             sink.slots
                 .values_mut()
@@ -310,41 +347,46 @@ impl GoingBack {
 }
 
 /// One examination for each slot that may have output of the number that is given up.
+///
+/// # Errors
+/// With the stop, if output is known to be visible, or if a slot cannot be examined in this graph.
 fn examinations(
     head: &Head,
     target: &Manifest,
     given_up: Option<&Manifest>,
     shape: &JobShape,
-) -> Vec<SlotDuty> {
+) -> Result<Vec<SlotDuty>, NamedStop> {
     let mut duties = Vec::new();
     for (sink, &count) in &head.slots {
-        let state = given_up.map(|manifest| manifest.sinks.get(sink));
-        let from = match state {
-            Some(found) => found.map_or(0, |found| found.from),
-            None => target.sinks.get(sink).map_or(0, |older| older.from),
-        };
-        for slot in 0..count {
-            let output = state.map(|found| found.and_then(|found| found.slots.get(&slot)));
-            let log = match output {
+        let known = given_up.unwrap_or(target).sinks.get(sink);
+        for slot in (0..count).map(|slot| SlotKey {
+            sink: sink.clone(),
+            slot,
+        }) {
+            let log = match given_up {
                 None => Vec::new(),
-                Some(Some(SlotOutput::Log(log))) => log.clone(),
-                Some(_) => continue,
+                Some(_) => match known.and_then(|known| known.slots.get(&slot.slot)) {
+                    Some(SlotOutput::Log(log)) => log.clone(),
+                    _ => continue,
+                },
             };
-            let slot = SlotKey {
-                sink: sink.clone(),
-                slot,
-            };
-            let task = performer(&slot, shape);
-            let (id, purpose) = (head.checkpoint(), Purpose::Examine);
+            let number = head.number;
+            if !log.is_empty() && !head.has_pending_output() {
+                // `head` says that all of it is visible: nobody needs to ask.
+                return Err(NamedStop::PartlyCommitted { slot, number });
+            }
+            if let Some(stop) = unreachable_markers(&slot, number, known, shape) {
+                return Err(stop);
+            }
             duties.push(SlotDuty {
+                task: performer(&slot, shape),
                 slot,
-                task,
-                id,
+                id: head.checkpoint(),
                 log,
-                from,
-                purpose,
+                from: known.map_or(0, |known| known.from),
+                purpose: Purpose::Examine,
             });
         }
     }
-    duties
+    Ok(duties)
 }

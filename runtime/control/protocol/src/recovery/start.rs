@@ -3,7 +3,7 @@
 //! Called once per candidacy, with what the store shows. A deleted `head` is never taken for a first start (schedule
 //! 32). The operator's claim of a job is this same decision followed by the takeover write.
 
-use highwater_types::{Classified, Epoch, ErrorKind, JobIdentity};
+use highwater_types::{Classified, Epoch, ErrorKind, JobIdentity, Lineage};
 
 use crate::head_write::Versioned;
 use crate::paths::ManifestName;
@@ -71,13 +71,57 @@ pub enum StartError {
         /// The job in `head`.
         found: JobIdentity,
     },
+    /// The job has state, and nothing was said about it.
+    #[error(
+        "job `{identity}` has state, its last checkpoint is {number}; to go back to checkpoint {of} of {savepoint} and \
+         see the output after it again say --go-back, to begin a new lineage from it say --fork, to go on leave the \
+         savepoint out"
+    )]
+    StateThere {
+        /// The job.
+        identity: JobIdentity,
+        /// Its last checkpoint.
+        number: u64,
+        /// The savepoint.
+        savepoint: String,
+        /// Its checkpoint.
+        of: u64,
+    },
+    /// The savepoint is of another line of checkpoints.
+    #[error(
+        "{savepoint} is of lineage {of}, the job is at lineage {job}; a new lineage from it is begun by --fork"
+    )]
+    OtherLineage {
+        /// The savepoint.
+        savepoint: String,
+        /// Its lineage.
+        of: Lineage,
+        /// The lineage in `head`.
+        job: Lineage,
+    },
+    /// The savepoint is newer than what `head` has.
+    #[error(
+        "{savepoint} is checkpoint {of}, the job is at {number} of the same lineage: its head is an old copy; restore \
+         the newest head object, or begin a new lineage with --fork"
+    )]
+    SavepointAhead {
+        /// The savepoint.
+        savepoint: String,
+        /// Its checkpoint.
+        of: u64,
+        /// The number in `head`.
+        number: u64,
+    },
 }
 
 impl Classified for StartError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Stop(stop) => stop.kind(),
-            Self::Identity { .. } => ErrorKind::Invalid,
+            Self::Identity { .. }
+            | Self::StateThere { .. }
+            | Self::OtherLineage { .. }
+            | Self::SavepointAhead { .. } => ErrorKind::Invalid,
         }
     }
 }

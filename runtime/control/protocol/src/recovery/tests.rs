@@ -653,6 +653,7 @@ fn going_back(logs: &[u32], readable: bool) -> (GoingBack, Vec<GoingBackEffect>)
         head: head_at(&broken, 3),
         target: (reference(&target), target),
         given_up: readable.then_some(broken),
+        fault: Fault::State,
     };
     GoingBack::forced(plan, &shape(3), TrySource::new(NonceStream::new(Nonce(5))))
 }
@@ -703,6 +704,7 @@ fn a_number_that_was_taken_by_going_back_is_not_given_up_again() {
         head: head_at(&broken, 4),
         target: (reference(&target), target),
         given_up: Some(broken),
+        fault: Fault::State,
     };
     let tries = TrySource::new(NonceStream::new(Nonce(5)));
     let (_, effects) = GoingBack::forced(plan, &shape(3), tries);
@@ -762,22 +764,108 @@ fn an_unreadable_manifest_examines_every_slot_ever_used() {
 }
 
 #[test]
-fn a_voluntary_return_needs_confirmed_output() {
+fn an_unreadable_manifest_needs_every_sink_that_may_have_output() {
+    let broken = manifest(4, &[]);
     let target = manifest(3, &[]);
+    let plan = GoingBackPlan {
+        head: head_at(&broken, 3),
+        target: (reference(&target), target),
+        given_up: None,
+        fault: Fault::State,
+    };
+    let mut shape = shape(3);
+    shape.sinks.clear();
+    let tries = TrySource::new(NonceStream::new(Nonce(5)));
+    let (_, effects) = GoingBack::forced(plan, &shape, tries);
+    let [GoingBackEffect::Stop(stop)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert!(stop.to_string().starts_with("PendingOutput"), "{stop}");
+}
+
+/// Going back from checkpoint 4, of which `head` says that all output is confirmed.
+fn going_back_confirmed(logs: &[u32], slots: u32) -> Vec<GoingBackEffect> {
+    let broken = manifest(4, logs);
+    let target = manifest(3, &[]);
+    let plan = GoingBackPlan {
+        head: head_at(&broken, 4),
+        target: (reference(&target), target),
+        given_up: Some(broken),
+        fault: Fault::State,
+    };
+    let mut shape = shape(slots.max(1));
+    if slots == 0 {
+        shape.sinks.clear();
+    }
+    GoingBack::forced(plan, &shape, TrySource::new(NonceStream::new(Nonce(5)))).1
+}
+
+#[test]
+fn confirmed_output_is_never_given_up_and_needs_no_session_to_say_so() {
+    let effects = going_back_confirmed(&[0], 0);
+    let [GoingBackEffect::Stop(stop)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert!(stop.to_string().starts_with("PartlyCommitted"), "{stop}");
+    let silent = going_back_confirmed(&[], 0);
+    assert!(
+        matches!(&silent[..], [GoingBackEffect::WriteManifest { .. }]),
+        "nothing was emitted, nothing is asked: {silent:?}"
+    );
+}
+
+#[test]
+fn a_damaged_log_beside_visible_output_recovers_as_always() {
+    let broken = manifest(4, &[0, 1]);
+    let target = manifest(3, &[]);
+    let plan = GoingBackPlan {
+        head: head_at(&broken, 3),
+        target: (reference(&target), target),
+        given_up: Some(broken),
+        fault: Fault::Log,
+    };
+    let tries = TrySource::new(NonceStream::new(Nonce(5)));
+    let (mut machine, _) = GoingBack::forced(plan, &shape(3), tries);
+    let effects = machine.step(&examined(1, Some(MarkerKind::Output)));
+    assert_eq!(effects, [GoingBackEffect::Recover]);
+    assert_eq!(machine.step(&examined(0, None)), [], "nothing is voided");
+}
+
+fn savepoint() -> SavepointFacts {
+    SavepointFacts {
+        folder: "savepoints/one".to_owned(),
+        hash: ContentHash(7),
+        lineage: Lineage(1),
+        id: id(3),
+    }
+}
+
+#[test]
+fn a_voluntary_return_says_in_head_what_was_taken() {
     let head = head_at(&manifest(4, &[]), 4);
     let tries = TrySource::new(NonceStream::new(Nonce(5)));
-    let (_, effects) = GoingBack::voluntary(head, (reference(&target), target), tries);
-    assert!(matches!(
-        &effects[..],
-        [GoingBackEffect::WriteManifest { .. }]
-    ));
+    let (mut machine, effects) =
+        GoingBack::voluntary(head.clone(), manifest(3, &[0]), &savepoint(), tries);
+    let [GoingBackEffect::WriteManifest { name, bytes, .. }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    let rebased = Manifest::decode(bytes).unwrap();
+    assert_eq!((rebased.id.number, rebased.parent), (5, None));
+    assert!(!rebased.has_output());
+    let effects = machine.step(&GoingBackEvent::ManifestWritten(*name));
+    let [GoingBackEffect::WriteHead(change)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    let head = head.changed(change, Nonce(9));
+    let origin = head.origin.unwrap();
+    assert_eq!(origin.hash, savepoint().hash);
+    assert_eq!(origin.taken_as, head.number);
 }
 
 #[test]
 #[should_panic(expected = "pending output is confirmed")]
 fn a_voluntary_return_with_pending_output_is_a_bug() {
-    let target = manifest(3, &[]);
     let head = head_at(&manifest(4, &[0]), 3);
     let tries = TrySource::new(NonceStream::new(Nonce(5)));
-    GoingBack::voluntary(head, (reference(&target), target), tries);
+    GoingBack::voluntary(head, manifest(3, &[0]), &savepoint(), tries);
 }

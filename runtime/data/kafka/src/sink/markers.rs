@@ -333,6 +333,7 @@ impl MarkerTopic {
             .assign(&assignment)
             .map_err(|error| inspector.failed(&error))?;
         let mut empty_polls = 0;
+        let mut last_error = None;
         let mut last = offset;
         let read = loop {
             match consumer.poll(POLL_WAIT) {
@@ -352,13 +353,18 @@ impl MarkerTopic {
                     });
                 }
                 // The client goes on by itself; if it cannot, the polls run out.
-                Some(Err(_)) | None => empty_polls += 1,
+                Some(Err(error)) => {
+                    last_error = Some(error);
+                    empty_polls += 1;
+                }
+                None => empty_polls += 1,
             }
             if empty_polls > EMPTY_POLLS_MAX {
                 break Err(ConnectorError::Unavailable {
                     object: format!("kafka marker topic {topic}"),
-                    reason: format!(
-                        "nothing can be read behind offset {last}; an open transaction may hold it back"
+                    reason: last_error.map_or_else(
+                        || format!("nothing can be read behind offset {last}; an open transaction may hold it back"),
+                        |error| format!("nothing can be read behind offset {last}: {error}"),
                     ),
                 });
             }

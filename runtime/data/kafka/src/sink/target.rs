@@ -10,6 +10,7 @@ use highwater_connectors::{
     ConnectorError, ExternalIdentity, Marker, MarkerPosition, MarkerReading, OutputBatch,
     OutputRecord, OutputTarget, TargetError, WriterContext,
 };
+use highwater_types::EventTime;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -398,7 +399,7 @@ fn send_one(
     record.partition = output.partition;
     record.key = output.key;
     record.payload = output.value;
-    record.timestamp = output.time.is_some().then_some(output.time.millis());
+    record.timestamp = timestamp_of(output.time);
     if !output.headers.is_empty() {
         record.headers = Some(headers_of(output));
     }
@@ -415,6 +416,12 @@ fn send_one(
     Err(KafkaError::MessageProduction(Code::QueueFull))
 }
 
+/// The timestamp of a record. Kafka has none before 1970, and the client reads 0 as "now", another one with every sending:
+/// such times become the first millisecond. The record itself carries its time as it is.
+fn timestamp_of(time: EventTime) -> Option<i64> {
+    time.is_some().then(|| time.millis().max(1))
+}
+
 fn headers_of(output: &OutputRecord<'_>) -> OwnedHeaders {
     let all = OwnedHeaders::new_with_capacity(output.headers.len());
     output.headers.iter().fold(all, |all, (name, value)| {
@@ -425,4 +432,17 @@ fn headers_of(output: &OutputRecord<'_>) -> OwnedHeaders {
             value: Some(*value),
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_kafka_has_no_timestamp_for_becomes_the_first_millisecond() {
+        assert_eq!(timestamp_of(EventTime(7)), Some(7));
+        assert_eq!(timestamp_of(EventTime(0)), Some(1), "0 would mean now");
+        assert_eq!(timestamp_of(EventTime(-5)), Some(1));
+        assert_eq!(timestamp_of(EventTime::NONE), None);
+    }
 }

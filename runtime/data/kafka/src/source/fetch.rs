@@ -30,6 +30,9 @@ use crate::topic::CALL_TIMEOUT;
 const IDLE_WAIT: Duration = Duration::from_millis(50);
 /// Records that are taken from the client before they are handed over, whatever else is there.
 const DRAIN_RECORDS_MAX: usize = 4_096;
+/// Looks for the answers to the last commits: five seconds, then the job ends without them.
+const COMMIT_POLLS_MAX: u32 = 100;
+const COMMIT_POLL: Duration = Duration::from_millis(50);
 
 /// What the reader asks of the thread.
 #[derive(Debug)]
@@ -53,6 +56,8 @@ pub(super) struct Assignment {
 pub(super) enum Fetched {
     /// Records.
     Batch(RecordBatch),
+    /// Everything that is committed now has been handed over.
+    CaughtUp(SplitIndex),
     /// The split is read to its end.
     Ended(SplitIndex),
     /// Nothing more will come.
@@ -79,6 +84,8 @@ struct Open {
     /// The record before `next`, which is read again first: only in the same topic is it the same.
     check: Option<LastRead>,
     batch: RecordBatch,
+    /// The client has reported the end of the partition, and the reader does not know yet.
+    at_end: bool,
 }
 
 impl Open {
@@ -142,6 +149,7 @@ impl FetchThread {
                 break stop;
             }
         };
+        self.finish_commits();
         if let Stop::Failed(error) = stop
             && self.queues.fetched.send(Fetched::Failed(error)).is_ok()
         {
@@ -214,6 +222,7 @@ impl FetchThread {
                 end: position.end,
                 check: position.last,
                 batch: RecordBatch::new(split),
+                at_end: false,
             };
             offsets.push((partition, open.first()));
             self.open.insert(partition, open);
@@ -226,11 +235,43 @@ impl FetchThread {
 
     fn commit(&self, offsets: &[(i32, i64)]) -> Result<(), Stop> {
         let list = self.list(offsets)?;
+        self.log.commit_asked();
         if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
+            self.log.commit_refused();
             // Group offsets are for people who watch; the job itself goes on from its checkpoints.
             tracing::warn!(target: "highwater::kafka", %error, "group offsets were not committed");
         }
         Ok(())
+    }
+
+    /// Tells the group what the reader left behind, and waits for the answers for a while: what the last completed
+    /// checkpoint says is to be seen after the end of the job too (HB-73).
+    fn finish_commits(&mut self) {
+        let mut last = None;
+        while let Ok(command) = self.queues.commands.try_recv() {
+            if let Command::Commit(offsets) = command {
+                last = Some(offsets);
+            }
+        }
+        if let Some(offsets) = last
+            && self.commit(&offsets).is_err()
+        {
+            tracing::warn!(target: "highwater::kafka", topic = self.topic, "the last group offsets cannot be named");
+        }
+        if self.log.commits_are_answered() {
+            return;
+        }
+        if let Err(error) = self.consumer.unassign() {
+            tracing::debug!(target: "highwater::kafka", %error, "unassign at the end");
+        }
+        for _ in 0..COMMIT_POLLS_MAX {
+            // Nothing is assigned: a poll brings answers only.
+            drop(self.consumer.poll(COMMIT_POLL));
+            if self.log.commits_are_answered() {
+                return;
+            }
+        }
+        tracing::warn!(target: "highwater::kafka", topic = self.topic, "the last group offsets were not confirmed");
     }
 
     /// Copies a record into the batch of its partition.
@@ -244,6 +285,7 @@ impl FetchThread {
         let Some(partition) = open.get_mut(&message.partition()) else {
             return;
         };
+        partition.at_end = false;
         let offset = message.offset();
         let time = message.timestamp().to_millis();
         let time = time.map_or(EventTime::NONE, EventTime);
@@ -278,10 +320,11 @@ impl FetchThread {
     /// Acts on what the client reports instead of a record.
     fn meet(&mut self, error: &KafkaError) -> Result<(), Stop> {
         if let KafkaError::PartitionEOF(partition) = error {
-            if let Some(open) = self.open.get_mut(partition)
-                && let Some(end) = open.end
-            {
-                open.next = open.next.max(end);
+            if let Some(open) = self.open.get_mut(partition) {
+                open.at_end = true;
+                if let Some(end) = open.end {
+                    open.next = open.next.max(end);
+                }
             }
             return Ok(());
         }
@@ -398,6 +441,11 @@ impl FetchThread {
             let fresh = fresh.unwrap_or_else(|_| RecordBatch::new(open.split));
             let batch = std::mem::replace(&mut open.batch, fresh);
             self.outgoing.push_back(Fetched::Batch(batch));
+        }
+        for open in self.open.values_mut() {
+            if std::mem::take(&mut open.at_end) {
+                self.outgoing.push_back(Fetched::CaughtUp(open.split));
+            }
         }
         while let Some(fetched) = self.outgoing.pop_front() {
             self.queues

@@ -41,6 +41,8 @@ struct ReadSplit {
     partition: i32,
     position: PartitionPosition,
     ended: bool,
+    /// Everything that was committed at the last look has been read.
+    caught_up: bool,
 }
 
 /// The reader of one subtask.
@@ -195,6 +197,7 @@ impl<T: Record, D: DecodeRecord<T>> SourceReader<T> for KafkaReader<T, D> {
                 partition,
                 position,
                 ended: false,
+                caught_up: false,
             });
             if position.end.is_some_and(|end| position.offset >= end) {
                 self.ended_at_once.push_back(index);
@@ -227,16 +230,23 @@ impl<T: Record, D: DecodeRecord<T>> SourceReader<T> for KafkaReader<T, D> {
             // A full queue means that there is memory enough.
             drop(self.used.try_send(batch));
         }
-        match self.next()? {
-            None => Ok(ReaderPoll::Nothing),
-            Some(Fetched::Failed(error)) => Err(error),
-            Some(Fetched::Ended(split)) => Ok(self.end(split)),
-            Some(Fetched::Batch(batch)) => {
-                let index = batch.split();
-                self.decode(&batch, index, out)?;
-                self.last = Some(batch);
-                Ok(ReaderPoll::Records(index))
-            }
+        loop {
+            return match self.next()? {
+                None => Ok(ReaderPoll::Nothing),
+                Some(Fetched::Failed(error)) => Err(error),
+                Some(Fetched::Ended(split)) => Ok(self.end(split)),
+                Some(Fetched::CaughtUp(split)) => {
+                    self.splits[split.0 as usize].caught_up = true;
+                    continue;
+                }
+                Some(Fetched::Batch(batch)) => {
+                    let index = batch.split();
+                    self.splits[index.0 as usize].caught_up = false;
+                    self.decode(&batch, index, out)?;
+                    self.last = Some(batch);
+                    Ok(ReaderPoll::Records(index))
+                }
+            };
         }
     }
 
@@ -271,6 +281,11 @@ impl<T: Record, D: DecodeRecord<T>> SourceReader<T> for KafkaReader<T, D> {
             .map(|split| (split.partition, split.position.offset))
             .collect();
         Ok(taken)
+    }
+
+    fn is_behind(&self, split: SplitIndex) -> bool {
+        let split = &self.splits[split.0 as usize];
+        !split.ended && !split.caught_up
     }
 
     /// Barriers and completions come through one ordered mailbox, so the last snapshot is the one of this checkpoint.

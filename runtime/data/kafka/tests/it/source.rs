@@ -12,6 +12,7 @@ use highwater_connectors::{
 };
 use highwater_kafka::{EndPosition, KafkaSource, StartPosition};
 use highwater_testkit::KafkaOptions;
+use highwater_testkit::process::wait_until;
 use highwater_types::{CheckpointId, Classified, Epoch, ErrorKind, EventTime};
 use rdkafka::producer::Producer;
 
@@ -79,6 +80,10 @@ impl<S: Source> Source for Waiting<S> {
 }
 
 impl<T> SourceReader<T> for WaitingReader<T> {
+    fn is_behind(&self, split: SplitIndex) -> bool {
+        self.inner.is_behind(split)
+    }
+
     fn add_splits(&mut self, splits: Vec<Split>) -> Result<(), ConnectorError> {
         self.open += splits.len();
         self.inner.add_splits(splits)
@@ -265,6 +270,34 @@ fn start_and_end_are_found_by_offset_and_by_time() {
     );
 }
 
+/// A split whose records still lie in the topic must never be taken for idle: event time would pass them.
+#[test]
+fn t08_a_split_is_behind_until_everything_that_is_committed_has_been_read() {
+    let cluster = Cluster::shared();
+    let topic = unique("behind");
+    cluster.topic(&topic, 1);
+    cluster.write(&topic, 0, &["a", "b"]);
+    let source = source(&cluster, &topic);
+    let found = source.enumerator().unwrap().discover().unwrap();
+    let mut reader = source.reader(&reader_context()).unwrap();
+    reader.add_splits(found.splits).unwrap();
+    let split = SplitIndex(0);
+    assert!(reader.is_behind(split), "nobody has looked yet");
+    take(reader.as_mut(), 2);
+    wait_until(PATIENCE, || {
+        let polled = reader.poll(&mut SourceOutput::default());
+        assert_eq!(polled.unwrap(), ReaderPoll::Nothing);
+        !reader.is_behind(split)
+    });
+    assert!(!reader.is_behind(split), "the end was reached");
+    cluster.write(&topic, 0, &["c"]);
+    take(reader.as_mut(), 1);
+    assert!(
+        reader.is_behind(split),
+        "whether more waits is not known yet"
+    );
+}
+
 #[test]
 fn positions_that_are_not_there_are_refused_by_number() {
     let cluster = Cluster::shared();
@@ -343,7 +376,32 @@ fn t25_the_group_learns_of_positions_only_after_a_completed_checkpoint() {
     };
     reader.checkpoint_completed(id).unwrap();
     let told = || cluster.group(&group, &topic, 1) == BTreeMap::from([(0, 3)]);
-    assert!(highwater_testkit::process::wait_until(PATIENCE, told));
+    assert!(wait_until(PATIENCE, told));
+}
+
+/// HB-73: a job that ends right behind its last checkpoint has told the group, also while more was being fetched.
+#[test]
+fn t25_the_last_completed_checkpoint_reaches_the_group_though_the_reader_ends_at_once() {
+    let cluster = Cluster::shared();
+    let (topic, group) = (unique("last"), unique("watchers"));
+    cluster.topic(&topic, 1);
+    let many: Vec<_> = (0..50_000).map(|at| at.to_string()).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    cluster.write(&topic, 0, &many);
+    let source = source(&cluster, &topic).group(&group);
+    let mut reader = reading(source);
+    let taken = take(reader.as_mut(), 1).len() as i64;
+    reader.snapshot().unwrap();
+    let id = CheckpointId {
+        number: 1,
+        epoch: Epoch(1),
+    };
+    reader.checkpoint_completed(id).unwrap();
+    drop(reader);
+    assert_eq!(
+        cluster.group(&group, &topic, 1),
+        BTreeMap::from([(0, taken)])
+    );
 }
 
 #[test]
@@ -530,7 +588,7 @@ fn made_again(values: &[&str]) -> (Cluster, String, Vec<Split>) {
     drop(reader);
     cluster.delete_topic(&topic);
     let gone = || cluster.try_topic(&topic, 1);
-    assert!(highwater_testkit::process::wait_until(PATIENCE, gone));
+    assert!(wait_until(PATIENCE, gone));
     cluster.write(&topic, 0, values);
     (cluster, topic, splits)
 }
@@ -640,7 +698,7 @@ fn t08_a_partition_behind_an_open_transaction_is_held_and_not_idle() {
             reader.poll(&mut out).expect("a poll succeeds");
             reader.held() == wanted
         };
-        highwater_testkit::process::wait_until(PATIENCE, reached)
+        wait_until(PATIENCE, reached)
     };
     let producer = cluster.transactional(&unique("writer"));
     producer.begin_transaction().expect("a transaction");

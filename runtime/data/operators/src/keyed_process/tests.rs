@@ -260,6 +260,38 @@ fn many_due_timers_fire_in_portions() {
     assert_eq!(rest.last(), Some(&HarnessElement::Watermark(Watermark(10))));
 }
 
+#[test]
+fn timers_do_not_fire_into_an_output_without_room() {
+    let mut harness = harness();
+    let count = 3 * FIRINGS_MAX as i64;
+    ask(&mut harness, (0..count).map(|key| (key, Ask::SetEvent(10))));
+    assert_eq!(harness.watermark_call(10), Progress::More);
+    assert_eq!(harness.take_elements().len(), FIRINGS_MAX);
+    harness.set_output_full(true);
+    for _ in 0..5 {
+        assert_eq!(harness.turn(), Progress::More, "the firing is not over");
+    }
+    assert_eq!(harness.take_elements().len(), 0);
+    harness.set_output_full(false);
+    harness.turns();
+    let rest = harness.take_elements();
+    assert_eq!(rest.len(), 2 * FIRINGS_MAX + 1);
+    assert_eq!(rest.last(), Some(&HarnessElement::Watermark(Watermark(10))));
+}
+
+#[test]
+fn processing_timers_wait_for_room_too() {
+    let mut harness = harness();
+    ask(&mut harness, [(1, Ask::SetProcessing(20))]);
+    harness.take_elements();
+    harness.set_output_full(true);
+    harness.processing_time(30);
+    assert_eq!(harness.take_elements().len(), 0);
+    harness.set_output_full(false);
+    harness.turns();
+    assert_eq!(harness.take_elements().len(), 1);
+}
+
 type Scale = ParallelHarness<Request, Seen, ()>;
 
 fn scale(parallelism: u32, restored: Option<&[OperatorSnapshot]>) -> Scale {

@@ -208,6 +208,11 @@ impl<In: Record, Out: Record> Harness<In, Out> {
         check(self.link.turn())
     }
 
+    /// Takes the room from what stands behind the operator, or gives it back.
+    pub fn set_output_full(&mut self, full: bool) {
+        self.main.0.borrow_mut().full = full;
+    }
+
     /// Gives one turn to an operator that may fail.
     pub fn try_turn(&mut self) -> Result<Progress, OperatorError> {
         self.link.turn()

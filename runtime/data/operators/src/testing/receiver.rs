@@ -33,6 +33,8 @@ pub(super) struct Received<T> {
     pub(super) elements: Vec<HarnessElement<T>>,
     pub(super) hashes: Vec<KeyHash>,
     pub(super) largest_chunk: usize,
+    /// Says that it has no room. It keeps what comes all the same, as a channel does.
+    pub(super) full: bool,
 }
 
 /// Keeps elements; clones share them.
@@ -50,6 +52,7 @@ impl<T: Record> Receiver<T> {
             elements: Vec::new(),
             hashes: Vec::new(),
             largest_chunk: 0,
+            full: false,
         })))
     }
 
@@ -130,7 +133,7 @@ impl<T: Record> Downstream for Receiver<T> {
     }
 
     fn blocked(&self) -> Option<&str> {
-        None
+        self.0.borrow().full.then_some("receiver")
     }
 
     fn room(&self) -> usize {

@@ -147,6 +147,7 @@ fn start(fault: Fault) -> Run {
     let opened = Arc::new(AtomicUsize::new(0));
     let mailbox = SinkMailbox::new();
     let parts = DriverParts {
+        stop: Arc::new(|_| {}),
         config: SlotConfig {
             key: SlotKey {
                 sink: OperatorUid::parse("out").unwrap(),

@@ -1,0 +1,233 @@
+//! The drills, each as the acts of one run.
+
+use std::time::Duration;
+
+use harbor_fleet::generator::Profile;
+use highwater_connectors::Random;
+use highwater_protocol::steps::Step;
+
+use super::args::Drill;
+use super::cluster::Cluster;
+use super::feed::Logs;
+use super::judge::{Verdict, judge};
+use super::scene::{Halt, Kill, MustPend, RunName, Scene};
+use super::testbed::Testbed;
+use super::vectors;
+
+/// Subtasks of the job, where the drill does not say otherwise.
+const PARALLELISM: u32 = 2;
+/// 32, 16 and 48 of the full profile, scaled to 4 partitions.
+const RESCALED: [u32; 3] = [4, 2, 6];
+/// The first of the 20 checkpoints of a run that is disturbed, and how many later ones may be.
+const FIRST: u64 = 3;
+const SPREAD: u64 = 9;
+
+/// A run to be made.
+#[derive(Clone, Debug)]
+pub(super) struct Order {
+    pub(super) drill: Drill,
+    /// Which run of the drill, from 0.
+    pub(super) index: u32,
+    /// Which try of the run, from 0.
+    pub(super) tried: u32,
+    /// Decides payments and instants.
+    pub(super) seed: u64,
+}
+
+/// What a finished run shows.
+pub(super) struct Shown {
+    pub(super) verdict: Verdict,
+    /// Where the process was ended, and how long until records flowed again.
+    pub(super) kills: Vec<(String, Option<Duration>)>,
+}
+
+impl Order {
+    /// Its name for people.
+    pub(super) fn label(&self) -> String {
+        format!("{}/{}", self.drill.name(), self.index + 1)
+    }
+
+    /// The command line that makes this run alone, with its payments and its first instants.
+    pub(super) fn again(&self) -> String {
+        let name = self.drill.name();
+        let (seed, run) = (self.seed, self.index + 1);
+        format!("--drill {name} --seed {seed} --run {run}")
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> RunName {
+        let drill = self.drill.name().to_ascii_lowercase();
+        let rule = if self.index.is_multiple_of(2) {
+            "process"
+        } else {
+            "window"
+        };
+        RunName {
+            text: format!("{drill}-{}-{}", self.index + 1, self.tried),
+            rule,
+        }
+    }
+
+    /// Chance: the same for the same order.
+    fn random(&self) -> Random {
+        let drill = self.drill as u64;
+        Random::new(self.seed ^ (drill << 32) ^ (u64::from(self.tried) << 40))
+    }
+
+    /// Makes the run.
+    pub(super) fn run(&self, testbed: &Testbed, cluster: &Cluster) -> Result<Shown, Halt> {
+        if self.drill == Drill::Vectors {
+            return Ok(vectors::run(testbed, cluster, &self.name())?);
+        }
+        let profile = self.profile();
+        let mut scene = Scene::open(testbed, cluster, &self.name(), profile, self.random())?;
+        let logs = self.play(&mut scene)?;
+        let verdict = judge(&scene, &logs)?;
+        if verdict.violations.is_empty() {
+            let mut topics = scene.topics.all(0);
+            let (head, _) = scene.store.last()?;
+            topics.push((format!("hw.{}.markers", head.lineage), 1));
+            let names: Vec<_> = topics.into_iter().map(|(name, _)| name).collect();
+            cluster.delete(&names)?;
+            scene.store.remove()?;
+        }
+        let kills = scene.kills.iter();
+        Ok(Shown {
+            verdict,
+            kills: kills
+                .map(|Kill { step, recovery, .. }| (step.clone(), *recovery))
+                .collect(),
+        })
+    }
+
+    /// The CI profile. The drill that starts the job five times takes longer, so its input goes on for longer, as dense.
+    fn profile(&self) -> Profile {
+        let ci = Profile {
+            seed: self.seed,
+            ..Profile::ci()
+        };
+        match self.drill {
+            Drill::Rescale => Profile {
+                payments: 3 * ci.payments,
+                span_ms: 3 * ci.span_ms,
+                ..ci
+            },
+            _ => ci,
+        }
+    }
+
+    /// The acts of the drill, up to the drained end.
+    fn play(&self, scene: &mut Scene<'_>) -> Result<Logs, Halt> {
+        let checkpoint = FIRST + scene.random.below(SPREAD);
+        let nth = |random: &mut Random, most: u64| 1 + random.below(most);
+        match self.drill {
+            Drill::RandomKill => return random_kills(scene),
+            Drill::Rescale => return rescale(scene),
+            Drill::Drain => return drain(scene),
+            Drill::Alignment => {
+                // The first barrier of a checkpoint at a task: the other input is not there yet.
+                let task = nth(&mut scene.random, 4);
+                stop_once(scene, &format!("P1:{checkpoint},P3:{task}"))?;
+            }
+            Drill::PreCommit => {
+                let step = ["P4", "P5", "P6", "P7"][self.index as usize % 4];
+                let most = if step == "P7" { 1 } else { 8 };
+                let time = nth(&mut scene.random, most);
+                stop_once(scene, &format!("P1:{checkpoint},{step}:{time}"))?;
+            }
+            Drill::Completed => stop_once(scene, &format!("P8:{checkpoint},P9:1"))?,
+            Drill::HalfCommitted => {
+                let step = ["P10", "P11"][self.index as usize % 2];
+                let time = nth(&mut scene.random, 2) + u64::from(step == "P10");
+                stop_once(scene, &format!("P8:{checkpoint},{step}:{time}"))?;
+            }
+            Drill::Steps => self.named_step(scene, checkpoint)?,
+            Drill::Vectors => unreachable!("they have no scene"),
+        }
+        finish(scene)
+    }
+
+    /// Each step in turn.
+    fn named_step(&self, scene: &mut Scene<'_>, checkpoint: u64) -> Result<(), Halt> {
+        let step = Step::ALL[self.index as usize % Step::ALL.len()];
+        if step >= Step::R1 {
+            let first = format!("P8:{checkpoint},P9:1");
+            scene.start(PARALLELISM, Some(&first))?;
+            scene.wait_stop("P9", MustPend::Yes)?;
+            let second = step.to_string();
+            scene.start(PARALLELISM, Some(&second))?;
+            scene.wait_stop(&second, MustPend::No)?;
+            scene.start(PARALLELISM, None)?;
+            return Ok(scene.wait_running()?);
+        }
+        let from = if step > Step::P8 { "P8" } else { "P1" };
+        let stop_at = if step == Step::P1 {
+            format!("P1:{checkpoint}")
+        } else {
+            format!("{from}:{checkpoint},{step}:1")
+        };
+        stop_once(scene, &stop_at)
+    }
+}
+
+/// Runs until the process ends itself at `stop_at`, and has it go on.
+fn stop_once(scene: &mut Scene<'_>, stop_at: &str) -> Result<(), Halt> {
+    scene.start(PARALLELISM, Some(stop_at))?;
+    let step = stop_at.rsplit(',').next().unwrap_or(stop_at);
+    let step = step.split(':').next().unwrap_or(step);
+    scene.wait_stop(step, MustPend::Yes)?;
+    scene.start(PARALLELISM, None)?;
+    Ok(scene.wait_running()?)
+}
+
+fn finish(scene: &mut Scene<'_>) -> Result<Logs, Halt> {
+    let logs = scene.wait_read()?;
+    scene.drain()?;
+    Ok(logs)
+}
+
+fn random_kills(scene: &mut Scene<'_>) -> Result<Logs, Halt> {
+    scene.start(PARALLELISM, None)?;
+    for most in [5, 3] {
+        scene.wait_checkpoints(2)?;
+        scene.pass_time(Duration::from_secs(most));
+        scene.kill()?;
+        scene.start(PARALLELISM, None)?;
+        scene.wait_running()?;
+    }
+    finish(scene)
+}
+
+fn rescale(scene: &mut Scene<'_>) -> Result<Logs, Halt> {
+    for (savepoint, parallelism) in RESCALED.into_iter().enumerate() {
+        scene.start(parallelism, None)?;
+        scene.wait_checkpoints(1)?;
+        scene.pass_time(Duration::from_millis(1_500));
+        // The last one may come behind the input, where nothing is pending any more.
+        if savepoint < 2 || scene.is_fed() {
+            scene.kill()?;
+            scene.start(parallelism, None)?;
+            scene.wait_running()?;
+        }
+        if savepoint < 2 {
+            let name = format!("{}-{savepoint}", scene.spec.name);
+            scene.suspend(&name)?;
+        }
+    }
+    finish(scene)
+}
+
+fn drain(scene: &mut Scene<'_>) -> Result<Logs, Halt> {
+    scene.start(PARALLELISM, None)?;
+    scene.wait_checkpoints(2)?;
+    scene.pass_time(Duration::from_secs(3));
+    scene.kill()?;
+    scene.start(PARALLELISM, None)?;
+    scene.wait_running()?;
+    scene.pass_time(Duration::from_secs(6));
+    if !scene.is_fed() {
+        return Err(Halt::Invalid("the input ended before the stop".to_owned()));
+    }
+    scene.drain()?;
+    Ok(scene.end_input()?)
+}

@@ -1,0 +1,55 @@
+//! `acceptance`: the drills of the payment fraud scorer on a real Kafka broker and a real S3 store.
+//!
+//! Called by `cargo xtask acceptance harbor-fleet`. Every run is a job of its own, a process that is killed and judged
+//! from the outside: by what a `read_committed` consumer sees, by the group's offsets, by the objects in the store. The
+//! rule: a run in which nothing was pending at the kill proves nothing; it is repeated at another instant and never
+//! counted. In reading order: the arguments, the servers (cluster, store), the process, the payments, one run with its
+//! judge, the drills that are made of it, the boundary vectors, and the lanes that run them side by side.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+mod args;
+mod cluster;
+mod drill;
+mod feed;
+mod judge;
+mod lanes;
+mod process;
+mod scene;
+mod store;
+mod table;
+mod testbed;
+mod vectors;
+
+use args::Args;
+
+/// Runs the drills that the command line asks for.
+pub(crate) fn main() -> ExitCode {
+    let args = match Args::read() {
+        Ok(args) => args,
+        Err(error) => error.exit(),
+    };
+    match lanes::run_all(&args) {
+        Ok(summary) => {
+            say(&format!("VERDICT pass: {summary}\n"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            say(&format!("VERDICT fail: {error:#}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes to stdout; a closed pipe is no error.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if out
+        .write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .is_err()
+    {
+        // Nobody reads any more.
+    }
+}

@@ -1,0 +1,178 @@
+//! The process of the job: started, asked, stopped and killed like any program.
+
+use std::fs::OpenOptions;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use highwater_testkit::S3;
+use highwater_testkit::process::wait_until;
+use serde_json::Value;
+use tokio::runtime::Handle;
+
+/// The signal with which a process ends itself at a stop point.
+const ABORTED: i32 = 6;
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// What a job is started with.
+#[derive(Clone, Debug)]
+pub(super) struct JobSpec {
+    /// Its identity.
+    pub(super) name: String,
+    /// Where its log and its run note are.
+    pub(super) folder: PathBuf,
+    /// Parameters of the job.
+    pub(super) parameters: Vec<(&'static str, String)>,
+    /// Where its checkpoints are.
+    pub(super) state: String,
+    /// The S3 server.
+    pub(super) s3_endpoint: String,
+    /// Between two checkpoints.
+    pub(super) interval: &'static str,
+}
+
+impl JobSpec {
+    fn command(&self) -> anyhow::Result<Command> {
+        let program = std::env::current_exe().context("the path of this program")?;
+        let mut command = Command::new(program);
+        command
+            .env("HIGHWATER_S3_ENDPOINT", &self.s3_endpoint)
+            .env("HIGHWATER_S3_REGION", S3::REGION)
+            .env("HIGHWATER_S3_ACCESS_KEY_ID", S3::ACCESS_KEY_ID)
+            .env("HIGHWATER_S3_SECRET_ACCESS_KEY", S3::SECRET_ACCESS_KEY)
+            .stdin(Stdio::null());
+        Ok(command)
+    }
+
+    fn job_arguments(&self, command: &mut Command) {
+        command
+            .args(["--job", &self.name, "--state-dir", &self.state, "--run-dir"])
+            .arg(self.folder.join("run"));
+    }
+
+    /// Starts the job. `stop_at` is where it ends itself.
+    pub(super) fn start(&self, parallelism: u32, stop_at: Option<&str>) -> anyhow::Result<Process> {
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.folder.join("job.log"))
+            .context("job.log")?;
+        let mut command = self.command()?;
+        command.args(["run", "--quiet", "--slots", "2"]);
+        command.args(["--checkpoint-interval", self.interval]);
+        command.args(["--restart-first-delay", "100ms", "--parallelism"]);
+        command.arg(parallelism.to_string());
+        self.job_arguments(&mut command);
+        for (name, value) in &self.parameters {
+            command.args(["--param", &format!("{name}={value}")]);
+        }
+        if let Some(step) = stop_at {
+            command.env("HIGHWATER_STOP_AT", step);
+        }
+        let child = command.stdout(Stdio::null()).stderr(log).spawn();
+        Ok(Process {
+            child: child.context("the job process")?,
+        })
+    }
+
+    /// Runs one of the other commands of the job to its end.
+    pub(super) fn call(&self, arguments: &[&str]) -> anyhow::Result<()> {
+        let mut command = self.command()?;
+        command.args(arguments);
+        self.job_arguments(&mut command);
+        let output = command.output().context("a command of the job")?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            bail!("`{}` failed: {}", arguments.join(" "), said.trim());
+        }
+        Ok(())
+    }
+
+    /// The status of the running job; `None` = it does not answer now.
+    pub(super) fn status(&self, rim: &Handle) -> Option<Value> {
+        self.ask(rim, "/v1/status")
+            .and_then(|text| serde_json::from_str(&text).ok())
+            // The note of a killed process may name a port that another job has by now.
+            .filter(|status: &Value| status["job"] == self.name.as_str())
+    }
+
+    /// What the running job answers to GET `path`.
+    pub(super) fn ask(&self, rim: &Handle, path: &str) -> Option<String> {
+        let note = self
+            .folder
+            .join("run")
+            .join(format!("{}.address", self.name));
+        let address = std::fs::read_to_string(note).ok()?;
+        let url = format!("http://{}{path}", address.trim());
+        rim.block_on(async {
+            let client = reqwest::Client::builder().no_proxy().timeout(ANSWER);
+            let answer = client.build().ok()?.get(url).send().await.ok()?;
+            answer.text().await.ok()
+        })
+    }
+
+    /// The number of the last checkpoint that the running process completed.
+    pub(super) fn completed(&self, rim: &Handle) -> u64 {
+        let status = self.status(rim);
+        status.map_or(0, |status| {
+            status["checkpoints"]["completed"].as_u64().unwrap_or(0)
+        })
+    }
+
+    /// Whether records flow.
+    pub(super) fn is_running(&self, rim: &Handle) -> bool {
+        self.status(rim)
+            .is_some_and(|status| status["phase"] == "running")
+    }
+
+    /// The end of the job's log.
+    pub(super) fn tail(&self) -> String {
+        let log = std::fs::read_to_string(self.folder.join("job.log")).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(12)..].join("\n")
+    }
+}
+
+/// A running job.
+pub(super) struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// How it ended, if it has.
+    pub(super) fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        self.child.try_wait().context("looking at the job process")
+    }
+
+    /// SIGKILL, and waits for the process to be gone.
+    pub(super) fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill().context("killing the job")?;
+        self.child.wait().context("waiting for the killed job")?;
+        Ok(())
+    }
+
+    /// Waits for its end.
+    pub(super) fn wait(&mut self, patience: Duration) -> anyhow::Result<Option<ExitStatus>> {
+        let mut ended = Ok(None);
+        wait_until(patience, || {
+            ended = self.ended();
+            !matches!(ended, Ok(None))
+        });
+        ended
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // A run that was given up leaves no process behind; one that has ended cannot be killed.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Whether a process ended itself at a stop point.
+pub(super) fn is_stop_point(status: ExitStatus) -> bool {
+    status.signal() == Some(ABORTED)
+}

@@ -1,0 +1,181 @@
+//! The measured jobs, written like any job: against the facade, with parameters.
+//!
+//! `run --param job=NAME`, where NAME is one of:
+//! - `count`: a seeded generator, `key_by`, a running count per key by `reduce`, a tally. What Flink's job does too.
+//! - `process`: the same with a process function and a value state in place of `reduce`.
+//! - `generate`: the same generator straight into the tally, with no exchange and no state: what the generator costs.
+//! - `latency`: the count behind an open-loop source; the tally measures from the time at which a record was due.
+//! - `kafka`: the count behind a Kafka topic of 8-byte keys.
+//! - `idle`: the count behind a source that never delivers.
+//!
+//! The rule: key `i` depends on seed and `i` alone, by an algorithm that the Java job repeats.
+
+use std::sync::Arc;
+
+use highwater::api::SourceStream;
+use highwater::connectors::{
+    BlackholeSink, DecodeFailure, GeneratorSource, Random, RecordsPerSecond, SystemClock,
+};
+use highwater::kafka::source::EndPosition;
+use highwater::kafka::{KafkaConnection, KafkaSource};
+use highwater::operators::KeyedContext;
+use highwater::prelude::*;
+
+use crate::latency::LatencySink;
+use crate::open_loop::{OpenLoop, Probe};
+use crate::tally::TallySink;
+
+/// How many keys there are unless the parameter `keys` says otherwise.
+pub(crate) const KEYS: u64 = 1_000_000;
+/// The seed unless the parameter `seed` says otherwise.
+pub(crate) const SEED: u64 = 42;
+
+/// The key of record `index`: 32 random bits scaled to the number of keys.
+#[inline]
+pub(crate) const fn key_of(random: &mut Random, keys: u64) -> u64 {
+    ((random.bits() >> 32) * keys) >> 32
+}
+
+/// A key with its running count.
+pub(crate) type Counted = (u64, u64);
+
+/// Counts the records of each key.
+#[derive(Clone, Default)]
+struct CountByKey {
+    count: Option<StateHandle<ValueState<u64, (), u64>>>,
+}
+
+impl KeyedProcessFunction<u64, u64, Counted> for CountByKey {
+    fn open(&mut self, context: &mut OpenContext<'_, u64>) -> Result<(), UserError> {
+        self.count = Some(context.value("count", None)?);
+        Ok(())
+    }
+
+    fn on_record(
+        &mut self,
+        _: u64,
+        context: &mut KeyedContext<'_, u64, Counted>,
+    ) -> Result<(), UserError> {
+        let handle = self
+            .count
+            .ok_or("the state is open before the first record")?;
+        let mut state = context.state(handle);
+        let count = state.get().copied().unwrap_or_default() + 1;
+        state.set(count);
+        let key = *context.key();
+        context.emit((key, count));
+        Ok(())
+    }
+}
+
+/// A number among the job's parameters.
+fn number(env: &StreamEnvironment, name: &str, default: u64) -> Result<u64, UserError> {
+    env.parameter(name).map_or(Ok(default), |text| {
+        text.parse()
+            .map_err(|error| format!("parameter {name}: {error}").into())
+    })
+}
+
+/// Builds the job that the parameters name.
+pub(crate) fn build(env: &mut StreamEnvironment) -> Result<(), UserError> {
+    if let Some(report) = env.parameter("report") {
+        crate::tally::start(report.as_ref())?;
+    }
+    match env.parameter("job") {
+        Some("count") => count(env),
+        Some("process") => process(env),
+        Some("generate") => generate(env),
+        Some("latency") => latency(env),
+        Some("kafka") => kafka(env),
+        Some("idle") => idle(env),
+        other => Err(format!(
+            "parameter job is {other:?}; it is one of count, process, generate, latency, kafka, idle"
+        )
+        .into()),
+    }
+}
+
+/// Keys without end, or `count` of them; at `rate` records a second where that is given.
+fn keys(env: &mut StreamEnvironment) -> Result<SourceStream<u64>, UserError> {
+    let keys = number(env, "keys", KEYS)?;
+    let seed = number(env, "seed", SEED)?;
+    let record = move |_: u64, random: &mut Random| (key_of(random, keys), EventTime::NONE);
+    let mut source = GeneratorSource::builder("keys", seed, record);
+    if env.parameter("count").is_some() {
+        source = source.count(number(env, "count", 0)?);
+    }
+    if let Some(rate) = env.parameter("rate") {
+        let rate = RecordsPerSecond::try_new(rate.parse()?)?;
+        source = source.paced(rate, Arc::new(SystemClock::start()?));
+    }
+    Ok(env.source("keys", source.build()?))
+}
+
+fn counted(keys: &DataStream<u64>) -> DataStream<Counted> {
+    keys.map(|key| (key, 1))
+        .key_by(|counted: &Counted| counted.0)
+        .reduce("count-by-key", |held, new| held.1 += new.1)
+}
+
+fn count(env: &mut StreamEnvironment) -> Result<(), UserError> {
+    let keys = keys(env)?;
+    counted(&keys).sink("tally", TallySink);
+    Ok(())
+}
+
+fn process(env: &mut StreamEnvironment) -> Result<(), UserError> {
+    keys(env)?
+        .key_by(|key| *key)
+        .process("count-by-key", CountByKey::default())
+        .sink("tally", TallySink);
+    Ok(())
+}
+
+fn generate(env: &mut StreamEnvironment) -> Result<(), UserError> {
+    keys(env)?.map(|key| (key, 1)).sink("tally", TallySink);
+    Ok(())
+}
+
+fn latency(env: &mut StreamEnvironment) -> Result<(), UserError> {
+    let source = OpenLoop::new(
+        number(env, "keys", KEYS)?,
+        number(env, "seed", SEED)?,
+        number(env, "rate", 1_000)? as f64,
+        number(env, "count", 1_000)?,
+    )?;
+    let sink = LatencySink::new(source.clock(), number(env, "skip", 0)?);
+    env.source("probes", source)
+        .key_by(|probe: &Probe| probe.key)
+        .reduce("count-by-key", |held: &mut Probe, new: &Probe| {
+            held.due_nanos = new.due_nanos;
+            held.count += new.count;
+        })
+        .sink("latency", sink);
+    Ok(())
+}
+
+fn kafka(env: &mut StreamEnvironment) -> Result<(), UserError> {
+    let broker = env
+        .parameter("broker")
+        .ok_or("parameter broker is missing")?;
+    let topic = env.parameter("topic").ok_or("parameter topic is missing")?;
+    let decode = |payload: &[u8]| {
+        let bytes = payload.try_into();
+        let bytes = bytes.map_err(|_| DecodeFailure::new("a key has 8 bytes"))?;
+        Ok(u64::from_le_bytes(bytes))
+    };
+    let source = KafkaSource::new(KafkaConnection::new(broker), topic, decode);
+    let keys = env.source("keys", source.until(EndPosition::Latest));
+    counted(&keys).sink("tally", TallySink);
+    Ok(())
+}
+
+fn idle(env: &mut StreamEnvironment) -> Result<(), UserError> {
+    let never = RecordsPerSecond::try_new(1e-9)?;
+    let record = |index: u64, _: &mut Random| (index, EventTime::NONE);
+    let source = GeneratorSource::builder("keys", 1, record)
+        .paced(never, Arc::new(SystemClock::start()?))
+        .build()?;
+    counted(&env.source("keys", source)).sink("nowhere", BlackholeSink::new().0);
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! The independent count: what the digest of all output must be, from the definition of the keys and a plain array.
+
+use anyhow::{Result, ensure};
+use highwater::connectors::Random;
+
+use super::report::Run;
+use crate::job::key_of;
+use crate::tally::digest_of;
+
+/// What a right run leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Expected {
+    records: u64,
+    digest: u64,
+}
+
+impl Expected {
+    /// Counts `records` records over `keys` keys.
+    pub(super) fn count(seed: u64, keys: u64, records: u64) -> Self {
+        let mut counts = vec![0u64; keys as usize];
+        let mut digest = 0u64;
+        for index in 0..records {
+            let key = key_of(&mut Random::for_record(seed, index), keys);
+            let count = &mut counts[key as usize];
+            *count += 1;
+            digest = digest.wrapping_add(digest_of(key, *count));
+        }
+        Self { records, digest }
+    }
+
+    /// Refuses a run whose output is other.
+    pub(super) fn check(self, who: &str, run: &Run) -> Result<()> {
+        let found = Self {
+            records: run.records,
+            digest: run.digest,
+        };
+        ensure!(
+            found == self,
+            "{who} gives {} records with digest {:016x}; right are {} with {:016x}",
+            found.records,
+            found.digest,
+            self.records,
+            self.digest
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_wrong_count_is_another_digest() {
+        let right = Expected::count(42, 100, 1_000);
+        assert_eq!(right, Expected::count(42, 100, 1_000));
+        assert_ne!(right.digest, Expected::count(42, 100, 999).digest);
+        assert_ne!(right.digest, Expected::count(43, 100, 1_000).digest);
+        assert_ne!(right.digest, Expected::count(42, 101, 1_000).digest);
+    }
+}

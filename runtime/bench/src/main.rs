@@ -1,0 +1,33 @@
+//! The benchmarks as a program, and the jobs that they measure.
+//!
+//! `cargo xtask bench` starts it with the name of a benchmark; the benchmark starts this same program as a job binary
+//! (`run ...`), so that what is measured is a process of production: coordinator, worker, status server, metrics. The
+//! rule: a benchmark compares results before it says a time, and prints every bar with its value, met or missed.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a benchmark owns a clock, waits for processes of other programs, and speaks on its standard streams"
+)]
+
+mod job;
+mod keyed_count;
+mod latency;
+mod open_loop;
+mod process_figures;
+mod tally;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let command = std::env::args_os().nth(1);
+    match command.as_ref().and_then(|command| command.to_str()) {
+        Some("keyed-count") => keyed_count::main(),
+        Some("help" | "--help" | "-h") | None => {
+            println!("benchmarks: keyed-count; every other command is that of a job binary");
+            ExitCode::SUCCESS
+        }
+        Some(_) => tally::finish(highwater::main(job::build)),
+    }
+}

@@ -1,0 +1,198 @@
+//! The start of a leader with everything that follows from it, and *Going back* on its way: both happen while no attempt
+//! runs, and both leave `head` settled with a manifest that can be gone on from.
+
+use highwater_protocol::checkpoint::CheckpointCoordinator;
+use highwater_protocol::gate::first_attempt;
+use highwater_protocol::head_write::HeadKeeper;
+use highwater_protocol::job::JobShape;
+use highwater_protocol::manifest::Manifest;
+use highwater_protocol::nonce::{NonceStream, TrySource};
+use highwater_protocol::recovery::Fault;
+use highwater_protocol::steps::Step;
+use highwater_types::{AttemptId, ErrorKind};
+use highwater_worker::WorkerEvent;
+use tokio::sync::mpsc;
+
+use crate::deploy::LogCheck;
+use crate::going_back::{Damage, Detour, Detoured, Work};
+use crate::request::{JobRequest, RequestRefused, reply};
+use crate::savepoint::Savepoint;
+use crate::setup::{CoordinatorSetup, JobFailure, JobOutcome};
+use crate::start::{Externals, Found, StartInput, failure, start as start_leader};
+use crate::status::JobPhase;
+use crate::store::JobStore;
+
+use super::{Collecting, Coordinator};
+
+/// What a start works with.
+pub(super) struct StartParts<'a> {
+    pub(super) setup: &'a CoordinatorSetup,
+    pub(super) store: &'a JobStore,
+    pub(super) events: &'a mut mpsc::Receiver<WorkerEvent>,
+    pub(super) requests: &'a mut mpsc::Receiver<JobRequest>,
+}
+
+/// A leader whose `head` can be gone on from.
+pub(super) struct Lead {
+    pub(super) keeper: HeadKeeper,
+    pub(super) manifest: Manifest,
+    pub(super) shape: JobShape,
+    pub(super) externals: Externals,
+    pub(super) nonces: NonceStream,
+    pub(super) tries: TrySource,
+    pub(super) last_attempt: AttemptId,
+}
+
+/// Takes the leadership; a checkpoint whose manifest cannot be read is given up first.
+pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, Result<JobOutcome, JobFailure>> {
+    let StartParts {
+        setup,
+        store,
+        events,
+        requests,
+    } = parts;
+    let mut nonces = NonceStream::new(setup.seed);
+    let input = StartInput {
+        program: &setup.program,
+        identity: &setup.job,
+        settings: &setup.settings,
+        store,
+        wish: &setup.wish,
+        stop: &setup.stop,
+    };
+    // In one process nobody else stands for election: a candidate is the one that starts.
+    (setup.stop)(Step::R1);
+    let leader = start_leader(input, &mut nonces).await.map_err(Err)?;
+    let (shape, externals, mut keeper) = (leader.shape, leader.externals, leader.keeper);
+    let settled = keeper.settled().expect("a started leader has settled head");
+    let mut last_attempt = first_attempt(settled.head.epoch);
+    let tries = TrySource::new(NonceStream::new(nonces.draw()));
+    let found = match leader.manifest {
+        Found::Whole(manifest) => Some(*manifest),
+        Found::Unreadable => None,
+    };
+    let mut detour = Detour {
+        setup,
+        store,
+        shape: &shape,
+        externals: &externals,
+        keeper: &mut keeper,
+        nonces: &mut nonces,
+        last_attempt: &mut last_attempt,
+        events,
+        requests,
+    };
+    let (manifest, tries) = usable(&mut detour, found, leader.savepoint, tries).await?;
+    Ok(Lead {
+        keeper,
+        manifest,
+        shape,
+        externals,
+        nonces,
+        tries,
+        last_attempt,
+    })
+}
+
+/// A manifest that can be gone on from: the one that was found, after it was given up if it cannot be read, and after the
+/// savepoint was taken if there is one to take.
+async fn usable(
+    detour: &mut Detour<'_>,
+    mut manifest: Option<Manifest>,
+    mut savepoint: Option<Savepoint>,
+    mut tries: TrySource,
+) -> Result<(Manifest, TrySource), Result<JobOutcome, JobFailure>> {
+    let mut is_void = false;
+    loop {
+        let damage = Damage {
+            fault: Fault::State,
+            manifest: manifest.clone(),
+        };
+        let work = match (manifest, &savepoint) {
+            (Some(manifest), None) if !is_void => return Ok((manifest, tries)),
+            (Some(_), Some(savepoint)) if !is_void => Work::Take(savepoint),
+            _ => Work::GoBack,
+        };
+        let is_taking = matches!(work, Work::Take(_));
+        let (detoured, left) = detour.run(work, &damage, tries).await;
+        tries = left;
+        is_void = false;
+        manifest = match detoured {
+            Detoured::Back(older) => Some(*older),
+            // What is pending was being given up: that is finished, then the savepoint is taken.
+            Detoured::Void => {
+                is_void = true;
+                damage.manifest
+            }
+            Detoured::Ended(end) => return Err(end),
+            Detoured::Recover => {
+                let message = "what was given up is to be recovered from";
+                return Err(Err(failure(ErrorKind::Bug, message)));
+            }
+        };
+        if is_taking && !is_void {
+            savepoint = None;
+        }
+    }
+}
+
+impl Coordinator {
+    /// Whether the checkpoint in `head` is to be given up now: a collection that still runs may delete what is to take
+    /// its place.
+    pub(super) fn may_go_back(&self) -> bool {
+        self.detour.is_some()
+            && self.collecting == Collecting::No
+            && self.keeper.settled().is_some()
+    }
+
+    /// Gives the checkpoint in `head` up, then begins the next attempt.
+    pub(super) async fn go_back(
+        &mut self,
+        events: &mut mpsc::Receiver<WorkerEvent>,
+        requests: &mut mpsc::Receiver<JobRequest>,
+    ) {
+        let Some(fault) = self.detour.take() else {
+            return;
+        };
+        self.phase(JobPhase::Recovering);
+        // Nobody works on what was asked for before: the machine that knew of it ends here.
+        for (_, waiting) in std::mem::take(&mut self.answers) {
+            let reason = "the job goes back to an older checkpoint; ask again when it runs";
+            reply(waiting, Err(RequestRefused(reason.to_owned())));
+        }
+        self.stopping = None;
+        let damage = Damage {
+            fault,
+            manifest: Some(self.manifest.clone()),
+        };
+        let mut detour = Detour {
+            setup: &self.setup,
+            store: &self.store,
+            shape: &self.shape,
+            externals: &self.externals,
+            keeper: &mut self.keeper,
+            nonces: &mut self.nonces,
+            last_attempt: &mut self.last_attempt,
+            events,
+            requests,
+        };
+        let tries = self.machine.clone().into_tries();
+        let (detoured, tries) = detour.run(Work::GoBack, &damage, tries).await;
+        match detoured {
+            Detoured::Back(manifest) => {
+                self.manifest = *manifest;
+                self.logs = LogCheck::Verify;
+            }
+            Detoured::Recover | Detoured::Void => self.logs = LogCheck::Skip,
+            Detoured::Ended(end) => {
+                self.end = Some(end);
+                return;
+            }
+        }
+        let settled = self.keeper.settled().expect("a detour settles head");
+        let (settings, head) = (self.setup.settings.checkpoint, settled.head.clone());
+        let shape = self.shape.clone();
+        self.machine = CheckpointCoordinator::new(settings, shape, head, &self.manifest, tries);
+        self.begin_attempt();
+    }
+}
