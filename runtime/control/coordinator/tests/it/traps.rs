@@ -170,6 +170,14 @@ async fn t41_records_in_flight_are_keyed_again_after_a_change_of_parallelism() {
             100 + run as u128 * 10,
         );
         let mut status = handle.status.clone();
+        let running = status
+            .wait_for(|status| status.phase.word() == "running")
+            .await;
+        let known = running.unwrap().checkpoints.completed;
+        assert!(
+            run == 0 || known.is_some(),
+            "a job that goes on tells its checkpoint before it completes the next"
+        );
         let reached = status.wait_for(|status| status.checkpoints.completed_count >= 3);
         assert!(reached.await.is_ok(), "the job ended early");
         handle.requests.send(JobRequest::Cancel).await.unwrap();
