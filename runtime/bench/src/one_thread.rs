@@ -11,8 +11,8 @@ use highwater::connectors::sink::{Sink, SinkWriter, WriterContext};
 use highwater::connectors::source::{ReaderContext, Source, WakeHandle};
 use highwater::connectors::{BlackholeSink, GeneratorSource, Random};
 use highwater::operators::{
-    DirectSink, Link, OperatorContext, Outputs, Port, Push, RollingReduce, SourceHead, TaskClock,
-    map,
+    DirectSink, Link, OperatorContext, Outputs, Port, Push, RollingReduce, SourceHead, SourceRules,
+    TaskClock, map,
 };
 use highwater::state::MemoryBudget;
 use highwater::time::{SplitWatermarks, StatusValve, WatermarkStrategy};
@@ -22,8 +22,8 @@ use highwater::types::{
 };
 use highwater_exchange::{ChannelReceiver, ExchangeWriter, Gate, Partitioner, channel};
 use highwater_protocol::alignment::Alignment;
-use highwater_worker::ManualClock;
 use highwater_worker::task::{Task, TaskInput, TaskLetter};
+use highwater_worker::{ManualClock, StopHook};
 
 use crate::job::{Counted, SEED, key_of};
 
@@ -69,14 +69,18 @@ fn sender(count: u64) -> Result<(Task, Vec<ChannelReceiver<Counted>>)> {
         parallelism: Parallelism(1),
         wake: silent(),
     })?;
+    let rules = SourceRules {
+        assign: None,
+        watermarks: SplitWatermarks::new(WatermarkStrategy::none()),
+        bad_input: source.bad_input(),
+    };
     let head = SourceHead::new(
         reader,
-        None,
-        SplitWatermarks::new(WatermarkStrategy::none()),
+        rules,
         outputs(Box::new(counted)),
         TaskClock::default(),
     );
-    let mut task = Task::new(TaskInput::Source(Box::new(head)));
+    let mut task = Task::new(TaskInput::Source(Box::new(head)), no_stop());
     let splits = source.enumerator()?.discover()?.splits;
     task.letter(TaskLetter::Assign {
         splits,
@@ -120,11 +124,17 @@ fn receiver(
     let nothing = Outputs::new(Port::new(Vec::new()), Vec::new());
     let sink = Link::new(uid("sink")?, DirectSink::new(writer), nothing);
     let head = Link::new(uid("count")?, count, outputs(Box::new(sink)));
-    Ok(Task::new(TaskInput::Gate {
+    let input = TaskInput::Gate {
         gate: Box::new(Gate::new(vec![channel], Box::new(head))),
         valve: StatusValve::new(1),
         alignment: Alignment::new(1),
-    }))
+    };
+    Ok(Task::new(input, no_stop()))
+}
+
+/// Goes on at every protocol step.
+fn no_stop() -> StopHook {
+    Arc::new(|_| {})
 }
 
 /// Runs `count` records from the generator to the sink.

@@ -12,9 +12,7 @@ use highwater::connectors::source::{
     Discovery, ReaderContext, ReaderPoll, Source, SourceFacts, SourceOutput, SourceReader, Split,
     SplitEnumerator, SplitIndex, WakeHandle,
 };
-use highwater::connectors::{
-    BadInput, Boundedness, Clock, ConnectorError, Origin, Random, SystemClock,
-};
+use highwater::connectors::{Boundedness, Clock, ConnectorError, Random, SystemClock};
 use highwater::types::chunk::CHUNK_RECORDS_MAX;
 use highwater::types::{CheckpointId, EventTime};
 use highwater_derive::Record;
@@ -84,10 +82,6 @@ impl Source for OpenLoop {
         }
     }
 
-    fn bad_input(&self) -> BadInput {
-        BadInput::FAIL
-    }
-
     fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>, ConnectorError> {
         Ok(Box::new(TwoSplits { reported: false }))
     }
@@ -101,7 +95,6 @@ impl Source for OpenLoop {
             wake: context.wake.clone(),
             splits: Vec::new(),
             complete: false,
-            first: 0,
         }))
     }
 }
@@ -162,8 +155,6 @@ struct OpenLoopReader {
     wake: WakeHandle,
     splits: Vec<OwnSplit>,
     complete: bool,
-    /// The number of the first record of the last poll.
-    first: u64,
 }
 
 impl OpenLoopReader {
@@ -210,7 +201,6 @@ impl SourceReader<Probe> for OpenLoopReader {
         if !self.splits.is_empty() {
             let since = now.saturating_sub(*self.plan.start.get_or_init(|| now));
             for at in 0..self.splits.len() {
-                self.first = self.splits[at].next;
                 if self.deliver(at, since, out) > 0 {
                     return Ok(ReaderPoll::Records(SplitIndex(at as u32)));
                 }
@@ -222,13 +212,6 @@ impl SourceReader<Probe> for OpenLoopReader {
         }
         self.plan.clock.wake_at(now + TICK, &self.wake);
         Ok(ReaderPoll::Nothing)
-    }
-
-    fn origin(&self, at: usize) -> Result<Origin, ConnectorError> {
-        Ok(Origin {
-            position: self.first + at as u64,
-            payload: None,
-        })
     }
 
     fn snapshot(&mut self) -> Result<Vec<Split>, ConnectorError> {

@@ -8,7 +8,6 @@ use highwater_types::chunk::CHUNK_RECORDS_MAX;
 use highwater_types::{Boundedness, CheckpointId, EventTime, Record};
 
 use crate::error::ConnectorError;
-use crate::intake::{BadInput, Origin};
 use crate::source::{
     Discovery, ReaderContext, ReaderPoll, Source, SourceFacts, SourceOutput, SourceReader, Split,
     SplitEnumerator, SplitIndex,
@@ -47,10 +46,6 @@ impl<T: Record> Source for ElementsSource<T> {
         }
     }
 
-    fn bad_input(&self) -> BadInput {
-        BadInput::FAIL
-    }
-
     fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>, ConnectorError> {
         Ok(Box::new(ElementsEnumerator { reported: false }))
     }
@@ -59,7 +54,6 @@ impl<T: Record> Source for ElementsSource<T> {
         Ok(Box::new(ElementsReader {
             elements: Arc::clone(&self.elements),
             split: None,
-            first: 0,
             no_more_splits: false,
         }))
     }
@@ -105,8 +99,6 @@ enum Progress {
 struct ElementsReader<T> {
     elements: Arc<[(T, EventTime)]>,
     split: Option<Progress>,
-    /// The position of the first record of the last poll.
-    first: usize,
     no_more_splits: bool,
 }
 
@@ -152,17 +144,8 @@ impl<T: Record> SourceReader<T> for ElementsReader<T> {
         for (record, time) in taken {
             out.records.push(record.clone(), *time);
         }
-        self.first = at;
         self.split = Some(Progress::At(at + taken.len()));
         Ok(ReaderPoll::Records(SplitIndex(0)))
-    }
-
-    fn origin(&self, at: usize) -> Result<Origin, ConnectorError> {
-        let position = (self.first + at) as u64;
-        Ok(Origin {
-            position,
-            payload: None,
-        })
     }
 
     fn snapshot(&mut self) -> Result<Vec<Split>, ConnectorError> {

@@ -57,8 +57,10 @@ pub trait Source: Send + Sync + 'static {
     /// What a plan shows.
     fn facts(&self) -> SourceFacts;
 
-    /// What it refuses, and what becomes of that.
-    fn bad_input(&self) -> BadInput;
+    /// What it refuses, and what becomes of that. One that sets a future limit tells the [`SourceReader::origin`] too.
+    fn bad_input(&self) -> BadInput {
+        BadInput::FAIL
+    }
 
     /// The split finder, for the coordinator.
     fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>, ConnectorError>;
@@ -176,8 +178,10 @@ pub trait SourceReader<T> {
     fn poll(&mut self, out: &mut SourceOutput<T>) -> Result<ReaderPoll, ConnectorError>;
 
     /// Where record `at` of the last poll came from. Asked only behind that poll, for a record that is refused though
-    /// it could be decoded.
-    fn origin(&self, at: usize) -> Result<Origin, ConnectorError>;
+    /// it could be decoded: by a source that sets a future limit.
+    fn origin(&self, at: usize) -> Result<Origin, ConnectorError> {
+        unreachable!("record {at} is refused, but its source sets no future limit")
+    }
 
     /// How many splits an open transaction of somebody holds back, for people. [`SourceReader::is_behind`] is true of them.
     fn held(&self) -> usize {

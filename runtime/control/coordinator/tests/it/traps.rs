@@ -66,7 +66,7 @@ async fn t39_an_alignment_with_all_credit_used_up_still_completes() {
         // Wide records: a channel's bytes are used up before its places are.
         let wide = |number: u64| ((number % 5, 1_u64), "x".repeat(100));
         let fast = env.source("fast", numbers("fast", FAST, None));
-        let slow = env.source("slow", numbers("slow", SLOW, Some(100.0)));
+        let slow = env.source("slow", numbers("slow", SLOW, Some(40.0)));
         let fast = fast.map(wide).rebalance();
         fast.union(&slow.map(wide).rebalance())
             .key_by(|(counted, _)| counted.0)
@@ -79,7 +79,7 @@ async fn t39_an_alignment_with_all_credit_used_up_still_completes() {
     assert_eq!(end_of(handle).await.unwrap(), JobOutcome::Finished);
     let checkpoints = status.borrow().checkpoints.clone();
     assert!(
-        checkpoints.completed_count >= 3 && checkpoints.failed_count == 0,
+        checkpoints.completed_count >= 2 && checkpoints.failed_count == 0,
         "invalid run: {checkpoints:?}"
     );
     let expected = (0..5).map(|key| (key, (FAST + SLOW) / 5)).collect();
@@ -96,7 +96,7 @@ async fn t40_a_record_with_a_million_outputs_and_records_larger_than_a_channel_l
     let (many, outputs) = CollectSink::<u64>::exactly_once();
     let (large, lengths) = CollectSink::<u64>::exactly_once();
     let program = program_of(2, |env| {
-        let numbers = env.source("numbers", numbers("numbers", 30, Some(100.0)));
+        let numbers = env.source("numbers", numbers("numbers", 30, Some(20.0)));
         numbers
             .flat_map(|number, out| {
                 let count = if number == 5 { OUTPUTS } else { 1 };
@@ -120,7 +120,7 @@ async fn t40_a_record_with_a_million_outputs_and_records_larger_than_a_channel_l
     assert_eq!(end_of(handle).await.unwrap(), JobOutcome::Finished);
     let checkpoints = status.borrow().checkpoints.clone();
     assert!(
-        checkpoints.completed_count >= 3 && checkpoints.failed_count == 0,
+        checkpoints.completed_count >= 2 && checkpoints.failed_count == 0,
         "invalid run: {checkpoints:?}"
     );
     let mut outputs = outputs.records().unwrap();
@@ -143,7 +143,7 @@ impl AsyncLookup<u64, u64> for Slowly {
     }
 }
 
-const ASKED: u64 = 3_000;
+const ASKED: u64 = 6_000;
 
 /// Barriers do not overtake data in channels, so the only records in flight that a checkpoint holds are the open inputs
 /// of a lookup. Restored at another parallelism, what comes of them reaches the owner of its key.
@@ -151,10 +151,11 @@ const ASKED: u64 = 3_000;
 async fn t41_records_in_flight_are_keyed_again_after_a_change_of_parallelism() {
     let (sink, collected) = CollectSink::<(u64, u64)>::exactly_once();
     let storage = storage();
-    let program = |parallelism| {
+    // Slow while it is to be cut off, so that it does not end before.
+    let program = |parallelism, rate| {
         program_of(parallelism, |env| {
             let options = LookupOptions::new(LookupOrder::Unordered, 64, Duration::from_mins(1));
-            env.source("numbers", numbers("numbers", ASKED, Some(3_000.0)))
+            env.source("numbers", numbers("numbers", ASKED, rate))
                 .lookup("ask", Slowly, options)
                 .map(|number| (number % 11, 1_u64))
                 .key_by(|counted| counted.0)
@@ -163,14 +164,26 @@ async fn t41_records_in_flight_are_keyed_again_after_a_change_of_parallelism() {
         })
     };
     for (run, parallelism) in [1, 3, 2].into_iter().enumerate() {
-        let handle = start(program(parallelism), &storage, 100 + run as u128 * 10);
+        let handle = start(
+            program(parallelism, Some(500.0)),
+            &storage,
+            100 + run as u128 * 10,
+        );
         let mut status = handle.status.clone();
+        let running = status
+            .wait_for(|status| status.phase.word() == "running")
+            .await;
+        let known = running.unwrap().checkpoints.completed;
+        assert!(
+            run == 0 || known.is_some(),
+            "a job that goes on tells its checkpoint before it completes the next"
+        );
         let reached = status.wait_for(|status| status.checkpoints.completed_count >= 3);
         assert!(reached.await.is_ok(), "the job ended early");
         handle.requests.send(JobRequest::Cancel).await.unwrap();
         assert_eq!(end_of(handle).await.unwrap(), JobOutcome::Cancelled);
     }
-    let handle = start(program(4), &storage, 900);
+    let handle = start(program(4, None), &storage, 900);
     assert_eq!(end_of(handle).await.unwrap(), JobOutcome::Finished);
     let counts = collected.records().unwrap();
     assert_eq!(counts.len() as u64, ASKED, "one count for each record");
