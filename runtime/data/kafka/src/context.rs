@@ -4,7 +4,7 @@
 //! reason is kept for error messages.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::config::RDKafkaLogLevel;
@@ -25,8 +25,6 @@ pub(crate) struct Problem {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ClientLog {
     last: Arc<Mutex<Option<Problem>>>,
-    /// Commits of group offsets that were asked for and not yet answered.
-    open_commits: Arc<AtomicU32>,
     /// The topic whose held partitions are watched; empty = none.
     topic: String,
     held: HeldPartitions,
@@ -70,21 +68,6 @@ impl ClientLog {
     /// The last problem that the client told about.
     pub(crate) fn last(&self) -> Option<Problem> {
         lock(&self.last).clone()
-    }
-
-    /// A commit of group offsets was asked for; its answer comes with a later poll.
-    pub(crate) fn commit_asked(&self) {
-        self.open_commits.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// A commit could not be asked for: no answer will come.
-    pub(crate) fn commit_refused(&self) {
-        self.open_commits.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    /// Whether every commit that was asked for is answered.
-    pub(crate) fn commits_are_answered(&self) -> bool {
-        self.open_commits.load(Ordering::Acquire) == 0
     }
 
     pub(crate) fn keep(&self, code: Option<RDKafkaErrorCode>, text: &str) {
@@ -131,7 +114,6 @@ impl ClientContext for ClientLog {
 
 impl ConsumerContext for ClientLog {
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        self.open_commits.fetch_sub(1, Ordering::AcqRel);
         if let Err(error) = result {
             // Group offsets are for people who watch; the job itself goes on from its checkpoints.
             tracing::warn!(target: "highwater::kafka", %error, "group offsets were not committed");

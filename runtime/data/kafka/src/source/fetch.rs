@@ -30,9 +30,10 @@ use crate::topic::CALL_TIMEOUT;
 const IDLE_WAIT: Duration = Duration::from_millis(50);
 /// Records that are taken from the client before they are handed over, whatever else is there.
 const DRAIN_RECORDS_MAX: usize = 4_096;
-/// Looks for the answers to the last commits: five seconds, then the job ends without them.
-const COMMIT_POLLS_MAX: u32 = 100;
-const COMMIT_POLL: Duration = Duration::from_millis(50);
+/// Looks at the group at the end: five seconds when the broker does not answer, then the job ends without knowing.
+const GROUP_LOOKS_MAX: u32 = 5;
+const GROUP_ANSWER: Duration = Duration::from_millis(900);
+const GROUP_LOOK: Duration = Duration::from_millis(100);
 
 /// What the reader asks of the thread.
 #[derive(Debug)]
@@ -108,6 +109,8 @@ pub(super) struct FetchThread {
     /// Full batches and ends, in the order in which they are to be handed over.
     outgoing: VecDeque<Fetched>,
     taken: usize,
+    /// What the group was told last: partition and next offset.
+    told: Option<Vec<(i32, i64)>>,
 }
 
 /// Why the thread ends.
@@ -139,6 +142,7 @@ impl FetchThread {
             open: BTreeMap::new(),
             outgoing: VecDeque::new(),
             taken: 0,
+            told: None,
         }
     }
 
@@ -233,45 +237,50 @@ impl FetchThread {
         Ok(())
     }
 
-    fn commit(&self, offsets: &[(i32, i64)]) -> Result<(), Stop> {
+    fn commit(&mut self, offsets: &[(i32, i64)]) -> Result<(), Stop> {
         let list = self.list(offsets)?;
-        self.log.commit_asked();
+        self.told = Some(offsets.to_vec());
         if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
-            self.log.commit_refused();
             // Group offsets are for people who watch; the job itself goes on from its checkpoints.
             tracing::warn!(target: "highwater::kafka", %error, "group offsets were not committed");
         }
         Ok(())
     }
 
-    /// Tells the group what the reader left behind, and waits for the answers for a while: what the last completed
-    /// checkpoint says is to be seen after the end of the job too (HB-73).
+    /// Tells the group what the reader left behind, and waits until the group knows it, for a while: what the last
+    /// completed checkpoint says is to be seen after the end of the job too (HB-73).
     fn finish_commits(&mut self) {
-        let mut last = None;
         while let Ok(command) = self.queues.commands.try_recv() {
-            if let Command::Commit(offsets) = command {
-                last = Some(offsets);
+            if let Command::Commit(offsets) = command
+                && self.commit(&offsets).is_err()
+            {
+                tracing::warn!(target: "highwater::kafka", topic = self.topic, "the last group offsets cannot be named");
             }
         }
-        if let Some(offsets) = last
-            && self.commit(&offsets).is_err()
-        {
-            tracing::warn!(target: "highwater::kafka", topic = self.topic, "the last group offsets cannot be named");
-        }
-        if self.log.commits_are_answered() {
-            return;
-        }
-        if let Err(error) = self.consumer.unassign() {
-            tracing::debug!(target: "highwater::kafka", %error, "unassign at the end");
-        }
-        for _ in 0..COMMIT_POLLS_MAX {
-            // Nothing is assigned: a poll brings answers only.
-            drop(self.consumer.poll(COMMIT_POLL));
-            if self.log.commits_are_answered() {
+        let Some(told) = self.told.take() else { return };
+        for _ in 0..GROUP_LOOKS_MAX {
+            if self.group_is_at(&told) {
                 return;
             }
+            // The client tells no one how a commit went. A consumer in this state brings nothing that anybody needs.
+            drop(self.consumer.poll(GROUP_LOOK));
         }
         tracing::warn!(target: "highwater::kafka", topic = self.topic, "the last group offsets were not confirmed");
+    }
+
+    /// Whether the group has these offsets.
+    fn group_is_at(&self, told: &[(i32, i64)]) -> bool {
+        let Ok(list) = self.list(told) else {
+            return false;
+        };
+        let committed = self.consumer.committed_offsets(list, GROUP_ANSWER);
+        committed.is_ok_and(|committed| {
+            let is_at = |(partition, offset): &(i32, i64)| {
+                let found = committed.find_partition(&self.topic, *partition);
+                found.is_some_and(|found| found.offset() == Offset::Offset(*offset))
+            };
+            told.iter().all(is_at)
+        })
     }
 
     /// Copies a record into the batch of its partition.
