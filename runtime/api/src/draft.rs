@@ -90,6 +90,8 @@ pub(crate) struct NodeFacts {
     pub(crate) detail: String,
     pub(crate) key: Option<String>,
     pub(crate) states: Vec<StateNote>,
+    /// What it does with its state.
+    pub(crate) form: String,
     pub(crate) needs_event_time: bool,
     pub(crate) starts_chain: bool,
     /// Whether a function of the author may emit to any side output.
@@ -105,6 +107,7 @@ impl NodeFacts {
             detail: String::new(),
             key: None,
             states: Vec::new(),
+            form: String::new(),
             needs_event_time: false,
             starts_chain: false,
             has_any_side: false,
@@ -140,6 +143,7 @@ impl Draft {
         node.detail = facts.detail;
         node.key = facts.key;
         node.states = facts.states;
+        node.form = facts.form;
         node.needs_event_time = facts.needs_event_time;
         node.starts_chain = facts.starts_chain;
         id

@@ -239,7 +239,7 @@ impl SlotLoop {
             running
                 .shares
                 .turn(start, self.parts.clock.elapsed(), waiting);
-            worked |= waiting == Waiting::Turn || running.slot_task.task.has_open_snapshot();
+            worked |= waiting == Waiting::Turn || running.slot_task.task.works_on_snapshot();
             for event in running.slot_task.task.events() {
                 worked = true;
                 let kind = SlotEventKind::Task(running.slot_task.key.clone(), event);

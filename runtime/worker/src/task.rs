@@ -13,8 +13,8 @@ use std::time::Duration;
 use highwater_connectors::Split;
 use highwater_exchange::{InputGate, Step};
 use highwater_operators::{
-    Collected, Downstream, OperatorError, OperatorReport, Progress, SourceInput, SourcePoll,
-    SourceReport,
+    Collected, Downstream, Gathering, OperatorError, OperatorReport, Progress, SourceInput,
+    SourcePoll, SourceReport,
 };
 use highwater_protocol::alignment::{Alignment, AlignmentEffect, AlignmentEvent, ChannelIndex};
 use highwater_protocol::steps::Step as ProtocolStep;
@@ -89,6 +89,7 @@ pub enum TaskEvent {
 struct OpenSnapshot {
     id: CheckpointId,
     collected: Collected,
+    gathering: Gathering,
     splits: Option<Vec<Split>>,
 }
 
@@ -237,9 +238,11 @@ impl Task {
         self.watermark
     }
 
-    /// Whether a snapshot is being serialised: the slot does not park meanwhile.
-    pub const fn has_open_snapshot(&self) -> bool {
-        self.snapshot.is_some()
+    /// Whether there is a snapshot to serialise on this thread: the slot does not park meanwhile. While another thread
+    /// seals it, the slot parks and is woken.
+    pub fn works_on_snapshot(&self) -> bool {
+        let open = self.snapshot.as_ref();
+        open.is_some_and(|open| open.gathering == Gathering::More)
     }
 
     /// The earliest time at which a turn is needed though no input comes.
@@ -418,6 +421,7 @@ impl Task {
         self.snapshot = Some(OpenSnapshot {
             id: barrier.id,
             collected: Vec::new(),
+            gathering: Gathering::More,
             splits,
         });
         Ok(())
@@ -428,13 +432,15 @@ impl Task {
         let Some(open) = &mut self.snapshot else {
             return Ok(());
         };
-        if self.input.head().collect(&mut open.collected)? == Progress::More {
+        open.gathering = self.input.head().collect(&mut open.collected)?;
+        if open.gathering != Gathering::Done {
             return Ok(());
         }
         if let Some(OpenSnapshot {
             id,
             collected,
             splits,
+            ..
         }) = self.snapshot.take()
         {
             self.events.push(TaskEvent::Snapshot {

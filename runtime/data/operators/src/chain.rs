@@ -10,7 +10,7 @@ use highwater_types::{
 use crate::error::OperatorError;
 use crate::operator::{Operator, OperatorReport, Progress};
 use crate::outputs::Outputs;
-use crate::snapshot::OperatorSnapshot;
+use crate::snapshot::{Gathering, OperatorSnapshot, SnapshotStep};
 
 /// Snapshots of a chain that are whole.
 pub type Collected = Vec<(OperatorUid, OperatorSnapshot)>;
@@ -31,7 +31,7 @@ pub trait Downstream {
     /// A turn between chunks; goes on with unfinished work.
     fn turn(&mut self) -> Result<Progress, OperatorError>;
     /// Serialises a portion of every open snapshot; `Done` when all are in `into`.
-    fn collect(&mut self, into: &mut Collected) -> Result<Progress, OperatorError>;
+    fn collect(&mut self, into: &mut Collected) -> Result<Gathering, OperatorError>;
     /// Gives open snapshots up.
     fn abort(&mut self);
     /// Checkpoint `id` is complete.
@@ -170,18 +170,19 @@ impl<In, Out: Record, O: Operator<In, Out>> Downstream for Link<In, Out, O> {
         }
     }
 
-    fn collect(&mut self, into: &mut Collected) -> Result<Progress, OperatorError> {
-        let mut progress = Progress::Done;
+    fn collect(&mut self, into: &mut Collected) -> Result<Gathering, OperatorError> {
+        let mut gathering = Gathering::Done;
         if self.snapshot_open {
             match self.operator.snapshot_step()? {
-                Some(snapshot) => {
+                SnapshotStep::Whole(snapshot) => {
                     self.snapshot_open = false;
                     into.push((self.uid.clone(), snapshot));
                 }
-                None => progress = Progress::More,
+                SnapshotStep::Waits => gathering = Gathering::Waits,
+                SnapshotStep::More => gathering = Gathering::More,
             }
         }
-        Ok(progress.and(self.outputs.collect(into)?))
+        Ok(gathering.and(self.outputs.collect(into)?))
     }
 
     fn abort(&mut self) {

@@ -57,7 +57,7 @@ pub use reduce::RollingReduce;
 pub use rekey::Rekey;
 pub use session_window::{SessionGap, SessionWindow, fixed_gap};
 pub use sink::DirectSink;
-pub use snapshot::{ListStateSnapshot, OperatorSnapshot, Redistribution};
+pub use snapshot::{Gathering, ListStateSnapshot, OperatorSnapshot, Redistribution, SnapshotStep};
 pub use source::{
     DEAD_LETTERS, SourceHead, SourceInput, SourcePoll, SourceReport, SourceRules, TimestampAssigner,
 };

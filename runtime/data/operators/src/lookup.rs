@@ -32,7 +32,7 @@ use crate::context::OperatorContext;
 use crate::error::{OperatorError, UserError};
 use crate::operator::{Operator, OperatorReport, Progress};
 use crate::outputs::Outputs;
-use crate::snapshot::{ListStateSnapshot, OperatorSnapshot, Redistribution};
+use crate::snapshot::{ListStateSnapshot, OperatorSnapshot, Redistribution, SnapshotStep};
 
 /// The list state of inputs that have no emitted answer.
 const OPEN_INPUTS: &str = "open-inputs";
@@ -332,14 +332,14 @@ where
         Ok(())
     }
 
-    fn snapshot_step(&mut self) -> Result<Option<OperatorSnapshot>, OperatorError> {
+    fn snapshot_step(&mut self) -> Result<SnapshotStep, OperatorError> {
         let items = self.snapshot.take().unwrap_or_default();
         let lists = vec![ListStateSnapshot {
             name: OPEN_INPUTS.to_owned(),
             redistribution: Redistribution::Split,
             items,
         }];
-        Ok(Some(OperatorSnapshot {
+        Ok(SnapshotStep::Whole(OperatorSnapshot {
             keyed: Vec::new(),
             lists,
         }))

@@ -11,7 +11,7 @@ use highwater_types::{
 
 use crate::error::OperatorError;
 use crate::outputs::Outputs;
-use crate::snapshot::OperatorSnapshot;
+use crate::snapshot::{OperatorSnapshot, SnapshotStep};
 
 /// Whether a call did all its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,9 +158,9 @@ pub trait Operator<In, Out: Record> {
         Ok(())
     }
 
-    /// Serialises a portion of the state that `snapshot_start` fixed; `Some` when it is whole.
-    fn snapshot_step(&mut self) -> Result<Option<OperatorSnapshot>, OperatorError> {
-        Ok(Some(OperatorSnapshot::default()))
+    /// Serialises a portion of the state that `snapshot_start` fixed.
+    fn snapshot_step(&mut self) -> Result<SnapshotStep, OperatorError> {
+        Ok(SnapshotStep::Whole(OperatorSnapshot::default()))
     }
 
     /// The open snapshot is not wanted any more.

@@ -15,6 +15,7 @@ use highwater_types::{
 use crate::chain::{Collected, Downstream, Push};
 use crate::error::OperatorError;
 use crate::operator::{OperatorReport, Progress};
+use crate::snapshot::Gathering;
 
 /// Names a side output and its type. Two tags are the same output when name and type are.
 ///
@@ -182,8 +183,12 @@ impl<T: Record> Downstream for Port<T> {
         each(&mut self.targets, |target| target.turn())
     }
 
-    fn collect(&mut self, into: &mut Collected) -> Result<Progress, OperatorError> {
-        each(&mut self.targets, |target| target.collect(into))
+    fn collect(&mut self, into: &mut Collected) -> Result<Gathering, OperatorError> {
+        let mut gathering = Gathering::Done;
+        for target in &mut self.targets {
+            gathering = gathering.and(target.collect(into)?);
+        }
+        Ok(gathering)
     }
 
     fn abort(&mut self) {
@@ -340,8 +345,12 @@ impl<T: Record> Downstream for Outputs<T> {
         Ok(self.behind)
     }
 
-    fn collect(&mut self, into: &mut Collected) -> Result<Progress, OperatorError> {
-        self.each(|port| port.collect(into))
+    fn collect(&mut self, into: &mut Collected) -> Result<Gathering, OperatorError> {
+        let mut gathering = self.main.collect(into)?;
+        for (_, side) in &mut self.sides {
+            gathering = gathering.and(side.collect(into)?);
+        }
+        Ok(gathering)
     }
 
     fn abort(&mut self) {

@@ -45,3 +45,37 @@ impl OperatorSnapshot {
             .map_or(&[], |list| &list.items)
     }
 }
+
+/// What one portion of a snapshot came to.
+#[derive(Debug)]
+pub enum SnapshotStep {
+    /// The snapshot is whole.
+    Whole(OperatorSnapshot),
+    /// There is more to do: call again at the next turn.
+    More,
+    /// Another thread works on it and wakes this one when it is done: a call before that does nothing.
+    Waits,
+}
+
+/// How far the snapshots of a chain are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gathering {
+    /// All are whole.
+    Done,
+    /// What is left is done on other threads, which wake this one.
+    Waits,
+    /// There is more to do on this thread.
+    More,
+}
+
+impl Gathering {
+    /// Of two: the one that asks for more.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::More, _) | (_, Self::More) => Self::More,
+            (Self::Waits, _) | (_, Self::Waits) => Self::Waits,
+            (Self::Done, Self::Done) => Self::Done,
+        }
+    }
+}

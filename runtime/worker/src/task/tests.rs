@@ -7,25 +7,38 @@ use highwater_types::Epoch;
 use super::*;
 use crate::clock::ManualClock;
 
-/// A chain that notes which barriers and watermarks reach it, and may have work left: without room to do it, or whatever a
-/// test sets.
-#[derive(Clone, Default)]
-struct Noting(
-    Arc<Mutex<Vec<CheckpointId>>>,
-    Arc<Mutex<Vec<Watermark>>>,
-    bool,
-    Arc<Mutex<Option<Progress>>>,
-);
+/// A chain that notes what reaches it, has work left and no room to do it if told so, and whose snapshots are as far as
+/// told.
+#[derive(Clone)]
+struct Noting {
+    barriers: Arc<Mutex<Vec<CheckpointId>>>,
+    watermarks: Arc<Mutex<Vec<Watermark>>>,
+    is_held: bool,
+    gathering: Gathering,
+    left: Arc<Mutex<Option<Progress>>>,
+}
+
+impl Default for Noting {
+    fn default() -> Self {
+        Self {
+            barriers: Arc::default(),
+            watermarks: Arc::default(),
+            is_held: false,
+            gathering: Gathering::Done,
+            left: Arc::default(),
+        }
+    }
+}
 
 impl Noting {
     fn barriers(&self) -> Vec<CheckpointId> {
-        self.0.lock().unwrap().clone()
+        self.barriers.lock().unwrap().clone()
     }
 }
 
 impl Downstream for Noting {
     fn watermark(&mut self, watermark: Watermark) -> Result<Progress, OperatorError> {
-        self.1.lock().unwrap().push(watermark);
+        self.watermarks.lock().unwrap().push(watermark);
         Ok(Progress::Done)
     }
 
@@ -38,18 +51,18 @@ impl Downstream for Noting {
     }
 
     fn barrier(&mut self, barrier: &CheckpointBarrier) -> Result<(), OperatorError> {
-        self.0.lock().unwrap().push(barrier.id);
+        self.barriers.lock().unwrap().push(barrier.id);
         Ok(())
     }
 
     fn turn(&mut self) -> Result<Progress, OperatorError> {
-        let blocked = self.2.then_some(Progress::More);
-        let left = blocked.or_else(|| *self.3.lock().unwrap());
+        let held = self.is_held.then_some(Progress::More);
+        let left = held.or_else(|| *self.left.lock().unwrap());
         Ok(left.unwrap_or(Progress::Done))
     }
 
-    fn collect(&mut self, _: &mut Collected) -> Result<Progress, OperatorError> {
-        Ok(Progress::Done)
+    fn collect(&mut self, _: &mut Collected) -> Result<Gathering, OperatorError> {
+        Ok(self.gathering)
     }
 
     fn abort(&mut self) {}
@@ -63,7 +76,7 @@ impl Downstream for Noting {
     }
 
     fn blocked(&self) -> Option<&str> {
-        self.2.then_some("the next task")
+        self.is_held.then_some("the next task")
     }
 
     fn room(&self) -> usize {
@@ -195,7 +208,10 @@ fn an_aligned_task_sends_no_barrier_behind_its_decline() {
 
 #[test]
 fn a_chain_with_work_left_and_no_room_waits_for_the_room() {
-    let held = Noting(Arc::default(), Arc::default(), true, Arc::default());
+    let held = Noting {
+        is_held: true,
+        ..Noting::default()
+    };
     let input = TaskInput::Source(Box::new(Silent(held)));
     let mut task = Task::new(input, Arc::new(|_| {}));
     let waiting = task.turn(&ManualClock::default()).unwrap();
@@ -292,7 +308,30 @@ fn t10_only_a_stop_that_drains_ends_event_time() {
         task.letter(TaskLetter::Trigger(barrier)).unwrap();
         task.turn(&ManualClock::default()).unwrap();
         assert_eq!(noting.barriers(), [barrier.id]);
-        assert_eq!(*noting.1.lock().unwrap(), expected, "{kind:?}");
+        assert_eq!(*noting.watermarks.lock().unwrap(), expected, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_task_works_on_a_snapshot_only_while_its_own_thread_has_to() {
+    for (gathering, works) in [
+        (Gathering::More, true),
+        (Gathering::Waits, false),
+        (Gathering::Done, false),
+    ] {
+        let noting = Noting {
+            gathering,
+            ..Noting::default()
+        };
+        let input = TaskInput::Source(Box::new(Silent(noting)));
+        let mut task = Task::new(input, Arc::new(|_| {}));
+        task.letter(TaskLetter::Trigger(barrier(1))).unwrap();
+        task.turn(&ManualClock::default()).unwrap();
+        assert_eq!(task.works_on_snapshot(), works, "{gathering:?}");
+        assert_eq!(
+            task.events().count(),
+            usize::from(gathering == Gathering::Done)
+        );
     }
 }
 
@@ -306,7 +345,7 @@ fn a_chain_that_waits_for_the_outside_takes_no_turns_meanwhile() {
         (Progress::Waiting, Waiting::Input),
         (Progress::Done, Waiting::Input),
     ] {
-        *noting.3.lock().unwrap() = Some(left);
+        *noting.left.lock().unwrap() = Some(left);
         assert_eq!(task.turn(&clock).unwrap(), waiting, "{left:?}");
     }
 }

@@ -109,6 +109,7 @@ async fn usable(
             manifest: manifest.clone(),
         };
         let work = match (manifest, &savepoint) {
+            (Some(manifest), None) if !is_void && manifest.drained => Work::End,
             (Some(manifest), None) if !is_void => return Ok((manifest, tries)),
             (Some(_), Some(savepoint)) if !is_void => Work::Take(savepoint),
             _ => Work::GoBack,

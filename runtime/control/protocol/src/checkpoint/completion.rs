@@ -39,7 +39,9 @@ impl CheckpointCoordinator {
             graph: self.shape.graph,
         };
         let enumerators = pending.enumerators.clone().unwrap_or_default();
-        let manifest = assemble::assemble(&self.shape, title, pending.parts.values(), &enumerators);
+        let mut manifest =
+            assemble::assemble(&self.shape, title, pending.parts.values(), &enumerators);
+        manifest.drained = pending.kind == BarrierKind::StopDrain;
         let (bytes, hash) = manifest.encode();
         let name = ManifestName {
             epoch: pending.id.epoch,

@@ -93,7 +93,7 @@ pub fn decide_from_savepoint(
         return Ok(SavepointStart::Resume(found));
     }
     let is_own = head.lineage == savepoint.lineage;
-    if is_own && head.checkpoint() == savepoint.id && word != SavepointWord::Fork {
+    if is_own && head.checkpoint() == savepoint.id && word == SavepointWord::Unsaid {
         return Ok(SavepointStart::Resume(found));
     }
     match word {
@@ -192,6 +192,8 @@ pub fn take(
     state.identity = taker.identity.clone();
     state.lineage = taker.lineage;
     state.parent = None;
+    // Whoever takes a drained savepoint says that the job is to read on.
+    state.drained = false;
     (state, names.into_iter().collect())
 }
 

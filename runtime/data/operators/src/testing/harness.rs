@@ -18,6 +18,7 @@ use crate::context::OperatorContext;
 use crate::error::OperatorError;
 use crate::operator::{Operator, OperatorReport, Progress, TaskClock};
 use crate::outputs::{Outputs, SidePort};
+use crate::snapshot::Gathering;
 use crate::snapshot::OperatorSnapshot;
 
 /// What the operator finds when it is built.
@@ -283,8 +284,8 @@ impl<In: Record, Out: Record> Harness<In, Out> {
     pub fn collect_portion(&mut self) -> Option<OperatorSnapshot> {
         let mut into = Collected::new();
         match check(self.link.collect(&mut into)) {
-            Progress::More | Progress::Waiting => None,
-            Progress::Done => Some(into.pop().map(|(_, snapshot)| snapshot).unwrap_or_default()),
+            Gathering::More | Gathering::Waits => None,
+            Gathering::Done => Some(into.pop().map(|(_, snapshot)| snapshot).unwrap_or_default()),
         }
     }
 

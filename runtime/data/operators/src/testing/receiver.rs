@@ -12,6 +12,7 @@ use crate::chain::{Collected, Downstream, Push};
 use crate::error::OperatorError;
 use crate::operator::{OperatorReport, Progress};
 use crate::outputs::{OutputTag, Port, SidePort};
+use crate::snapshot::Gathering;
 
 /// One element that left an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,8 +119,8 @@ impl<T: Record> Downstream for Receiver<T> {
         Ok(Progress::Done)
     }
 
-    fn collect(&mut self, _into: &mut Collected) -> Result<Progress, OperatorError> {
-        Ok(Progress::Done)
+    fn collect(&mut self, _into: &mut Collected) -> Result<Gathering, OperatorError> {
+        Ok(Gathering::Done)
     }
 
     fn abort(&mut self) {}
