@@ -150,6 +150,8 @@ impl KeyedStates {
 
     pub(crate) fn report(&self, report: &mut OperatorReport) {
         report.state_bytes = self.backend.used_bytes();
+        let states = self.backend.reports();
+        report.state_entries = states.iter().map(|state| state.entries).sum();
     }
 
     fn seal_on_rim(&self, unsealed: UnsealedSnapshot) -> Sealing {

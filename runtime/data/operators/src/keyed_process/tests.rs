@@ -420,6 +420,16 @@ fn t28_a_value_is_gone_at_last_write_plus_ttl() {
 }
 
 #[test]
+fn a_report_counts_the_entries_of_all_states() {
+    let mut harness = harness();
+    let add = |key: i64| ((key, Ask::Add(1).parts()), EventTime(1));
+    harness.push_keyed([add(1), add(2), add(1)], key_of);
+    let report = harness.report();
+    assert_eq!(report.state_entries, 2, "one for each key");
+    assert!(report.state_bytes > 0);
+}
+
+#[test]
 fn late_records_are_counted_by_how_late_they_are() {
     let mut harness = harness();
     harness.watermark(100);
