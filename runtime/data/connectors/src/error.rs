@@ -15,6 +15,12 @@ pub enum ConnectorError {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// The outside system knows no such object.
+    #[error("{object}: it does not exist; create it, or check its name")]
+    Missing {
+        /// The object.
+        object: String,
+    },
     /// The outside system does not answer or refuses for now.
     #[error("{object} is unavailable: {reason}")]
     Unavailable {
@@ -91,7 +97,9 @@ impl ConnectorError {
 impl Classified for ConnectorError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Configuration { .. } | Self::BadRecord { .. } => ErrorKind::Invalid,
+            Self::Configuration { .. } | Self::Missing { .. } | Self::BadRecord { .. } => {
+                ErrorKind::Invalid
+            }
             Self::Unavailable { .. } | Self::Io { .. } => ErrorKind::Transient,
             Self::PositionLost { .. } | Self::State { .. } => ErrorKind::Corrupt,
             Self::Fenced { .. } => ErrorKind::Fenced,

@@ -30,7 +30,9 @@ pub(crate) fn connector_error(object: &str, error: &KafkaError, log: &ClientLog)
     };
     match code {
         Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
-            configuration("it does not exist; create it, or check its name".to_owned())
+            ConnectorError::Missing {
+                object: object.to_owned(),
+            }
         }
         Some(code) if is_authorization(code) => configuration(format!(
             "access is denied ({code}); grant it to the principal of this job"
@@ -97,7 +99,13 @@ pub(crate) fn transaction_error(object: &str, error: &KafkaError, log: &ClientLo
 }
 
 /// An error at the place of the markers, where nothing of the session is at stake.
+///
+/// A client that does not know the topic is no answer: the topic is made when it is first needed, and a client may learn of
+/// that late. Whether it was deleted is told by its identity and its records.
 pub(crate) fn marker_error(error: ConnectorError) -> TargetError {
+    if matches!(error, ConnectorError::Missing { .. }) {
+        return TargetError::Unclear(error);
+    }
     match error.kind() {
         ErrorKind::Invalid => TargetError::Refused(error),
         ErrorKind::Corrupt => TargetError::MarkerLost(error),
@@ -162,6 +170,14 @@ mod tests {
         assert_eq!(kind(Code::ProducerFenced), ErrorKind::Fenced);
         assert_eq!(kind(Code::BrokerTransportFailure), ErrorKind::Transient);
         assert_eq!(kind(Code::OperationTimedOut), ErrorKind::Transient);
+    }
+
+    #[test]
+    fn a_client_that_does_not_know_the_marker_topic_yet_decides_nothing() {
+        let error = KafkaError::MetadataFetch(Code::UnknownTopicOrPartition);
+        let unknown = connector_error("kafka marker topic m", &error, &ClientLog::default());
+        assert!(unknown.to_string().contains("does not exist; create it"));
+        assert!(matches!(marker_error(unknown), TargetError::Unclear(_)));
     }
 
     #[test]

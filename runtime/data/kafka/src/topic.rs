@@ -151,9 +151,8 @@ impl TopicInspector {
 
     /// The topic, which must exist.
     pub(crate) fn facts(&self) -> Result<TopicFacts, ConnectorError> {
-        self.find()?.ok_or_else(|| ConnectorError::Configuration {
-            connector: self.object.clone(),
-            reason: "it does not exist; create it, or check its name".to_owned(),
+        self.find()?.ok_or_else(|| ConnectorError::Missing {
+            object: self.object.clone(),
         })
     }
 

@@ -130,11 +130,27 @@ impl MarkerTopic {
         self.inspector()?.cluster_id()
     }
 
+    /// Asks, and closes the clients when that fails: one that has once met a topic as unknown holds to it for long.
+    fn asking<T>(
+        &mut self,
+        ask: impl FnOnce(&mut Self) -> Result<T, ConnectorError>,
+    ) -> Result<T, ConnectorError> {
+        let answer = ask(self);
+        if answer.is_err() {
+            self.rest();
+        }
+        answer
+    }
+
     /// The identity of the topic, which is made when it does not exist.
     pub(super) fn place(&mut self) -> Result<String, ConnectorError> {
-        if let Some(place) = &self.place {
-            return Ok(place.clone());
+        match &self.place {
+            Some(place) => Ok(place.clone()),
+            None => self.asking(Self::find_or_make),
         }
+    }
+
+    fn find_or_make(&mut self) -> Result<String, ConnectorError> {
         match self.inspector()?.find()? {
             Some(facts) if facts.partitions == 1 => {}
             Some(facts) => {
@@ -169,9 +185,16 @@ impl MarkerTopic {
         let TargetSettings {
             connection, topic, ..
         } = &self.settings;
-        let replication = TopicInspector::open(connection, topic)?
-            .facts()?
-            .replication;
+        let output = TopicInspector::open(connection, topic)?.facts();
+        let output = output.map_err(|error| match error {
+            // The topic of the output is made by its owner, not by the job.
+            ConnectorError::Missing { object } => ConnectorError::Configuration {
+                connector: object,
+                reason: "it does not exist; create it, or check its name".to_owned(),
+            },
+            other => other,
+        });
+        let replication = output?.replication;
         let admin = Admin::open(connection, &self.object())?;
         let in_sync = admin.min_insync_replicas(topic)?;
         admin.create_compacted(&self.topic, replication, in_sync.as_deref())
@@ -219,7 +242,7 @@ impl MarkerTopic {
     /// The position behind everything that is decided: no marker that is not yet known lies before it.
     pub(super) fn stable_end(&mut self) -> Result<MarkerPosition, ConnectorError> {
         self.place()?;
-        let range = self.inspector()?.range(PARTITION)?;
+        let range = self.asking(|topic| topic.inspector()?.range(PARTITION))?;
         Ok(MarkerPosition(u64::try_from(range.stable).unwrap_or(0)))
     }
 
@@ -278,6 +301,14 @@ impl MarkerTopic {
 
     /// Reads the committed markers of this slot from `from` up to the sync record at `sync`.
     pub(super) fn read_markers(
+        &mut self,
+        from: MarkerPosition,
+        sync: u64,
+    ) -> Result<MarkerReading, ConnectorError> {
+        self.asking(|topic| topic.read_up_to(from, sync))
+    }
+
+    fn read_up_to(
         &mut self,
         from: MarkerPosition,
         sync: u64,
