@@ -56,6 +56,22 @@ fn rules(expected: &Expected, observed: &Observed) -> Vec<&'static str> {
 }
 
 #[test]
+fn what_a_silent_partition_brings_when_it_wakes_is_not_promised_in_time() {
+    // Two before the silence, two while it wakes, one behind that.
+    let log = log(&[1, 2, 600_000, 650_000, 800_001]);
+    let in_time = |mut expected: Expected| {
+        expected.add_partition(&log);
+        let sum = |of: fn(&Declines) -> u64| expected.declines.values().map(of).sum::<u64>();
+        (
+            sum(|declines| declines.total),
+            sum(|declines| declines.in_time),
+        )
+    };
+    assert_eq!(in_time(Expected::with_waking(200_000)), (5, 3));
+    assert_eq!(in_time(Expected::default()), (5, 5));
+}
+
+#[test]
 fn a_right_output_is_clean_and_says_so() {
     let expected = expected(&[1, 2, 3, 4, 5, 6, 700_000, 7]);
     let observed = observed(&[6, 7], 1, &[]);
