@@ -59,17 +59,28 @@ pub enum NamedStop {
         /// The checkpoint.
         number: u64,
     },
-    /// The broker will not take a logged record.
+    /// The outside will not take the logged output of a completed checkpoint.
     #[error(
-        "SinkRefused: the broker rejects a logged record of checkpoint {number} of sink slot {slot}: {reason}; \
-         correct the topic or its limits and start again"
+        "SinkRefused: sink slot {slot} cannot write the logged output of checkpoint {number}: {reason}; correct the \
+         sink, its limits or its permissions and start again, the log is kept"
     )]
     SinkRefused {
         /// The slot.
         slot: SlotKey,
         /// The checkpoint.
         number: u64,
-        /// The answer of the broker.
+        /// The answer of the outside.
+        reason: String,
+    },
+    /// The sink will never take a record that is in no completed checkpoint yet.
+    #[error(
+        "RecordRefused: sink slot {slot} can never take a record: {reason}; it is in no completed checkpoint, so correct \
+         the program or the limits of the sink and start again: the job goes on from its last checkpoint"
+    )]
+    RecordRefused {
+        /// The slot.
+        slot: SlotKey,
+        /// What the sink says of the record.
         reason: String,
     },
     /// The state is damaged, and an older one is not there or would repeat visible output.
@@ -185,6 +196,7 @@ impl Classified for NamedStop {
             | Self::StateBehindOutput { .. }
             | Self::HeadMissing { .. } => ErrorKind::Corrupt,
             Self::SinkRefused { .. }
+            | Self::RecordRefused { .. }
             | Self::PartlyCommitted { .. }
             | Self::PendingOutput { .. } => ErrorKind::Invalid,
         }

@@ -400,8 +400,9 @@ impl Driver {
         self.tell(SlotEvent::TxnLost { session });
     }
 
-    /// Tells what no further try can help against. The machine stops for it only where the markers were read and the
-    /// output was missing, or where the markers are to be read; everywhere else a new session decides first.
+    /// Tells what no further try can help against. The machine stops for it where the record is in no acknowledged
+    /// checkpoint, where the markers were read and the output was missing, or where the markers are to be read;
+    /// everywhere else a new session decides first.
     fn named(&mut self, session: SessionNumber, error: &TargetError) {
         match error {
             TargetError::Refused(cause) => {

@@ -105,20 +105,38 @@ impl SinkSlot {
                     self.stop(NamedStop::SinkLogDamaged { slot, number }, effects);
                 }
             }
-            SlotEvent::RecordRefused { reason } => {
-                if let SlotState::Publishing { claim } | SlotState::Voiding { claim } = &self.state
-                {
-                    let (slot, number) = (self.config.key.clone(), claim.id.number);
-                    self.stop(
-                        NamedStop::SinkRefused {
-                            slot,
-                            number,
-                            reason,
-                        },
-                        effects,
-                    );
-                }
+            SlotEvent::RecordRefused { reason } => self.refused(reason, effects),
+            _ => {}
+        }
+    }
+
+    /// The outside refuses for good. Before the checkpoint is acknowledged the job stops with the state before it, which
+    /// a corrected program can go on from; once the output is in the log of a completed checkpoint only the sink can be
+    /// corrected, and a stop decides nothing about it. In between, with the checkpoint undecided or its commit unclear,
+    /// nothing is concluded: a session decides.
+    fn refused(&mut self, reason: String, effects: &mut Vec<SlotEffect>) {
+        let slot = self.config.key.clone();
+        match &self.state {
+            SlotState::Session { claim, .. }
+            | SlotState::Publishing { claim }
+            | SlotState::Voiding { claim } => {
+                let number = claim.id.number;
+                let stop = NamedStop::SinkRefused {
+                    slot,
+                    number,
+                    reason,
+                };
+                self.stop(stop, effects);
             }
+            SlotState::Open { txn, .. } if *txn == Txn::Closed => {}
+            SlotState::Open { .. } | SlotState::Preparing { .. } => {
+                let session = self.session;
+                effects.push(SlotEffect::Abort { session });
+                self.stop(NamedStop::RecordRefused { slot, reason }, effects);
+            }
+            SlotState::Dark {
+                prepared: None | Some((_, false)),
+            } => self.stop(NamedStop::RecordRefused { slot, reason }, effects),
             _ => {}
         }
     }

@@ -4,11 +4,10 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use highwater_types::EventTime;
-
+use super::lines::line_of;
 use super::names::SlotDirectory;
 use super::session::Session;
-use crate::error::{ConnectorError, excerpt};
+use crate::error::ConnectorError;
 use crate::output::OutputBatch;
 use crate::sink::{
     ExternalIdentity, Marker, MarkerKind, MarkerPosition, MarkerReading, OutputTarget, TargetError,
@@ -177,25 +176,7 @@ impl OutputTarget for FileTarget {
             return Err(self.closed("transaction"));
         };
         for record in batch.iter() {
-            let refuse = |reason: String| {
-                TargetError::Refused(ConnectorError::Configuration {
-                    connector: format!("file sink {object}"),
-                    reason,
-                })
-            };
-            let Some(value) = record.value else {
-                let time = record.time;
-                return Err(refuse(format!(
-                    "it cannot write the deletion of {}; write to a keyed target",
-                    described(record.key, time)
-                )));
-            };
-            if memchr::memchr(b'\n', value).is_some() {
-                return Err(refuse(format!(
-                    "a line cannot hold a newline: `{}`; choose a format without",
-                    excerpt(value)
-                )));
-            }
+            let value = line_of(&object, &record).map_err(TargetError::Refused)?;
             let written = staged.file.write_all(value);
             if let Err(error) = written.and_then(|()| staged.file.write_all(b"\n")) {
                 return Err(self.failed("writing", error));
@@ -230,13 +211,6 @@ impl OutputTarget for FileTarget {
             Ok(()) => Ok(()),
             Err(error) => Err(self.failed("removal of a staged file", error)),
         }
-    }
-}
-
-fn described(key: Option<&[u8]>, time: EventTime) -> String {
-    match key {
-        Some(key) => format!("key `{}`", excerpt(key)),
-        None => format!("a record without key, time {time}"),
     }
 }
 

@@ -24,6 +24,8 @@ const ATTEMPT: AttemptId = AttemptId(1);
 enum Fault {
     /// The first commit is unclear, then every record is refused.
     SendRefused,
+    /// Every record is refused, from the first one on.
+    FirstSendRefused,
     /// Every commit is refused.
     CommitRefused,
     /// The first commit is unclear, then no session opens: the markers are lost.
@@ -95,6 +97,9 @@ impl OutputTarget for Faulty {
     }
 
     fn send(&mut self, _: &OutputBatch) -> Result<(), TargetError> {
+        if self.fault == Fault::FirstSendRefused {
+            return Err(TargetError::Refused(cause()));
+        }
         self.fail(Fault::SendLost, TargetError::SessionLost)?;
         self.fail(Fault::SendRefused, TargetError::Refused)
     }
@@ -232,6 +237,21 @@ fn what_is_refused_while_it_is_published_stops_by_name() {
         assert_eq!(number, 1);
         assert!(reason.contains("it was told to"), "{reason}");
     }
+}
+
+#[test]
+fn what_is_refused_before_it_is_acknowledged_stops_without_an_acknowledgement() {
+    let run = start(Fault::FirstSendRefused);
+    let told: Vec<_> = run.events.iter().collect();
+    run.thread.join().unwrap();
+    let [WorkerInput::Sink { event, .. }] = &told[..] else {
+        panic!("{told:?}")
+    };
+    let SinkEvent::Stop(NamedStop::RecordRefused { slot, reason }) = event else {
+        panic!("{event:?}")
+    };
+    assert_eq!(slot.to_string(), "out/0");
+    assert!(reason.contains("it was told to"), "{reason}");
 }
 
 #[test]

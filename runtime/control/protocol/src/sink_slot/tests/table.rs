@@ -129,6 +129,12 @@ fn events(session: SessionNumber) -> Vec<(&'static str, SlotEvent)> {
         ("void marker", found(&[(1, MarkerKind::Void)])),
         ("write void", SlotEvent::WriteVoid { id: id(1) }),
         ("unreadable", SlotEvent::LogUnreadable),
+        (
+            "refused",
+            SlotEvent::RecordRefused {
+                reason: "too large".to_owned(),
+            },
+        ),
     ]
 }
 
