@@ -62,8 +62,45 @@ pub(crate) fn start_with(
 pub(crate) fn start_wishing(
     program: JobProgram,
     storage: &Arc<dyn ObjectStorage>,
+    owner: (u128, StopHook),
+    wish: Wish,
+) -> CoordinatorHandle {
+    start_as(program, storage, owner, wish, settings())
+}
+
+/// A checkpoint every 20 ms and quick restarts.
+pub(crate) fn settings() -> CoordinatorSettings {
+    CoordinatorSettings {
+        checkpoint: CheckpointSettings {
+            interval_ms: 20,
+            min_pause_ms: 0,
+            timeout_ms: 10_000,
+            commit_retry_ms: 1_000,
+            failures_max: None,
+        },
+        retention: Retention::DEFAULT,
+        restart: RestartStrategy::Exponential {
+            first: Duration::from_millis(1),
+            most: Duration::from_millis(20),
+            reset_after: Duration::from_mins(1),
+            restarts_max: Some(200),
+        },
+        cancellation_timeout: Duration::from_mins(1),
+        restore: RestoreOptions {
+            unmatched: UnmatchedState::Refuse,
+            readable: std::collections::BTreeSet::new(),
+        },
+        savepoints: "savepoints".to_owned(),
+    }
+}
+
+/// The same, with these settings.
+pub(crate) fn start_as(
+    program: JobProgram,
+    storage: &Arc<dyn ObjectStorage>,
     (seed, hook): (u128, StopHook),
     wish: Wish,
+    settings: CoordinatorSettings,
 ) -> CoordinatorHandle {
     let job = JobIdentity::parse("test-job").unwrap();
     let rim = tokio::runtime::Handle::current();
@@ -87,27 +124,7 @@ pub(crate) fn start_wishing(
     highwater_coordinator::start(CoordinatorSetup {
         program,
         job,
-        settings: CoordinatorSettings {
-            checkpoint: CheckpointSettings {
-                interval_ms: 20,
-                min_pause_ms: 0,
-                timeout_ms: 10_000,
-                commit_retry_ms: 1_000,
-                failures_max: None,
-            },
-            retention: Retention::DEFAULT,
-            restart: RestartStrategy::Exponential {
-                first: Duration::from_millis(1),
-                most: Duration::from_millis(20),
-                reset_after: Duration::from_mins(1),
-                restarts_max: Some(200),
-            },
-            restore: RestoreOptions {
-                unmatched: UnmatchedState::Refuse,
-                readable: std::collections::BTreeSet::new(),
-            },
-            savepoints: "savepoints".to_owned(),
-        },
+        settings,
         storage: Arc::clone(storage),
         wish,
         worker: worker.unwrap(),

@@ -9,5 +9,6 @@ mod damage;
 mod exactly_once;
 mod going_back;
 mod job;
+mod refusals;
 mod savepoint;
 mod traps;

@@ -61,7 +61,7 @@ impl FileTarget {
                 object: self.slot.path().display().to_string(),
             });
         }
-        TargetError::Unclear(self.io(operation)(error))
+        TargetError::unclear(self.io(operation)(error))
     }
 
     fn closed(&self, what: &str) -> TargetError {
@@ -101,7 +101,7 @@ impl OutputTarget for FileTarget {
     fn identity(&mut self) -> Result<ExternalIdentity, TargetError> {
         let identity = identity_of(&self.directory);
         let identity = identity.map_err(ConnectorError::io(self.directory.display(), "identity"));
-        let name = format!("files/{}", identity.map_err(TargetError::Unclear)?);
+        let name = format!("files/{}", identity.map_err(TargetError::unclear)?);
         Ok(ExternalIdentity {
             system: name.clone(),
             markers: name,
@@ -113,14 +113,14 @@ impl OutputTarget for FileTarget {
         let newest = newest.map(|all| all.iter().map(|(marker, _)| marker.number + 1).max());
         match newest.map(|newest| MarkerPosition(newest.unwrap_or(0))) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(MarkerPosition(0)),
-            end => end.map_err(|error| TargetError::Unclear(self.io("listing")(error))),
+            end => end.map_err(|error| TargetError::unclear(self.io("listing")(error))),
         }
     }
 
     fn open_session(&mut self) -> Result<(), TargetError> {
         self.staged = None;
         self.session = None;
-        self.session = Some(Session::open(&self.slot).map_err(TargetError::SessionLost)?);
+        self.session = Some(Session::open(&self.slot).map_err(TargetError::session_lost)?);
         Ok(())
     }
 
@@ -128,7 +128,7 @@ impl OutputTarget for FileTarget {
         self.in_session()?;
         // A file that an earlier session renamed may not be durable yet; it is, before anybody reads its marker.
         let synced = sync_directory(self.slot.path());
-        synced.map_err(|error| TargetError::Unclear(self.io("sync")(error)))
+        synced.map_err(|error| TargetError::unclear(self.io("sync")(error)))
     }
 
     fn read_markers(&mut self, from: MarkerPosition) -> Result<MarkerReading, TargetError> {
@@ -139,7 +139,7 @@ impl OutputTarget for FileTarget {
             .markers()
             .and_then(|markers| Ok((markers, self.end()?)));
         let (listed, end) =
-            listed.map_err(|error| TargetError::Unclear(self.io("listing")(error)))?;
+            listed.map_err(|error| TargetError::unclear(self.io("listing")(error)))?;
         let markers = listed
             .into_iter()
             .map(|(marker, _)| (marker.number, marker.kind));

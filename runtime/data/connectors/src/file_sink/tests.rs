@@ -153,6 +153,21 @@ fn a_value_with_a_newline_is_refused_by_the_encoder_before_anything_holds_it() {
 }
 
 #[test]
+fn a_directory_that_is_none_is_refused_at_once_and_not_waited_for() {
+    use highwater_types::{Classified, ErrorKind};
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "x").unwrap();
+    let mut target = FileTarget::new(&file.join("out"), &writer_context(0));
+    let TargetError::Refused(cause) = target.identity().unwrap_err() else {
+        panic!("nothing that passes")
+    };
+    assert_eq!(cause.kind(), ErrorKind::Invalid, "{cause}");
+    let opened = target.open_session().unwrap_err();
+    assert!(matches!(opened, TargetError::Refused(_)), "{opened}");
+}
+
+#[test]
 fn newline_and_deletion_are_refused_for_good() {
     let directory = tempfile::tempdir().unwrap();
     let mut target = FileTarget::new(directory.path(), &writer_context(0));

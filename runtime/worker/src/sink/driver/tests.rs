@@ -282,18 +282,30 @@ fn rounds_that_open_and_then_fail_come_slower_and_slower() {
 
 #[test]
 fn the_pace_doubles_once_per_round_up_to_its_bound() {
-    let mut pace = Pace::new();
-    pace.rest();
+    let (mut pace, mailbox) = (Pace::new(), SinkMailbox::new());
+    pace.rest(&mailbox);
     pace.failed();
     pace.failed();
     assert_eq!((pace.due, pace.next), (BACKOFF.0, BACKOFF.0 * 2));
-    pace.rest();
+    pace.rest(&mailbox);
     assert_eq!(pace.due, Duration::ZERO);
     for _ in 0..20 {
         pace.due = Duration::ZERO;
         pace.failed();
     }
     assert_eq!(pace.due, BACKOFF.1);
+}
+
+#[test]
+fn the_end_of_the_attempt_ends_the_rest_of_its_driver() {
+    let mut pace = Pace::new();
+    pace.next = LONG * 1_000;
+    pace.failed();
+    let mailbox = SinkMailbox::new();
+    mailbox.control(SinkControl::Close);
+    // With the mailbox closed this returns; otherwise the test would hang for hours.
+    pace.rest(&mailbox);
+    assert!(mailbox.is_closed());
 }
 
 #[test]
