@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use highwater_types::ErrorKind;
 use serde_json::{Value, json};
 
 use crate::commands::say;
@@ -122,7 +123,8 @@ fn call(job: &JobSettings, path: &str, body: Option<Value>) -> Result<Value, Fai
                 format!("the job does not answer at {url}; it has ended without cleaning up, or hangs; `run` goes on from its last checkpoint");
             Failure::new(Code::NotRunning, message)
         })?;
-        let is_success = answer.status().is_success();
+        let code = answer.status();
+        let is_success = code.is_success();
         let value: Value = answer
             .json()
             .await
@@ -134,8 +136,28 @@ fn call(job: &JobSettings, path: &str, body: Option<Value>) -> Result<Value, Fai
             .as_str()
             .unwrap_or("no reason given")
             .to_owned();
-        Err(Failure::new(Code::Other, reason))
+        let kind = value["kind"].as_str().unwrap_or_default();
+        Err(Failure::new(refused_code(code.as_u16(), kind), reason))
     })
+}
+
+/// The exit code of a refusal: a call that can never be granted is to be mended, a job that is gone does not run, and
+/// every other kind has the code that it has everywhere.
+fn refused_code(status: u16, kind: &str) -> Code {
+    const GONE: u16 = 410;
+    let kinds = [
+        ErrorKind::Transient,
+        ErrorKind::Fenced,
+        ErrorKind::Corrupt,
+        ErrorKind::Exhausted,
+    ];
+    let known = kinds.into_iter().find(|known| known.to_string() == kind);
+    match (status, known) {
+        (GONE, _) => Code::NotRunning,
+        (_, Some(kind)) => Code::of(kind),
+        (400..=499, None) => Code::Usage,
+        _ => Code::Other,
+    }
 }
 
 /// Shows the status.
@@ -172,4 +194,26 @@ pub fn stop(job: &JobSettings, drain: bool, savepoint: Option<&str>) -> Result<(
         answer["checkpoint"]
     ));
     Ok(())
+}
+
+#[cfg(test)]
+mod refusals {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_refusal_has_its_exit_code() {
+        let codes = [
+            (400, "invalid", Code::Usage),
+            (409, "invalid", Code::Usage),
+            (409, "transient", Code::JobFailed),
+            (503, "transient", Code::JobFailed),
+            (500, "corrupt", Code::Corrupt),
+            (500, "bug", Code::Other),
+            (410, "transient", Code::NotRunning),
+            (404, "", Code::Usage),
+        ];
+        for (status, kind, code) in codes {
+            assert_eq!(refused_code(status, kind), code, "{status} {kind}");
+        }
+    }
 }

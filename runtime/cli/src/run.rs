@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use highwater_api::JobProgram;
 use highwater_coordinator::{
-    CoordinatorHandle, CoordinatorSetup, JobOutcome, JobRequest, RequestAnswer, SavepointWish,
-    StopMode, Wish,
+    CoordinatorHandle, CoordinatorSetup, JobOutcome, JobRequest, RequestAnswer, RequestRefused,
+    SavepointWish, StopMode, Wish,
 };
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::{JobPaths, SavepointPaths};
@@ -235,8 +235,12 @@ async fn wait(handle: CoordinatorHandle, interrupts: &mut Interrupts) -> Result<
         tokio::select! {
             end = &mut ended => return outcome(end),
             refused = stop.refused() => {
-                tracing::warn!(reason = refused, "the stop was refused and the job runs on");
-                stop = Stop::NotAsked;
+                tracing::warn!(reason = %refused, "the stop was refused");
+                // A second stop that is under way already, or a job that has ended, needs no further word.
+                stop = match refused {
+                    RequestRefused::Busy(_) | RequestRefused::Ended(_) => Stop::Ending,
+                    _ => Stop::NotAsked,
+                };
             }
             () = interrupts.next() => {
                 if !matches!(stop, Stop::NotAsked) {
@@ -266,11 +270,11 @@ enum Stop {
 
 impl Stop {
     /// Waits for a refusal, and for ever if there is none.
-    async fn refused(&mut self) -> String {
+    async fn refused(&mut self) -> RequestRefused {
         if let Self::Asked(answer) = self {
             let answered = answer.await;
             if let Ok(Err(refused)) = answered {
-                return refused.0;
+                return refused;
             }
             *self = Self::Ending;
         }

@@ -304,6 +304,9 @@ impl Settings {
             },
             retention: retention.expect("the table bounds it"),
             restart: self.restart()?,
+            cancellation_timeout: Duration::from_millis(
+                self.known_millis("task.cancellation-timeout"),
+            ),
             restore: RestoreOptions {
                 unmatched,
                 readable: std::collections::BTreeSet::new(),

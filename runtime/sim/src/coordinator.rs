@@ -10,8 +10,8 @@ use highwater_protocol::checkpoint::CheckpointCoordinator;
 use highwater_protocol::gc::Gc;
 use highwater_protocol::head::{Head, HeadChange, ManifestRef};
 use highwater_protocol::head_write::{
-    HeadKeeper, HeadOutcome, HeadWriteEffect, HeadWriteEvent, PutOutcome, ReadOutcome, VersionTag,
-    Versioned,
+    HeadKeeper, HeadOutcome, HeadWriteEffect, HeadWriteEvent, PutOutcome, ReadOutcome, Refusal,
+    VersionTag, Versioned,
 };
 use highwater_protocol::job::{JobShape, TaskId};
 use highwater_protocol::manifest::Manifest;
@@ -19,7 +19,7 @@ use highwater_protocol::nonce::{NonceStream, TrySource};
 use highwater_protocol::recovery::{GoingBack, RegionRecovery, SlotDuty, StoreView, Takeover};
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::{NamedStop, SlotKey};
-use highwater_types::{AttemptId, Epoch, Nonce};
+use highwater_types::{AttemptId, Epoch, ErrorKind, Nonce};
 
 use crate::job::{paths, shape};
 use crate::node::{Ctx, JobState, Message, Micros, NodeId, Tag, ToTask, Wake, What};
@@ -333,6 +333,10 @@ impl Coordinator {
             HeadWriteEvent::Put(match answer {
                 StoreAnswer::Applied(found) => PutOutcome::Applied(found),
                 StoreAnswer::Precondition => PutOutcome::Precondition,
+                StoreAnswer::Refused => PutOutcome::Refused(Refusal {
+                    kind: ErrorKind::Invalid,
+                    reason: "403".to_owned(),
+                }),
                 _ => PutOutcome::Ambiguous,
             })
         } else {
@@ -366,6 +370,13 @@ impl Coordinator {
             HeadOutcome::Superseded(newer) => self.superseded(&newer, ctx),
             HeadOutcome::Vanished => {
                 ctx.violations.push("O6: head is gone".to_owned());
+                self.step_down(ctx);
+            }
+            // What a leader cannot begin it leaves to the next one.
+            HeadOutcome::Refused(_) => self.step_down(ctx),
+            HeadOutcome::Corrupt(reason) => {
+                ctx.violations
+                    .push(format!("O6: head is damaged: {reason}"));
                 self.step_down(ctx);
             }
             HeadOutcome::Declined(_) => unreachable!("only checkpoints are contested"),

@@ -1,7 +1,7 @@
 //! The simulated object store: linearizable conditional puts with unreliable answers.
 //!
 //! Requests arrive after a latency drawn by the world. A put may be applied with its answer lost, not applied with its
-//! answer lost, or applied much later; a 409 may come although nothing was written; an outage refuses everything. The
+//! answer lost, or applied much later; a 409 may come although nothing was written; a 403 comes only when nothing was; an outage refuses everything. The
 //! history of `head` is kept for oracle O6.
 
 use std::collections::BTreeMap;
@@ -40,6 +40,8 @@ pub(crate) enum StoreOp {
 pub(crate) enum StoreAnswer {
     Applied(VersionTag),
     Precondition,
+    /// Not applied, and never will be: 403.
+    Refused,
     /// No clear answer, for puts; no answer at all, for everything else.
     Failed,
     Found(Rc<[u8]>, VersionTag),
@@ -56,6 +58,7 @@ pub(crate) struct StoreFaults {
     pub(crate) late_unclear: u32,
     pub(crate) conflict: u32,
     pub(crate) read_failed: u32,
+    pub(crate) refused: u32,
 }
 
 /// What the world does with a request.
@@ -93,6 +96,9 @@ impl SimStore {
             return Handling::Answer(StoreAnswer::Failed);
         }
         if let StoreOp::Put { .. } = op {
+            if rng.chance(self.faults.refused) {
+                return Handling::Answer(StoreAnswer::Refused);
+            }
             if rng.chance(self.faults.conflict) || rng.chance(self.faults.lost_unclear) {
                 return Handling::Answer(StoreAnswer::Failed);
             }

@@ -109,6 +109,8 @@ impl Swarm {
             late_unclear: rate(&mut rng, 50, 800),
             conflict: rate(&mut rng, 50, 1_000),
             read_failed: rate(&mut rng, 50, 1_000),
+            // Every third seed, without a draw: what else a seed does stays as it was.
+            refused: if seed.is_multiple_of(3) { 300 } else { 0 },
         };
         swarm.net_drop = rate(&mut rng, 5, 120);
         swarm.net_duplicate = rate(&mut rng, 10, 400);

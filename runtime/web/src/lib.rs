@@ -13,9 +13,9 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use highwater_coordinator::{JobRequest, JobStatus, StopMode};
+use highwater_coordinator::{JobRequest, JobStatus, RequestRefused, StopMode};
 use highwater_graph::{Plan, PlanFormat, explain};
-use highwater_types::JobIdentity;
+use highwater_types::{Classified as _, ErrorKind, JobIdentity};
 use highwater_worker::{Clock, FigureBoard, WorkerSettings};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -269,8 +269,27 @@ async fn ask(
             let body = json!({ "checkpoint": id.number, "epoch": id.epoch.0 });
             (StatusCode::OK, Json(body)).into_response()
         }
-        Ok(Err(refused)) => refusal(StatusCode::CONFLICT, &refused.to_string()),
+        Ok(Err(refused)) => {
+            let body = json!({ "error": refused.to_string(), "kind": refused.kind().to_string() });
+            (status_of(&refused), Json(body)).into_response()
+        }
         Err(_) => refusal(StatusCode::GONE, "the job ended before it answered"),
+    }
+}
+
+/// What a program does about a refusal: 400 = ask for something else, 409 = ask at another time or under another name,
+/// 410 = nobody is left to ask, 503 = ask again, 500 = look at the job first.
+fn status_of(refused: &RequestRefused) -> StatusCode {
+    match refused {
+        RequestRefused::Name(_) => StatusCode::BAD_REQUEST,
+        RequestRefused::Taken { .. } | RequestRefused::Busy(_) => StatusCode::CONFLICT,
+        RequestRefused::Ended(_) => StatusCode::GONE,
+        RequestRefused::NotRunning(_) => StatusCode::SERVICE_UNAVAILABLE,
+        RequestRefused::GivenUp(_) | RequestRefused::Store { .. } => match refused.kind() {
+            ErrorKind::Transient => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::Invalid => StatusCode::CONFLICT,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        },
     }
 }
 

@@ -20,7 +20,7 @@ pub fn status(view: &JobView) -> Value {
     let lag = event_time.map(|time| view.clock.now().0.saturating_sub(time));
     let reason = match &status.phase {
         JobPhase::Failed { reason } => Some(reason.as_str()),
-        _ => None,
+        _ => status.waits_for.as_deref(),
     };
     let failure = status.failure.as_ref().map(|failure| {
         json!({
@@ -91,6 +91,7 @@ pub fn checkpoints(view: &JobView, checkpoints: &CheckpointStatus) -> Value {
         "completed_count": checkpoints.completed_count,
         "failed_count": checkpoints.failed_count,
         "last_failure": checkpoints.last_failure,
+        "cleanup_failure": checkpoints.cleanup_failure,
     })
 }
 

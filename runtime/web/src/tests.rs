@@ -4,10 +4,11 @@ use axum::body::{Body as RequestBody, to_bytes};
 use axum::http::Method;
 use highwater_api::StreamEnvironment;
 use highwater_connectors::{BlackholeSink, ElementsSource};
-use highwater_coordinator::{JobPhase, RequestRefused};
+use highwater_coordinator::JobPhase;
 use highwater_graph::PlanDefaults;
 use highwater_graph::check::Checkpoints;
 use highwater_operators::{Count, OperatorReport, OutputTag, SourceReport, emit_result};
+use highwater_protocol::checkpoint::CheckpointFailure;
 use highwater_protocol::job::TaskId;
 use highwater_time::{LatenessHistogram, WatermarkStrategy};
 use highwater_types::{
@@ -306,23 +307,48 @@ async fn stop_passes_mode_and_savepoint_on() {
 
 #[tokio::test]
 async fn a_refusal_keeps_its_reason() {
-    let Fixture {
-        view, mut requests, ..
-    } = fixture();
-    let asked = request(Method::POST, "/v1/checkpoints", "");
-    let coordinator = async {
-        match requests.recv().await.unwrap() {
-            JobRequest::Checkpoint { answer } => {
-                answer
-                    .send(Err(RequestRefused("no task runs".to_owned())))
-                    .unwrap();
-            }
-            other => panic!("{other:?}"),
-        }
+    let failed = |kind| RequestRefused::Store {
+        kind,
+        message: "why".to_owned(),
     };
-    let ((code, text), ()) = tokio::join!(answer(routes(view), asked), coordinator);
-    assert_eq!(code, StatusCode::CONFLICT);
-    assert_eq!(text, "{\"error\":\"no task runs\"}");
+    let folder = || "savepoints/one".to_owned();
+    let cases = [
+        (RequestRefused::Name("why".to_owned()), 400, "invalid"),
+        (RequestRefused::Taken { folder: folder() }, 409, "invalid"),
+        (
+            RequestRefused::Busy(CheckpointFailure::Stopping),
+            409,
+            "transient",
+        ),
+        (
+            RequestRefused::NotRunning("why".to_owned()),
+            503,
+            "transient",
+        ),
+        (failed(ErrorKind::Transient), 503, "transient"),
+        (failed(ErrorKind::Corrupt), 500, "corrupt"),
+        (RequestRefused::Ended("why"), 410, "transient"),
+    ];
+    for (refused, code, kind) in cases {
+        let Fixture {
+            view, mut requests, ..
+        } = fixture();
+        let asked = request(Method::POST, "/v1/checkpoints", "");
+        let reason = refused.to_string();
+        let coordinator = async {
+            match requests.recv().await.unwrap() {
+                JobRequest::Checkpoint { answer } => answer.send(Err(refused)).unwrap(),
+                other => panic!("{other:?}"),
+            }
+        };
+        let ((answered, text), ()) = tokio::join!(answer(routes(view), asked), coordinator);
+        assert_eq!(answered.as_u16(), code, "{text}");
+        let body: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (&body["error"], &body["kind"]),
+            (&json!(reason), &json!(kind))
+        );
+    }
 }
 
 #[tokio::test]

@@ -188,6 +188,8 @@ pub enum WorkerEvent {
     Failed(AttemptId, Box<FailureReport>),
     /// The job must stop by name.
     Stop(AttemptId, NamedStop),
+    /// What the end of the attempt still waits for, in words.
+    Cancelling(AttemptId, String),
     /// The attempt has ended: nothing of it runs any more.
     Cancelled(AttemptId),
 }

@@ -302,7 +302,20 @@ impl SlotLoop {
     }
 
     fn build(&mut self, attempt: AttemptId, builder: SliceBuilder) {
-        assert!(self.slice.is_none(), "a slot holds one attempt at a time");
+        if let Some(held) = &self.slice {
+            let message = format!(
+                "told to build attempt {} beside attempt {}",
+                attempt.0, held.attempt.0
+            );
+            let report = FailureReport {
+                task: "building the chains".to_owned(),
+                subtask: highwater_types::SubtaskIndex(self.parts.slot.0),
+                position: None,
+                kind: ErrorKind::Bug,
+                message,
+            };
+            return tell(&self.parts, attempt, SlotEventKind::Failed(report));
+        }
         self.task_clock.set(self.parts.clock.now());
         let clock = &self.task_clock;
         let built = catch_unwind(AssertUnwindSafe(|| builder(clock)));
@@ -311,7 +324,7 @@ impl SlotLoop {
                 task: "building the chains".to_owned(),
                 subtask: highwater_types::SubtaskIndex(self.parts.slot.0),
                 position: None,
-                kind: ErrorKind::Transient,
+                kind: ErrorKind::Bug,
                 message: panic_message(panic.as_ref()),
             })
         });
@@ -382,7 +395,7 @@ fn guarded<R>(
     let (kind, message) = match result {
         Ok(Ok(value)) => return Ok(value),
         Ok(Err(error)) => (error.kind(), error_chain(&error)),
-        Err(panic) => (ErrorKind::Transient, panic_message(panic.as_ref())),
+        Err(panic) => (ErrorKind::Bug, panic_message(panic.as_ref())),
     };
     Err(FailureReport {
         task: slot_task.name.clone(),

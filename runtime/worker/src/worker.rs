@@ -495,6 +495,7 @@ impl Worker {
             }
             give(&inputs, WorkerInput::DriversEnded(attempt));
         });
+        self.finish_cancel();
     }
 
     fn finish_cancel(&mut self) {
@@ -503,6 +504,20 @@ impl Worker {
             let attempt = held.deployment.attempt;
             self.current = None;
             self.tell(WorkerEvent::Cancelled(attempt));
+        } else if held.stage == Stage::Cancelling {
+            let attempt = held.deployment.attempt;
+            let slots: Vec<_> = held.undropped.iter().map(ToString::to_string).collect();
+            let mut waits = Vec::new();
+            if !slots.is_empty() {
+                let slots = slots.join(", ");
+                waits.push(format!(
+                    "slot {slots}: a function of the job does not return"
+                ));
+            }
+            if !held.drivers_ended {
+                waits.push("a sink: a call to the outside does not return".to_owned());
+            }
+            self.tell(WorkerEvent::Cancelling(attempt, waits.join("; ")));
         }
     }
 }

@@ -63,7 +63,7 @@ impl Store {
         let (head, _) = self.last()?;
         let (gc, first) = Gc::start(&head, Retention::DEFAULT, head.number + 1);
         let end = self.rim.block_on(collect(self.store.clone(), gc, first));
-        if !matches!(end, GcEnd::Clean { .. }) {
+        if !matches!(end.end, GcEnd::Clean { .. }) {
             bail!("the collection of garbage ended with {end:?}");
         }
         let kept = self.reachable(&head)?;

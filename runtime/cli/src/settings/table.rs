@@ -193,6 +193,12 @@ pub const SETTINGS: &[Setting] = &[
         "Restarts in a row; one more failure fails the job.",
     ),
     run(
+        "task.cancellation-timeout",
+        Kind::span(1_000, DAY),
+        Preset::Value("3m"),
+        "An attempt that takes longer to end, since a function or a sink does not return, ends the process; its state is kept.",
+    ),
+    run(
         "rest.address",
         Kind::Address,
         Preset::Value("127.0.0.1:0"),

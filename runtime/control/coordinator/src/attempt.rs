@@ -6,6 +6,8 @@
 use highwater_protocol::recovery::{Fault, RegionRecovery, SlotDuty};
 use highwater_types::{AttemptId, ErrorKind};
 
+use tokio::task::AbortHandle;
+
 use crate::setup::{JobFailure, JobOutcome};
 use crate::sources::OpenSources;
 
@@ -61,6 +63,35 @@ pub struct Attempt {
     pub fault: Fault,
     /// What follows.
     pub after: After,
+    /// When its end was asked for, in milliseconds of the coordinator's clock.
+    pub cancelled_ms: Option<u64>,
+    /// What is done for it at the rim and ends with it.
+    pub rim: AttemptRim,
+}
+
+/// Work at the rim that belongs to one attempt. What is left of it is aborted with the attempt: a session that is opened
+/// later would fence the next one's.
+#[derive(Debug, Default)]
+pub struct AttemptRim(Vec<AbortHandle>);
+
+impl AttemptRim {
+    /// Holds one more.
+    pub fn hold(&mut self, work: AbortHandle) {
+        self.0.push(work);
+    }
+
+    /// Aborts what is left.
+    pub fn abort(&mut self) {
+        for work in self.0.drain(..) {
+            work.abort();
+        }
+    }
+}
+
+impl Drop for AttemptRim {
+    fn drop(&mut self) {
+        self.abort();
+    }
 }
 
 /// Whether the worker was told the duties of an attempt.
@@ -70,4 +101,21 @@ pub enum Confirming {
     No,
     /// It was.
     Yes,
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_an_attempt_does_at_the_rim_ends_with_it() {
+        let mut all = JoinSet::new();
+        let mut rim = AttemptRim::default();
+        rim.hold(all.spawn(std::future::pending::<()>()));
+        drop(rim);
+        let ended = all.join_next().await.unwrap();
+        assert!(ended.unwrap_err().is_cancelled());
+    }
 }

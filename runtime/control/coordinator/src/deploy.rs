@@ -9,7 +9,9 @@ use highwater_protocol::job::JobShape;
 use highwater_protocol::manifest::{Blob, HexBytes, LogObject, Manifest, SlotOutput};
 use highwater_protocol::recovery::assign;
 use highwater_protocol::stop::SlotKey;
-use highwater_types::{AttemptId, OperatorUid, Parallelism, SubtaskIndex};
+use highwater_types::{
+    AttemptId, CheckpointId, Classified, ErrorKind, OperatorUid, Parallelism, SubtaskIndex,
+};
 use highwater_worker::files::list_snapshot;
 use highwater_worker::{Deployment, History, MarkerPlace, OperatorSubtask, RestoredState};
 
@@ -44,8 +46,49 @@ pub enum LogCheck {
     Skip,
 }
 
+/// A manifest that cannot be deployed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeployError {
+    /// State of an operator lies in a file that the manifest does not list.
+    #[error(
+        "the manifest of checkpoint {id} names file {path} of operator {uid} without its checksum; it is damaged, \
+         restore it from a copy of the store"
+    )]
+    Unlisted {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// The operator.
+        uid: OperatorUid,
+        /// The file.
+        path: String,
+    },
+    /// List state lies in files.
+    #[error(
+        "checkpoint {id} holds list state of operator {uid} in a file, which this version cannot read; start the newer \
+         version that wrote it"
+    )]
+    Newer {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// The operator.
+        uid: OperatorUid,
+    },
+}
+
+impl Classified for DeployError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Unlisted { .. } => ErrorKind::Corrupt,
+            Self::Newer { .. } => ErrorKind::Invalid,
+        }
+    }
+}
+
 /// The deployment of an attempt.
-pub fn deployment(input: &DeployInput<'_>) -> Deployment {
+///
+/// # Errors
+/// `Corrupt` when the manifest does not list a file that it names, `Invalid` when a newer version wrote it.
+pub fn deployment(input: &DeployInput<'_>) -> Result<Deployment, DeployError> {
     let DeployInput {
         shape,
         head,
@@ -56,7 +99,7 @@ pub fn deployment(input: &DeployInput<'_>) -> Deployment {
     let verified = head.has_pending_output() && input.logs == LogCheck::Verify;
     let logs = if verified { logs(manifest) } else { Vec::new() };
     let sources = input.sources.iter();
-    Deployment {
+    Ok(Deployment {
         epoch: head.epoch,
         attempt: input.attempt,
         lineage: head.lineage,
@@ -66,7 +109,7 @@ pub fn deployment(input: &DeployInput<'_>) -> Deployment {
         } else {
             History::Restored
         },
-        states: states(shape, manifest),
+        states: states(shape, manifest)?,
         splits: splits(input.program, input.sources),
         complete: sources
             .filter(|(_, (source, _))| source.complete)
@@ -74,7 +117,7 @@ pub fn deployment(input: &DeployInput<'_>) -> Deployment {
             .collect(),
         markers: markers(shape, manifest, input.first_markers),
         logs,
-    }
+    })
 }
 
 /// Where the markers of each sink are read from.
@@ -118,7 +161,10 @@ fn logs(manifest: &Manifest) -> Vec<(SlotKey, LogObject)> {
     logs
 }
 
-fn states(shape: &JobShape, manifest: &Manifest) -> BTreeMap<OperatorSubtask, RestoredState> {
+fn states(
+    shape: &JobShape,
+    manifest: &Manifest,
+) -> Result<BTreeMap<OperatorSubtask, RestoredState>, DeployError> {
     let mut states: BTreeMap<OperatorSubtask, RestoredState> = BTreeMap::new();
     let with_state = manifest
         .operators
@@ -144,25 +190,29 @@ fn states(shape: &JobShape, manifest: &Manifest) -> BTreeMap<OperatorSubtask, Re
                 })
                 .or_default();
             for file in share.files {
-                if let Some(entry) = manifest.files.get(&file.path) {
-                    restored.keyed.push((file.path, *entry));
-                }
+                let entry = manifest.files.get(&file.path);
+                let entry = entry.ok_or_else(|| DeployError::Unlisted {
+                    id: manifest.id,
+                    uid: uid.clone(),
+                    path: file.path.to_string(),
+                })?;
+                restored.keyed.push((file.path, *entry));
             }
             for (name, blobs) in lists {
                 let mode = modes[name.as_str()];
-                let items = blobs.into_iter().map(inline).collect();
+                let items = blobs.into_iter().map(|blob| match blob {
+                    Blob::Inline(HexBytes(bytes)) => Ok(bytes),
+                    Blob::File { .. } => Err(DeployError::Newer {
+                        id: manifest.id,
+                        uid: uid.clone(),
+                    }),
+                });
+                let items = items.collect::<Result<Vec<_>, _>>()?;
                 restored.lists.push(list_snapshot(name, mode, items));
             }
         }
     }
-    states
-}
-
-fn inline(blob: Blob) -> Vec<u8> {
-    match blob {
-        Blob::Inline(HexBytes(bytes)) => bytes,
-        Blob::File { path, .. } => panic!("list state of this engine is inline, found file {path}"),
-    }
+    Ok(states)
 }
 
 /// Deals out the splits of every source.
@@ -201,4 +251,77 @@ fn splits(program: &JobProgram, sources: &OpenSources) -> BTreeMap<OperatorSubta
         }
     }
     dealt
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use highwater_protocol::hash::ContentHash;
+    use highwater_protocol::job::OperatorShape;
+    use highwater_protocol::manifest::{KeyedFile, ManifestTitle, OperatorState, SnapshotKind};
+    use highwater_protocol::paths::DataWriter;
+    use highwater_types::{Epoch, JobIdentity, Lineage, MaxParallelism};
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_the_manifest_does_not_list_is_damage_and_not_a_state_to_start_without() {
+        let job = || JobIdentity::parse("job").unwrap();
+        let (uid, groups) = (
+            OperatorUid::parse("agg").unwrap(),
+            MaxParallelism::try_new(8).unwrap(),
+        );
+        let id = CheckpointId {
+            number: 1,
+            epoch: Epoch(1),
+        };
+        let mut manifest = Manifest::new(ManifestTitle {
+            identity: job(),
+            lineage: Lineage(1),
+            id,
+            kind: SnapshotKind::Checkpoint,
+            parent: None,
+            graph: ContentHash(1),
+        });
+        let writer = DataWriter {
+            epoch: id.epoch,
+            attempt: AttemptId(1),
+            uid: uid.clone(),
+            subtask: SubtaskIndex(0),
+        };
+        let file = KeyedFile {
+            path: writer.file(1, "state"),
+            range: groups.range(SubtaskIndex(0), Parallelism(1)),
+            groups: Vec::new(),
+        };
+        let state = OperatorState {
+            parallelism: Parallelism(1),
+            max_parallelism: groups,
+            key: None,
+            states: Vec::new(),
+            form: "aggregate".to_owned(),
+            keyed: vec![file],
+            lists: Vec::new(),
+        };
+        manifest.operators.insert(uid.clone(), state);
+        let operator = OperatorShape {
+            parallelism: Parallelism(1),
+            max_parallelism: groups,
+            key: None,
+            states: Vec::new(),
+            form: "aggregate".to_owned(),
+        };
+        let shape = JobShape {
+            identity: job(),
+            graph: ContentHash(1),
+            tasks: BTreeMap::new(),
+            operators: BTreeMap::from([(uid, operator)]),
+            sources: BTreeSet::new(),
+            sinks: BTreeMap::new(),
+        };
+        let refused = states(&shape, &manifest).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Corrupt);
+        assert!(refused.to_string().contains("operator agg"), "{refused}");
+    }
 }

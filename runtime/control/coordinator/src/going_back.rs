@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 
 use crate::attempt::After;
 use crate::deploy::markers;
-use crate::request::{JobRequest, RequestRefused};
+use crate::request::{ENDED_EARLY, JobRequest, RequestRefused};
 use crate::restart::RestartDelay;
 use crate::savepoint::Savepoint;
 use crate::setup::{CoordinatorSetup, JobFailure, JobOutcome};
@@ -396,12 +396,14 @@ impl Detour<'_> {
 fn refuse(request: JobRequest) -> Result<(), Broken> {
     let answer = match request {
         JobRequest::Cancel => return Err(Broken::Cancelled),
-        JobRequest::Savepoint { answer, .. }
-        | JobRequest::Checkpoint { answer }
-        | JobRequest::Stop { answer, .. } => answer,
+        JobRequest::Stop { answer, .. } => {
+            crate::request::reply(answer, Err(RequestRefused::Ended(ENDED_EARLY)));
+            return Err(Broken::Cancelled);
+        }
+        JobRequest::Savepoint { answer, .. } | JobRequest::Checkpoint { answer } => answer,
     };
-    let reason = "the job is going back to an older checkpoint; ask again when it runs";
-    crate::request::reply(answer, Err(RequestRefused(reason.to_owned())));
+    let reason = "the job is going back to an older checkpoint".to_owned();
+    crate::request::reply(answer, Err(RequestRefused::NotRunning(reason)));
     Ok(())
 }
 

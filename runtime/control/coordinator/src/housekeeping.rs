@@ -1,45 +1,64 @@
 //! Work at the rim that no decision waits for: garbage collection (P12), orphans of declined tries, savepoint copies.
 
+use std::collections::VecDeque;
+
 use highwater_protocol::gc::{Gc, GcEffect, GcEnd, GcEvent, Reach};
-use highwater_protocol::head::Head;
 use highwater_protocol::manifest::{Manifest, SlotOutput, SnapshotKind};
 use highwater_protocol::paths::{RelativePath, SavepointPaths};
 use highwater_storage::{FileDigest, ObjectPath, PutOutcome, get_verified};
 
 use crate::store::{JobStore, StoreError};
 
-/// Runs one collection to its end.
-pub async fn collect(store: JobStore, mut gc: Gc, first: Vec<GcEffect>) -> GcEnd {
-    let mut effects = first;
-    loop {
-        let Some(effect) = effects.pop() else {
-            return GcEnd::Unfinished;
-        };
+/// How a collection ended, and what stood in its way.
+#[derive(Debug)]
+pub struct Collected {
+    /// Its end.
+    pub end: GcEnd,
+    /// The object that could not be read, listed or deleted, and why.
+    pub trouble: Option<String>,
+}
+
+/// Runs one collection to its end. Effects are performed in order, all of them.
+pub async fn collect(store: JobStore, mut gc: Gc, first: Vec<GcEffect>) -> Collected {
+    let mut effects = VecDeque::from(first);
+    let mut trouble = None;
+    while let Some(effect) = effects.pop_front() {
         let event = match effect {
-            GcEffect::Done(end) => return end,
-            GcEffect::List => store.list().await.map_or(GcEvent::Failed, GcEvent::Listed),
+            GcEffect::Done(end) => return Collected { end, trouble },
+            GcEffect::List => {
+                seen(store.list().await, &mut trouble).map_or(GcEvent::Failed, GcEvent::Listed)
+            }
             GcEffect::ReadManifest(wanted) => {
-                let reach = store.manifest(&wanted).await.ok();
-                let reach = reach.map(|manifest| Box::new(Reach::of(&manifest)));
+                let read = seen(store.manifest(&wanted).await, &mut trouble);
+                let reach = read.map(|manifest| Box::new(Reach::of(&manifest)));
                 GcEvent::ManifestRead(wanted.name, reach)
             }
-            GcEffect::ReadHead => GcEvent::HeadRead(read_head(&store).await),
-            GcEffect::Delete(paths) => match delete(&store, &paths).await {
-                Ok(()) => GcEvent::Deleted,
-                Err(error) => {
-                    let error = highwater_worker::slot::error_chain(&error);
-                    tracing::warn!(error, "garbage is left for the next collection");
-                    GcEvent::Failed
-                }
-            },
+            GcEffect::ReadHead => {
+                let read = seen(store.read_head().await, &mut trouble).flatten();
+                GcEvent::HeadRead(read.map(|found| Box::new(found.head)))
+            }
+            GcEffect::Delete(paths) => seen(delete(&store, &paths).await, &mut trouble)
+                .map_or(GcEvent::Failed, |()| GcEvent::Deleted),
         };
-        effects = gc.step(event);
+        effects.extend(gc.step(event));
+    }
+    Collected {
+        end: GcEnd::Unfinished,
+        trouble,
     }
 }
 
-async fn read_head(store: &JobStore) -> Option<Box<Head>> {
-    let found = store.read_head().await.ok().flatten();
-    found.map(|found| Box::new(found.head))
+/// What the store answered, or nothing; why not is kept for people, the first reason of a collection.
+fn seen<T>(answer: Result<T, StoreError>, trouble: &mut Option<String>) -> Option<T> {
+    match answer {
+        Ok(value) => Some(value),
+        Err(error) => {
+            let reason = highwater_worker::slot::error_chain(&error);
+            tracing::warn!(reason, "garbage is left for the next collection");
+            trouble.get_or_insert(reason);
+            None
+        }
+    }
 }
 
 /// Deletes objects of a job. Objects that are gone count as deleted.
@@ -157,6 +176,32 @@ mod tests {
         manifest.lineage = Lineage(2);
         let other = export(&store, &manifest, &target).await.unwrap_err();
         assert!(matches!(other, StoreError::SavepointExists { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_collection_that_cannot_read_a_retained_manifest_names_it() {
+        use highwater_protocol::gc::Retention;
+        use highwater_protocol::head::{Head, ManifestRef, SlotCounts};
+        use highwater_protocol::paths::ManifestName;
+        use highwater_types::Nonce;
+
+        let (store, manifest) = checkpoint(b"state", b"state").await;
+        let (bytes, hash) = manifest.encode();
+        let name = ManifestName {
+            epoch: Epoch(1),
+            number: 0,
+            nonce: Nonce(7),
+        };
+        let mut rotten = bytes;
+        rotten[0] ^= 1;
+        store.write_manifest(&name, rotten).await.unwrap();
+        let reference = ManifestRef { name, hash };
+        let identity = JobIdentity::parse("job").unwrap();
+        let head = Head::first(identity, Lineage(1), reference, SlotCounts::new(), Nonce(8));
+        let (gc, first) = Gc::start(&head, Retention::DEFAULT, head.number + 1);
+        let Collected { trouble, .. } = collect(store, gc, first).await;
+        let trouble = trouble.expect("somebody is told");
+        assert!(trouble.contains(&name.to_string()), "{trouble}");
     }
 
     #[tokio::test]

@@ -1,7 +1,10 @@
 //! What the outside may ask of a running job.
 
-use highwater_types::CheckpointId;
-use tokio::sync::oneshot;
+use highwater_protocol::checkpoint::CheckpointFailure;
+use highwater_types::{CheckpointId, Classified, ErrorKind};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::status::WaitBoard;
 
 /// How a job stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,10 +50,78 @@ pub(crate) fn reply(waiting: oneshot::Sender<RequestAnswer>, answer: RequestAnsw
     }
 }
 
+/// What a stop is told that ends a job before an attempt of it runs.
+pub(crate) const ENDED_EARLY: &str = "the job has ended before it ran; what its last checkpoint holds is kept, and the next run goes on from it";
+
+/// Answers what is asked of a job that has not begun to run, until somebody ends it. For ever if nobody does.
+pub(crate) async fn until_ended(requests: &mut mpsc::Receiver<JobRequest>, waits: &WaitBoard) {
+    while let Some(request) = requests.recv().await {
+        let answer = match request {
+            JobRequest::Cancel => return,
+            JobRequest::Stop { answer, .. } => {
+                return reply(answer, Err(RequestRefused::Ended(ENDED_EARLY)));
+            }
+            JobRequest::Savepoint { answer, .. } | JobRequest::Checkpoint { answer } => answer,
+        };
+        let refused = RequestRefused::NotRunning(waits.read());
+        reply(answer, Err(refused));
+    }
+    std::future::pending::<()>().await;
+}
+
 /// The answer to a request.
 pub type RequestAnswer = Result<CheckpointId, RequestRefused>;
 
-/// Why a request was not fulfilled. The job goes on.
+/// Why a request was not fulfilled. Unless the job has ended it goes on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct RequestRefused(pub String);
+pub enum RequestRefused {
+    /// The name can never be one of a savepoint.
+    #[error("{0}")]
+    Name(String),
+    /// A savepoint has the name already.
+    #[error("a savepoint lies at {folder} already and is kept; choose another name")]
+    Taken {
+        /// The folder of the savepoint.
+        folder: String,
+    },
+    /// No attempt runs that could take it.
+    #[error("{0}; ask again when the job runs")]
+    NotRunning(String),
+    /// The job is stopping, or too much is asked of it at once.
+    #[error(transparent)]
+    Busy(CheckpointFailure),
+    /// It was tried and given up.
+    #[error(transparent)]
+    GivenUp(CheckpointFailure),
+    /// The store does not do what the request needs.
+    #[error("{message}")]
+    Store {
+        /// What helps.
+        kind: ErrorKind,
+        /// The object, what the store says of it, and the next step.
+        message: String,
+    },
+    /// The job has ended.
+    #[error("{0}")]
+    Ended(&'static str),
+}
+
+impl From<CheckpointFailure> for RequestRefused {
+    fn from(failure: CheckpointFailure) -> Self {
+        match failure {
+            CheckpointFailure::Stopping | CheckpointFailure::Busy => Self::Busy(failure),
+            failure => Self::GivenUp(failure),
+        }
+    }
+}
+
+impl Classified for RequestRefused {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Name(_) | Self::Taken { .. } => ErrorKind::Invalid,
+            Self::NotRunning(_) | Self::Ended(_) => ErrorKind::Transient,
+            Self::Busy(failure) | Self::GivenUp(failure) => failure.kind(),
+            Self::Store { kind, .. } => *kind,
+        }
+    }
+}

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use highwater_types::{CheckpointId, ErrorKind};
+use highwater_worker::FailureReport;
+
 use crate::settings::RestartStrategy;
 
 /// The state of a restart strategy.
@@ -57,9 +60,119 @@ impl RestartDelay {
     }
 }
 
+/// After how many failures of the same kind in the same place a job no longer tries.
+const REPEATS_MAX: u32 = 3;
+
+/// Tells a failure that may pass from one that comes again each time.
+///
+/// Source: `reliability.md`, *FAIL*: no restart loop for deterministic errors.
+#[derive(Clone, Debug, Default)]
+pub struct Repeats {
+    last: Option<(FailureReport, CheckpointId)>,
+    times: u32,
+}
+
+/// What a failure is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The next attempt may go better.
+    MayPass,
+    /// It has come this many times in a row.
+    Stands {
+        /// How often.
+        times: u32,
+    },
+}
+
+impl Repeats {
+    /// An attempt that was restored from `completed` or later has failed. Equal failures count as long as no checkpoint
+    /// completes between them; the outside being away is never taken for deterministic unless it fails at one and the
+    /// same position of the input.
+    pub fn failed(&mut self, report: &FailureReport, completed: CheckpointId) -> Verdict {
+        let is_same = self.last.as_ref().is_some_and(|(last, at)| {
+            *at == completed
+                && (
+                    &last.task,
+                    last.subtask,
+                    &last.position,
+                    last.kind,
+                    &last.message,
+                ) == (
+                    &report.task,
+                    report.subtask,
+                    &report.position,
+                    report.kind,
+                    &report.message,
+                )
+        });
+        self.times = if is_same { self.times + 1 } else { 1 };
+        self.last = Some((report.clone(), completed));
+        let may_pass = report.kind == ErrorKind::Transient && report.position.is_none();
+        if may_pass || self.times < REPEATS_MAX {
+            Verdict::MayPass
+        } else {
+            Verdict::Stands { times: self.times }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn report(kind: ErrorKind, position: Option<&str>, message: &str) -> FailureReport {
+        FailureReport {
+            task: "count".to_owned(),
+            subtask: highwater_types::SubtaskIndex(0),
+            position: position.map(str::to_owned),
+            kind,
+            message: message.to_owned(),
+        }
+    }
+
+    fn checkpoint(number: u64) -> CheckpointId {
+        let epoch = highwater_types::Epoch(1);
+        CheckpointId { number, epoch }
+    }
+
+    #[test]
+    fn what_fails_three_times_in_the_same_way_stands() {
+        let verdicts = |kind, position: Option<&str>| {
+            let mut repeats = Repeats::default();
+            let failed = report(kind, position, "panicked: no such key");
+            [1, 1, 1].map(|number| repeats.failed(&failed, checkpoint(number)))
+        };
+        let stands = Verdict::Stands { times: 3 };
+        let (first, second) = (Verdict::MayPass, Verdict::MayPass);
+        for kind in [ErrorKind::Bug, ErrorKind::Exhausted] {
+            assert_eq!(verdicts(kind, None), [first, second, stands]);
+        }
+        let at = Some("in-0 at 17");
+        assert_eq!(verdicts(ErrorKind::Transient, at), [first, second, stands]);
+        let outage = verdicts(ErrorKind::Transient, None);
+        assert_eq!(outage, [Verdict::MayPass; 3], "the outside is away");
+    }
+
+    #[test]
+    fn another_failure_or_a_completed_checkpoint_begins_the_count_again() {
+        let mut repeats = Repeats::default();
+        let (one, other) = (
+            report(ErrorKind::Bug, None, "one"),
+            report(ErrorKind::Bug, None, "other"),
+        );
+        for (failed, number) in [
+            (&one, 1),
+            (&one, 1),
+            (&other, 1),
+            (&one, 1),
+            (&one, 2),
+            (&one, 2),
+        ] {
+            assert_eq!(repeats.failed(failed, checkpoint(number)), Verdict::MayPass);
+        }
+        let stands = Verdict::Stands { times: 3 };
+        assert_eq!(repeats.failed(&one, checkpoint(2)), stands);
+    }
 
     const SECOND: Duration = Duration::from_secs(1);
 

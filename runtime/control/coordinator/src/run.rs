@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_protocol::checkpoint::{CheckpointCoordinator, CheckpointEvent, SnapshotRequest};
-use highwater_protocol::gc::GcEnd;
 use highwater_protocol::head_write::{HeadKeeper, HeadWriteEvent};
 use highwater_protocol::job::JobShape;
 use highwater_protocol::manifest::Manifest;
@@ -21,16 +20,17 @@ use highwater_types::{AttemptId, CheckpointId, Epoch, ErrorKind};
 use highwater_worker::slot::error_chain;
 use highwater_worker::{WorkerCommand, WorkerEvent};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use crate::attempt::{After, Attempt};
 use crate::deploy::LogCheck;
+use crate::housekeeping::Collected;
 use crate::request::{JobRequest, RequestAnswer, RequestRefused, reply};
-use crate::restart::RestartDelay;
+use crate::restart::{Repeats, RestartDelay};
 use crate::setup::{CoordinatorHandle, CoordinatorSetup, JobFailure, JobOutcome};
 use crate::sources::{Discovered, OpenSources};
-use crate::start::{Externals, failure};
-use crate::status::{JobPhase, JobStatus};
+use crate::start::{Externals, failed, failure};
+use crate::status::{JobPhase, JobStatus, WaitBoard};
 use crate::store::{JobStore, StoreError, deposed};
 
 mod attempts;
@@ -82,12 +82,16 @@ enum Done {
     Stopped(AttemptId, JobFailure),
     Discovered(AttemptId, Discovered),
     Exported(CheckpointId, Result<(), StoreError>),
-    Collected(GcEnd),
+    Collected(Collected),
     Authority(
         AttemptId,
         SlotKey,
         Option<highwater_protocol::head_write::Authority>,
     ),
+    /// `head` could not be read for a slot that asks.
+    Unread(StoreError),
+    /// `head` is gone or damaged under this leader.
+    HeadLost(JobFailure),
     Orphans,
     /// Whether the savepoint that is asked for has a free name.
     NameChecked(SnapshotRequest, Result<(), RequestRefused>),
@@ -122,6 +126,14 @@ struct Coordinator {
     rim: JoinSet<()>,
     done: mpsc::Sender<Done>,
     end: Option<Result<JobOutcome, JobFailure>>,
+    /// The worker does not end an attempt: nobody waits for its threads.
+    is_stuck: bool,
+    /// How often in a row `head` could not be read for a slot that asks.
+    unread: u32,
+    /// Why the last savepoint was not copied.
+    not_copied: Option<JobFailure>,
+    /// Failures that come again and again.
+    repeats: Repeats,
     /// The checkpoint in `head` cannot be used.
     detour: Option<Fault>,
     /// Whether the logs of the checkpoint in `head` are verified before anything is published.
@@ -154,6 +166,7 @@ async fn run(
         store: &store,
         events: &mut events,
         requests: &mut requests,
+        waits: &WaitBoard::new(status.clone()),
     };
     let lead = match lead(input).await {
         Ok(lead) => lead,
@@ -242,6 +255,10 @@ impl Coordinator {
             rim: JoinSet::new(),
             done,
             end: None,
+            is_stuck: false,
+            unread: 0,
+            not_copied: None,
+            repeats: Repeats::default(),
             detour: None,
             logs: LogCheck::Verify,
         }
@@ -251,14 +268,14 @@ impl Coordinator {
         self.setup.clock.elapsed().as_millis() as u64
     }
 
-    fn at_rim(&mut self, work: impl Future<Output = Done> + Send + 'static) {
+    fn at_rim(&mut self, work: impl Future<Output = Done> + Send + 'static) -> AbortHandle {
         let done = self.done.clone();
         self.rim.spawn(async move {
             let result = work.await;
             if done.send(result).await.is_err() {
                 tracing::debug!("the coordinator has ended");
             }
-        });
+        })
     }
 
     /// Takes finished work from the rim. One that panicked will never answer: nobody may wait for it.
@@ -283,6 +300,7 @@ impl Coordinator {
             self.begin_attempt();
         }
         self.discover_again();
+        self.give_up_cancelling();
         self.reap();
     }
 
@@ -320,13 +338,28 @@ impl Coordinator {
             Done::Exported(id, Ok(())) => self.step(now, CheckpointEvent::Exported { id }),
             Done::Exported(id, Err(error)) => {
                 tracing::error!(error = error_chain(&error), "savepoint");
+                self.not_copied = Some(failed(&error));
                 self.step(now, CheckpointEvent::ExportFailed { id });
             }
-            Done::Collected(end) => {
+            Done::Collected(Collected { end, trouble }) => {
                 self.collecting = Collecting::No;
                 tracing::debug!(?end, "garbage collection");
+                self.status.send_if_modified(|status| {
+                    let shown = &mut status.checkpoints.cleanup_failure;
+                    let before = std::mem::replace(shown, trouble);
+                    before != *shown
+                });
             }
+            Done::Unread(error) => {
+                self.unread += 1;
+                let waits = WaitBoard::new(self.status.clone());
+                waits.waits("the head object", &error_chain(&error), self.unread);
+            }
+            Done::HeadLost(failure) => self.cancel(After::Fail(failure)),
             Done::Authority(attempt, slot, Some(word)) => {
+                if std::mem::take(&mut self.unread) > 0 {
+                    WaitBoard::new(self.status.clone()).goes_on();
+                }
                 if self.is_current(attempt) {
                     self.send(WorkerCommand::Authority(attempt, slot, word));
                 }
@@ -382,21 +415,20 @@ impl Coordinator {
             },
         });
         for (_, waiting) in std::mem::take(&mut self.answers) {
-            reply(waiting, Err(RequestRefused("the job has ended".to_owned())));
+            reply(waiting, Err(RequestRefused::Ended("the job has ended")));
         }
         self.rim.shutdown().await;
         let worker = self.setup.worker;
         let ran_ms = self.setup.clock.elapsed().as_millis() as u64 - self.started_ms;
         tracing::debug!(ran_ms, "coordinator ended");
+        if self.is_stuck {
+            return end;
+        }
         if let Err(error) = tokio::task::spawn_blocking(move || worker.shut_down()).await {
             tracing::error!(%error, "the worker did not end");
         }
         end
     }
-}
-
-fn failure_of(message: &str) -> JobFailure {
-    failure(ErrorKind::Exhausted, message)
 }
 
 fn attempt_of(event: &WorkerEvent) -> AttemptId {
@@ -414,6 +446,7 @@ fn attempt_of(event: &WorkerEvent) -> AttemptId {
         | WorkerEvent::InputEnded(attempt, _)
         | WorkerEvent::Failed(attempt, _)
         | WorkerEvent::Stop(attempt, _)
+        | WorkerEvent::Cancelling(attempt, _)
         | WorkerEvent::Cancelled(attempt) => *attempt,
     }
 }

@@ -230,7 +230,8 @@ impl Detour<'_> {
                             first_markers: &self.externals.markers,
                             logs: LogCheck::Skip,
                         };
-                        self.send(WorkerCommand::Prepare(Box::new(deployment(&input))));
+                        let deployment = deployment(&input).map_err(|error| failed(&error))?;
+                        self.send(WorkerCommand::Prepare(Box::new(deployment)));
                     }
                     RegionEffect::StartSession(duty) => {
                         duties.get_or_insert_default().push(duty);

@@ -35,6 +35,8 @@ pub struct CoordinatorSettings {
     pub retention: Retention,
     /// When a failed attempt is tried again.
     pub restart: RestartStrategy,
+    /// An attempt that takes longer to end ends the process.
+    pub cancellation_timeout: Duration,
     /// What a restore may leave out.
     pub restore: RestoreOptions,
     /// The folder of savepoints inside the store.

@@ -3,7 +3,7 @@
 //! Sequential: nothing runs yet. When this returns, `head` is settled in an epoch of this leader and checkpoint 0 (the
 //! resolved source positions) exists before the first record flows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use highwater_api::JobProgram;
 use highwater_connectors::{TargetError, WriterContext};
@@ -27,6 +27,7 @@ use highwater_types::{
 };
 use highwater_worker::StopHook;
 use highwater_worker::slot::error_chain;
+use tokio::task::JoinError;
 
 use crate::going_back::tell_damage;
 use crate::savepoint::{Savepoint, SavepointWish, confirmed_sinks};
@@ -34,7 +35,8 @@ use crate::settings::CoordinatorSettings;
 use crate::setup::{JobFailure, Wish};
 use crate::shape::shape_of;
 use crate::sources::{OpenSources, open_sources};
-use crate::store::{JobStore, backoff};
+use crate::status::WaitBoard;
+use crate::store::{HEAD_GONE, JobStore, Troubles, backoff};
 
 /// What the outside of each sink is, and where its markers begin.
 #[derive(Clone, Debug, Default)]
@@ -81,6 +83,8 @@ pub struct StartInput<'a> {
     pub wish: &'a Wish,
     /// Told of each protocol step right before it is performed.
     pub stop: &'a StopHook,
+    /// Told what the start waits for.
+    pub waits: &'a WaitBoard,
 }
 
 /// A failure of this kind and message.
@@ -345,11 +349,25 @@ async fn resolve(
         let (number, options) = (savepoint.facts.id.number, &input.settings.restore);
         may_restore(&savepoint.manifest, number, shape, options)?;
     }
-    let program = input.program.clone();
     let states = savepoint.map(|savepoint| savepoint.manifest.sources.clone());
-    let opened = tokio::task::spawn_blocking(move || open_sources(&program, states.as_ref())).await;
-    let opened = opened.map_err(|error| failure(ErrorKind::Bug, error.to_string()))?;
-    opened.map_err(|error| failed(&error))
+    let mut tries = 1;
+    loop {
+        let (program, states) = (input.program.clone(), states.clone());
+        let opened = tokio::task::spawn_blocking(move || open_sources(&program, states.as_ref()));
+        let bug = |error: JoinError| failure(ErrorKind::Bug, error.to_string());
+        match opened.await.map_err(bug)? {
+            Err(error) if error.kind() == ErrorKind::Transient => {
+                let what = format!("source {}", error.uid);
+                input.waits.waits(&what, &error_chain(&error.source), tries);
+                tries += 1;
+                tokio::time::sleep(backoff(tries)).await;
+            }
+            opened => {
+                input.waits.goes_on();
+                return opened.map_err(|error| failed(&error));
+            }
+        }
+    }
 }
 
 /// Puts the state of a savepoint into checkpoint 0 of a new lineage, with copies of its files.
@@ -400,14 +418,9 @@ pub(crate) async fn decide(
     keeper: &mut HeadKeeper,
     first: Vec<HeadWriteEffect>,
 ) -> Result<(), JobFailure> {
-    let mut effects = first;
-    loop {
-        let Some(effect) = effects.pop() else {
-            return Err(failure(
-                ErrorKind::Bug,
-                "a head write ended without a decision",
-            ));
-        };
+    let mut effects = VecDeque::from(first);
+    let troubles = Troubles::default();
+    while let Some(effect) = effects.pop_front() {
         match effect {
             HeadWriteEffect::Decided(HeadOutcome::Won(_)) => return Ok(()),
             HeadWriteEffect::Decided(HeadOutcome::Superseded(other)) => {
@@ -417,13 +430,27 @@ pub(crate) async fn decide(
                 );
                 return Err(failure(ErrorKind::Fenced, message));
             }
-            HeadWriteEffect::Decided(outcome) => {
-                let message = format!("the leadership could not be taken: {outcome:?}");
-                return Err(failure(ErrorKind::Corrupt, message));
+            HeadWriteEffect::Decided(HeadOutcome::Refused(refusal)) => {
+                let message = format!("head cannot be written: {refusal}; correct the store");
+                return Err(failure(refusal.kind, message));
             }
-            effect => effects = keeper.step(store.perform(effect).await),
+            HeadWriteEffect::Decided(HeadOutcome::Corrupt(reason)) => {
+                return Err(failure(ErrorKind::Corrupt, reason));
+            }
+            HeadWriteEffect::Decided(HeadOutcome::Vanished) => {
+                return Err(failure(ErrorKind::Corrupt, HEAD_GONE));
+            }
+            HeadWriteEffect::Decided(HeadOutcome::Declined(_)) => {
+                let message = "a head write was given up that nobody contests";
+                return Err(failure(ErrorKind::Bug, message));
+            }
+            effect => effects.extend(keeper.step(store.perform(effect, &troubles).await)),
         }
     }
+    Err(failure(
+        ErrorKind::Bug,
+        "a head write ended without a decision",
+    ))
 }
 
 /// Asks every exactly-once sink what it writes to. Waits for systems that do not answer.
@@ -453,15 +480,22 @@ async fn externals(input: &StartInput<'_>, lineage: Lineage) -> Result<Externals
                     break;
                 }
                 Err(error) if error.kind == ErrorKind::Transient => {
+                    let what = format!("sink {}", context.uid);
+                    input.waits.waits(&what, &error.message, tries);
                     tries += 1;
-                    tracing::warn!(sink = %context.uid, error = error.message, "waiting for the sink");
                     tokio::time::sleep(backoff(tries)).await;
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(sink_failure(&context, &error)),
             }
         }
     }
+    input.waits.goes_on();
     Ok(externals)
+}
+
+fn sink_failure(context: &WriterContext, error: &JobFailure) -> JobFailure {
+    let message = format!("sink {}: {}", context.uid, error.message);
+    failure(error.kind, message)
 }
 
 fn ask(
@@ -480,7 +514,7 @@ fn ask(
         };
         JobFailure {
             kind: cause,
-            message: format!("sink {}: {}", context.uid, error_chain(&error)),
+            message: error_chain(&error),
         }
     };
     let identity = target.identity().map_err(told)?;

@@ -2,6 +2,7 @@
 
 use highwater_types::{AttemptId, CheckpointId, Epoch, Lineage};
 use highwater_worker::FailureReport;
+use tokio::sync::watch;
 
 /// Where a job is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,8 +66,10 @@ pub struct CheckpointStatus {
     pub completed_count: u64,
     /// How many were given up.
     pub failed_count: u64,
-    /// Why the last one was given up.
+    /// Why the last one was given up, or what stands in the way of the one that is on its way.
     pub last_failure: Option<String>,
+    /// Why the last collection of what no checkpoint needs any more was left unfinished.
+    pub cleanup_failure: Option<String>,
 }
 
 /// A failure in one line.
@@ -97,6 +100,8 @@ pub struct JobStatus {
     pub attempt: AttemptId,
     /// Figures of checkpoints.
     pub checkpoints: CheckpointStatus,
+    /// What it waits for, why, and how often that was tried; `None` = for nothing outside of the job.
+    pub waits_for: Option<String>,
     /// How many attempts failed since the process began.
     pub restarts: u32,
     /// The last failure.
@@ -112,8 +117,43 @@ impl JobStatus {
             epoch: Epoch::default(),
             attempt: AttemptId::default(),
             checkpoints: CheckpointStatus::default(),
+            waits_for: None,
             restarts: 0,
             failure: None,
+        }
+    }
+}
+
+/// Where whoever waits for something outside of the job says so.
+#[derive(Clone, Debug)]
+pub struct WaitBoard(watch::Sender<JobStatus>);
+
+impl WaitBoard {
+    /// A board that shows in this status.
+    pub const fn new(status: watch::Sender<JobStatus>) -> Self {
+        Self(status)
+    }
+
+    /// It waits for `what`, because of `reason`, after that many tries.
+    pub fn waits(&self, what: &str, reason: &str, tries: u32) {
+        tracing::warn!(tries, reason, "waiting for {what}");
+        let text = format!("{what}: {reason} (tried {tries} times)");
+        self.0.send_modify(|status| status.waits_for = Some(text));
+    }
+
+    /// It waits for nothing any more.
+    pub fn goes_on(&self) {
+        self.0
+            .send_if_modified(|status| status.waits_for.take().is_some());
+    }
+
+    /// In words, what is waited for.
+    pub fn read(&self) -> String {
+        let status = self.0.borrow();
+        let phase = status.phase.word();
+        match &status.waits_for {
+            Some(waits) => format!("the job is {phase}, waiting for {waits}"),
+            None => format!("the job is {phase}"),
         }
     }
 }

@@ -6,16 +6,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use highwater_protocol::head::{Head, HeadError, ManifestRef};
 use highwater_protocol::head_write::{
-    HeadWriteEffect, HeadWriteEvent, PutOutcome, ReadOutcome, VersionTag, Versioned,
+    HeadWriteEffect, HeadWriteEvent, PutOutcome, ReadOutcome, Refusal, VersionTag, Versioned,
 };
 use highwater_protocol::manifest::{Manifest, ManifestError};
 use highwater_protocol::paths::{self, JobPaths, ManifestName, RelativePath};
 use highwater_protocol::recovery::StoreView;
 use highwater_storage::{self as storage, ObjectPath, ObjectStorage, StorageError, Version};
 use highwater_types::{Classified, Epoch, ErrorKind};
+use tokio::sync::watch;
 
 use crate::setup::JobFailure;
 use crate::start::{failed, failure};
+use crate::status::JobStatus;
 
 /// Tries of a read that a job cannot start without.
 const READ_TRIES: u32 = 8;
@@ -109,6 +111,40 @@ fn is_worth_waiting(error: &StoreError, tries: u32) -> bool {
         tracing::warn!(tries, error, "waiting for the checkpoint store");
     }
     again
+}
+
+/// Where the troubles of a head write are told: nobody else hears of them while it is undecided.
+#[derive(Clone, Debug, Default)]
+pub struct Troubles(Option<watch::Sender<JobStatus>>);
+
+impl Troubles {
+    /// Tells them in `checkpoints.last_failure` of a status.
+    pub const fn new(status: watch::Sender<JobStatus>) -> Self {
+        Self(Some(status))
+    }
+
+    fn tell(&self, what: &str, kind: ErrorKind, error: &dyn std::error::Error) {
+        let error = highwater_worker::slot::error_chain(error);
+        tracing::warn!(error, "{what}");
+        let next = match kind {
+            ErrorKind::Invalid => "correct the keys or permissions of the store",
+            ErrorKind::Exhausted => "give the store more room",
+            _ => "tried again by itself",
+        };
+        if let Some(status) = &self.0 {
+            let text = format!("{what}: {error}; {next}");
+            status.send_modify(|status| status.checkpoints.last_failure = Some(text));
+        }
+    }
+
+    /// An error of a conditional write: it was certainly not applied.
+    fn refused(&self, error: &StorageError) -> PutOutcome {
+        self.tell("head was not written", error.kind(), error);
+        PutOutcome::Refused(Refusal {
+            kind: error.kind(),
+            reason: highwater_worker::slot::error_chain(error),
+        })
+    }
 }
 
 impl JobStore {
@@ -253,7 +289,7 @@ impl JobStore {
     ///
     /// # Panics
     /// If the effect is a decision: there is nothing to perform.
-    pub async fn perform(&self, effect: HeadWriteEffect) -> HeadWriteEvent {
+    pub async fn perform(&self, effect: HeadWriteEffect, troubles: &Troubles) -> HeadWriteEvent {
         match effect {
             HeadWriteEffect::Put {
                 body,
@@ -261,16 +297,18 @@ impl JobStore {
                 tries,
             } => {
                 tokio::time::sleep(backoff(tries)).await;
-                HeadWriteEvent::Put(self.put_head(&body, if_match).await)
+                HeadWriteEvent::Put(self.put_head(&body, if_match, troubles).await)
             }
             HeadWriteEffect::Read { tries } => {
                 tokio::time::sleep(backoff(tries)).await;
                 HeadWriteEvent::Read(match self.read_head().await {
                     Ok(Some(found)) => ReadOutcome::Value(Box::new(found)),
                     Ok(None) => ReadOutcome::Absent,
+                    Err(error) if error.kind() == ErrorKind::Corrupt => {
+                        ReadOutcome::Corrupt(highwater_worker::slot::error_chain(&error))
+                    }
                     Err(error) => {
-                        let error = highwater_worker::slot::error_chain(&error);
-                        tracing::warn!(error, "head cannot be read now");
+                        troubles.tell("head cannot be read", error.kind(), &error);
                         ReadOutcome::Failed
                     }
                 })
@@ -279,10 +317,16 @@ impl JobStore {
         }
     }
 
-    async fn put_head(&self, body: &Head, if_match: Option<VersionTag>) -> PutOutcome {
+    async fn put_head(
+        &self,
+        body: &Head,
+        if_match: Option<VersionTag>,
+        troubles: &Troubles,
+    ) -> PutOutcome {
         let bytes = Bytes::from(body.encode());
-        let Ok(path) = self.head_path() else {
-            return PutOutcome::Ambiguous;
+        let path = match self.head_path() {
+            Ok(path) => path,
+            Err(error) => return troubles.refused(&error),
         };
         let result = match &if_match {
             None => self.storage.put_new(&path, bytes).await,
@@ -297,11 +341,81 @@ impl JobStore {
                 PutOutcome::Applied(VersionTag(Arc::from(version.as_str())))
             }
             Ok(storage::PutOutcome::Conflict) => PutOutcome::Precondition,
-            Ok(storage::PutOutcome::Unknown(error)) | Err(error) => {
-                let error = highwater_worker::slot::error_chain(&error);
-                tracing::warn!(error, "the outcome of a head write is not known");
+            Ok(storage::PutOutcome::Unknown(error)) => {
+                let what = "whether head was written is not known";
+                troubles.tell(what, error.kind(), &error);
                 PutOutcome::Ambiguous
             }
+            Err(error) => troubles.refused(&error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use highwater_protocol::hash::ContentHash;
+    use highwater_protocol::head::SlotCounts;
+    use highwater_storage::LocalStorage;
+    use highwater_types::{JobIdentity, Lineage, Nonce};
+
+    use super::*;
+
+    fn head() -> Head {
+        let name = ManifestName {
+            epoch: Epoch(1),
+            number: 0,
+            nonce: Nonce(1),
+        };
+        let reference = ManifestRef {
+            name,
+            hash: ContentHash(1),
+        };
+        let job = JobIdentity::parse("job").unwrap();
+        Head::first(job, Lineage(1), reference, SlotCounts::new(), Nonce(2))
+    }
+
+    fn job_store(folder: &std::path::Path) -> JobStore {
+        let storage = LocalStorage::open(folder).unwrap();
+        let job = JobIdentity::parse("job").unwrap();
+        JobStore::new(Arc::new(storage), JobPaths::new(job))
+    }
+
+    #[tokio::test]
+    async fn a_store_that_refuses_head_for_good_is_told_with_its_kind_and_the_next_step() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = job_store(folder.path());
+        let place = folder.path().join(store.head_path().unwrap().to_string());
+        let parent = place.parent().unwrap();
+        std::fs::create_dir_all(parent.parent().unwrap()).unwrap();
+        std::fs::write(parent, "a file where the folder of the job belongs").unwrap();
+        let (status, shown) = watch::channel(JobStatus::starting());
+        let put = HeadWriteEffect::Put {
+            body: Box::new(head()),
+            if_match: None,
+            tries: 1,
+        };
+        let event = store.perform(put, &Troubles::new(status)).await;
+        let HeadWriteEvent::Put(PutOutcome::Refused(refusal)) = event else {
+            panic!("{event:?}")
+        };
+        assert_eq!(refusal.kind, ErrorKind::Invalid, "{refusal}");
+        let told = shown.borrow().checkpoints.last_failure.clone().unwrap();
+        for part in ["head was not written", "head", "permissions of the store"] {
+            assert!(told.contains(part), "{told}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_damaged_is_no_failed_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = job_store(folder.path());
+        let path = store.head_path().unwrap();
+        store.storage().put(&path, "{ rotten".into()).await.unwrap();
+        let read = HeadWriteEffect::Read { tries: 1 };
+        let event = store.perform(read, &Troubles::default()).await;
+        let HeadWriteEvent::Read(ReadOutcome::Corrupt(reason)) = event else {
+            panic!("{event:?}")
+        };
+        assert!(reason.contains("head object of job"), "{reason}");
     }
 }

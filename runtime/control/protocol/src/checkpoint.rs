@@ -31,11 +31,13 @@ mod assemble;
 mod closing;
 mod completion;
 mod events;
+mod requests;
 
 pub use assemble::BaseFiles;
 pub use events::{CheckpointEffect, CheckpointEvent, CheckpointFailure, JobEnd, SnapshotRequest};
 
 use closing::Closing;
+use requests::Requests;
 
 /// How often and how patiently checkpoints are taken. Times in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +61,8 @@ struct Pending {
     nonce: Nonce,
     started_ms: u64,
     request: Option<SnapshotRequest>,
+    /// The engine itself has asked for it.
+    is_wanted: bool,
     is_final: bool,
     triggered: BTreeSet<TaskId>,
     parts: BTreeMap<TaskId, TaskSnapshot>,
@@ -122,7 +126,7 @@ pub struct CheckpointCoordinator {
     finished: BTreeMap<TaskId, TaskSnapshot>,
     phase: Phase,
     unconfirmed: Option<Unconfirmed>,
-    queued: Option<SnapshotRequest>,
+    requests: Requests,
     closing: Option<Closing>,
     clock: TriggerClock,
 }
@@ -132,6 +136,10 @@ struct TriggerClock {
     started_ms: u64,
     ended_ms: u64,
     failures: u32,
+    /// The last try was given up: what waits for the next one lets a moment pass.
+    is_declined: bool,
+    /// A confirmation that was refused is not written again before this time.
+    record_ms: u64,
 }
 
 impl CheckpointCoordinator {
@@ -165,12 +173,14 @@ impl CheckpointCoordinator {
             finished: BTreeMap::new(),
             phase: Phase::Waiting,
             unconfirmed: None,
-            queued: None,
+            requests: Requests::default(),
             closing: None,
             clock: TriggerClock {
                 started_ms: 0,
                 ended_ms: 0,
                 failures: 0,
+                is_declined: false,
+                record_ms: 0,
             },
         }
     }
@@ -251,6 +261,7 @@ impl CheckpointCoordinator {
     fn handle(&mut self, now_ms: u64, event: CheckpointEvent, effects: &mut Vec<CheckpointEffect>) {
         match event {
             CheckpointEvent::Tick => self.tick(now_ms, effects),
+            CheckpointEvent::Wanted => self.requests.wanted = true,
             CheckpointEvent::Request(request) => self.request(request, effects),
             CheckpointEvent::Enumerators { id, states } => self.enumerators(id, states),
             CheckpointEvent::Acked {
@@ -333,11 +344,12 @@ impl CheckpointCoordinator {
     }
 
     fn request(&mut self, request: SnapshotRequest, effects: &mut Vec<CheckpointEffect>) {
-        let stopping = self.closing.as_ref().is_some_and(Closing::ends_job);
-        let refused = match (&self.queued, stopping) {
-            (_, true) => Some(CheckpointFailure::Stopping),
-            (Some(waiting), _) => Some(CheckpointFailure::Busy(waiting.request)),
-            (None, false) => None,
+        let refused = if self.is_stopping() {
+            Some(CheckpointFailure::Stopping)
+        } else if self.requests.is_full_for(&request) {
+            Some(CheckpointFailure::Busy)
+        } else {
+            None
         };
         match refused {
             Some(failure) => {
@@ -346,8 +358,25 @@ impl CheckpointCoordinator {
                     failure,
                 });
             }
-            None => self.queued = Some(request),
+            None => self.requests.add(request),
         }
+    }
+
+    /// Whether a stop waits, is under way or is complete: nothing that is asked for after it can be granted.
+    fn is_stopping(&self) -> bool {
+        let pending = match &self.phase {
+            Phase::Collecting(pending)
+            | Phase::Storing(pending, _)
+            | Phase::Moving { pending, .. } => pending.request.as_ref(),
+            _ => None,
+        };
+        let closing = self.closing.as_ref().is_some_and(Closing::ends_job);
+        closing || pending.is_some_and(SnapshotRequest::stops) || self.requests.stop().is_some()
+    }
+
+    /// The stop that waits. Whoever replaces this machine asks for it again: a stop is held until it succeeds.
+    pub const fn held_stop(&self) -> Option<&SnapshotRequest> {
+        self.requests.stop()
     }
 
     fn tick(&mut self, now_ms: u64, effects: &mut Vec<CheckpointEffect>) {
@@ -379,7 +408,7 @@ impl CheckpointCoordinator {
     /// Does what has become possible: trigger, complete the collection, finish a closing.
     fn advance(&mut self, now_ms: u64, effects: &mut Vec<CheckpointEffect>) {
         if let Phase::Idle = self.phase {
-            self.advance_closing(effects);
+            self.advance_closing(now_ms, effects);
         }
         if let Phase::Idle = self.phase
             && self.closing.is_none()
@@ -389,7 +418,7 @@ impl CheckpointCoordinator {
         let complete = matches!(&self.phase, Phase::Collecting(pending)
             if pending.enumerators.is_some() && pending.parts.len() == self.shape.tasks.len());
         if complete {
-            self.store(effects);
+            self.store(now_ms, effects);
         }
     }
 
@@ -402,10 +431,15 @@ impl CheckpointCoordinator {
             .tasks
             .keys()
             .all(|task| self.ended.contains(task) || self.finished.contains_key(task));
-        if !(self.queued.is_some() || rested && (due || over)) {
+        // What was given up is tried again, but not in a loop: its cause may stand for a while.
+        let calm_ms = self.settings.commit_retry_ms;
+        let calm = !clock.is_declined || now_ms >= clock.ended_ms.saturating_add(calm_ms);
+        let asked = calm && (self.requests.wanted && rested || !self.requests.is_empty());
+        if !(asked || rested && (due || over)) {
             return;
         }
-        let request = self.queued.take();
+        let request = if calm { self.requests.next() } else { None };
+        let is_wanted = std::mem::take(&mut self.requests.wanted);
         let id = CheckpointId {
             number: self.tries.number(self.head.number),
             epoch: self.head.epoch,
@@ -420,6 +454,7 @@ impl CheckpointCoordinator {
             nonce: self.tries.draw(),
             started_ms: now_ms,
             request,
+            is_wanted,
             is_final: over,
             triggered: BTreeSet::new(),
             parts: self.finished.clone(),
@@ -531,6 +566,8 @@ impl CheckpointCoordinator {
             Phase::Idle => self.phase = Phase::Waiting,
             Phase::Exporting | Phase::Waiting | Phase::Ended => {}
         }
+        // The spools that asked are gone with their tasks.
+        self.requests.wanted = false;
         self.attempts.clear();
         self.ended.clear();
         self.finished.clear();
@@ -551,6 +588,7 @@ impl CheckpointCoordinator {
         }
         self.clock.started_ms = now_ms;
         self.clock.ended_ms = now_ms;
+        self.clock.is_declined = false;
     }
 
     fn confirmed(

@@ -1,4 +1,5 @@
-//! Head writes: one conditional write at a time, decided only by its own nonce or by a newer value (rule L1).
+//! Head writes: one conditional write at a time, decided only by its own nonce or by a newer value (rule L1), or, when it
+//! was sent once, by the store's word that it was not applied.
 //!
 //! Called by the leader's driver, which puts and reads the object. [`HeadWrite`] is the machine of one transition;
 //! [`HeadKeeper`] holds the settled value and hands it out only while no write is undecided, so that nothing can be
@@ -7,7 +8,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use highwater_types::Nonce;
+use highwater_types::{ErrorKind, Nonce};
 
 use crate::head::{Head, HeadChange};
 use crate::mutant::{Mutant, planted};
@@ -40,6 +41,24 @@ pub enum PutOutcome {
     Precondition,
     /// Timeout, connection lost, 5xx, 409: it may have been applied or may be applied later.
     Ambiguous,
+    /// This put was certainly not applied. Of the transition that decides only if it was never sent before: an earlier
+    /// put of it may land yet.
+    Refused(Refusal),
+}
+
+/// What the store says to a request that it did not fulfil and never will as things are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What helps: `Transient` = to wait, everything else = to mend something.
+    pub kind: ErrorKind,
+    /// The object, the operation and the store's words.
+    pub reason: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
 }
 
 /// The answer to a read.
@@ -49,7 +68,9 @@ pub enum ReadOutcome {
     Value(Box<Versioned>),
     /// There is no object.
     Absent,
-    /// No answer.
+    /// There is an object, and it is no head: damaged at rest.
+    Corrupt(String),
+    /// No answer, or a refusal to answer.
     Failed,
 }
 
@@ -80,9 +101,9 @@ pub enum HeadWriteEffect {
         /// How often this transition was sent, this one included.
         tries: u32,
     },
-    /// Reads the object.
+    /// Reads the object. The driver backs off by `tries`.
     Read {
-        /// How often this transition was sent.
+        /// How often it was read since the last answer, this time included: counts from 1.
         tries: u32,
     },
     /// The write is decided.
@@ -98,8 +119,13 @@ pub enum HeadOutcome {
     Declined(Versioned),
     /// Somebody else has written: this leader is deposed.
     Superseded(Versioned),
+    /// The transition was sent once and the store refused it for good, without applying it: it can never land, and
+    /// `head` is what it was before.
+    Refused(Refusal),
     /// The object is gone: somebody deleted it.
     Vanished,
+    /// The object is damaged: whether the transition has landed cannot be known. Says what is wrong.
+    Corrupt(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +144,7 @@ pub struct HeadWrite {
     state: WriteState,
     sending_rival: bool,
     tries: u32,
+    reads: u32,
 }
 
 impl HeadWrite {
@@ -136,6 +163,7 @@ impl HeadWrite {
             state: WriteState::Putting,
             sending_rival: false,
             tries: 0,
+            reads: 0,
         };
         let effects = vec![write.put()];
         (write, effects)
@@ -164,9 +192,15 @@ impl HeadWrite {
                     HeadOutcome::Won(won)
                 })
             }
+            // L1 stands: what was never applied and never sent before can never land.
+            (WriteState::Putting, HeadWriteEvent::Put(PutOutcome::Refused(refusal)))
+                if self.is_decided_by(&refusal) =>
+            {
+                self.decide(HeadOutcome::Refused(refusal))
+            }
             (WriteState::Putting, HeadWriteEvent::Put(_)) => {
                 self.state = WriteState::Reading;
-                vec![HeadWriteEffect::Read { tries: self.tries }]
+                vec![self.look()]
             }
             (WriteState::Reading, HeadWriteEvent::Read(outcome)) => self.read(outcome),
             (WriteState::Decided, HeadWriteEvent::Contest { .. }) => Vec::new(),
@@ -185,6 +219,17 @@ impl HeadWrite {
         }
     }
 
+    /// Whether a refusal of the put that was just sent decides the transition.
+    fn is_decided_by(&self, refusal: &Refusal) -> bool {
+        let first = self.tries == 1 || planted(Mutant::RefusalDecides);
+        first && refusal.kind != ErrorKind::Transient
+    }
+
+    fn look(&mut self) -> HeadWriteEffect {
+        self.reads += 1;
+        HeadWriteEffect::Read { tries: self.reads }
+    }
+
     fn put(&mut self) -> HeadWriteEffect {
         self.state = WriteState::Putting;
         self.tries += 1;
@@ -200,8 +245,12 @@ impl HeadWrite {
     }
 
     fn read(&mut self, outcome: ReadOutcome) -> Vec<HeadWriteEffect> {
+        if outcome != ReadOutcome::Failed {
+            self.reads = 0;
+        }
         match outcome {
-            ReadOutcome::Failed => vec![HeadWriteEffect::Read { tries: self.tries }],
+            ReadOutcome::Failed => vec![self.look()],
+            ReadOutcome::Corrupt(reason) => self.decide(HeadOutcome::Corrupt(reason)),
             ReadOutcome::Absent if self.base.is_none() => vec![self.put()],
             ReadOutcome::Absent => self.decide(HeadOutcome::Vanished),
             ReadOutcome::Value(found) => {
@@ -332,7 +381,11 @@ impl HeadKeeper {
                 HeadOutcome::Won(value) | HeadOutcome::Declined(value) => {
                     self.settled = Some(value.clone());
                 }
-                HeadOutcome::Superseded(_) | HeadOutcome::Vanished => self.deposed = true,
+                // The value before the transition is settled again.
+                HeadOutcome::Refused(_) => {}
+                HeadOutcome::Superseded(_) | HeadOutcome::Vanished | HeadOutcome::Corrupt(_) => {
+                    self.deposed = true;
+                }
             }
         }
         effects

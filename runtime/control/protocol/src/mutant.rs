@@ -76,6 +76,8 @@ mutants! {
     SlotsForgotten = "slots-forgotten",
     /// Schedule 31: each retry of a head write has a nonce of its own.
     NoncePerRetry = "nonce-per-retry",
+    /// L1: a refusal of a later put decides, although an earlier one may land.
+    RefusalDecides = "refusal-decides",
     /// An unclear end of a transaction counts as success.
     UnclearIsSuccess = "unclear-is-success",
     /// A fenced commit is dropped and the slot goes on.

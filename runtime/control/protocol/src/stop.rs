@@ -62,7 +62,7 @@ pub enum NamedStop {
     /// The outside will not take what is to be committed.
     #[error(
         "SinkRefused: {part} of checkpoint {number} of sink slot {slot} is refused: {reason}; correct the outside or \
-         its limits and start again"
+         its limits and start again, the log is kept"
     )]
     SinkRefused {
         /// The slot.
@@ -71,7 +71,18 @@ pub enum NamedStop {
         number: u64,
         /// What is refused.
         part: RefusedPart,
-        /// The answer of the broker.
+        /// The answer of the outside.
+        reason: String,
+    },
+    /// The sink will never take a record that is in no completed checkpoint yet.
+    #[error(
+        "RecordRefused: sink slot {slot} can never take a record: {reason}; it is in no completed checkpoint, so correct \
+         the program or the limits of the sink and start again: the job goes on from its last checkpoint"
+    )]
+    RecordRefused {
+        /// The slot.
+        slot: SlotKey,
+        /// What the sink says of the record.
         reason: String,
     },
     /// The outside will not open a session for good: access is denied, or a setting is wrong.
@@ -217,6 +228,7 @@ impl Classified for NamedStop {
             | Self::HeadMissing { .. } => ErrorKind::Corrupt,
             Self::SinkRefused { .. }
             | Self::SessionRefused { .. }
+            | Self::RecordRefused { .. }
             | Self::PartlyCommitted { .. }
             | Self::PendingOutput { .. } => ErrorKind::Invalid,
         }

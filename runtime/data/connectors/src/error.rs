@@ -100,10 +100,23 @@ impl Classified for ConnectorError {
             Self::Configuration { .. } | Self::Missing { .. } | Self::BadRecord { .. } => {
                 ErrorKind::Invalid
             }
-            Self::Unavailable { .. } | Self::Io { .. } => ErrorKind::Transient,
+            Self::Unavailable { .. } => ErrorKind::Transient,
+            Self::Io { source, .. } => io_kind(source),
             Self::PositionLost { .. } | Self::State { .. } => ErrorKind::Corrupt,
             Self::Fenced { .. } => ErrorKind::Fenced,
         }
+    }
+}
+
+/// What helps against an error of the operating system: to wait, more room, or its author.
+fn io_kind(source: &io::Error) -> ErrorKind {
+    use io::ErrorKind as Io;
+    match source.kind() {
+        Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => ErrorKind::Exhausted,
+        Io::PermissionDenied | Io::ReadOnlyFilesystem | Io::NotADirectory | Io::IsADirectory => {
+            ErrorKind::Invalid
+        }
+        _ => ErrorKind::Transient,
     }
 }
 

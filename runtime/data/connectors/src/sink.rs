@@ -140,6 +140,24 @@ pub enum TargetError {
     MarkerLost(#[source] ConnectorError),
 }
 
+impl TargetError {
+    /// An unclear answer, or a refusal when no further try can help: a missing permission, not a directory.
+    pub fn unclear(cause: ConnectorError) -> Self {
+        match cause.kind() {
+            ErrorKind::Invalid => Self::Refused(cause),
+            _ => Self::Unclear(cause),
+        }
+    }
+
+    /// A lost session, or a refusal when no further session can help.
+    pub fn session_lost(cause: ConnectorError) -> Self {
+        match cause.kind() {
+            ErrorKind::Invalid => Self::Refused(cause),
+            _ => Self::SessionLost(cause),
+        }
+    }
+}
+
 impl Classified for TargetError {
     fn kind(&self) -> ErrorKind {
         match self {

@@ -187,6 +187,11 @@ impl Coordinator {
                 ctx.violations.push("O6: head is gone".to_owned());
                 self.step_down(ctx);
             }
+            CheckpointEffect::HeadDamaged { reason } => {
+                ctx.violations
+                    .push(format!("O6: head is damaged: {reason}"));
+                self.step_down(ctx);
+            }
             CheckpointEffect::Failed { failure, .. } => ctx.trace(|| format!("failed: {failure}")),
             CheckpointEffect::AllConfirmed { .. } | CheckpointEffect::FailJob { .. } => {}
         }

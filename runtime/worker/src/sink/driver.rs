@@ -169,11 +169,11 @@ impl Pace {
         }
     }
 
-    /// Waits what is due before a new round.
-    fn rest(&mut self) {
+    /// Waits what is due before a new round, or until the attempt is over.
+    fn rest(&mut self, mailbox: &SinkMailbox) {
         let due = std::mem::take(&mut self.due);
         if !due.is_zero() {
-            std::thread::park_timeout(due);
+            mailbox.rest(due);
         }
     }
 }
@@ -378,7 +378,11 @@ impl Driver {
     }
 
     fn open_session(&mut self, session: SessionNumber) {
-        self.pace.rest();
+        self.pace.rest(&self.mailbox);
+        if self.mailbox.is_closed() {
+            // Whoever comes next opens a session of its own; this one would fence it.
+            return;
+        }
         match self.target.open_session() {
             Ok(()) => self.tell(SlotEvent::Opened { session }),
             Err(error) => {
@@ -406,8 +410,9 @@ impl Driver {
         self.tell(SlotEvent::TxnLost { session });
     }
 
-    /// Tells what no further try can help against. The machine stops for it only where the markers were read and the
-    /// output was missing, or where the markers are to be read; everywhere else a new session decides first.
+    /// Tells what no further try can help against. The machine stops for it where the record is in no acknowledged
+    /// checkpoint, where the markers were read and the output was missing, or where the markers are to be read;
+    /// everywhere else a new session decides first.
     fn named(&mut self, session: SessionNumber, error: &TargetError) {
         match error {
             TargetError::Refused(cause) => {

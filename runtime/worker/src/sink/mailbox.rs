@@ -109,6 +109,21 @@ impl SinkMailbox {
         Some(letter)
     }
 
+    /// Whether the attempt is over.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// Waits for `limit`, or until the attempt is over.
+    pub fn rest(&self, limit: Duration) {
+        let inner = self.lock();
+        let waited = self
+            .0
+            .1
+            .wait_timeout_while(inner, limit, |inner| !inner.closed);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Holds the slot thread back, or lets it go on: the spool is full, or has room again.
     pub fn hold(&self, held: bool) {
         let mut inner = self.lock();

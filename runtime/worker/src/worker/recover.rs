@@ -24,12 +24,30 @@ use super::{Attempt, Stage, Worker, WorkerInput, sink_failure, slot_failure};
 impl Worker {
     /// Takes an attempt and fetches its state (R5).
     pub(super) fn prepare(&mut self, deployment: Box<Deployment>) {
-        assert!(
-            self.current.is_none(),
-            "a worker holds one attempt at a time"
-        );
-        self.board.clear();
         let attempt = deployment.attempt;
+        if let Some(held) = &self.current {
+            let of = held.deployment.attempt;
+            if of == attempt {
+                tracing::warn!(
+                    attempt = attempt.0,
+                    "told again to prepare what it prepares"
+                );
+                return;
+            }
+            let message = format!(
+                "attempt {} was sent while attempt {} is held",
+                attempt.0, of.0
+            );
+            let report = FailureReport {
+                task: "the worker".to_owned(),
+                subtask: SubtaskIndex(0),
+                position: None,
+                kind: ErrorKind::Bug,
+                message,
+            };
+            return self.tell(WorkerEvent::Failed(attempt, Box::new(report)));
+        }
+        self.board.clear();
         self.current = Some(Attempt {
             deployment,
             states: BTreeMap::new(),

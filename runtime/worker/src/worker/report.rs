@@ -132,7 +132,7 @@ impl Worker {
             }
             SinkEvent::Stop(stop) => self.tell(WorkerEvent::Stop(attempt, stop)),
             SinkEvent::Panicked(message) => {
-                self.fail(attempt, slot_failure(&slot, ErrorKind::Transient, message));
+                self.fail(attempt, slot_failure(&slot, ErrorKind::Bug, message));
             }
         }
     }

@@ -197,7 +197,13 @@ fn failure_of(fault: Fault, duties: Vec<SlotDuty>) -> FailureReport {
     let failed = next();
     // Nothing is built yet, so there is no slice to drop: the answer waits for the drivers only.
     worker.send(WorkerCommand::Cancel(ATTEMPT));
-    let cancelled = next();
+    let cancelled = match next() {
+        Some(WorkerEvent::Cancelling(ATTEMPT, waits_for)) => {
+            assert!(waits_for.contains("sink"), "{waits_for}");
+            next()
+        }
+        told => told,
+    };
     worker.shut_down();
     // A driver that was never told to end must not keep a failed test from ending.
     rim.shutdown_background();
@@ -275,4 +281,28 @@ fn a_job_off_the_loop_that_panics_is_answered() {
     };
     assert!(result.unwrap_err().contains("the store has a bug"));
     drop(told);
+}
+
+#[test]
+fn an_attempt_that_is_sent_twice_or_beside_another_ends_no_thread() {
+    let rim = rim();
+    let (setup, mut told) = setup(Fault::Panic, &rim);
+    let worker = start(setup).unwrap();
+    let mut next = || {
+        let told = rim.block_on(async { tokio::time::timeout(LIMIT, told.recv()).await });
+        told.ok().flatten()
+    };
+    worker.send(WorkerCommand::Prepare(deployment()));
+    worker.send(WorkerCommand::Prepare(deployment()));
+    assert!(matches!(next(), Some(WorkerEvent::Verified(ATTEMPT))));
+    let mut other = deployment();
+    other.attempt = AttemptId(2);
+    worker.send(WorkerCommand::Prepare(other));
+    let refused = next();
+    let Some(WorkerEvent::Failed(AttemptId(2), report)) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(report.kind, ErrorKind::Bug);
+    worker.shut_down();
+    rim.shutdown_background();
 }

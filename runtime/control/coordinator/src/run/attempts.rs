@@ -13,15 +13,15 @@ use highwater_worker::slot::error_chain;
 use highwater_worker::{FailureReport, WorkerCommand};
 use tokio::task::JoinError;
 
-use crate::attempt::{After, Attempt, AttemptStage, Confirming};
+use crate::attempt::{After, Attempt, AttemptRim, AttemptStage, Confirming};
 use crate::deploy::{DeployInput, deployment};
 use crate::setup::JobFailure;
 use crate::sources::{OpenSources, open_sources};
 use crate::start::{failed, failure};
-use crate::status::{JobPhase, describe};
+use crate::status::{JobPhase, WaitBoard, describe};
 use crate::store::backoff;
 
-use super::{Coordinator, Done, Opening, failure_of};
+use super::{Coordinator, Done, Opening};
 
 impl Coordinator {
     /// Begins the next attempt once `head` is settled (L1): opens the enumerators first.
@@ -81,6 +81,8 @@ impl Coordinator {
             confirming: Confirming::No,
             fault: Fault::State,
             after: After::Restart,
+            cancelled_ms: None,
+            rim: AttemptRim::default(),
         });
         self.region_effects(effects);
     }
@@ -150,7 +152,8 @@ impl Coordinator {
                     .map_or(1, |sink| sink.slots),
             ),
         };
-        self.at_rim(async move {
+        let waits = WaitBoard::new(self.status.clone());
+        let freeing = self.at_rim(async move {
             let mut tries = 1;
             loop {
                 let (code, context) = (Arc::clone(&code), context.clone());
@@ -162,13 +165,16 @@ impl Coordinator {
                 });
                 let bug = |error: JoinError| Err(failure(ErrorKind::Bug, error.to_string()));
                 match opened.await.unwrap_or_else(bug) {
-                    Ok(()) => return Done::Freed(attempt, slot),
+                    Ok(()) => {
+                        waits.goes_on();
+                        return Done::Freed(attempt, slot);
+                    }
                     // Another process may hold the slot for a moment: its session ends or this leader does.
                     Err(refused)
                         if matches!(refused.kind, ErrorKind::Transient | ErrorKind::Fenced) =>
                     {
+                        waits.waits(&format!("sink slot {slot}"), &refused.message, tries);
                         tries += 1;
-                        tracing::warn!(%slot, error = refused.message, "waiting for the sink");
                         tokio::time::sleep(backoff(tries)).await;
                     }
                     Err(refused) => {
@@ -178,6 +184,9 @@ impl Coordinator {
                 }
             }
         });
+        if let Some(attempt) = &mut self.attempt {
+            attempt.rim.hold(freeing);
+        }
     }
 
     pub(super) fn lineage(&self) -> highwater_types::Lineage {
@@ -202,8 +211,14 @@ impl Coordinator {
             first_markers: &self.externals.markers,
             logs: self.logs,
         };
-        let deployment = Box::new(deployment(&input));
-        self.send(WorkerCommand::Prepare(deployment));
+        match deployment(&input) {
+            Ok(deployment) => self.send(WorkerCommand::Prepare(Box::new(deployment))),
+            Err(error) => {
+                let failure = failed(&error);
+                self.note_failure("restoring", &failure);
+                self.cancel(After::of(failure));
+            }
+        }
     }
 
     /// Tells the worker its duties, once.
@@ -252,6 +267,7 @@ impl Coordinator {
     /// Has the worker end the attempt; `after` says what follows. The first that ends the job is kept: what the end of
     /// the attempt itself brings about does not replace it.
     pub(super) fn cancel(&mut self, after: After) {
+        let now = self.now_ms();
         let Some(attempt) = &mut self.attempt else {
             return self.follow(after);
         };
@@ -262,8 +278,10 @@ impl Coordinator {
             return;
         }
         attempt.stage = AttemptStage::Cancelling;
+        attempt.cancelled_ms = Some(now);
+        attempt.rim.abort();
         let id = attempt.id;
-        let effects = self.machine.step(self.now_ms(), CheckpointEvent::TasksLost);
+        let effects = self.machine.step(now, CheckpointEvent::TasksLost);
         self.send(WorkerCommand::Cancel(id));
         self.perform(effects);
     }
@@ -280,12 +298,15 @@ impl Coordinator {
                     self.restart_at_ms = Some(at_ms);
                     self.phase(JobPhase::Restarting { at_ms });
                 } else {
-                    let failure = self.status.borrow().failure.clone();
-                    let message = failure.map_or_else(
-                        || "the attempt failed and no restart is left".to_owned(),
-                        |report| describe(&report),
+                    let last = self.status.borrow().failure.clone();
+                    let (kind, message) = last.map_or_else(
+                        || {
+                            let message = "the attempt failed and no restart is left".to_owned();
+                            (ErrorKind::Exhausted, message)
+                        },
+                        |report| (report.kind, describe(&report)),
                     );
-                    self.end = Some(Err(failure_of(&message)));
+                    self.end = Some(Err(failure(kind, message)));
                 }
             }
         }

@@ -1,6 +1,8 @@
 //! The effects of the checkpoint machine, performed in order.
 
-use highwater_protocol::checkpoint::{CheckpointEffect, CheckpointEvent, JobEnd};
+use highwater_protocol::checkpoint::{
+    CheckpointEffect, CheckpointEvent, CheckpointFailure, JobEnd,
+};
 use highwater_protocol::gc::Gc;
 use highwater_protocol::head::HeadChange;
 use highwater_protocol::head_write::{HeadWriteEffect, HeadWriteEvent};
@@ -19,7 +21,7 @@ use crate::request::RequestRefused;
 use crate::setup::JobOutcome;
 use crate::start::failure;
 use crate::status::JobPhase;
-use crate::store::HEAD_GONE;
+use crate::store::{HEAD_GONE, Troubles};
 
 use super::{Collecting, Coordinator, Done};
 
@@ -99,7 +101,17 @@ impl Coordinator {
                         self.phase(JobPhase::Running);
                     }
                 }
-                self.answer(request, Err(RequestRefused(failure.to_string())));
+                let refused = match (failure, self.not_copied.take()) {
+                    (CheckpointFailure::Export { id }, Some(cause)) => RequestRefused::Store {
+                        kind: cause.kind,
+                        message: format!(
+                            "the savepoint was not copied: {}; checkpoint {id} itself is complete",
+                            cause.message
+                        ),
+                    },
+                    (failure, _) => RequestRefused::from(failure),
+                };
+                self.answer(request, Err(refused));
             }
             CheckpointEffect::Failed { failure, in_a_row } => {
                 tracing::warn!(in_a_row, reason = %failure, "checkpoint given up");
@@ -129,6 +141,9 @@ impl Coordinator {
             }
             CheckpointEffect::HeadVanished => {
                 self.cancel(After::Fail(failure(ErrorKind::Corrupt, HEAD_GONE)));
+            }
+            CheckpointEffect::HeadDamaged { reason } => {
+                self.cancel(After::Fail(failure(ErrorKind::Corrupt, reason)));
             }
             performed => unreachable!("{performed:?} is performed above"),
         }
@@ -191,7 +206,8 @@ impl Coordinator {
                 }
                 effect => {
                     let store = self.store.clone();
-                    self.at_rim(async move { Done::Head(store.perform(effect).await) });
+                    let troubles = Troubles::new(self.status.clone());
+                    self.at_rim(async move { Done::Head(store.perform(effect, &troubles).await) });
                 }
             }
         }
@@ -248,6 +264,7 @@ impl Coordinator {
             }
             Err(error) => {
                 tracing::error!(%error, "savepoint name");
+                self.not_copied = Some(failure(ErrorKind::Invalid, error.to_string()));
                 self.step(self.now_ms(), CheckpointEvent::ExportFailed { id });
             }
         }

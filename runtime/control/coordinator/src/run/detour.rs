@@ -1,7 +1,7 @@
 //! The start of a leader with everything that follows from it, and *Going back* on its way: both happen while no attempt
 //! runs, and both leave `head` settled with a manifest that can be gone on from.
 
-use highwater_protocol::checkpoint::CheckpointCoordinator;
+use highwater_protocol::checkpoint::{CheckpointCoordinator, CheckpointEvent};
 use highwater_protocol::gate::first_attempt;
 use highwater_protocol::head_write::HeadKeeper;
 use highwater_protocol::job::JobShape;
@@ -15,11 +15,11 @@ use tokio::sync::mpsc;
 
 use crate::deploy::LogCheck;
 use crate::going_back::{Damage, Detour, Detoured, Work};
-use crate::request::{JobRequest, RequestRefused, reply};
+use crate::request::{JobRequest, RequestRefused, reply, until_ended};
 use crate::savepoint::Savepoint;
 use crate::setup::{CoordinatorSetup, JobFailure, JobOutcome};
 use crate::start::{Externals, Found, StartInput, failure, start as start_leader};
-use crate::status::JobPhase;
+use crate::status::{JobPhase, WaitBoard};
 use crate::store::JobStore;
 
 use super::{Collecting, Coordinator};
@@ -30,6 +30,7 @@ pub(super) struct StartParts<'a> {
     pub(super) store: &'a JobStore,
     pub(super) events: &'a mut mpsc::Receiver<WorkerEvent>,
     pub(super) requests: &'a mut mpsc::Receiver<JobRequest>,
+    pub(super) waits: &'a WaitBoard,
 }
 
 /// A leader whose `head` can be gone on from.
@@ -50,6 +51,7 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, Result<JobOutcom
         store,
         events,
         requests,
+        waits,
     } = parts;
     let mut nonces = NonceStream::new(setup.seed);
     let input = StartInput {
@@ -59,10 +61,16 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, Result<JobOutcom
         store,
         wish: &setup.wish,
         stop: &setup.stop,
+        waits,
     };
     // In one process nobody else stands for election: a candidate is the one that starts.
     (setup.stop)(Step::R1);
-    let leader = start_leader(input, &mut nonces).await.map_err(Err)?;
+    // Nothing runs yet, so a start that is left where it is stands as one that was killed there: the next one goes on.
+    let leader = tokio::select! {
+        biased;
+        leader = start_leader(input, &mut nonces) => leader.map_err(Err)?,
+        () = until_ended(requests, waits) => return Err(Ok(JobOutcome::Cancelled)),
+    };
     let (shape, externals, mut keeper) = (leader.shape, leader.externals, leader.keeper);
     let settled = keeper.settled().expect("a started leader has settled head");
     let mut last_attempt = first_attempt(settled.head.epoch);
@@ -157,11 +165,17 @@ impl Coordinator {
         };
         self.phase(JobPhase::Recovering);
         // Nobody works on what was asked for before: the machine that knew of it ends here.
-        for (_, waiting) in std::mem::take(&mut self.answers) {
-            let reason = "the job goes back to an older checkpoint; ask again when it runs";
-            reply(waiting, Err(RequestRefused(reason.to_owned())));
+        // A stop alone is held: the next machine is asked for it again.
+        let stop = self.machine.held_stop().cloned();
+        for (request, waiting) in std::mem::take(&mut self.answers) {
+            if stop.as_ref().is_some_and(|stop| stop.request == request) {
+                self.answers.insert(request, waiting);
+                continue;
+            }
+            let reason = "the job goes back to an older checkpoint".to_owned();
+            reply(waiting, Err(RequestRefused::NotRunning(reason)));
         }
-        self.stopping = None;
+        self.stopping = stop.as_ref().map(|stop| stop.request);
         let damage = Damage {
             fault,
             manifest: Some(self.manifest.clone()),
@@ -198,6 +212,9 @@ impl Coordinator {
         let (settings, head) = (self.setup.settings.checkpoint, settled.head.clone());
         let shape = self.shape.clone();
         self.machine = CheckpointCoordinator::new(settings, shape, head, &self.manifest, tries);
+        if let Some(stop) = stop {
+            self.step(self.now_ms(), CheckpointEvent::Request(stop));
+        }
         self.begin_attempt();
     }
 }

@@ -3,10 +3,10 @@
 use highwater_protocol::checkpoint::{CheckpointEvent, SnapshotRequest};
 use highwater_protocol::paths::SavepointPaths;
 use highwater_storage::ObjectPath;
-use highwater_types::BarrierKind;
+use highwater_types::{BarrierKind, Classified};
 use highwater_worker::slot::error_chain;
 
-use crate::attempt::After;
+use crate::attempt::{After, Attempt, AttemptStage};
 use crate::request::{JobRequest, RequestAnswer, RequestRefused, StopMode, reply};
 use crate::setup::JobOutcome;
 use crate::status::JobPhase;
@@ -76,7 +76,11 @@ impl Coordinator {
         if request.stops() {
             // A second stop is refused by the machine: the first one goes on.
             self.stopping.get_or_insert(request.request);
-            self.phase(JobPhase::Stopping);
+            // While no attempt runs the phase says what the stop waits for.
+            let running = |held: &Attempt| held.stage == AttemptStage::Running;
+            if self.attempt.as_ref().is_some_and(running) {
+                self.phase(JobPhase::Stopping);
+            }
         }
         self.step(self.now_ms(), CheckpointEvent::Request(request));
     }
@@ -84,7 +88,7 @@ impl Coordinator {
     /// Before anything stops for it: a name that cannot be would leave a stopped job without its savepoint.
     fn check_name(&self, name: &str) -> Result<SavepointPaths, RequestRefused> {
         let parsed = SavepointPaths::parse(&self.setup.settings.savepoints, name);
-        parsed.map_err(|error| RequestRefused(error.to_string()))
+        parsed.map_err(|error| RequestRefused::Name(error.to_string()))
     }
 
     pub(super) fn answer(&mut self, request: u64, answer: RequestAnswer) {
@@ -102,14 +106,16 @@ async fn is_free(store: &JobStore, place: &SavepointPaths) -> Result<(), Request
     };
     match asked.await {
         Ok(None) => Ok(()),
-        Ok(Some(_)) => Err(RequestRefused(format!(
-            "a savepoint lies at {} already and is kept; choose another name",
-            place.folder()
-        ))),
-        Err(error) => Err(RequestRefused(format!(
-            "whether {} is free cannot be seen now: {}; ask again",
-            place.folder(),
-            error_chain(&error)
-        ))),
+        Ok(Some(_)) => Err(RequestRefused::Taken {
+            folder: place.folder().to_owned(),
+        }),
+        Err(error) => Err(RequestRefused::Store {
+            kind: error.kind(),
+            message: format!(
+                "whether {} is free cannot be seen now: {}; ask again",
+                place.folder(),
+                error_chain(&error)
+            ),
+        }),
     }
 }

@@ -5,18 +5,62 @@ use highwater_protocol::head_write::authority;
 use highwater_protocol::job::TaskId;
 use highwater_protocol::recovery::{Fault, RegionEvent};
 use highwater_protocol::stop::{NamedStop, SlotKey};
-use highwater_types::{AttemptId, BarrierKind, ErrorKind};
+use highwater_types::{AttemptId, Classified, ErrorKind};
 use highwater_worker::{FailureReport, WorkerEvent};
 
 use crate::attempt::{After, AttemptStage};
+use crate::restart::Verdict;
 use crate::start::{failed, failure};
-use crate::status::describe;
+use crate::status::{WaitBoard, describe};
+use crate::store::HEAD_GONE;
 
 use super::{Coordinator, Done, attempt_of};
+
+/// The kind of a failure that comes again each time: nothing passes by itself.
+const fn lasting(kind: ErrorKind) -> ErrorKind {
+    match kind {
+        ErrorKind::Transient => ErrorKind::Invalid,
+        kind => kind,
+    }
+}
 
 impl Coordinator {
     pub(super) fn worker_gone(&mut self) {
         self.end = Some(Err(failure(ErrorKind::Bug, "the worker ended by itself")));
+    }
+
+    /// The worker says what still holds the end of an attempt up.
+    fn cancelling(&mut self, attempt: AttemptId, waits_for: String) {
+        if let Some(held) = &mut self.attempt
+            && held.id == attempt
+        {
+            self.status
+                .send_modify(|status| status.waits_for = Some(waits_for));
+        }
+    }
+
+    /// An attempt that does not end in time will not end at all: a function or a call of a sink never returns. State is
+    /// safe, so the process ends and the next one takes over.
+    pub(super) fn give_up_cancelling(&mut self) {
+        let now = self.now_ms();
+        let limit = self.setup.settings.cancellation_timeout;
+        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let Some(held) = &self.attempt else { return };
+        let Some(since) = held.cancelled_ms else {
+            return;
+        };
+        if now < since.saturating_add(limit_ms) {
+            return;
+        }
+        let waits = self.status.borrow().waits_for.clone();
+        let waits = waits.unwrap_or_else(|| "the worker".to_owned());
+        let message = format!(
+            "attempt {} did not end within {limit_ms} ms; it waits for {waits}; state is kept, start again: the next \
+             run goes on from the last checkpoint",
+            held.id.0
+        );
+        self.is_stuck = true;
+        self.end = Some(Err(failure(ErrorKind::Bug, message)));
     }
 
     pub(super) fn is_current(&self, attempt: AttemptId) -> bool {
@@ -37,9 +81,13 @@ impl Coordinator {
                 .is_some_and(|current| current.id == attempt)
                 && let Some(ended) = self.attempt.take()
             {
+                WaitBoard::new(self.status.clone()).goes_on();
                 self.follow(ended.after);
             }
             return;
+        }
+        if let WorkerEvent::Cancelling(attempt, waits_for) = event {
+            return self.cancelling(attempt, waits_for);
         }
         if !self.is_current(attempt_of(&event)) {
             return;
@@ -121,12 +169,7 @@ impl Coordinator {
                 tracing::info!(%slot, checkpoint = %id, ?found, "examined");
             }
             WorkerEvent::AskAuthority(attempt, slot) => self.answer_authority(attempt, slot),
-            // A stop takes a checkpoint of its own.
-            WorkerEvent::RequestCheckpoint(_) if self.stopping.is_some() => {}
-            WorkerEvent::RequestCheckpoint(_) => {
-                let request = self.new_request(None, BarrierKind::Checkpoint);
-                self.step(now, CheckpointEvent::Request(request));
-            }
+            WorkerEvent::RequestCheckpoint(_) => self.step(now, CheckpointEvent::Wanted),
             WorkerEvent::Failed(_, report) => self.attempt_failed(*report),
             WorkerEvent::Stop(attempt, stop) => self.stop_told(attempt, stop),
             answered => unreachable!("{answered:?} is handled above"),
@@ -165,11 +208,22 @@ impl Coordinator {
         let message = describe(&report);
         tracing::error!(error = message, "attempt failed");
         let kind = report.kind;
+        let completed = self.machine.completed();
+        let verdict = self.repeats.failed(&report, completed);
         self.status.send_modify(|status| {
             status.restarts += 1;
             status.failure = Some(report);
         });
-        self.cancel(After::of(failure(kind, message)));
+        self.cancel(match verdict {
+            Verdict::MayPass => After::of(failure(kind, message)),
+            Verdict::Stands { times } => After::Fail(failure(
+                lasting(kind),
+                format!(
+                    "{message}; it failed {times} times in the same way, so it will not pass by itself; the state of \
+                     checkpoint {completed} is kept, correct the program, its input or its limits and start again"
+                ),
+            )),
+        });
     }
 
     /// Answers a slot only after `head` was just read and is of this epoch (S5).
@@ -179,13 +233,15 @@ impl Coordinator {
         };
         let store = self.store.clone();
         self.at_rim(async move {
-            let read = store.read_head().await.ok().flatten();
-            match read {
-                Some(found) if found.head.epoch > epoch => Done::Deposed(found.head.epoch),
-                read => {
-                    let word = read.and_then(|found| authority(&found.head, epoch, true));
+            match store.read_head().await {
+                Ok(Some(found)) if found.head.epoch > epoch => Done::Deposed(found.head.epoch),
+                Ok(Some(found)) => {
+                    let word = authority(&found.head, epoch, true);
                     Done::Authority(attempt, slot, word)
                 }
+                Ok(None) => Done::HeadLost(failure(ErrorKind::Corrupt, HEAD_GONE)),
+                Err(error) if error.kind() == ErrorKind::Corrupt => Done::HeadLost(failed(&error)),
+                Err(error) => Done::Unread(error),
             }
         });
     }

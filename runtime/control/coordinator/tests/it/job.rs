@@ -62,11 +62,53 @@ pub(crate) fn start_with(
 pub(crate) fn start_wishing(
     program: JobProgram,
     storage: &Arc<dyn ObjectStorage>,
-    (seed, hook): (u128, StopHook),
+    owner: (u128, StopHook),
     wish: Wish,
 ) -> CoordinatorHandle {
-    let clock = Arc::new(SystemClock::new());
-    start_as(program, storage, seed, Manner { hook, wish, clock })
+    start_as(program, storage, owner, wish, settings())
+}
+
+/// A checkpoint every 20 ms and quick restarts.
+pub(crate) fn settings() -> CoordinatorSettings {
+    CoordinatorSettings {
+        checkpoint: CheckpointSettings {
+            interval_ms: 20,
+            min_pause_ms: 0,
+            timeout_ms: 10_000,
+            commit_retry_ms: 1_000,
+            failures_max: None,
+        },
+        retention: Retention::DEFAULT,
+        restart: RestartStrategy::Exponential {
+            first: Duration::from_millis(1),
+            most: Duration::from_millis(20),
+            reset_after: Duration::from_mins(1),
+            restarts_max: Some(200),
+        },
+        cancellation_timeout: Duration::from_mins(1),
+        restore: RestoreOptions {
+            unmatched: UnmatchedState::Refuse,
+            readable: std::collections::BTreeSet::new(),
+        },
+        savepoints: "savepoints".to_owned(),
+    }
+}
+
+/// The same, with these settings.
+pub(crate) fn start_as(
+    program: JobProgram,
+    storage: &Arc<dyn ObjectStorage>,
+    (seed, hook): (u128, StopHook),
+    wish: Wish,
+    settings: CoordinatorSettings,
+) -> CoordinatorHandle {
+    let manner = Manner {
+        hook,
+        wish,
+        clock: Arc::new(SystemClock::new()),
+        settings,
+    };
+    start_in(program, storage, seed, manner)
 }
 
 /// The same by another clock.
@@ -76,8 +118,13 @@ pub(crate) fn start_by(
     seed: u128,
     clock: Arc<dyn Clock>,
 ) -> CoordinatorHandle {
-    let (hook, wish): (StopHook, _) = (Arc::new(|_| {}), RESUME);
-    start_as(program, storage, seed, Manner { hook, wish, clock })
+    let manner = Manner {
+        hook: Arc::new(|_| {}),
+        wish: RESUME,
+        clock,
+        settings: settings(),
+    };
+    start_in(program, storage, seed, manner)
 }
 
 /// What is not the same for every start.
@@ -85,13 +132,14 @@ struct Manner {
     hook: StopHook,
     wish: Wish,
     clock: Arc<dyn Clock>,
+    settings: CoordinatorSettings,
 }
 
-fn start_as(
+fn start_in(
     program: JobProgram,
     storage: &Arc<dyn ObjectStorage>,
     seed: u128,
-    Manner { hook, wish, clock }: Manner,
+    manner: Manner,
 ) -> CoordinatorHandle {
     let job = JobIdentity::parse("test-job").unwrap();
     let rim = tokio::runtime::Handle::current();
@@ -104,7 +152,7 @@ fn start_as(
             state_bytes_max: 1 << 30,
             spool_bytes_max: 1 << 24,
         },
-        clock: Arc::clone(&clock),
+        clock: Arc::clone(&manner.clock),
         files: JobFiles::new(Arc::clone(storage), JobPaths::new(job.clone())),
         rim,
         nonces: NonceStream::new(Nonce(seed)),
@@ -114,34 +162,14 @@ fn start_as(
     highwater_coordinator::start(CoordinatorSetup {
         program,
         job,
-        settings: CoordinatorSettings {
-            checkpoint: CheckpointSettings {
-                interval_ms: 20,
-                min_pause_ms: 0,
-                timeout_ms: 10_000,
-                commit_retry_ms: 1_000,
-                failures_max: None,
-            },
-            retention: Retention::DEFAULT,
-            restart: RestartStrategy::Exponential {
-                first: Duration::from_millis(1),
-                most: Duration::from_millis(20),
-                reset_after: Duration::from_mins(1),
-                restarts_max: Some(200),
-            },
-            restore: RestoreOptions {
-                unmatched: UnmatchedState::Refuse,
-                readable: std::collections::BTreeSet::new(),
-            },
-            savepoints: "savepoints".to_owned(),
-        },
+        settings: manner.settings,
         storage: Arc::clone(storage),
-        wish,
+        wish: manner.wish,
         worker: worker.unwrap(),
         events: incoming,
-        clock,
+        clock: manner.clock,
         seed: Nonce(seed + 1),
-        stop: hook,
+        stop: manner.hook,
     })
 }
 

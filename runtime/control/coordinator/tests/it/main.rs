@@ -9,6 +9,7 @@ mod damage;
 mod exactly_once;
 mod going_back;
 mod job;
+mod refusals;
 mod restore;
 mod savepoint;
 mod traps;

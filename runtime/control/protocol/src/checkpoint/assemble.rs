@@ -70,13 +70,14 @@ pub(super) fn check_part(
     }
 }
 
-/// Puts the parts together. The order of parts is the order of tasks, so equal parts give equal bytes.
+/// Puts the parts together. The order of parts is the order of tasks, so equal parts give equal bytes. Parts that
+/// contradict each other are refused: the error names the task of the second one and the broken rule.
 pub(super) fn assemble<'a>(
     shape: &JobShape,
     title: ManifestTitle,
-    parts: impl Iterator<Item = &'a TaskSnapshot> + Clone,
+    parts: impl Iterator<Item = (&'a TaskId, &'a TaskSnapshot)> + Clone,
     enumerators: &BTreeMap<OperatorUid, HexBytes>,
-) -> Manifest {
+) -> Result<Manifest, (TaskId, String)> {
     let mut manifest = Manifest::new(title);
     for (uid, operator) in &shape.operators {
         manifest.operators.insert(
@@ -105,7 +106,7 @@ pub(super) fn assemble<'a>(
     for (sink, of) in &shape.sinks {
         let offsets = parts
             .clone()
-            .filter_map(|part| part.marker_offsets.get(sink));
+            .filter_map(|(_, part)| part.marker_offsets.get(sink));
         let from = offsets.max().copied().unwrap_or(0);
         let state = SinkState {
             external: of.external.clone(),
@@ -114,13 +115,13 @@ pub(super) fn assemble<'a>(
         };
         manifest.sinks.insert(sink.clone(), state);
     }
-    for part in parts {
-        take_part(&mut manifest, part);
+    for (task, part) in parts {
+        take_part(&mut manifest, part).map_err(|fault| (task.clone(), fault))?;
     }
-    manifest
+    Ok(manifest)
 }
 
-fn take_part(manifest: &mut Manifest, part: &TaskSnapshot) {
+fn take_part(manifest: &mut Manifest, part: &TaskSnapshot) -> Result<(), String> {
     manifest.files.extend(
         part.files
             .iter()
@@ -144,10 +145,11 @@ fn take_part(manifest: &mut Manifest, part: &TaskSnapshot) {
         let source = manifest.sources.entry(uid.clone()).or_default();
         for (split, position) in splits {
             let double = source.splits.insert(split.clone(), position.clone());
-            assert!(
-                double.is_none(),
-                "split {split} of source {uid} is read by two subtasks"
-            );
+            if double.is_some() {
+                return Err(format!(
+                    "split {split} of source {uid} is read by two subtasks"
+                ));
+            }
         }
     }
     for (SlotKey { sink, slot }, output) in &part.outputs {
@@ -156,6 +158,9 @@ fn take_part(manifest: &mut Manifest, part: &TaskSnapshot) {
             .get_mut(sink)
             .expect("parts are checked as they arrive");
         let double = sink.slots.insert(*slot, output.clone());
-        assert!(double.is_none(), "slot {slot} is held by two subtasks");
+        if double.is_some() {
+            return Err(format!("slot {slot} is held by two subtasks"));
+        }
     }
+    Ok(())
 }

@@ -25,10 +25,10 @@ impl Closing {
 }
 
 impl CheckpointCoordinator {
-    pub(super) fn advance_closing(&mut self, effects: &mut Vec<CheckpointEffect>) {
+    pub(super) fn advance_closing(&mut self, now_ms: u64, effects: &mut Vec<CheckpointEffect>) {
         let Some(closing) = &self.closing else { return };
         let hurried = planted(Mutant::StopUnconfirmed);
-        if self.unconfirmed.is_some() && !hurried {
+        if self.unconfirmed.is_some() && !hurried || now_ms < self.clock.record_ms {
             return;
         }
         assert_eq!(

@@ -11,14 +11,14 @@ use super::{
     assemble, commits_of, order_commits, timeout,
 };
 use crate::head::{HeadChange, ManifestRef};
-use crate::head_write::HeadOutcome;
+use crate::head_write::{HeadOutcome, Refusal};
 use crate::job::TaskSnapshot;
 use crate::manifest::{ManifestTitle, SnapshotKind};
 use crate::mutant::{Mutant, planted};
 use crate::paths::{ManifestName, RelativePath, manifest as manifest_path};
 
 impl CheckpointCoordinator {
-    pub(super) fn store(&mut self, effects: &mut Vec<CheckpointEffect>) {
+    pub(super) fn store(&mut self, now_ms: u64, effects: &mut Vec<CheckpointEffect>) {
         let Phase::Collecting(pending) = std::mem::replace(&mut self.phase, Phase::Idle) else {
             unreachable!("only a collection is stored");
         };
@@ -39,8 +39,16 @@ impl CheckpointCoordinator {
             graph: self.shape.graph,
         };
         let enumerators = pending.enumerators.clone().unwrap_or_default();
-        let mut manifest =
-            assemble::assemble(&self.shape, title, pending.parts.values(), &enumerators);
+        let parts = pending.parts.iter();
+        let mut manifest = match assemble::assemble(&self.shape, title, parts, &enumerators) {
+            Ok(manifest) => manifest,
+            Err((task, fault)) => {
+                let id = pending.id;
+                self.phase = Phase::Collecting(pending);
+                let failure = CheckpointFailure::WrongSnapshot { task, id, fault };
+                return self.decline(now_ms, failure, effects);
+            }
+        };
         manifest.drained = pending.kind == BarrierKind::StopDrain;
         let (bytes, hash) = manifest.encode();
         let name = ManifestName {
@@ -118,6 +126,13 @@ impl CheckpointCoordinator {
         let value = match outcome {
             HeadOutcome::Superseded(_) => return effects.push(CheckpointEffect::StepDown),
             HeadOutcome::Vanished => return effects.push(CheckpointEffect::HeadVanished),
+            HeadOutcome::Corrupt(reason) => {
+                return effects.push(CheckpointEffect::HeadDamaged { reason });
+            }
+            HeadOutcome::Refused(refusal) => {
+                self.phase = phase;
+                return self.head_refused(now_ms, refusal, effects);
+            }
             HeadOutcome::Won(value) => Ok(value.head),
             HeadOutcome::Declined(value) => Err(value.head),
         };
@@ -172,6 +187,37 @@ impl CheckpointCoordinator {
         }
     }
 
+    /// The write was refused without ever being sent before: `head` is what it was.
+    fn head_refused(&mut self, now_ms: u64, refusal: Refusal, effects: &mut Vec<CheckpointEffect>) {
+        let lost = match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Moving {
+                pending,
+                built,
+                lost,
+                ..
+            } => {
+                let (id, reason) = (pending.id, refusal.reason);
+                self.phase = Phase::Storing(pending, built);
+                self.decline(
+                    now_ms,
+                    CheckpointFailure::HeadRefused { id, reason },
+                    effects,
+                );
+                lost
+            }
+            // Everything is confirmed, only `head` does not say so yet: it is written again after a while.
+            Phase::Recording { lost } => {
+                let retry_ms = self.settings.commit_retry_ms;
+                self.clock.record_ms = now_ms.saturating_add(retry_ms);
+                lost
+            }
+            phase => panic!("no head write was asked for in {phase:?}, decided {refusal}"),
+        };
+        if lost {
+            self.phase = Phase::Waiting;
+        }
+    }
+
     fn completed_now(
         &mut self,
         now_ms: u64,
@@ -182,6 +228,7 @@ impl CheckpointCoordinator {
         let lost = matches!(self.phase, Phase::Waiting);
         self.clock.ended_ms = now_ms;
         self.clock.failures = 0;
+        self.clock.is_declined = false;
         self.base = built.files;
         let id = pending.id;
         let waiting = Unconfirmed {
@@ -220,19 +267,24 @@ impl CheckpointCoordinator {
             other => panic!("nothing may be declined in {other:?}"),
         };
         self.clock.ended_ms = now_ms;
-        self.clock.failures += 1;
+        self.clock.is_declined = true;
+        self.requests.wanted |= pending.is_wanted;
+        // Tasks that fail are counted by the restart strategy.
+        let counts = !matches!(failure, CheckpointFailure::TasksLost { .. });
+        self.clock.failures += u32::from(counts);
         let in_a_row = self.clock.failures;
         effects.push(CheckpointEffect::Decline { id: pending.id });
         let paths = self.orphans(&pending, built.as_ref());
         if !paths.is_empty() {
             effects.push(CheckpointEffect::DeleteOrphans { paths });
         }
-        if let Some(request) = &pending.request {
-            let failure = failure.clone();
-            effects.push(CheckpointEffect::RequestFailed {
+        match pending.request {
+            Some(request) if request.stops() => self.requests.add(request),
+            Some(request) => effects.push(CheckpointEffect::RequestFailed {
                 request: request.request,
-                failure,
-            });
+                failure: failure.clone(),
+            }),
+            None => {}
         }
         effects.push(CheckpointEffect::Failed { failure, in_a_row });
         match pending.kind {
@@ -240,7 +292,7 @@ impl CheckpointCoordinator {
             BarrierKind::StopDrain => effects.push(CheckpointEffect::RestartRegion),
             BarrierKind::Checkpoint | BarrierKind::Savepoint => {}
         }
-        if self.settings.failures_max.is_some_and(|max| in_a_row > max) {
+        if counts && self.settings.failures_max.is_some_and(|max| in_a_row > max) {
             effects.push(CheckpointEffect::FailJob { in_a_row });
         }
     }

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use highwater_types::{AttemptId, BarrierKind, CheckpointBarrier, CheckpointId, OperatorUid};
+use highwater_types::{
+    AttemptId, BarrierKind, CheckpointBarrier, CheckpointId, Classified, ErrorKind, OperatorUid,
+};
 
 use crate::hash::ContentHash;
 use crate::head::HeadChange;
@@ -86,9 +88,17 @@ pub enum CheckpointFailure {
     /// The job is stopping already.
     #[error("the job is stopping; ask for the savepoint that it stops with")]
     Stopping,
-    /// Another request is waiting.
-    #[error("request {0} is waiting; ask again when it is done")]
-    Busy(u64),
+    /// Too many requests are waiting.
+    #[error("too many checkpoints and savepoints are waiting; ask again when they are done")]
+    Busy,
+    /// The store refuses the write of `head`.
+    #[error("checkpoint {id} was given up because the store refuses to write head: {reason}")]
+    HeadRefused {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// What it says.
+        reason: String,
+    },
     /// The copy of the savepoint failed.
     #[error("savepoint of checkpoint {id} could not be copied; the checkpoint itself is complete")]
     Export {
@@ -97,11 +107,29 @@ pub enum CheckpointFailure {
     },
 }
 
+impl Classified for CheckpointFailure {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Timeout { .. }
+            | Self::Refused { .. }
+            | Self::Manifest { .. }
+            | Self::TasksLost { .. }
+            | Self::Stopping
+            | Self::Busy
+            | Self::Export { .. } => ErrorKind::Transient,
+            Self::HeadRefused { .. } => ErrorKind::Exhausted,
+            Self::WrongSnapshot { .. } => ErrorKind::Bug,
+        }
+    }
+}
+
 /// What wakes the checkpoint machine. Each step also gets the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckpointEvent {
     /// Time has passed.
     Tick,
+    /// The engine wants a checkpoint before its time. Any that starts later satisfies it; one that is given up does not.
+    Wanted,
     /// Somebody wants a snapshot.
     Request(SnapshotRequest),
     /// The enumerators were snapshotted at the trigger.
@@ -282,7 +310,7 @@ pub enum CheckpointEffect {
         /// The checkpoint.
         id: CheckpointId,
     },
-    /// The request has failed; the job goes on.
+    /// The request has failed; the job goes on. A stop whose checkpoint is given up has not failed: it waits again.
     RequestFailed {
         /// The request.
         request: u64,
@@ -312,4 +340,9 @@ pub enum CheckpointEffect {
     StepDown,
     /// `head` was deleted: this leader ends and says so.
     HeadVanished,
+    /// `head` is damaged: this leader ends and says so.
+    HeadDamaged {
+        /// What is wrong with it.
+        reason: String,
+    },
 }

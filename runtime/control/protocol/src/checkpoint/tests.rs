@@ -1,12 +1,14 @@
 //! Tests of the checkpoint machine: the life of a checkpoint, every way to give one up, closings, and random lives.
 
-use highwater_types::{Epoch, JobIdentity, Lineage, MaxParallelism, Parallelism, SubtaskIndex};
+use highwater_types::{
+    Classified, Epoch, ErrorKind, JobIdentity, Lineage, MaxParallelism, Parallelism, SubtaskIndex,
+};
 use proptest::prelude::*;
 
 use super::*;
 use crate::hash::ContentHash;
 use crate::head::HeadChange;
-use crate::head_write::{HeadOutcome, VersionTag, Versioned};
+use crate::head_write::{HeadOutcome, Refusal, VersionTag, Versioned};
 use crate::job::{OperatorShape, SinkShape, TaskShape};
 use crate::manifest::{
     ExternalSink, FileEntry, KeyedFile, LogObject, ManifestTitle, SlotOutput, SnapshotKind,
@@ -565,7 +567,52 @@ fn a_drained_job_ends_though_its_savepoint_could_not_be_written() {
 }
 
 #[test]
-fn a_declined_stop_lets_the_job_go_on() {
+fn a_split_that_two_tasks_acknowledge_declines_the_checkpoint() {
+    let mut bench = Bench::running();
+    let id = bench.trigger();
+    bench.step(CheckpointEvent::Enumerators {
+        id,
+        states: BTreeMap::new(),
+    });
+    let split = || {
+        let positions = BTreeMap::from([("split-0".to_owned(), HexBytes(vec![1]))]);
+        BTreeMap::from([(uid("in"), positions)])
+    };
+    let first = TaskSnapshot {
+        splits: split(),
+        ..TaskSnapshot::default()
+    };
+    bench.ack("in", id, first);
+    let second = TaskSnapshot {
+        splits: split(),
+        ..output(id)
+    };
+    let effects = bench.ack("agg", id, second);
+    assert!(
+        effects.contains(&CheckpointEffect::Decline { id }),
+        "{effects:?}"
+    );
+    let told = effects.iter().find_map(|effect| match effect {
+        CheckpointEffect::Failed { failure, .. } => Some(failure.kind()),
+        _ => None,
+    });
+    assert_eq!(told, Some(ErrorKind::Bug));
+}
+
+fn kinds_of_barriers(effects: &[CheckpointEffect]) -> Vec<BarrierKind> {
+    let kinds = effects.iter().filter_map(|effect| match effect {
+        CheckpointEffect::SendBarrier { barrier, .. } => Some(barrier.kind),
+        _ => None,
+    });
+    kinds.collect()
+}
+
+fn is_request_failed(effect: &CheckpointEffect) -> bool {
+    matches!(effect, CheckpointEffect::RequestFailed { .. })
+}
+
+#[test]
+fn a_stop_whose_checkpoint_is_given_up_is_held_and_tried_again() {
     for (kind, expected) in [
         (BarrierKind::StopSuspend, CheckpointEffect::ResumeSources),
         (BarrierKind::StopDrain, CheckpointEffect::RestartRegion),
@@ -575,10 +622,143 @@ fn a_declined_stop_lets_the_job_go_on() {
         bench.now_ms += 1000;
         let effects = bench.step(CheckpointEvent::Tick);
         assert!(effects.contains(&expected), "{effects:?}");
-        let failed = |effect: &CheckpointEffect| {
-            matches!(effect, CheckpointEffect::RequestFailed { request: 7, .. })
-        };
-        assert!(effects.iter().any(failed));
+        assert!(!effects.iter().any(is_request_failed), "{effects:?}");
+        assert!(bench.machine.held_stop().is_some());
+        assert_eq!(kinds_of_barriers(&effects), [], "not in a loop");
+        if kind == BarrierKind::StopDrain {
+            bench.step(CheckpointEvent::TasksLost);
+            bench.machine.held_stop().expect("a restart keeps it");
+            let attempts = [task("in"), task("agg")].map(|task| (task, AttemptId(2)));
+            let attempts = BTreeMap::from(attempts);
+            let effects = bench.step(CheckpointEvent::TasksRunning { attempts });
+            assert_eq!(kinds_of_barriers(&effects), [kind]);
+        } else {
+            bench.now_ms += SETTINGS.commit_retry_ms;
+            let effects = bench.step(CheckpointEvent::Tick);
+            assert_eq!(kinds_of_barriers(&effects), [kind]);
+        }
+    }
+}
+
+#[test]
+fn a_stop_survives_the_loss_of_the_tasks_that_its_barrier_was_on_its_way_to() {
+    let mut bench = Bench::running();
+    bench.step(stop(BarrierKind::StopSuspend));
+    let effects = bench.step(CheckpointEvent::TasksLost);
+    assert!(!effects.iter().any(is_request_failed), "{effects:?}");
+    let attempts = BTreeMap::from([task("in"), task("agg")].map(|task| (task, AttemptId(2))));
+    let effects = bench.step(CheckpointEvent::TasksRunning { attempts });
+    assert_eq!(kinds_of_barriers(&effects), [BarrierKind::StopSuspend]);
+}
+
+#[test]
+fn no_wish_of_the_engine_and_no_other_request_stands_in_the_way_of_a_stop() {
+    let mut bench = Bench::running();
+    let first = bench.trigger();
+    bench.step(CheckpointEvent::Wanted);
+    for request in 1..=3 {
+        let effects = bench.step(CheckpointEvent::Request(SnapshotRequest {
+            request,
+            savepoint: (request == 3).then(|| "before".to_owned()),
+            kind: BarrierKind::Savepoint,
+        }));
+        assert!(!effects.iter().any(is_request_failed), "{effects:?}");
+    }
+    let effects = bench.step(stop(BarrierKind::StopSuspend));
+    assert!(!effects.iter().any(is_request_failed), "{effects:?}");
+    let effects = bench.step(stop(BarrierKind::StopSuspend));
+    assert!(effects.iter().any(is_request_failed), "one stop is enough");
+    let refused = CheckpointEvent::Refused {
+        task: task("in"),
+        attempt: AttemptId(1),
+        id: first,
+        reason: "disk full".to_owned(),
+    };
+    bench.step(refused);
+    bench.now_ms += SETTINGS.commit_retry_ms;
+    let effects = bench.step(CheckpointEvent::Tick);
+    assert_eq!(kinds_of_barriers(&effects), [BarrierKind::StopSuspend]);
+}
+
+#[test]
+fn a_wish_of_the_engine_is_kept_until_a_checkpoint_completes() {
+    let mut bench = Bench::running();
+    bench.now_ms += SETTINGS.min_pause_ms;
+    bench.step(CheckpointEvent::Wanted);
+    let id = bench.machine.pending().expect("before its time");
+    bench.step(CheckpointEvent::Refused {
+        task: task("in"),
+        attempt: AttemptId(1),
+        id,
+        reason: "disk full".to_owned(),
+    });
+    assert_eq!(bench.machine.pending(), None);
+    bench.now_ms += SETTINGS.commit_retry_ms;
+    bench.step(CheckpointEvent::Tick);
+    assert!(
+        bench.machine.pending().is_some(),
+        "the interval is not over"
+    );
+}
+
+#[test]
+fn a_refused_head_write_declines_its_checkpoint_and_says_why() {
+    let mut bench = Bench::running();
+    let id = bench.moving();
+    bench.written = None;
+    let refused = |kind| {
+        CheckpointEvent::HeadDecided(HeadOutcome::Refused(Refusal {
+            kind,
+            reason: "write of `head` is refused: 403".to_owned(),
+        }))
+    };
+    let effects = bench.step(refused(ErrorKind::Invalid));
+    assert!(effects.contains(&CheckpointEffect::Decline { id }));
+    let told = effects.iter().find_map(|effect| match effect {
+        CheckpointEffect::Failed { failure, .. } => Some(failure.to_string()),
+        _ => None,
+    });
+    assert!(told.unwrap().contains("403"));
+    let next = bench.trigger();
+    assert!(next.number > id.number, "the job goes on");
+}
+
+#[test]
+fn a_refused_confirmation_is_written_again_after_a_while() {
+    let mut bench = Bench::running();
+    bench.step(stop(BarrierKind::StopSuspend));
+    let id = bench.machine.pending().unwrap();
+    let states = BTreeMap::new();
+    bench.step(CheckpointEvent::Enumerators { id, states });
+    bench.ack("in", id, TaskSnapshot::default());
+    bench.ack("agg", id, output(id));
+    bench.step(CheckpointEvent::ManifestWritten { id });
+    bench.decide(true);
+    bench.confirm(1);
+    bench.written = None;
+    let refusal = Refusal {
+        kind: ErrorKind::Invalid,
+        reason: "403".to_owned(),
+    };
+    let outcome = HeadOutcome::Refused(refusal);
+    assert_eq!(bench.step(CheckpointEvent::HeadDecided(outcome)), []);
+    bench.now_ms += SETTINGS.commit_retry_ms;
+    let record = CheckpointEffect::WriteHead(HeadChange::Confirm);
+    assert_eq!(bench.step(CheckpointEvent::Tick), [record]);
+}
+
+#[test]
+fn tasks_that_fail_are_no_failed_checkpoints() {
+    let mut bench = Bench::running();
+    for attempt in 2..10 {
+        bench.trigger();
+        let effects = bench.step(CheckpointEvent::TasksLost);
+        let counted = effects
+            .iter()
+            .any(|effect| matches!(effect, CheckpointEffect::FailJob { .. }));
+        assert!(!counted, "{effects:?}");
+        bench.run(attempt);
+        bench.now_ms += 1;
     }
 }
 
@@ -722,7 +902,7 @@ proptest! {
     /// Whatever comes in whatever order: one head write at a time, nothing declined while undecided, commits only for
     /// what is in head, numbers rise.
     #[test]
-    fn random_lives_keep_the_rules(choices in prop::collection::vec(0u8..12, 1..200)) {
+    fn random_lives_keep_the_rules(choices in prop::collection::vec(0u8..13, 1..200)) {
         let mut bench = Bench::running();
         for choice in choices {
             let id = bench.machine.pending();
@@ -739,6 +919,7 @@ proptest! {
                 (9, _) if bench.contested => bench.decide(false),
                 (10, _) => { let number = bench.head.number; bench.confirm(number) }
                 (11, _) => bench.step(stop(BarrierKind::Savepoint)),
+                (12, _) => bench.step(CheckpointEvent::Wanted),
                 _ => Vec::new(),
             };
             for effect in effects {

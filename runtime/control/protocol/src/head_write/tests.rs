@@ -78,6 +78,84 @@ fn a_clear_success_settles() {
     assert_eq!(keeper.settled().unwrap().head.number, 1);
 }
 
+fn refusal(kind: ErrorKind) -> Refusal {
+    Refusal {
+        kind,
+        reason: "write of `head` is refused: 403".to_owned(),
+    }
+}
+
+#[test]
+fn a_refusal_of_the_first_put_decides_and_the_value_before_stands() {
+    let mut keeper = writing();
+    let refused = refusal(ErrorKind::Invalid);
+    let effects = keeper.step(HeadWriteEvent::Put(PutOutcome::Refused(refused.clone())));
+    let decided = HeadWriteEffect::Decided(HeadOutcome::Refused(refused));
+    assert_eq!(effects, [decided]);
+    assert_eq!(keeper.settled(), Some(&base()), "nothing has landed");
+    keeper.begin(&complete(2), Nonce(3));
+}
+
+#[test]
+fn l1_a_refusal_of_a_later_put_decides_nothing_because_an_earlier_one_may_land() {
+    let mut keeper = writing();
+    ambiguous(&mut keeper);
+    let effects = keeper.step(read(base().head));
+    assert!(matches!(
+        effects[..],
+        [HeadWriteEffect::Put { tries: 2, .. }]
+    ));
+    let refused = PutOutcome::Refused(refusal(ErrorKind::Invalid));
+    let effects = keeper.step(HeadWriteEvent::Put(refused));
+    assert!(matches!(effects[..], [HeadWriteEffect::Read { .. }]));
+    assert!(
+        keeper.settled().is_none(),
+        "the first put is still on its way"
+    );
+    let own = base().head.changed(&complete(1), Nonce(2));
+    let effects = keeper.step(read(own));
+    assert!(matches!(
+        &effects[..],
+        [HeadWriteEffect::Decided(HeadOutcome::Won(_))]
+    ));
+}
+
+#[test]
+fn a_refusal_that_may_pass_is_not_final() {
+    let mut keeper = writing();
+    let refused = PutOutcome::Refused(refusal(ErrorKind::Transient));
+    let effects = keeper.step(HeadWriteEvent::Put(refused));
+    assert_eq!(effects, [HeadWriteEffect::Read { tries: 1 }]);
+}
+
+#[test]
+fn reads_that_fail_are_counted_so_that_the_driver_can_back_off() {
+    let mut keeper = writing();
+    ambiguous(&mut keeper);
+    for tries in 2..6 {
+        let effects = keeper.step(HeadWriteEvent::Read(ReadOutcome::Failed));
+        assert_eq!(effects, [HeadWriteEffect::Read { tries }]);
+    }
+    keeper.step(read(base().head));
+    let effects = keeper.step(HeadWriteEvent::Put(PutOutcome::Ambiguous));
+    assert_eq!(
+        effects,
+        [HeadWriteEffect::Read { tries: 1 }],
+        "an answer begins anew"
+    );
+}
+
+#[test]
+fn a_head_that_is_damaged_decides_nothing_and_ends_the_leader() {
+    let mut keeper = writing();
+    ambiguous(&mut keeper);
+    let reason = "head is no JSON".to_owned();
+    let effects = keeper.step(HeadWriteEvent::Read(ReadOutcome::Corrupt(reason.clone())));
+    let decided = HeadWriteEffect::Decided(HeadOutcome::Corrupt(reason));
+    assert_eq!(effects, [decided]);
+    assert!(keeper.is_deposed() && keeper.settled().is_none());
+}
+
 #[test]
 fn schedule_31_own_nonce_read_back_is_success_after_any_answer() {
     for outcome in [PutOutcome::Ambiguous, PutOutcome::Precondition] {
@@ -333,6 +411,9 @@ impl World {
             Some(HeadOutcome::Declined(_)) => assert!(!landed, "declined but landed"),
             Some(HeadOutcome::Superseded(_)) => assert!(self.taken, "superseded by nobody"),
             Some(HeadOutcome::Vanished) => panic!("nothing was deleted"),
+            Some(HeadOutcome::Refused(_) | HeadOutcome::Corrupt(_)) => {
+                unreachable!("this store neither refuses nor rots")
+            }
             None => {}
         }
     }

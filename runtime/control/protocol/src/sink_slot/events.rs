@@ -138,7 +138,7 @@ pub enum SlotEvent {
     },
     /// The log to publish is missing or damaged.
     LogUnreadable,
-    /// The broker rejects what is being published for good.
+    /// The broker rejects what is being sent or published for good. Told before the loss of the session that it brings.
     RecordRefused {
         /// Its answer.
         reason: String,

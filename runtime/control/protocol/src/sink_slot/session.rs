@@ -126,20 +126,41 @@ impl SinkSlot {
         }
     }
 
-    /// What is being committed is refused for good.
+    /// The outside refuses for good. Before the checkpoint is acknowledged the job stops with the state before it, which
+    /// a corrected program can go on from; once the output is in the log of a completed checkpoint only the sink can be
+    /// corrected, and a stop decides nothing about it. In between, with the checkpoint undecided or its commit unclear,
+    /// nothing is concluded: a session decides.
     fn refused(&mut self, reason: String, effects: &mut Vec<SlotEffect>) {
-        let (number, part) = match &self.state {
-            SlotState::Publishing { claim } => (claim.id.number, RefusedPart::Record),
-            SlotState::Voiding { claim } => (claim.id.number, RefusedPart::VoidMarker),
-            _ => return,
-        };
-        let stop = NamedStop::SinkRefused {
-            slot: self.config.key.clone(),
+        let slot = self.config.key.clone();
+        let published = |number, part, reason| NamedStop::SinkRefused {
+            slot: slot.clone(),
             number,
             part,
             reason,
         };
-        self.stop(stop, effects);
+        match &self.state {
+            SlotState::Session { .. } => {
+                self.stop(NamedStop::SessionRefused { slot, reason }, effects);
+            }
+            SlotState::Publishing { claim } => {
+                let stop = published(claim.id.number, RefusedPart::Record, reason);
+                self.stop(stop, effects);
+            }
+            SlotState::Voiding { claim } => {
+                let stop = published(claim.id.number, RefusedPart::VoidMarker, reason);
+                self.stop(stop, effects);
+            }
+            SlotState::Open { txn, .. } if *txn == Txn::Closed => {}
+            SlotState::Open { .. } | SlotState::Preparing { .. } => {
+                let session = self.session;
+                effects.push(SlotEffect::Abort { session });
+                self.stop(NamedStop::RecordRefused { slot, reason }, effects);
+            }
+            SlotState::Dark {
+                prepared: None | Some((_, false)),
+            } => self.stop(NamedStop::RecordRefused { slot, reason }, effects),
+            _ => {}
+        }
     }
 
     fn opened(&mut self, effects: &mut Vec<SlotEffect>) {

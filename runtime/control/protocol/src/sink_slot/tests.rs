@@ -1,6 +1,6 @@
 //! Tests of the slot machine: the whole table of moves, the rules S1 to S6, and random lives against a broker.
 
-use highwater_types::{Epoch, Nonce, OperatorUid};
+use highwater_types::{Classified, Epoch, Nonce, OperatorUid};
 
 use super::*;
 use crate::hash::ContentHash;
@@ -455,6 +455,39 @@ fn stops_are_named() {
         &effects[..],
         [SlotEffect::Stop(NamedStop::SinkRefused { .. })]
     ));
+}
+
+#[test]
+fn a_record_that_is_refused_before_its_acknowledgement_never_reaches_a_completed_checkpoint() {
+    let refused = || SlotEvent::RecordRefused {
+        reason: "larger than `max.message.bytes`".to_owned(),
+    };
+    let mut dark = ongoing();
+    dark.step(SlotEvent::TxnLost {
+        session: session(&dark),
+    });
+    dark.step(SlotEvent::Barrier(id(1)));
+    for mut slot in [ongoing(), preparing(), dark] {
+        let effects = slot.step(refused());
+        let Some(SlotEffect::Stop(stop @ NamedStop::RecordRefused { .. })) = effects.last() else {
+            panic!("{effects:?}")
+        };
+        assert_eq!(stop.kind(), highwater_types::ErrorKind::Invalid);
+        let text = stop.to_string();
+        assert!(
+            text.contains("slot out/0") && text.contains("max.message.bytes"),
+            "{text}"
+        );
+        let session = session(&slot);
+        assert_eq!(slot.step(SlotEvent::Flushed { session }), []);
+        let stored = SlotEvent::LogStored {
+            id: id(1),
+            log: log(1),
+        };
+        assert_eq!(slot.step(stored), [], "nothing is acknowledged");
+    }
+    let mut acked = held();
+    assert_eq!(acked.step(refused()), [], "the checkpoint may be complete");
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! Source: `sink-protocol.md`, *Other sinks*.
 
 mod committed;
+mod lines;
 mod names;
 mod session;
 mod target;
@@ -22,9 +23,10 @@ use std::sync::Arc;
 use highwater_types::{Guarantee, Record};
 
 pub use self::committed::{CommittedFile, committed_files};
+use self::lines::LineEncoder;
 pub use self::target::FileTarget;
 use crate::error::ConnectorError;
-use crate::format::{ValueEncoder, ValueFormat};
+use crate::format::ValueFormat;
 use crate::sink::{Encoder, OutputTarget, Sink, SinkFacts, SinkWriter, WriterContext};
 
 /// A sink that writes lines to files, exactly once.
@@ -35,18 +37,19 @@ pub struct FileSink<T> {
 
 /// Makes encoders: hides the type of the format, so that each encoder calls it directly.
 trait ShareFormat<T>: Send + Sync {
-    fn encoder(self: Arc<Self>) -> Box<dyn Encoder<T>>;
+    fn encoder(self: Arc<Self>, directory: &Path) -> Box<dyn Encoder<T>>;
 }
 
 impl<T: 'static, F: ValueFormat<T>> ShareFormat<T> for F {
-    fn encoder(self: Arc<Self>) -> Box<dyn Encoder<T>> {
+    fn encoder(self: Arc<Self>, directory: &Path) -> Box<dyn Encoder<T>> {
         let format = move |record: &T, out: &mut Vec<u8>| self.write(record, out);
-        Box::new(ValueEncoder::new(format))
+        Box::new(LineEncoder::new(directory, format))
     }
 }
 
 impl<T: Record> FileSink<T> {
-    /// Writes to `directory`, which is created when the job starts, in `format`. A value may hold no newline.
+    /// Writes to `directory`, which is created when the job starts, in `format`. A value may hold no newline: one that does
+    /// fails the job as `Invalid` before anything of it is in a checkpoint.
     pub fn new(directory: impl AsRef<Path>, format: impl ValueFormat<T>) -> Self {
         Self {
             directory: directory.as_ref().to_owned(),
@@ -73,7 +76,7 @@ impl<T: Record> Sink for FileSink<T> {
     }
 
     fn writer(&self, _: &WriterContext) -> Result<SinkWriter<T>, ConnectorError> {
-        let encoder = Arc::clone(&self.format).encoder();
+        let encoder = Arc::clone(&self.format).encoder(&self.directory);
         Ok(SinkWriter::Transactional(encoder))
     }
 

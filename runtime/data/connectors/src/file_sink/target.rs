@@ -4,11 +4,10 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use highwater_types::EventTime;
-
+use super::lines::line_of;
 use super::names::SlotDirectory;
 use super::session::Session;
-use crate::error::{ConnectorError, excerpt};
+use crate::error::ConnectorError;
 use crate::output::OutputBatch;
 use crate::sink::{
     ExternalIdentity, Marker, MarkerKind, MarkerPosition, MarkerReading, OutputTarget, TargetError,
@@ -62,7 +61,7 @@ impl FileTarget {
                 object: self.slot.path().display().to_string(),
             });
         }
-        TargetError::Unclear(self.io(operation)(error))
+        TargetError::unclear(self.io(operation)(error))
     }
 
     fn closed(&self, what: &str) -> TargetError {
@@ -102,7 +101,7 @@ impl OutputTarget for FileTarget {
     fn identity(&mut self) -> Result<ExternalIdentity, TargetError> {
         let identity = identity_of(&self.directory);
         let identity = identity.map_err(ConnectorError::io(self.directory.display(), "identity"));
-        let name = format!("files/{}", identity.map_err(TargetError::Unclear)?);
+        let name = format!("files/{}", identity.map_err(TargetError::unclear)?);
         Ok(ExternalIdentity {
             system: name.clone(),
             markers: name,
@@ -114,14 +113,14 @@ impl OutputTarget for FileTarget {
         let newest = newest.map(|all| all.iter().map(|(marker, _)| marker.number + 1).max());
         match newest.map(|newest| MarkerPosition(newest.unwrap_or(0))) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(MarkerPosition(0)),
-            end => end.map_err(|error| TargetError::Unclear(self.io("listing")(error))),
+            end => end.map_err(|error| TargetError::unclear(self.io("listing")(error))),
         }
     }
 
     fn open_session(&mut self) -> Result<(), TargetError> {
         self.staged = None;
         self.session = None;
-        self.session = Some(Session::open(&self.slot).map_err(TargetError::SessionLost)?);
+        self.session = Some(Session::open(&self.slot).map_err(TargetError::session_lost)?);
         Ok(())
     }
 
@@ -129,7 +128,7 @@ impl OutputTarget for FileTarget {
         self.in_session()?;
         // A file that an earlier session renamed may not be durable yet; it is, before anybody reads its marker.
         let synced = sync_directory(self.slot.path());
-        synced.map_err(|error| TargetError::Unclear(self.io("sync")(error)))
+        synced.map_err(|error| TargetError::unclear(self.io("sync")(error)))
     }
 
     fn read_markers(&mut self, from: MarkerPosition) -> Result<MarkerReading, TargetError> {
@@ -140,7 +139,7 @@ impl OutputTarget for FileTarget {
             .markers()
             .and_then(|markers| Ok((markers, self.end()?)));
         let (listed, end) =
-            listed.map_err(|error| TargetError::Unclear(self.io("listing")(error)))?;
+            listed.map_err(|error| TargetError::unclear(self.io("listing")(error)))?;
         let markers = listed
             .into_iter()
             .map(|(marker, _)| (marker.number, marker.kind));
@@ -177,25 +176,7 @@ impl OutputTarget for FileTarget {
             return Err(self.closed("transaction"));
         };
         for record in batch.iter() {
-            let refuse = |reason: String| {
-                TargetError::Refused(ConnectorError::Configuration {
-                    connector: format!("file sink {object}"),
-                    reason,
-                })
-            };
-            let Some(value) = record.value else {
-                let time = record.time;
-                return Err(refuse(format!(
-                    "it cannot write the deletion of {}; write to a keyed target",
-                    described(record.key, time)
-                )));
-            };
-            if memchr::memchr(b'\n', value).is_some() {
-                return Err(refuse(format!(
-                    "a line cannot hold a newline: `{}`; choose a format without",
-                    excerpt(value)
-                )));
-            }
+            let value = line_of(&object, &record).map_err(TargetError::Refused)?;
             let written = staged.file.write_all(value);
             if let Err(error) = written.and_then(|()| staged.file.write_all(b"\n")) {
                 return Err(self.failed("writing", error));
@@ -230,13 +211,6 @@ impl OutputTarget for FileTarget {
             Ok(()) => Ok(()),
             Err(error) => Err(self.failed("removal of a staged file", error)),
         }
-    }
-}
-
-fn described(key: Option<&[u8]>, time: EventTime) -> String {
-    match key {
-        Some(key) => format!("key `{}`", excerpt(key)),
-        None => format!("a record without key, time {time}"),
     }
 }
 

@@ -132,6 +132,42 @@ fn count_files(directory: &Path, files: &mut BTreeMap<String, u32>) {
 }
 
 #[test]
+fn a_value_with_a_newline_is_refused_by_the_encoder_before_anything_holds_it() {
+    use highwater_types::{Classified, ErrorKind};
+    let plain = |record: &String, out: &mut Vec<u8>| out.extend_from_slice(record.as_bytes());
+    let sink = FileSink::new("alerts", plain);
+    let Ok(SinkWriter::Transactional(mut encoder)) = sink.writer(&writer_context(0)) else {
+        panic!("a file sink is transactional")
+    };
+    let mut chunk = Chunk::new();
+    chunk.push("whole".to_owned(), EventTime(1));
+    chunk.push("a\nb".to_owned(), EventTime(2));
+    let mut out = OutputBatch::default();
+    let refused = encoder.encode(&mut chunk, &mut out).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    let text = refused.to_string();
+    assert!(
+        text.contains("file sink alerts") && text.contains(r"`a\nb`"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_directory_that_is_none_is_refused_at_once_and_not_waited_for() {
+    use highwater_types::{Classified, ErrorKind};
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "x").unwrap();
+    let mut target = FileTarget::new(&file.join("out"), &writer_context(0));
+    let TargetError::Refused(cause) = target.identity().unwrap_err() else {
+        panic!("nothing that passes")
+    };
+    assert_eq!(cause.kind(), ErrorKind::Invalid, "{cause}");
+    let opened = target.open_session().unwrap_err();
+    assert!(matches!(opened, TargetError::Refused(_)), "{opened}");
+}
+
+#[test]
 fn newline_and_deletion_are_refused_for_good() {
     let directory = tempfile::tempdir().unwrap();
     let mut target = FileTarget::new(directory.path(), &writer_context(0));

@@ -24,6 +24,8 @@ const ATTEMPT: AttemptId = AttemptId(1);
 enum Fault {
     /// The first commit is unclear, then every record is refused.
     SendRefused,
+    /// Every record is refused, from the first one on.
+    FirstSendRefused,
     /// Every commit is refused.
     CommitRefused,
     /// The first commit is unclear, then no session opens: the markers are lost.
@@ -98,6 +100,9 @@ impl OutputTarget for Faulty {
     }
 
     fn send(&mut self, _: &OutputBatch) -> Result<(), TargetError> {
+        if self.fault == Fault::FirstSendRefused {
+            return Err(TargetError::Refused(cause()));
+        }
         self.fail(Fault::SendLost, TargetError::SessionLost)?;
         self.fail(Fault::SendRefused, TargetError::Refused)
     }
@@ -247,6 +252,21 @@ fn a_session_that_is_refused_for_good_stops_by_name() {
 }
 
 #[test]
+fn what_is_refused_before_it_is_acknowledged_stops_without_an_acknowledgement() {
+    let run = start(Fault::FirstSendRefused);
+    let told: Vec<_> = run.events.iter().collect();
+    run.thread.join().unwrap();
+    let [WorkerInput::Sink { event, .. }] = &told[..] else {
+        panic!("{told:?}")
+    };
+    let SinkEvent::Stop(NamedStop::RecordRefused { slot, reason }) = event else {
+        panic!("{event:?}")
+    };
+    assert_eq!(slot.to_string(), "out/0");
+    assert!(reason.contains("it was told to"), "{reason}");
+}
+
+#[test]
 fn markers_that_are_lost_before_they_are_read_stop_by_name() {
     for fault in [Fault::OpenMarkerLost, Fault::SyncMarkerLost] {
         let stop = stop_of(fault);
@@ -274,18 +294,30 @@ fn rounds_that_open_and_then_fail_come_slower_and_slower() {
 
 #[test]
 fn the_pace_doubles_once_per_round_up_to_its_bound() {
-    let mut pace = Pace::new();
-    pace.rest();
+    let (mut pace, mailbox) = (Pace::new(), SinkMailbox::new());
+    pace.rest(&mailbox);
     pace.failed();
     pace.failed();
     assert_eq!((pace.due, pace.next), (BACKOFF.0, BACKOFF.0 * 2));
-    pace.rest();
+    pace.rest(&mailbox);
     assert_eq!(pace.due, Duration::ZERO);
     for _ in 0..20 {
         pace.due = Duration::ZERO;
         pace.failed();
     }
     assert_eq!(pace.due, BACKOFF.1);
+}
+
+#[test]
+fn the_end_of_the_attempt_ends_the_rest_of_its_driver() {
+    let mut pace = Pace::new();
+    pace.next = LONG * 1_000;
+    pace.failed();
+    let mailbox = SinkMailbox::new();
+    mailbox.control(SinkControl::Close);
+    // With the mailbox closed this returns; otherwise the test would hang for hours.
+    pace.rest(&mailbox);
+    assert!(mailbox.is_closed());
 }
 
 #[test]
