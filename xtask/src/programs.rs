@@ -63,15 +63,26 @@ pub(crate) const DRILLS: Program = Program {
 
 const ACCEPTANCE: &[Program] = &[DRILLS];
 
-const BENCH: &[Program] = &[Program {
-    name: "keyed-count",
-    what: "count by key over a million keys, in events per CPU-second",
-    package: "highwater-bench",
-    binary: "highwater-bench",
-    source: "runtime/bench/src/keyed_count",
-    build: &[],
-    arguments: &["keyed-count"],
-}];
+const BENCH: &[Program] = &[
+    Program {
+        name: "keyed-count",
+        what: "count by key over a million keys, in events per CPU-second",
+        package: "highwater-bench",
+        binary: "highwater-bench",
+        source: "runtime/bench/src/keyed_count",
+        build: &[],
+        arguments: &["keyed-count"],
+    },
+    Program {
+        name: "instructions",
+        what: "instructions of a record through a whole slice, against the checked-in number",
+        package: "highwater-bench",
+        binary: "highwater-bench",
+        source: "runtime/bench/src/instructions",
+        build: &[],
+        arguments: &["instructions"],
+    },
+];
 
 impl Program {
     /// Whether the source that serves it is there.

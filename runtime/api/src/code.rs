@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use highwater_connectors::{
-    ConnectorError, OutputTarget, SinkFacts, SourceFacts, SplitEnumerator, WakeHandle,
+    BadInput, ConnectorError, OutputTarget, SinkFacts, SourceFacts, SplitEnumerator, WakeHandle,
     WriterContext,
 };
 use highwater_exchange::{
@@ -180,6 +180,9 @@ pub type OperatorCode =
 pub trait SourceCode: Send + Sync {
     /// What a plan shows.
     fn facts(&self) -> SourceFacts;
+
+    /// What the source refuses.
+    fn bad_input(&self) -> BadInput;
 
     /// The split finder, for the coordinator.
     fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>, ConnectorError>;

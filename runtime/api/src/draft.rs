@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use highwater_connectors::BadRecords;
 use highwater_graph::{
     EdgeId, NodeId, NodeKind, OutputName, Partitioning, PlanError, StateNote, StreamGraph,
 };
-use highwater_operators::{Link, Operator, OperatorContext, OperatorError};
+use highwater_operators::{DEAD_LETTERS, Link, Operator, OperatorContext, OperatorError};
 use highwater_types::{OperatorUid, Record};
 
 use crate::code::{
@@ -89,6 +90,8 @@ pub(crate) struct NodeFacts {
     pub(crate) detail: String,
     pub(crate) key: Option<String>,
     pub(crate) states: Vec<StateNote>,
+    /// What it does with its state.
+    pub(crate) form: String,
     pub(crate) needs_event_time: bool,
     pub(crate) starts_chain: bool,
     /// Whether a function of the author may emit to any side output.
@@ -104,6 +107,7 @@ impl NodeFacts {
             detail: String::new(),
             key: None,
             states: Vec::new(),
+            form: String::new(),
             needs_event_time: false,
             starts_chain: false,
             has_any_side: false,
@@ -139,6 +143,7 @@ impl Draft {
         node.detail = facts.detail;
         node.key = facts.key;
         node.states = facts.states;
+        node.form = facts.form;
         node.needs_event_time = facts.needs_event_time;
         node.starts_chain = facts.starts_chain;
         id
@@ -162,6 +167,27 @@ impl Draft {
             node,
             reason: error.to_string(),
         });
+    }
+
+    /// Notes each source whose bad records go to dead letters that nobody reads: they would be lost without a word.
+    pub(crate) fn fault_unread_dead_letters(&mut self) {
+        let unread = |id: NodeId| {
+            let mut outputs = self.graph.outputs(id);
+            outputs.all(|edge| edge.output != OutputName::Side(DEAD_LETTERS.to_owned()))
+        };
+        let sources = self.graph.nodes().iter().zip(&self.nodes);
+        let losing: Vec<_> = sources
+            .filter(|(node, code)| match code {
+                NodeCode::Source(code) => {
+                    code.bad_input().policy == BadRecords::DeadLetter && unread(node.id)
+                }
+                NodeCode::Operator(_) | NodeCode::Sink(_) => false,
+            })
+            .map(|(node, _)| node.id)
+            .collect();
+        for id in losing {
+            self.fault(id, &Misuse::UnreadDeadLetters);
+        }
     }
 
     /// Whether a fault of the graph only repeats that a uid was refused.

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use highwater_connectors::Source;
+use highwater_connectors::{BadInput, BadRecords, Source};
 use highwater_graph::{Node, NodeKind, Plan, PlanDefaults, PlanErrors, SourceNote};
 use highwater_types::{MaxParallelism, Parallelism};
 
@@ -86,6 +86,7 @@ impl StreamEnvironment {
             reads: format!("{} {}", about.connector, about.object),
             boundedness: about.boundedness,
             watermarks: None,
+            refused: describe(&source.bad_input()),
             bound_ms: None,
         };
         let code = Arc::new(TypedSource::new(source));
@@ -122,6 +123,7 @@ impl StreamEnvironment {
         let mut draft = std::mem::take(&mut *self.draft.borrow_mut());
         let of = |node: &Node| node.parallelism.unwrap_or(defaults.parallelism).0;
         draft.settle_forward_edges(|graph, id| of(graph.node(id)));
+        draft.fault_unread_dead_letters();
         let mut faults = std::mem::take(&mut draft.faults);
         let plan = match Plan::compile(draft.graph.clone(), defaults) {
             Ok(plan) if faults.is_empty() => plan,
@@ -139,5 +141,18 @@ impl StreamEnvironment {
         } = draft;
         let edges = edges.into_iter().map(|edge| edge.code).collect();
         Ok(JobProgram::new(plan, nodes, edges, types))
+    }
+}
+
+/// What a source does with records that it refuses, for the plan.
+fn describe(rules: &BadInput) -> String {
+    let policy = match rules.policy {
+        BadRecords::Fail => "bad records fail",
+        BadRecords::DeadLetter => "bad records to dead letters",
+        BadRecords::Drop => "bad records dropped",
+    };
+    match rules.future_limit_ms {
+        None => policy.to_owned(),
+        Some(limit) => format!("{policy}, also those {limit} ms ahead of the clock"),
     }
 }

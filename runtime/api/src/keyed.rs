@@ -54,6 +54,7 @@ where
         facts.uid = Some(uid.to_owned());
         facts.key = Some(K::schema().to_string());
         facts.states = states;
+        operator.clone_into(&mut facts.form);
         facts
     }
 
@@ -249,6 +250,12 @@ where
             Ok(assigner) => facts.detail = assigner.describe(),
             Err(error) => fault = Some(error.clone()),
         }
+        // Lateness is not part of it: when a window is dropped is decided anew at each watermark.
+        let time = match domain {
+            TimeDomain::Event => "event time",
+            TimeDomain::Processing => "processing time",
+        };
+        facts.form = format!("window, {}, {time}", facts.detail);
         if lateness_ms > 0 {
             facts.detail = format!("{}, lateness {lateness_ms} ms", facts.detail);
         }

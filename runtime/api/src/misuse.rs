@@ -49,6 +49,11 @@ pub(crate) enum Misuse {
         /// The time of one.
         attempt_ms: u128,
     },
+    /// Dead letters that go nowhere.
+    #[error(
+        "its bad records go to its dead letters, which nobody reads; read `.dead_letters()`, or let them fail or be dropped"
+    )]
+    UnreadDeadLetters,
     /// State that is gone at once.
     #[error("its state would live for {ms} ms; use 1 ms or more")]
     TimeToLive {

@@ -4,11 +4,12 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use highwater_connectors::{
-    ConnectorError, DeadLetter, ReaderContext, Source, SourceFacts, SplitEnumerator,
+    BadInput, ConnectorError, DeadLetter, ReaderContext, Source, SourceFacts, SplitEnumerator,
 };
 use highwater_graph::{NodeKind, OutputName};
 use highwater_operators::{
-    DEAD_LETTERS, OperatorContext, OperatorError, SourceHead, SourceInput, TimestampAssigner,
+    DEAD_LETTERS, OperatorContext, OperatorError, SourceHead, SourceInput, SourceRules,
+    TimestampAssigner,
 };
 use highwater_time::{SplitWatermarks, WatermarkStrategy};
 use highwater_types::{EventTime, Record};
@@ -53,6 +54,10 @@ impl<S: Source> SourceCode for TypedSource<S> {
         self.source.facts()
     }
 
+    fn bad_input(&self) -> BadInput {
+        self.source.bad_input()
+    }
+
     fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>, ConnectorError> {
         self.source.enumerator()
     }
@@ -70,13 +75,15 @@ impl<S: Source> SourceCode for TypedSource<S> {
             wake: context.wake.clone(),
         })?;
         let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        let watermarks = SplitWatermarks::new(settings.strategy);
-        let assign = settings.assign.clone();
+        let rules = SourceRules {
+            assign: settings.assign.clone(),
+            watermarks: SplitWatermarks::new(settings.strategy),
+            bad_input: self.source.bad_input(),
+        };
         let outputs = outputs.typed::<S::Record>();
         Ok(Box::new(SourceHead::new(
             reader,
-            assign,
-            watermarks,
+            rules,
             outputs,
             context.clock.clone(),
         )))

@@ -233,6 +233,7 @@ impl<T: Record> DataStream<T> {
         facts.uid = Some(uid.to_owned());
         facts.detail =
             format!("{:?}, {} in flight", options.order, options.capacity).to_lowercase();
+        "lookup".clone_into(&mut facts.form);
         facts.states = vec![StateNote {
             name: "open-inputs".to_owned(),
             shape: format!("list {}", T::schema()),

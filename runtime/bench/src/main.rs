@@ -11,9 +11,11 @@
     reason = "a benchmark owns a clock, waits for processes of other programs, and speaks on its standard streams"
 )]
 
+mod instructions;
 mod job;
 mod keyed_count;
 mod latency;
+mod one_thread;
 mod open_loop;
 mod process_figures;
 mod tally;
@@ -24,8 +26,11 @@ fn main() -> ExitCode {
     let command = std::env::args_os().nth(1);
     match command.as_ref().and_then(|command| command.to_str()) {
         Some("keyed-count") => keyed_count::main(),
+        Some("instructions") => instructions::main(),
         Some("help" | "--help" | "-h") | None => {
-            println!("benchmarks: keyed-count; every other command is that of a job binary");
+            println!(
+                "benchmarks: keyed-count, instructions; every other command is that of a job binary"
+            );
             ExitCode::SUCCESS
         }
         Some(_) => tally::finish(highwater::main(job::build)),

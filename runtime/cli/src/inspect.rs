@@ -147,6 +147,9 @@ fn describe(reference: &ManifestRef, manifest: &Manifest) -> String {
         manifest.files.len(),
         bytes_of(manifest),
     );
+    if manifest.drained {
+        text.push_str("drained    every window has fired; the job ends when it is started\n");
+    }
     for (uid, operator) in manifest
         .operators
         .iter()

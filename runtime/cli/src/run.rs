@@ -12,7 +12,7 @@ use highwater_coordinator::{
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::{JobPaths, SavepointPaths};
 use highwater_protocol::recovery::{SavepointWord, StartWish, TakeAgain};
-use highwater_storage::{ObjectStorage, StorageError, open, probe};
+use highwater_storage::{Location, ObjectStorage, StorageError, open, probe};
 use highwater_types::{Classified as _, ErrorKind, Nonce};
 use highwater_web::JobView;
 use highwater_worker::files::JobFiles;
@@ -42,7 +42,14 @@ fn store_failure(error: &StorageError) -> Failure {
 
 /// Opens the store of a job.
 pub(crate) fn storage(job: &JobSettings) -> Result<Arc<dyn ObjectStorage>, Failure> {
-    open(&job.state_dir, &job.s3).map_err(|error| store_failure(&error))
+    open(&job.state_dir, &job.s3).map_err(|error| {
+        let mut failure = store_failure(&error);
+        // A directory that cannot be made or written is named wrongly; an outage is a matter of other stores.
+        if matches!(job.state_dir, Location::Local(_)) {
+            failure.code = Code::Usage;
+        }
+        failure
+    })
 }
 
 /// The runtime at the rim.

@@ -83,7 +83,7 @@ fn node_lines(plan: &Plan, node: &Node, page: &mut Page) {
         NodeKind::Source(facts) => {
             about = format!("source: {}, {}", facts.reads, facts.boundedness);
             let watermarks = facts.watermarks.as_deref().unwrap_or("no watermarks");
-            about = format!("{about}; {watermarks}");
+            about = format!("{about}; {watermarks}; {}", facts.refused);
         }
         NodeKind::Sink(facts) => about = format!("sink: {}, {}", facts.writes, facts.guarantee),
         NodeKind::Operator => {}
@@ -174,6 +174,7 @@ fn node_value(plan: &Plan, node: &Node) -> Value {
             value["reads"] = json!(facts.reads);
             value["boundedness"] = json!(facts.boundedness.to_string());
             value["watermarks"] = json!(facts.watermarks);
+            value["refused"] = json!(facts.refused);
         }
         NodeKind::Sink(facts) => {
             value["writes"] = json!(facts.writes);

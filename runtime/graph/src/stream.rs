@@ -27,6 +27,8 @@ pub struct SourceNote {
     pub boundedness: Boundedness,
     /// Whether it assigns event times and watermarks.
     pub watermarks: Option<String>,
+    /// What it does with records that it refuses, such as `bad records fail`.
+    pub refused: String,
     /// The out-of-orderness bound of its watermarks, in milliseconds.
     pub bound_ms: Option<i64>,
 }
@@ -81,6 +83,9 @@ pub struct Node {
     pub key: Option<String>,
     /// Its states.
     pub states: Vec<StateNote>,
+    /// What it does with its state, such as `window, tumbling 60000 ms`: state that was written by another form means
+    /// something else. Empty = it has none.
+    pub form: String,
     /// Whether records need an event time.
     pub needs_event_time: bool,
     /// Whether it may not be chained to what is before it.
@@ -199,6 +204,7 @@ impl StreamGraph {
             max_parallelism: None,
             key: None,
             states: Vec::new(),
+            form: String::new(),
             needs_event_time: false,
             starts_chain: false,
             emits,

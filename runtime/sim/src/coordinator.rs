@@ -16,7 +16,7 @@ use highwater_protocol::head_write::{
 use highwater_protocol::job::{JobShape, TaskId};
 use highwater_protocol::manifest::Manifest;
 use highwater_protocol::nonce::{NonceStream, TrySource};
-use highwater_protocol::recovery::{GoingBack, RegionRecovery, SlotDuty, Takeover};
+use highwater_protocol::recovery::{GoingBack, RegionRecovery, SlotDuty, StoreView, Takeover};
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::{NamedStop, SlotKey};
 use highwater_types::{AttemptId, Epoch, ErrorKind, Nonce};
@@ -29,8 +29,10 @@ mod export;
 mod recover;
 mod running;
 mod start;
+mod taking;
 
 use export::Export;
+use taking::Taking;
 
 pub(crate) const REQUEST_TIMEOUT: Micros = 150_000;
 const LEASE: Micros = 300_000;
@@ -93,6 +95,9 @@ struct Leadership {
     gc: Option<Gc>,
     gc_reading: Option<ManifestRef>,
     export: Option<Export>,
+    /// What the store showed at the start, while a savepoint is read.
+    view: Option<StoreView>,
+    taking: Option<Taking>,
     attempt: Option<AttemptId>,
     next_attempt: AttemptId,
     placements: BTreeMap<TaskId, NodeId>,
@@ -198,6 +203,8 @@ impl Coordinator {
             gc: None,
             gc_reading: None,
             export: None,
+            view: None,
+            taking: None,
             attempt: None,
             next_attempt: AttemptId(0),
             placements: BTreeMap::new(),
@@ -256,6 +263,8 @@ impl Coordinator {
             What::Authority(question) => self.answer(*question, answer, ctx),
             What::Gc | What::GcHead | What::GcManifest => self.gc_answer(&tag.what, answer, ctx),
             What::Export => self.export_answer(answer, ctx),
+            What::Savepoint => self.savepoint_found(answer, ctx),
+            What::Take => self.take_answer(answer, ctx),
             _ => {}
         }
     }

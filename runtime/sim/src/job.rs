@@ -108,6 +108,7 @@ pub(crate) fn shape(parallelism: u32, readers: u32) -> JobShape {
             schema("totals", "value", "(count, sum, seq)"),
             schema("timers", "timers", "i64"),
         ],
+        form: "aggregate".to_owned(),
     };
     JobShape {
         identity: identity(),

@@ -106,6 +106,16 @@ pub(crate) struct Partition {
     committed: BTreeMap<u64, bool>,
 }
 
+impl SimKafka {
+    /// Where each partition ends.
+    pub(crate) fn ends(&self) -> Vec<u64> {
+        let partitions = self.partitions.iter();
+        partitions
+            .map(|partition| partition.log.len() as u64)
+            .collect()
+    }
+}
+
 impl Partition {
     /// The last stable offset.
     pub(crate) fn stable(&self) -> u64 {

@@ -130,8 +130,14 @@ fn say_totals(totals: &Totals, regressions: usize) {
         totals.checkpoints_median()
     ));
     say(&format!(
-        "attempts: {}, adoptions: {}, went back: {}, savepoints and stops: {}, named stops: {}",
-        totals.restores, totals.adoptions, totals.rebased, totals.requests, totals.named_stops
+        "attempts: {}, adoptions: {}, went back: {}, of them to savepoints: {}, savepoints and stops: {}, \
+         named stops: {}",
+        totals.restores,
+        totals.adoptions,
+        totals.rebased,
+        totals.taken,
+        totals.requests,
+        totals.named_stops
     ));
     let steps: Vec<String> = totals
         .stopped_at

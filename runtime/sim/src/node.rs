@@ -170,6 +170,8 @@ pub(crate) enum What {
     GcManifest,
     Orphans,
     Export,
+    Savepoint,
+    Take,
     TargetManifest,
     StateFile(TaskId),
     StateRead(TaskId),
@@ -206,6 +208,8 @@ pub(crate) struct Desired {
     pub(crate) running: bool,
     /// The request that is open: its number, whether it stops the job, whether it drains.
     pub(crate) request: Option<(u64, bool, bool)>,
+    /// The folder of the savepoint that the job is to go back to, once.
+    pub(crate) savepoint: Option<String>,
 }
 
 /// How the job ended, as far as its leaders say.

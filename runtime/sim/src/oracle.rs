@@ -11,6 +11,8 @@ use highwater_protocol::head::Head;
 use highwater_protocol::manifest::{Manifest, SlotOutput};
 use highwater_protocol::paths::{ObjectName, RelativePath, manifest as manifest_path};
 
+use highwater_types::CheckpointId;
+
 use crate::codec::{decode_group, decode_position};
 use crate::job::{object, paths, uid};
 use crate::kafka::{SimKafka, Value};
@@ -28,6 +30,10 @@ pub(crate) struct Oracle {
     /// Objects that rotted: a checkpoint may name them again before anybody reads them.
     pub(crate) rotten: BTreeSet<String>,
     pub(crate) checkpoints: u64,
+    /// What was visible whenever the job had stopped with everything confirmed.
+    stops: BTreeMap<CheckpointId, BTreeSet<Value>>,
+    /// The return to a savepoint: what was visible when it was taken first, and where the partitions ended at the return.
+    back: Option<(BTreeSet<Value>, Vec<u64>)>,
     pub(crate) violations: Vec<String>,
 }
 
@@ -43,7 +49,12 @@ impl Oracle {
     }
 
     /// `head` has changed in the store (O6), perhaps to another checkpoint (O7).
-    pub(crate) fn head_landed(&mut self, bytes: &[u8], store: &SimStore, workload: &Workload) {
+    pub(crate) fn head_landed(
+        &mut self,
+        bytes: &[u8],
+        (store, ends): (&SimStore, Vec<u64>),
+        workload: &Workload,
+    ) {
         let Ok(head) = Head::decode(bytes) else {
             return self.violate("O6: head cannot be read".to_owned());
         };
@@ -56,6 +67,9 @@ impl Oracle {
                 before.number, head.number
             ));
         }
+        if before.as_ref().map(|before| &before.origin) != Some(&head.origin) {
+            self.went_back(&head, ends);
+        }
         if before.is_none_or(|before| before.manifest != head.manifest) {
             self.checkpoints += 1;
             match restorable(&head, store) {
@@ -64,6 +78,56 @@ impl Oracle {
                 Err(fault) => self.violate(format!("O7: checkpoint {}: {fault}", head.number)),
             }
         }
+    }
+
+    /// The job has stopped: everything of the checkpoint in `head` is visible and nothing else. Gives back the stops
+    /// before this one.
+    pub(crate) fn mark_stopped(&mut self) -> Vec<CheckpointId> {
+        let earlier = self.stops.keys().copied().collect();
+        if let Some(head) = self.head.as_ref().filter(|head| !head.has_pending_output()) {
+            let (id, visible) = (head.checkpoint(), self.visible.clone());
+            self.stops.entry(id).or_insert(visible);
+        }
+        earlier
+    }
+
+    /// How often a savepoint was taken.
+    pub(crate) fn taken(&self) -> u64 {
+        u64::from(self.back.is_some())
+    }
+
+    /// A savepoint was taken by the user's will: output after it may appear once more. A second time nobody asked for.
+    fn went_back(&mut self, head: &Head, ends: Vec<u64>) {
+        let Some(origin) = &head.origin else { return };
+        let known = self.stops.iter().find(|(id, _)| {
+            let suffix = format!("-{}-{}", id.epoch, id.number);
+            origin.savepoint.ends_with(&suffix)
+        });
+        match known {
+            Some((_, visible)) if self.back.is_none() => {
+                self.visible.clone_from(visible);
+                self.back = Some((visible.clone(), ends));
+            }
+            _ => self.violate(format!(
+                "O1: {} was taken again as checkpoint {}",
+                origin.savepoint, origin.taken_as
+            )),
+        }
+    }
+
+    /// What a reader sees of a partition, without what a return to a savepoint has taken back.
+    fn seen<'a>(&'a self, at: usize, kafka: &'a SimKafka) -> impl Iterator<Item = &'a Value> {
+        let (kept, end) = match &self.back {
+            Some((visible, ends)) => (Some(visible), ends[at]),
+            None => (None, 0),
+        };
+        let partition = &kafka.partitions[at];
+        let before = partition
+            .read(0)
+            .take(partition.read(0).count() - partition.read(end).count());
+        before
+            .filter(move |value| kept.is_some_and(|kept| kept.contains(*value)))
+            .chain(partition.read(end))
     }
 
     /// Whether a checkpoint names something that rotted; its positions count all the same.
@@ -139,7 +203,7 @@ impl Oracle {
     pub(crate) fn is_complete(&self, kafka: &SimKafka, workload: &Workload) -> bool {
         let expected = workload.expected(&self.start.clone().unwrap_or_default());
         let seen: usize = (1..kafka.partitions.len())
-            .map(|at| kafka.partitions[at].read(0).count())
+            .map(|at| self.seen(at, kafka).count())
             .sum();
         seen >= expected.len()
     }
@@ -150,16 +214,20 @@ impl Oracle {
         let expected = workload.expected(&start);
         let mut found = Vec::new();
         let mut last = BTreeMap::new();
-        for partition in &kafka.partitions[1..] {
-            for value in partition.read(0) {
+        let mut faults = Vec::new();
+        for at in 1..kafka.partitions.len() {
+            for value in self.seen(at, kafka) {
                 found.push(value.clone());
                 if let Value::Out { key, count, .. } = value {
                     let before = last.insert(*key, *count).unwrap_or(0);
                     if *count != before + 1 {
-                        self.violate(format!("O1: key {key} shows count {count} after {before}"));
+                        faults.push(format!("O1: key {key} shows count {count} after {before}"));
                     }
                 }
             }
+        }
+        for fault in faults {
+            self.violate(fault);
         }
         found.sort();
         if stopped {

@@ -34,6 +34,8 @@ pub struct SeedReport {
     pub adoptions: u64,
     /// Checkpoints that were given up for an older state.
     pub rebased: u64,
+    /// Savepoints that were gone back to.
+    pub taken: u64,
     /// Savepoints and stops that were completed.
     pub requests: u64,
     /// Whether the job stopped by name.
@@ -54,6 +56,7 @@ impl SeedReport {
             restores: outcome.restores,
             adoptions: outcome.adoptions,
             rebased: outcome.rebased,
+            taken: outcome.taken,
             requests: outcome.requests,
             named_stop: outcome.named_stop,
             events: outcome.events,
@@ -104,6 +107,8 @@ pub struct Totals {
     pub adoptions: u64,
     /// Checkpoints that were given up for an older state.
     pub rebased: u64,
+    /// Savepoints that were gone back to.
+    pub taken: u64,
     /// Savepoints and stops that were completed.
     pub requests: u64,
     /// Jobs that stopped by name.
@@ -122,6 +127,7 @@ impl Totals {
         self.restores += report.restores;
         self.adoptions += report.adoptions;
         self.rebased += report.rebased;
+        self.taken += report.taken;
         self.requests += report.requests;
         self.named_stops += u64::from(report.named_stop);
         self.events += report.events;
@@ -183,6 +189,7 @@ impl Totals {
         self.restores += other.restores;
         self.adoptions += other.adoptions;
         self.rebased += other.rebased;
+        self.taken += other.taken;
         self.requests += other.requests;
         self.named_stops += other.named_stops;
         self.events += other.events;

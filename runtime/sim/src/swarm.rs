@@ -51,6 +51,13 @@ pub(crate) enum Fault {
     Corrupt,
 }
 
+/// Whether the user goes back to an older savepoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Returns {
+    Never,
+    Once,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Swarm {
     pub(crate) workers: u32,
@@ -73,6 +80,8 @@ pub(crate) struct Swarm {
     pub(crate) faults: Vec<(Micros, Fault)>,
     pub(crate) steps: BTreeMap<(Step, u64), StepFault>,
     pub(crate) corrupts: bool,
+    /// Whether the user goes back to the savepoint of an earlier stop.
+    pub(crate) returns: Returns,
     /// A worker freezes for this long on its way into a session, and the checkpoint at stake rots.
     pub(crate) session: Option<Micros>,
 }
@@ -113,6 +122,7 @@ impl Swarm {
         swarm.plan_faults(&mut rng);
         swarm.plan_steps(&mut rng);
         swarm.plan_patience(&mut rng);
+        swarm.plan_return(&mut Rng::fork(seed, 7));
         swarm
     }
 
@@ -143,6 +153,7 @@ impl Swarm {
             faults: Vec::new(),
             steps: BTreeMap::new(),
             corrupts: false,
+            returns: Returns::Never,
             session: None,
         }
     }
@@ -234,6 +245,20 @@ impl Swarm {
                 self.faults
                     .push((at + 1_000, Fault::Rescale { parallelism: 1 }));
             }
+        }
+    }
+
+    /// Two stops with savepoints, and a start from the first after the second. Draws from a stream of its own: the other
+    /// seeds stay as they are.
+    fn plan_return(&mut self, rng: &mut Rng) {
+        if self.bounded || self.corrupts || !rng.chance(800) {
+            return;
+        }
+        self.returns = Returns::Once;
+        let (stop, drain) = (true, false);
+        for (early, late) in [(400_000, 900_000), (1_500_000, 2_200_000)] {
+            let at = rng.between(early, late);
+            self.faults.push((at, Fault::Request { stop, drain }));
         }
     }
 

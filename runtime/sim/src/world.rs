@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use highwater_protocol::hash::ContentHash;
+use highwater_types::CheckpointId;
 
 use crate::coordinator::Coordinator;
 use crate::job::paths;
@@ -17,7 +18,7 @@ use crate::node::{
 use crate::oracle::Oracle;
 use crate::rng::Rng;
 use crate::store::{Handling, SimStore, StoreAnswer, StoreOp};
-use crate::swarm::{Fault, HEAL, Swarm};
+use crate::swarm::{Fault, HEAL, Returns, Swarm};
 use crate::worker::Worker;
 use crate::workload::Workload;
 
@@ -104,6 +105,7 @@ pub(crate) struct Outcome {
     pub(crate) restores: u64,
     pub(crate) adoptions: u64,
     pub(crate) rebased: u64,
+    pub(crate) taken: u64,
     pub(crate) requests: u64,
     pub(crate) named_stop: bool,
 }
@@ -140,6 +142,7 @@ impl World {
                 parallelism: swarm.parallelism,
                 running: true,
                 request: None,
+                savepoint: None,
             },
             job: JobState::Running,
             lease: None,
@@ -229,6 +232,7 @@ impl World {
             }
         }
         self.judge();
+        let taken = self.oracle.taken();
         Outcome {
             violations: self.oracle.violations,
             checkpoints: self.oracle.checkpoints,
@@ -239,6 +243,7 @@ impl World {
             restores: self.shared.restores,
             adoptions: self.shared.adoptions,
             rebased: self.shared.rebased,
+            taken,
             requests: self.shared.requests_done,
             named_stop: matches!(self.shared.job, JobState::Stopped(_)),
         }
@@ -286,8 +291,26 @@ impl World {
             Event::Resume(node) => self.resume(node),
             Event::Fault(fault) => self.fault(&fault),
             Event::Heal => self.heal(),
-            Event::StartAgain => self.shared.desired.running = true,
+            Event::StartAgain => self.start_again(),
             Event::Look => self.look(),
+        }
+    }
+
+    /// The user starts the stopped job again, perhaps from a savepoint that it has left behind.
+    fn start_again(&mut self) {
+        if self.shared.desired.running {
+            return;
+        }
+        self.shared.desired.running = true;
+        let left = self.oracle.mark_stopped();
+        if self.swarm.returns == Returns::Once && self.shared.desired.savepoint.is_none() {
+            let folders = self.shared.savepoints.iter();
+            let suffix = |id: &CheckpointId| format!("-{}-{}", id.epoch, id.number);
+            let mut known = folders.filter(|folder| {
+                let of = |id: &&CheckpointId| folder.ends_with(&suffix(id));
+                left.iter().any(|id| of(&id))
+            });
+            self.shared.desired.savepoint = known.next().cloned();
         }
     }
 
@@ -554,8 +577,9 @@ impl World {
             && *path == paths().head()
         {
             self.mix(79);
+            let ends = self.kafka.ends();
             self.oracle
-                .head_landed(bytes, &self.store, &self.shared.workload);
+                .head_landed(bytes, (&self.store, ends), &self.shared.workload);
         }
     }
 
@@ -569,8 +593,9 @@ impl World {
             })
         {
             self.mix(79);
+            let ends = self.kafka.ends();
             self.oracle
-                .head_landed(bytes, &self.store, &self.shared.workload);
+                .head_landed(bytes, (&self.store, ends), &self.shared.workload);
         }
         let answer = match handling {
             Handling::Answer(answer) => answer,

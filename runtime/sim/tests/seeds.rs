@@ -36,6 +36,7 @@ fn o9_many_seeds_pass_and_make_progress() {
         "some takeovers have to find living workers"
     );
     assert!(totals.requests > 0, "some savepoints have to complete");
+    assert!(totals.taken > 0, "some savepoints have to be gone back to");
     assert!(
         totals.stopped_at.len() >= 12,
         "processes stop at most steps: {:?}",

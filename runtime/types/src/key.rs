@@ -82,6 +82,43 @@ impl MaxParallelism {
     }
 }
 
+/// Computes the key groups of many hashes without a division: the same groups as [`KeyHash::group`].
+///
+/// A reciprocal gives a quotient that is right or one too small, which one comparison mends.
+#[derive(Clone, Copy, Debug)]
+pub struct Grouping {
+    groups: u64,
+    reciprocal: u64,
+}
+
+impl Grouping {
+    /// For this number of key groups.
+    pub const fn of(max_parallelism: MaxParallelism) -> Self {
+        let groups = max_parallelism.0 as u64;
+        Self {
+            groups,
+            // 2^64 / groups, rounded down; of one group the largest number serves.
+            reciprocal: if groups == 1 {
+                u64::MAX
+            } else {
+                ((1u128 << 64) / groups as u128) as u64
+            },
+        }
+    }
+
+    /// The key group of `hash`.
+    #[inline]
+    pub const fn group(self, hash: KeyHash) -> KeyGroup {
+        let quotient = ((hash.0 as u128 * self.reciprocal as u128) >> 64) as u64;
+        let rest = hash.0 - quotient * self.groups;
+        KeyGroup(if rest >= self.groups {
+            rest - self.groups
+        } else {
+            rest
+        } as u16)
+    }
+}
+
 impl fmt::Display for MaxParallelism {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
@@ -261,6 +298,17 @@ mod tests {
                 }
             }
             prop_assert_eq!(u32::from(next), groups);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn t11_a_reciprocal_gives_the_same_groups(groups in 1u32..=MaxParallelism::LIMIT, hash: u64, near in 0u64..4) {
+            let max = MaxParallelism::try_new(groups).unwrap();
+            let multiple = hash / u64::from(groups) * u64::from(groups);
+            for hash in [hash, multiple.saturating_sub(near), multiple.saturating_add(near), u64::MAX - near] {
+                prop_assert_eq!(Grouping::of(max).group(KeyHash(hash)), KeyHash(hash).group(max));
+            }
         }
     }
 

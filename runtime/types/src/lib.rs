@@ -21,7 +21,7 @@ pub use id::{
     AttemptId, CheckpointId, Epoch, JobIdentity, Lineage, Nonce, OperatorUid, Parallelism,
     SlotIndex, SubtaskIndex,
 };
-pub use key::{Key, KeyGroup, KeyGroupRange, KeyHash, MaxParallelism};
+pub use key::{Grouping, Key, KeyGroup, KeyGroupRange, KeyHash, MaxParallelism};
 pub use migrate::Compatibility;
 pub use promise::{Boundedness, Guarantee};
 pub use record::{DecodeError, Record};

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use highwater_coordinator::{CheckpointStatus, JobPhase};
 use highwater_metrics::table::{
-    checkpoint, job, lookup, operator, process as of_process, state, task,
+    checkpoint, job, lookup, operator, process as of_process, source, state, task,
 };
 use highwater_metrics::{Cells, MetricsRegistry, NoLabels, StateLabels, SubtaskLabels};
-use highwater_operators::OperatorReport;
+use highwater_operators::{OperatorReport, SourceReport};
 use highwater_protocol::job::TaskId;
 use highwater_worker::TaskFigures;
 
@@ -36,6 +36,9 @@ pub fn encode(view: &JobView) -> String {
     let mut state_bytes = 0;
     for (id, figures) in &figures {
         one_task(&registry, view, id, figures);
+        if let Some(report) = &figures.source {
+            one_source(&registry, id, report);
+        }
         for report in &figures.operators {
             state_bytes += report.state_bytes;
             one_operator(&registry, view, id, report);
@@ -116,6 +119,17 @@ fn one_operator(registry: &MetricsRegistry, view: &JobView, id: &TaskId, report:
         cells.set(state::ENTRIES, report.state_entries);
         cells.set(state::BYTES, report.state_bytes);
     }
+}
+
+fn one_source(registry: &MetricsRegistry, id: &TaskId, report: &SourceReport) {
+    let cells = registry.cells::<source::SourceScope>(&SubtaskLabels {
+        operator: id.vertex.clone(),
+        subtask: id.subtask,
+    });
+    cells.raise(source::DEAD_LETTERS, report.dead_letters);
+    cells.raise(source::DROPPED, report.dropped);
+    cells.raise(source::FUTURE, report.future);
+    cells.set(source::SPLITS_HELD, report.held);
 }
 
 fn late_records(cells: &Cells<operator::OperatorScope>, late: &LateRecords) {

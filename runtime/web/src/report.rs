@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use highwater_coordinator::{CheckpointStatus, JobPhase};
+use highwater_operators::SourceReport;
 use highwater_protocol::job::TaskId;
+use highwater_types::OperatorUid;
 use highwater_worker::TaskFigures;
 use serde_json::{Value, json};
 
@@ -43,9 +45,37 @@ pub fn status(view: &JobView) -> Value {
         "watermark": event_time,
         "watermark_lag_ms": lag,
         "held_back_by": culprit(&figures),
+        "sources": sources(&figures),
         "late_records": late::json(&view.plan, &figures),
         "checkpoints": checkpoints(view, &status.checkpoints),
     })
+}
+
+/// What each source refused since its attempt began, and how many of its splits wait for a transaction of somebody. All
+/// its subtasks together; sources that have nothing to tell are left out.
+fn sources(figures: &BTreeMap<TaskId, TaskFigures>) -> Value {
+    let mut all = BTreeMap::<&OperatorUid, SourceReport>::new();
+    for (id, task) in figures {
+        if let Some(source) = task.source {
+            let sum = all.entry(&id.vertex).or_default();
+            sum.dropped += source.dropped;
+            sum.dead_letters += source.dead_letters;
+            sum.future += source.future;
+            sum.held += source.held;
+        }
+    }
+    let refused = all.into_iter();
+    let refused = refused.filter(|(_, source)| *source != SourceReport::default());
+    let json = refused.map(|(uid, source)| {
+        json!({
+            "source": uid.as_str(),
+            "dropped": source.dropped,
+            "dead_letters": source.dead_letters,
+            "too_far_in_the_future": source.future,
+            "splits_behind_open_transactions": source.held,
+        })
+    });
+    json.collect()
 }
 
 /// The figures of checkpoints.

@@ -7,7 +7,7 @@ use highwater_connectors::{BlackholeSink, ElementsSource};
 use highwater_coordinator::JobPhase;
 use highwater_graph::PlanDefaults;
 use highwater_graph::check::Checkpoints;
-use highwater_operators::{Count, OperatorReport, OutputTag, emit_result};
+use highwater_operators::{Count, OperatorReport, OutputTag, SourceReport, emit_result};
 use highwater_protocol::checkpoint::CheckpointFailure;
 use highwater_protocol::job::TaskId;
 use highwater_time::{LatenessHistogram, WatermarkStrategy};
@@ -196,7 +196,12 @@ fn late_figures() -> impl Iterator<Item = (TaskId, TaskFigures)> {
             shares_ms: (1, 1, 1),
             blocked_on: None,
             watermark: Watermark(10_000),
-            is_source: false,
+            source: Some(SourceReport {
+                dropped: 2,
+                dead_letters: 1,
+                future: 1,
+                held: 1,
+            }),
             operators: vec![report],
         };
         (id, figures)
@@ -204,7 +209,7 @@ fn late_figures() -> impl Iterator<Item = (TaskId, TaskFigures)> {
 }
 
 #[tokio::test]
-async fn late_records_are_told_with_the_bound_that_would_have_caught_them() {
+async fn late_and_refused_records_are_told_with_the_bound_that_would_have_helped() {
     for (is_read, dropped, to_side) in [(false, 1, 0), (true, 0, 1)] {
         let mut view = fixture().view;
         view.plan = Arc::new(late_plan(is_read));
@@ -223,10 +228,16 @@ async fn late_records_are_told_with_the_bound_that_would_have_caught_them() {
             "suggested_bound_ms": { "0.99": 250, "0.999": 250 + 4_096 },
         }]);
         assert_eq!(status["late_records"], expected);
+        let refused = json!([{
+            "source": "count", "dropped": 4, "dead_letters": 2, "too_far_in_the_future": 2,
+            "splits_behind_open_transactions": 2,
+        }]);
+        assert_eq!(status["sources"], refused);
         let text = open_metrics::encode(&view);
         let subtask = "identity=\"fleet\",operator=\"count\",subtask=\"1\"";
         let what = if is_read { "side" } else { "dropped" };
         for line in [
+            format!("highwater_source_dropped_records_total{{{subtask}}} 2"),
             format!("highwater_operator_late_records_{what}_total{{{subtask}}} 1"),
             format!("highwater_operator_late_records_accepted_total{{{subtask}}} 1"),
             format!("highwater_operator_lateness_seconds_sum{{{subtask}}} 103.0"),

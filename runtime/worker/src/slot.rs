@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use highwater_operators::{OperatorReport, TaskClock};
+use highwater_operators::{OperatorReport, SourceReport, TaskClock};
 use highwater_protocol::job::TaskId;
 use highwater_types::{AttemptId, Classified, ErrorKind, SlotIndex, Watermark};
 
@@ -90,8 +90,8 @@ pub struct TaskFigures {
     pub blocked_on: Option<String>,
     /// Its event time.
     pub watermark: Watermark,
-    /// Whether it heads a source.
-    pub is_source: bool,
+    /// What its source counts, if it heads one.
+    pub source: Option<SourceReport>,
     /// Its operators.
     pub operators: Vec<OperatorReport>,
 }
@@ -239,7 +239,7 @@ impl SlotLoop {
             running
                 .shares
                 .turn(start, self.parts.clock.elapsed(), waiting);
-            worked |= waiting == Waiting::Turn || running.slot_task.task.has_open_snapshot();
+            worked |= waiting == Waiting::Turn || running.slot_task.task.works_on_snapshot();
             for event in running.slot_task.task.events() {
                 worked = true;
                 let kind = SlotEventKind::Task(running.slot_task.key.clone(), event);
@@ -269,7 +269,7 @@ impl SlotLoop {
                 shares_ms: running.shares.millis(),
                 blocked_on: task.blocked_on().map(str::to_owned),
                 watermark: task.watermark(),
-                is_source: task.is_source(),
+                source: task.source_report(),
                 operators: task.reports(),
             };
             (running.slot_task.key.clone(), figures)

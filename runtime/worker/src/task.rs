@@ -14,6 +14,7 @@ use highwater_connectors::Split;
 use highwater_exchange::{InputGate, Step};
 use highwater_operators::{
     Collected, Downstream, OperatorError, OperatorReport, Progress, SourceInput, SourcePoll,
+    SourceReport,
 };
 use highwater_protocol::alignment::{Alignment, AlignmentEffect, AlignmentEvent, ChannelIndex};
 use highwater_protocol::steps::Step as ProtocolStep;
@@ -88,6 +89,7 @@ pub enum TaskEvent {
 struct OpenSnapshot {
     id: CheckpointId,
     collected: Collected,
+    gathering: Progress,
     splits: Option<Vec<Split>>,
 }
 
@@ -184,8 +186,12 @@ impl Task {
     }
 
     fn advance(&mut self, clock: &dyn Clock, start: Duration) -> Result<Waiting, OperatorError> {
-        if self.input.head().turn()? == Progress::More || !self.run_agenda()? {
-            return Ok(self.unfinished());
+        let left = self.input.head().turn()?;
+        if left != Progress::Done {
+            return Ok(self.waiting_for(left));
+        }
+        if !self.run_agenda()? {
+            return Ok(Waiting::Turn);
         }
         let waiting = loop {
             if self.input.head_ref().blocked().is_some() {
@@ -195,25 +201,30 @@ impl Task {
                 break Waiting::Input;
             }
             if !self.run_agenda()? {
-                return Ok(self.unfinished());
+                return Ok(Waiting::Turn);
             }
             if clock.elapsed().saturating_sub(start) >= TURN_LIMIT {
                 break Waiting::Turn;
             }
         };
         self.event_time(waiting == Waiting::Output);
-        if !self.run_agenda()? || self.input.head().turn()? == Progress::More {
-            return Ok(self.unfinished());
+        if !self.run_agenda()? {
+            return Ok(Waiting::Turn);
+        }
+        let left = self.input.head().turn()?;
+        if left != Progress::Done {
+            return Ok(self.waiting_for(left));
         }
         let blocked = self.input.head_ref().blocked().is_some();
         Ok(if blocked { Waiting::Output } else { waiting })
     }
 
-    /// What a chain with work left waits for: its next turn, or room in an output.
-    fn unfinished(&self) -> Waiting {
-        match self.input.head_ref().blocked() {
-            Some(_) => Waiting::Output,
-            None => Waiting::Turn,
+    /// What a chain with unfinished work waits for: its next turn, unless what is left comes from outside and wakes it.
+    fn waiting_for(&self, left: Progress) -> Waiting {
+        match left {
+            Progress::Waiting if self.input.head_ref().blocked().is_some() => Waiting::Output,
+            Progress::Waiting => Waiting::Input,
+            Progress::Done | Progress::More => Waiting::Turn,
         }
     }
 
@@ -227,9 +238,11 @@ impl Task {
         self.watermark
     }
 
-    /// Whether a snapshot is being serialised: the slot does not park meanwhile.
-    pub const fn has_open_snapshot(&self) -> bool {
-        self.snapshot.is_some()
+    /// Whether there is a snapshot to serialise on this thread: the slot does not park meanwhile. While another thread
+    /// seals it, the slot parks and is woken.
+    pub fn works_on_snapshot(&self) -> bool {
+        let open = self.snapshot.as_ref();
+        open.is_some_and(|open| open.gathering == Progress::More)
     }
 
     /// The earliest time at which a turn is needed though no input comes.
@@ -251,8 +264,16 @@ impl Task {
     }
 
     /// Whether the task heads a source.
-    pub const fn is_source(&self) -> bool {
+    const fn is_source(&self) -> bool {
         matches!(self.input, TaskInput::Source(_))
+    }
+
+    /// What the source counts, if the task heads one.
+    pub fn source_report(&self) -> Option<SourceReport> {
+        match &self.input {
+            TaskInput::Source(source) => Some(source.source_report()),
+            TaskInput::Gate { .. } => None,
+        }
     }
 
     /// Reports of all operators of the chain.
@@ -363,7 +384,7 @@ impl Task {
     /// Runs the agenda; `false` = the chain has more to do before the next item.
     fn run_agenda(&mut self) -> Result<bool, OperatorError> {
         while let Some(control) = self.agenda.pop_front() {
-            if self.run(control)? == Progress::More {
+            if self.run(control)? != Progress::Done {
                 return Ok(false);
             }
         }
@@ -400,6 +421,7 @@ impl Task {
         self.snapshot = Some(OpenSnapshot {
             id: barrier.id,
             collected: Vec::new(),
+            gathering: Progress::More,
             splits,
         });
         Ok(())
@@ -410,13 +432,15 @@ impl Task {
         let Some(open) = &mut self.snapshot else {
             return Ok(());
         };
-        if self.input.head().collect(&mut open.collected)? == Progress::More {
+        open.gathering = self.input.head().collect(&mut open.collected)?;
+        if open.gathering != Progress::Done {
             return Ok(());
         }
         if let Some(OpenSnapshot {
             id,
             collected,
             splits,
+            ..
         }) = self.snapshot.take()
         {
             self.events.push(TaskEvent::Snapshot {

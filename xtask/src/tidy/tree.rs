@@ -94,6 +94,9 @@ impl Tree {
     }
 }
 
+/// In a linked worktree it is a file that names a folder of this machine.
+const VERSION_CONTROL: &str = ".git";
+
 fn collect(folder: &Path, prefix: &str, files: &mut Vec<File>) -> Result<()> {
     let reading = || format!("cannot read the folder `{}`", folder.display());
     for entry in std::fs::read_dir(folder).with_context(reading)? {
@@ -105,7 +108,7 @@ fn collect(folder: &Path, prefix: &str, files: &mut Vec<File>) -> Result<()> {
             .with_context(|| format!("cannot look at `{path}`"))?;
         if kind.is_dir() && !is_left_out(&name) {
             collect(&entry.path(), &format!("{path}/"), files)?;
-        } else if kind.is_file() {
+        } else if kind.is_file() && name != VERSION_CONTROL {
             let bytes =
                 std::fs::read(entry.path()).with_context(|| format!("cannot read `{path}`"))?;
             if let Ok(text) = String::from_utf8(bytes) {

@@ -148,3 +148,28 @@ impl Args {
         .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(more: &[&str]) -> Args {
+        let all = ["harbor-fleet", "acceptance"].iter().chain(more);
+        Args::try_parse_from(all).unwrap()
+    }
+
+    #[test]
+    fn without_a_name_every_drill_runs_and_names_are_those_of_the_specification() {
+        assert_eq!(args(&[]).drills(), Drill::ALL);
+        let chosen = args(&["--drill", "V,HD-04", "--drill", "steps"]);
+        let names = chosen.drills().into_iter().map(Drill::name);
+        assert_eq!(names.collect::<Vec<_>>(), ["HD-04", "steps", "V"]);
+        assert!(Args::try_parse_from(["x", "acceptance", "--drill", "HD-99"]).is_err());
+    }
+
+    #[test]
+    fn one_run_alone_is_the_one_of_its_number() {
+        assert_eq!(args(&["--runs", "3"]).indices(), 0..3);
+        assert_eq!(args(&["--runs", "3", "--run", "2"]).indices(), 1..2);
+    }
+}

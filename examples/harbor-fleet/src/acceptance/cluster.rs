@@ -190,7 +190,14 @@ impl Cluster {
         for partition in 0..partitions {
             list.add_partition(topic, partition);
         }
-        let committed = consumer.committed_offsets(list, PATIENCE);
+        let mut committed = consumer.committed_offsets(list.clone(), PATIENCE);
+        wait_until(PATIENCE, || {
+            if committed.is_err() {
+                // The broker looks for the coordinator of a group that is new to it, and says no meanwhile.
+                committed = consumer.committed_offsets(list.clone(), PATIENCE);
+            }
+            committed.is_ok()
+        });
         let committed = committed.with_context(|| format!("the offsets of group {group}"))?;
         let elements = committed.elements();
         let known = elements.iter().filter_map(|one| match one.offset() {

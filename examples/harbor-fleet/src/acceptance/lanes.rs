@@ -19,7 +19,7 @@ use super::table::Table;
 use super::testbed::Testbed;
 
 /// A run is tried this often until something is pending at the kill.
-const TRIES_MAX: u32 = 8;
+const TRIES_MAX: u32 = 12;
 /// News that may wait for the printer.
 const NEWS_MAX: usize = 64;
 /// Violations of one run that are printed.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use harbor_fleet::payments::{ALERTS_TOPIC, COUNTS_TOPIC, LATE_TOPIC};
 use highwater_testkit::process::wait_until;
 use rdkafka::producer::{BaseProducer, Producer as _};
@@ -17,7 +17,7 @@ use super::drill::Shown;
 use super::feed::send;
 use super::judge::{Verdict, committed};
 use super::process::{JobSpec, Process};
-use super::scene::{PATIENCE, RunName, Topics, job_of};
+use super::scene::{Halt, PATIENCE, RunName, Topics, job_of};
 use super::store::Store;
 use super::testbed::Testbed;
 
@@ -73,7 +73,7 @@ struct Stage<'a> {
     process: Process,
 }
 
-type Script = fn(&mut Stage<'_>) -> anyhow::Result<Output>;
+type Script = fn(&mut Stage<'_>) -> Result<Output, Halt>;
 
 /// Names, numbers of partitions and acts. Each returns what must stand there after the drained stop.
 const VECTORS: &[(&str, i32, Script)] = &[
@@ -97,24 +97,24 @@ fn five(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn v1(stage: &mut Stage<'_>) -> anyhow::Result<Output> {
+fn v1(stage: &mut Stage<'_>) -> Result<Output, Halt> {
     five(stage)?;
     Ok(Output::counts(&[(TEN, 5)]))
 }
 
-fn v1b(stage: &mut Stage<'_>) -> anyhow::Result<Output> {
+fn v1b(stage: &mut Stage<'_>) -> Result<Output, Halt> {
     five(stage)?;
     stage.pay(0, "u1", at(9, 59_999), DECLINED)?;
     Ok(Output::counts(&[(TEN, 6)]).alert(TEN, false))
 }
 
-fn v1c(stage: &mut Stage<'_>) -> anyhow::Result<Output> {
+fn v1c(stage: &mut Stage<'_>) -> Result<Output, Halt> {
     five(stage)?;
     stage.pay(0, "u1", at(10, 0), DECLINED)?;
     Ok(Output::counts(&[(TEN, 5), (NEXT, 1)]))
 }
 
-fn v3(stage: &mut Stage<'_>) -> anyhow::Result<Output> {
+fn v3(stage: &mut Stage<'_>) -> Result<Output, Halt> {
     five(stage)?;
     stage.pay(0, "other", at(10, 44_999), MOVES)?;
     stage.settle()?;
@@ -122,7 +122,7 @@ fn v3(stage: &mut Stage<'_>) -> anyhow::Result<Output> {
     Ok(Output::counts(&[(TEN, 5)]))
 }
 
-fn v3b(stage: &mut Stage<'_>) -> anyhow::Result<Output> {
+fn v3b(stage: &mut Stage<'_>) -> Result<Output, Halt> {
     five(stage)?;
     stage.pay(0, "other", at(10, 45_000), MOVES)?;
     stage.settle()?;
@@ -131,7 +131,7 @@ fn v3b(stage: &mut Stage<'_>) -> anyhow::Result<Output> {
     Ok(last)
 }
 
-fn v4(stage: &mut Stage<'_>) -> anyhow::Result<Output> {
+fn v4(stage: &mut Stage<'_>) -> Result<Output, Halt> {
     five(stage)?;
     stage.pay(0, "other", at(15, 44_999), MOVES)?;
     stage.settle()?;
@@ -143,7 +143,7 @@ fn v4(stage: &mut Stage<'_>) -> anyhow::Result<Output> {
     Ok(last)
 }
 
-fn v4b(stage: &mut Stage<'_>) -> anyhow::Result<Output> {
+fn v4b(stage: &mut Stage<'_>) -> Result<Output, Halt> {
     five(stage)?;
     stage.pay(0, "other", at(15, 45_000), MOVES)?;
     stage.settle()?;
@@ -155,7 +155,8 @@ fn v4b(stage: &mut Stage<'_>) -> anyhow::Result<Output> {
     Ok(last)
 }
 
-fn v5(stage: &mut Stage<'_>) -> anyhow::Result<Output> {
+fn v5(stage: &mut Stage<'_>) -> Result<Output, Halt> {
+    stage.wait_running()?;
     let started = stage.testbed.clock.now();
     stage.pay(1, "other", at(0, 0), MOVES)?;
     five(stage)?;
@@ -164,10 +165,12 @@ fn v5(stage: &mut Stage<'_>) -> anyhow::Result<Output> {
     let before = stage.output()?;
     let passed = stage.testbed.clock.now().saturating_sub(started);
     if passed >= Duration::from_millis(IDLE_MS as u64) {
-        bail!("the machine was too slow to look before the partition was idle");
+        let reason = "the machine was too slow to look before the silent partition was idle";
+        return Err(Halt::Invalid(reason.to_owned()));
     }
     if before != Output::default() {
-        bail!("a window was final before the silent partition was idle: {before:?}");
+        let text = "a window was final before the silent partition was idle";
+        return Err(anyhow!("{text}: {before:?}").into());
     }
     let mut last = Output::counts(&[(TEN, 5)]);
     stage.wait_for(&last)?;
@@ -185,20 +188,20 @@ fn v5(stage: &mut Stage<'_>) -> anyhow::Result<Output> {
     Ok(last)
 }
 
-fn v6(stage: &mut Stage<'_>) -> anyhow::Result<Output> {
+fn v6(stage: &mut Stage<'_>) -> Result<Output, Halt> {
     for millis in 1..=6 {
         stage.pay(0, "u1", -millis, DECLINED)?;
     }
     Ok(Output::counts(&[(BEFORE, 6)]).alert(BEFORE, false))
 }
 
-fn v7(stage: &mut Stage<'_>) -> anyhow::Result<Output> {
+fn v7(stage: &mut Stage<'_>) -> Result<Output, Halt> {
     stage.pay(0, "u1", at(5, 0), DECLINED)?;
     stage.pay(0, "u1", at(5, 0), DECLINED)?;
     Ok(Output::counts(&[(TEN, 2)]))
 }
 
-fn v8(stage: &mut Stage<'_>) -> anyhow::Result<Output> {
+fn v8(stage: &mut Stage<'_>) -> Result<Output, Halt> {
     for millis in 0..6 {
         stage.pay(0, "u1", at(5, millis), "declined")?;
     }
@@ -209,16 +212,20 @@ fn v8(stage: &mut Stage<'_>) -> anyhow::Result<Output> {
 ///
 /// # Errors
 /// When one of them shows anything else than the specification says.
-pub(super) fn run(testbed: &Testbed, cluster: &Cluster, run: &RunName) -> anyhow::Result<Shown> {
+pub(super) fn run(testbed: &Testbed, cluster: &Cluster, run: &RunName) -> Result<Shown, Halt> {
     for &(name, partitions, script) in VECTORS {
         let text = format!("{}-{}", run.text, name.to_ascii_lowercase());
         let of_vector = RunName {
             text,
             rule: run.rule,
         };
-        let shown = Stage::open(testbed, cluster, &of_vector, partitions)
+        let played = Stage::open(testbed, cluster, &of_vector, partitions)
+            .map_err(Halt::from)
             .and_then(|stage| stage.play(script, partitions));
-        shown.with_context(|| format!("vector {name}"))?;
+        played.map_err(|halt| match halt {
+            Halt::Invalid(reason) => Halt::Invalid(format!("vector {name}: {reason}")),
+            Halt::Failed(error) => Halt::Failed(error.context(format!("vector {name}"))),
+        })?;
     }
     Ok(Shown {
         verdict: Verdict::default(),
@@ -251,15 +258,20 @@ impl<'a> Stage<'a> {
         })
     }
 
-    fn play(mut self, script: Script, partitions: i32) -> anyhow::Result<()> {
+    fn play(mut self, script: Script, partitions: i32) -> Result<(), Halt> {
         let last = script(&mut self)?;
+        Ok(self.end(&last, partitions)?)
+    }
+
+    /// Stops drained and compares what is there then.
+    fn end(mut self, last: &Output, partitions: i32) -> anyhow::Result<()> {
         self.settle()?;
         self.spec.call(&["stop", "--drain"])?;
         match self.process.wait(PATIENCE)? {
             Some(status) if status.success() => {}
             ended => bail!("the drained job ended with {ended:?}\n{}", self.spec.tail()),
         }
-        self.expect(&last)?;
+        self.expect(last)?;
         let topics = self.topics.all(partitions).into_iter();
         let names: Vec<_> = topics.map(|(name, _)| name).collect();
         self.cluster.delete(&names)?;
@@ -322,6 +334,11 @@ impl<'a> Stage<'a> {
         self.wait("two more checkpoints", |stage| {
             Ok(stage.spec.completed(rim) >= next)
         })
+    }
+
+    fn wait_running(&mut self) -> anyhow::Result<()> {
+        let rim = self.testbed.rim();
+        self.wait("records flow", |stage| Ok(stage.spec.is_running(rim)))
     }
 
     fn wait_watermark(&mut self, wanted: i64) -> anyhow::Result<()> {

@@ -89,6 +89,32 @@ fn each_wrong_output_breaks_its_rule() {
 }
 
 #[test]
+fn what_is_missing_is_lost_and_what_is_there_twice_is_doubled() {
+    let six = expected(&[1, 2, 3, 4, 5, 6]);
+    let of = |observed: &Observed| {
+        let report = Report::new(&six, observed);
+        (report.lost, report.doubled)
+    };
+    assert_eq!(of(&observed(&[6], 1, &[])), (0, 0));
+    assert_eq!(of(&observed(&[6], 3, &[])), (0, 2));
+    assert_eq!(of(&observed(&[6], 0, &[])), (1, 0));
+    assert_eq!(of(&observed(&[4], 1, &[])), (2, 0));
+    assert_eq!(of(&observed(&[6], 1, &[1])), (0, 1));
+    let mut letters = observed(&[6], 1, &[]);
+    letters.add_dead_letters(["x"]);
+    assert_eq!(of(&letters), (0, 1));
+}
+
+#[test]
+fn a_count_that_is_put_out_again_is_doubled_though_the_last_one_is_right() {
+    let seven = expected(&[1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(rules(&seven, &observed(&[6, 7], 1, &[])), [""; 0]);
+    let again = observed(&[6, 6, 7], 1, &[]);
+    assert_eq!(rules(&seven, &again), ["HB-12"]);
+    assert_eq!(Report::new(&seven, &again).doubled, 1);
+}
+
+#[test]
 fn a_late_decline_may_be_counted_or_put_out_but_not_lost() {
     let mut times = vec![1, 2, 3, 4, 5, 2_000_000];
     times.push(6);

@@ -270,7 +270,7 @@ impl Task {
 
     /// Gives turns until a call is done.
     fn finish(&mut self, mut progress: Progress) {
-        while progress == Progress::More {
+        while progress != Progress::Done {
             progress = self.head().turn().unwrap();
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use highwater_api::StreamEnvironment;
-use highwater_connectors::{CollectSink, ElementsSource};
+use highwater_connectors::{BadRecords, CollectSink, ElementsSource, GeneratorSource, Random};
 use highwater_operators::{
     AsyncLookup, Count, LookupOptions, LookupOrder, OutputTag, UserError, WindowContext,
 };
@@ -199,4 +199,30 @@ fn a_lookup_without_room_or_time_is_refused() {
         "no-time: its timeout is 0; use 1 ms or more",
     ];
     assert_eq!(reasons, expected);
+}
+
+#[test]
+fn dead_letters_that_nobody_reads_are_refused() {
+    let source = |policy| {
+        let number = |index: u64, _: &mut Random| (index, EventTime(0));
+        let source = GeneratorSource::builder("numbers", 1, number).count(1);
+        source.bad_records(policy).build().unwrap()
+    };
+    let reasons = refused(|env| {
+        env.source("lost", source(BadRecords::DeadLetter))
+            .sink("a", out());
+        env.source("dropped", source(BadRecords::Drop))
+            .sink("b", out());
+        let read = env.source("read", source(BadRecords::DeadLetter));
+        read.dead_letters()
+            .map(|letter| letter.position)
+            .sink("letters", out());
+        read.sink("c", out());
+    });
+    assert_eq!(
+        reasons,
+        [
+            "lost: its bad records go to its dead letters, which nobody reads; read `.dead_letters()`, or let them fail or be dropped"
+        ]
+    );
 }

@@ -60,7 +60,7 @@ fn the_plan_of_a_job_is_shown_whole() {
 3 tasks, 5 subtasks, graph {fingerprint}
 
 task 0: records → filter-1  (parallelism 2 of 720)
-  records                  source: elements 1 records, bounded; watermarks 5000 ms behind, idle after 1000 ms
+  records                  source: elements 1 records, bounded; watermarks 5000 ms behind, idle after 1000 ms; bad records fail
   filter-1                 filter
   => hash by u64 to task 1 (4 channels)
 

@@ -49,6 +49,9 @@ fn write(page: &mut String, status: &Value, tasks: &Value) -> std::fmt::Result {
         let task = text(&status["last_failure"]["task"]);
         writeln!(page, "last failure: {task}: {message}")?;
     }
+    for source in status["sources"].as_array().into_iter().flatten() {
+        source_lines(page, source)?;
+    }
     for operator in status["late_records"].as_array().into_iter().flatten() {
         late_records(page, operator)?;
     }
@@ -56,6 +59,30 @@ fn write(page: &mut String, status: &Value, tasks: &Value) -> std::fmt::Result {
         task_line(page, task)?;
     }
     Ok(())
+}
+
+/// What a source refused, and what it waits for.
+fn source_lines(page: &mut String, source: &Value) -> std::fmt::Result {
+    let name = text(&source["source"]);
+    let part = |name: &str| source[name].as_u64().unwrap_or(0);
+    let (letters, dropped) = (part("dead_letters"), part("dropped"));
+    let future = part("too_far_in_the_future");
+    if letters + dropped + future > 0 {
+        writeln!(
+            page,
+            "refused by {name}: {} to dead letters, {} dropped; {} too far in the future",
+            count(letters),
+            count(dropped),
+            count(future),
+        )?;
+    }
+    match part("splits_behind_open_transactions") {
+        0 => Ok(()),
+        held => writeln!(
+            page,
+            "{name} waits: {held} splits hold records of a transaction that somebody keeps open"
+        ),
+    }
 }
 
 /// How late the records of one operator come: the counts, a line for each bucket, and the bounds that would do.
@@ -195,6 +222,10 @@ last failure: r1-window: out of memory
         let shown = status(
             &json!({
                 "job": "fleet", "phase": "running", "checkpoints": {},
+                "sources": [{
+                    "source": "payments", "dead_letters": 1_200, "dropped": 0, "too_far_in_the_future": 3,
+                    "splits_behind_open_transactions": 2,
+                }],
                 "late_records": [{
                     "operator": "r1-window", "on_time": 9_000, "late_accepted": 990, "late_dropped": 10,
                     "late_to_side_output": 0,
@@ -207,6 +238,8 @@ last failure: r1-window: out of memory
             &json!([]),
         );
         let expected = "\
+refused by payments: 1,200 to dead letters, 0 dropped; 3 too far in the future
+payments waits: 2 splits hold records of a transaction that somebody keeps open
 late records at r1-window: 9,000 on time, 990 late but accepted, 10 dropped, 0 to a side output
   up to 127 ms     late: 900
   up to 1 min 5 s  late: 100

@@ -152,6 +152,8 @@ fn what_is_wrong_decides_the_exit_code() {
         (&["plan", "--parallelism", "800"], 5, "max parallelism"),
         (&["checkpoints", "verify"], 2, "no checkpoints"),
         (&["status"], 7, "does not run here"),
+        (&["savepoint", "one"], 7, "does not run here"),
+        (&["stop"], 7, "does not run here"),
     ] {
         let ended = job.call(arguments);
         assert_eq!(ended.status.code(), Some(code), "{arguments:?}");
@@ -242,5 +244,18 @@ fn a_savepoint_is_taken_by_an_explicit_word_only() {
         complained(&missing).contains("savepoints/second"),
         "{}",
         complained(&missing)
+    );
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_made_is_a_wrong_setting() {
+    let job = Job::new();
+    std::fs::write(job.state(), "a file, no directory").unwrap();
+    let ended = job.call(&["run", "--param", "count=5"]);
+    assert_eq!(ended.status.code(), Some(2), "{}", complained(&ended));
+    assert!(
+        complained(&ended).contains("state"),
+        "{}",
+        complained(&ended)
     );
 }

@@ -299,6 +299,7 @@ mod tests {
             parallelism: Parallelism(1),
             max_parallelism: groups,
             key: None,
+            form: "aggregate".to_owned(),
             states: Vec::new(),
             keyed: vec![file],
             lists: Vec::new(),
@@ -308,6 +309,7 @@ mod tests {
             parallelism: Parallelism(1),
             max_parallelism: groups,
             key: None,
+            form: "aggregate".to_owned(),
             states: Vec::new(),
         };
         let shape = JobShape {

@@ -51,6 +51,8 @@ pub enum Work<'a> {
     GoBack,
     /// A savepoint is taken in place of the checkpoint in `head`.
     Take(&'a Savepoint),
+    /// The checkpoint in `head` was drained: its output is confirmed, then the job ends.
+    End,
 }
 
 /// How a detour ended.
@@ -117,6 +119,10 @@ impl Detour<'_> {
                 Work::GoBack => self.give_up(damage, &mut tries).await,
                 Work::Take(savepoint) => match &damage.manifest {
                     Some(current) => self.take(savepoint, current, &mut tries).await,
+                    None => self.give_up(damage, &mut tries).await,
+                },
+                Work::End => match &damage.manifest {
+                    Some(current) => self.end_drained(current).await,
                     None => self.give_up(damage, &mut tries).await,
                 },
             };
@@ -276,7 +282,11 @@ impl Detour<'_> {
     }
 
     /// Has the worker open sessions for the duties, in an attempt in which nothing else happens.
-    fn open(&mut self, duties: Vec<SlotDuty>, (head, state): (&Head, &Manifest)) -> AttemptId {
+    pub(crate) fn open(
+        &mut self,
+        duties: Vec<SlotDuty>,
+        (head, state): (&Head, &Manifest),
+    ) -> AttemptId {
         *self.last_attempt = self.last_attempt.next();
         let (attempt, first) = (*self.last_attempt, &self.externals.markers);
         let deployment = Deployment {

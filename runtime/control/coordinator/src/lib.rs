@@ -7,6 +7,7 @@
 
 pub mod attempt;
 pub mod deploy;
+pub mod drained;
 pub mod going_back;
 pub mod housekeeping;
 pub mod request;

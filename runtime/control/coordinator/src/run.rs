@@ -378,13 +378,30 @@ impl Coordinator {
     fn publish(&self) {
         let head = self.keeper.settled().map(|settled| &settled.head);
         self.status.send_if_modified(|status| {
-            let before = (status.epoch, status.attempt, status.lineage);
+            let before = (
+                status.epoch,
+                status.attempt,
+                status.lineage,
+                status.checkpoints.completed,
+            );
+            // A job that goes on has a checkpoint before it completes its first one.
+            if status.checkpoints.completed.is_none() && self.manifest.id.number > 0 {
+                status.checkpoints.completed = Some(self.manifest.id);
+                let files = self.manifest.files.values();
+                status.checkpoints.bytes = files.map(|file| file.length).sum();
+            }
             if let Some(head) = head {
                 status.epoch = head.epoch;
                 status.lineage = Some(head.lineage);
             }
             status.attempt = self.last_attempt;
-            before != (status.epoch, status.attempt, status.lineage)
+            before
+                != (
+                    status.epoch,
+                    status.attempt,
+                    status.lineage,
+                    status.checkpoints.completed,
+                )
         });
     }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use highwater_protocol::hash::ContentHash;
-use highwater_protocol::head::{Head, HeadChange};
+use highwater_protocol::head::Head;
 use highwater_protocol::manifest::{Manifest, SinkState};
 use highwater_protocol::nonce::TrySource;
 use highwater_protocol::paths::{RelativePath, SavepointPaths};
@@ -25,7 +25,7 @@ use crate::deploy::{DeployInput, LogCheck, deployment};
 use crate::going_back::{Broken, Detour, Detoured};
 use crate::setup::JobFailure;
 use crate::sources::{OpenSources, open_sources};
-use crate::start::{Externals, decide, failed, failure};
+use crate::start::{Externals, failed, failure};
 use crate::status::describe;
 use crate::store::JobStore;
 
@@ -189,11 +189,7 @@ impl Detour<'_> {
             return Ok(Detoured::Void);
         }
         cancelled?;
-        if head.has_pending_output() {
-            (self.setup.stop)(Step::P8);
-            let first = self.keeper.begin(&HeadChange::Confirm, self.nonces.draw());
-            decide(self.store, self.keeper, first).await?;
-        }
+        self.record_confirmed(&head).await?;
         let head = self.still_leading().await?;
         let (mut machine, effects) =
             GoingBack::voluntary(head.clone(), state, &savepoint.facts, tries.clone());
@@ -276,7 +272,7 @@ impl Detour<'_> {
     }
 
     /// The next news of the worker, as the region understands it.
-    async fn told(&mut self, attempt: AttemptId) -> Result<Vec<RegionEvent>, Broken> {
+    pub(crate) async fn told(&mut self, attempt: AttemptId) -> Result<Vec<RegionEvent>, Broken> {
         let tasks: Vec<_> = self.shape.tasks.keys().cloned().collect();
         loop {
             match self.event().await? {

@@ -47,6 +47,7 @@ pub fn shape_of(
                     key: node.key.as_deref().map(key_schema),
                     // The backend compares the schemas of each state, since it can read older ones.
                     states: Vec::new(),
+                    form: node.form.clone(),
                 };
                 shape.operators.insert(uid, operator);
             }

@@ -50,6 +50,8 @@ pub struct OperatorShape {
     pub key: Option<StateSchema>,
     /// The states.
     pub states: Vec<StateSchema>,
+    /// What it does with its state: kind and settings that give the state its meaning.
+    pub form: String,
 }
 
 /// What the protocol knows of a sink.

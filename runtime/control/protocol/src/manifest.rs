@@ -23,7 +23,7 @@ mod check;
 
 pub use check::ManifestFault;
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The largest manifest: 10^5 files with all their key groups fit, a hostile one cannot take more memory than this.
 pub const MANIFEST_BYTES_MAX: usize = 256 << 20;
 const KIND: SealKind = SealKind {
@@ -200,6 +200,10 @@ pub struct OperatorState {
     pub key: Option<StateSchema>,
     /// The states, by name.
     pub states: Vec<StateSchema>,
+    /// What the operator did with its state: kind and settings that give the state its meaning, such as the size of a
+    /// window. Empty = not known.
+    #[serde(default)]
+    pub form: String,
     /// Keyed state.
     pub keyed: Vec<KeyedFile>,
     /// List state.
@@ -292,6 +296,10 @@ pub struct Manifest {
     pub parent: Option<ManifestRef>,
     /// The fingerprint of the job graph.
     pub graph: ContentHash,
+    /// Whether event time had run to its end before it was taken: every window has fired, and reading on would fire
+    /// them again.
+    #[serde(default)]
+    pub drained: bool,
     key_hash: String,
     /// Every file that the state refers to. Sink logs are listed with their slots.
     pub files: BTreeMap<RelativePath, FileEntry>,
@@ -366,6 +374,7 @@ impl Manifest {
             kind: title.kind,
             parent: title.parent,
             graph: title.graph,
+            drained: false,
             key_hash: KEY_HASH.to_owned(),
             files: BTreeMap::new(),
             operators: BTreeMap::new(),

@@ -56,6 +56,8 @@ mutants! {
     NoVoidMarkers = "no-void-markers",
     /// Schedule 8: going back uses the number again.
     NumberReused = "number-reused",
+    /// *Going back* (b): a savepoint that was taken is taken again by the next leader.
+    SavepointTakenTwice = "savepoint-taken-twice",
     /// Schedule 9: records of n + 1 are sent before n is confirmed.
     SendBeforeConfirmed = "send-before-confirmed",
     /// S3: a slot acknowledges although the last completed checkpoint is not confirmed.

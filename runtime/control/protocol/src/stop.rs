@@ -59,17 +59,19 @@ pub enum NamedStop {
         /// The checkpoint.
         number: u64,
     },
-    /// The outside will not take the logged output of a completed checkpoint.
+    /// The outside will not take what is to be committed.
     #[error(
-        "SinkRefused: sink slot {slot} cannot write the logged output of checkpoint {number}: {reason}; correct the \
-         sink, its limits or its permissions and start again, the log is kept"
+        "SinkRefused: {part} of checkpoint {number} of sink slot {slot} is refused: {reason}; correct the outside or \
+         its limits and start again"
     )]
     SinkRefused {
         /// The slot.
         slot: SlotKey,
         /// The checkpoint.
         number: u64,
-        /// The answer of the outside.
+        /// What is refused.
+        part: RefusedPart,
+        /// The answer of the broker.
         reason: String,
     },
     /// The sink will never take a record that is in no completed checkpoint yet.
@@ -81,6 +83,17 @@ pub enum NamedStop {
         /// The slot.
         slot: SlotKey,
         /// What the sink says of the record.
+        reason: String,
+    },
+    /// The outside will not open a session for good: access is denied, or a setting is wrong.
+    #[error(
+        "SinkRefused: no session of sink slot {slot} can be opened: {reason}; grant what is missing or correct the \
+         sink, then start again"
+    )]
+    SessionRefused {
+        /// The slot.
+        slot: SlotKey,
+        /// The answer of the outside.
         reason: String,
     },
     /// The state is damaged, and an older one is not there or would repeat visible output.
@@ -127,6 +140,24 @@ pub enum NamedStop {
         /// The largest number among them.
         newest: u64,
     },
+}
+
+/// What the outside refuses to commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedPart {
+    /// Output of the log.
+    Record,
+    /// The void marker of output that is given up.
+    VoidMarker,
+}
+
+impl fmt::Display for RefusedPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Record => "a logged record",
+            Self::VoidMarker => "the void marker",
+        })
+    }
 }
 
 /// What is wrong with a marker topic.
@@ -197,6 +228,7 @@ impl Classified for NamedStop {
             | Self::HeadMissing { .. } => ErrorKind::Corrupt,
             Self::SinkRefused { .. }
             | Self::RecordRefused { .. }
+            | Self::SessionRefused { .. }
             | Self::PartlyCommitted { .. }
             | Self::PendingOutput { .. } => ErrorKind::Invalid,
         }

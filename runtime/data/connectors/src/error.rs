@@ -23,9 +23,9 @@ pub enum ConnectorError {
         /// What it answered.
         reason: String,
     },
-    /// A record cannot be decoded and the policy is to fail.
+    /// A record is refused and the policy is to fail.
     #[error(
-        "{object}: record at {position} cannot be decoded: {reason}; the record starts with `{excerpt}`"
+        "{object}: record at {position} is refused: {reason}; the record starts with `{excerpt}`"
     )]
     BadRecord {
         /// The topic and partition, or the file.

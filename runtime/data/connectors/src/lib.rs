@@ -17,6 +17,7 @@ pub mod format;
 pub mod elements;
 pub mod file_log;
 pub mod generator;
+pub mod intake;
 
 pub mod blackhole;
 pub mod collect;
@@ -37,6 +38,7 @@ pub use file_sink::{CommittedFile, FileSink, FileTarget, committed_files};
 pub use format::{Binary, DecodeFailure, DecodeRecord, ValueEncoder, ValueFormat};
 pub use generator::{Generate, GeneratorSource, Random, RecordsPerSecond};
 pub use highwater_types::{Boundedness, Guarantee};
+pub use intake::{BadInput, BadRecords, Intake, Origin, RawInput, Refused};
 pub use memory_target::MemoryOutput;
 pub use output::{OutputBatch, OutputRecord};
 pub use print::PrintSink;
@@ -45,6 +47,6 @@ pub use sink::{
     OutputTarget, Sink, SinkFacts, SinkWriter, TargetError, WriterContext,
 };
 pub use source::{
-    BadRecords, DeadLetter, Discovery, ReaderContext, ReaderPoll, Source, SourceFacts,
-    SourceOutput, SourceReader, Split, SplitEnumerator, SplitIndex, WakeHandle,
+    DeadLetter, Discovery, ReaderContext, ReaderPoll, Source, SourceFacts, SourceOutput,
+    SourceReader, Split, SplitEnumerator, SplitIndex, WakeHandle,
 };

@@ -18,18 +18,7 @@ use highwater_types::{
 };
 
 use crate::error::ConnectorError;
-
-/// What to do with a record that cannot be decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum BadRecords {
-    /// The job fails, naming split, position and the first 200 bytes.
-    #[default]
-    Fail,
-    /// The raw record goes to the dead-letter output, with split, position and reason.
-    DeadLetter,
-    /// The record is dropped and counted.
-    Drop,
-}
+use crate::intake::{BadInput, Origin};
 
 /// What a plan shows of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +56,11 @@ pub trait Source: Send + Sync + 'static {
 
     /// What a plan shows.
     fn facts(&self) -> SourceFacts;
+
+    /// What it refuses, and what becomes of that. One that sets a future limit tells the [`SourceReader::origin`] too.
+    fn bad_input(&self) -> BadInput {
+        BadInput::FAIL
+    }
 
     /// The split finder, for the coordinator.
     fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>, ConnectorError>;
@@ -183,14 +177,26 @@ pub trait SourceReader<T> {
     /// Reads on.
     fn poll(&mut self, out: &mut SourceOutput<T>) -> Result<ReaderPoll, ConnectorError>;
 
+    /// Where record `at` of the last poll came from. Asked only behind that poll, for a record that is refused though
+    /// it could be decoded: by a source that sets a future limit.
+    fn origin(&self, at: usize) -> Result<Origin, ConnectorError> {
+        unreachable!("record {at} is refused, but its source sets no future limit")
+    }
+
+    /// How many splits an open transaction of somebody holds back, for people. [`SourceReader::is_behind`] is true of them.
+    fn held(&self) -> usize {
+        0
+    }
+
     /// The unfinished splits with the positions behind the last record that `poll` delivered.
     fn snapshot(&mut self) -> Result<Vec<Split>, ConnectorError>;
 
     /// Checkpoint `id` is complete: positions of it may be told to the outside (T-25).
     fn checkpoint_completed(&mut self, id: CheckpointId) -> Result<(), ConnectorError>;
 
-    /// Whether records of this split wait outside, or nobody knows yet whether any do. Such a split is not idle,
-    /// however long it delivers nothing: event time must not pass what is still to be read (T-08).
+    /// Whether records of this split wait outside, be it behind an open transaction of somebody, or nobody knows yet
+    /// whether any do. Such a split is not idle, however long it delivers nothing: event time must not pass what is still
+    /// to be read (T-08).
     ///
     /// A reader whose `poll` itself looks outside has nothing to tell: what it has not seen is not there.
     fn is_behind(&self, _split: SplitIndex) -> bool {

@@ -7,8 +7,8 @@
 use highwater_operators::chain::Collected;
 use highwater_operators::{Downstream, OperatorError, OperatorReport, Progress, Push};
 use highwater_types::{
-    CheckpointBarrier, CheckpointId, Chunk, EventTime, KeyHash, MaxParallelism, Parallelism,
-    ProcessingTime, Record, StreamStatus, Watermark,
+    CheckpointBarrier, CheckpointId, Chunk, EventTime, Grouping, KeyHash, MaxParallelism,
+    Parallelism, ProcessingTime, Record, StreamStatus, Watermark,
 };
 
 use crate::channel::{ChannelSender, Element};
@@ -39,7 +39,12 @@ pub enum Partitioner<T> {
 }
 
 enum Route<T> {
-    Hash { rekey: Rekey<T>, owners: Vec<u16> },
+    Hash {
+        rekey: Rekey<T>,
+        grouping: Grouping,
+        /// The channel of each key group.
+        owners: Vec<u16>,
+    },
     One,
     Turn(usize),
     All,
@@ -109,6 +114,7 @@ impl<T: Record> ExchangeWriter<T> {
                     |group| max_parallelism.owner(highwater_types::KeyGroup(group), parallelism);
                 Route::Hash {
                     rekey,
+                    grouping: Grouping::of(max_parallelism),
                     owners: groups.map(|group| owner(group).0 as u16).collect(),
                 }
             }
@@ -157,14 +163,17 @@ impl<T: Record> ExchangeWriter<T> {
 impl<T: Record> Push<T> for ExchangeWriter<T> {
     fn push(&mut self, chunk: &mut Chunk<T>) -> Result<(), OperatorError> {
         match &mut self.route {
-            Route::Hash { rekey, owners } => {
+            Route::Hash {
+                rekey,
+                grouping,
+                owners,
+            } => {
                 rekey(chunk);
                 if let [only] = self.channels.as_mut_slice() {
                     return only.take(chunk);
                 }
-                let groups = owners.len() as u64;
                 for (record, time, hash) in chunk.drain() {
-                    let owner = owners[(hash.0 % groups) as usize];
+                    let owner = owners[usize::from(grouping.group(hash).0)];
                     self.channels[usize::from(owner)].add(record, time, hash)?;
                 }
                 Ok(())

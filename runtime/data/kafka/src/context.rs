@@ -3,7 +3,8 @@
 //! The library reports a failed connection as "timed out" to the caller and tells the reason only in its log, so the last
 //! reason is kept for error messages.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::config::RDKafkaLogLevel;
@@ -11,7 +12,7 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
-use rdkafka::{ClientContext, TopicPartitionList};
+use rdkafka::{ClientContext, Statistics, TopicPartitionList};
 
 /// A problem that a client told about on the side.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,29 +25,49 @@ pub(crate) struct Problem {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ClientLog {
     last: Arc<Mutex<Option<Problem>>>,
-    /// Commits of group offsets that were asked for and not yet answered.
-    open_commits: Arc<AtomicU32>,
+    /// The topic whose held partitions are watched; empty = none.
+    topic: String,
+    held: HeldPartitions,
+}
+
+/// Partitions of the topic of one reader whose last records an open transaction of somebody keeps back: the high
+/// watermark is above the last stable offset. They are not idle, whatever the reader sees of them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HeldPartitions {
+    any: Arc<AtomicBool>,
+    partitions: Arc<Mutex<BTreeSet<i32>>>,
+}
+
+impl HeldPartitions {
+    /// Whether the partition is one of them. Costs one load while there is none.
+    pub(crate) fn contains(&self, partition: i32) -> bool {
+        self.any.load(Ordering::Acquire) && lock(&self.partitions).contains(&partition)
+    }
+
+    fn note(&self, partitions: BTreeSet<i32>) {
+        let any = !partitions.is_empty();
+        *lock(&self.partitions) = partitions;
+        self.any.store(any, Ordering::Release);
+    }
 }
 
 impl ClientLog {
+    /// A log that also watches for partitions of `topic` that are held.
+    pub(crate) fn reading(topic: &str) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// The partitions that are held.
+    pub(crate) const fn held(&self) -> &HeldPartitions {
+        &self.held
+    }
+
     /// The last problem that the client told about.
     pub(crate) fn last(&self) -> Option<Problem> {
         lock(&self.last).clone()
-    }
-
-    /// A commit of group offsets was asked for; its answer comes with a later poll.
-    pub(crate) fn commit_asked(&self) {
-        self.open_commits.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// A commit could not be asked for: no answer will come.
-    pub(crate) fn commit_refused(&self) {
-        self.open_commits.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    /// Whether every commit that was asked for is answered.
-    pub(crate) fn commits_are_answered(&self) -> bool {
-        self.open_commits.load(Ordering::Acquire) == 0
     }
 
     pub(crate) fn keep(&self, code: Option<RDKafkaErrorCode>, text: &str) {
@@ -63,6 +84,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl ClientContext for ClientLog {
+    fn stats(&self, statistics: Statistics) {
+        let Some(topic) = statistics.topics.get(&self.topic) else {
+            return;
+        };
+        let held = topic.partitions.values();
+        let held = held.filter(|one| one.ls_offset >= 0 && one.hi_offset > one.ls_offset);
+        self.held.note(held.map(|one| one.partition).collect());
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // Lines begin with the name of a thread: `[thrd:host:port/bootstrap]: text`.
         let text = message.split_once("]: ").map_or(message, |(_, text)| text);
@@ -84,7 +114,6 @@ impl ClientContext for ClientLog {
 
 impl ConsumerContext for ClientLog {
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        self.open_commits.fetch_sub(1, Ordering::AcqRel);
         if let Err(error) = result {
             // Group offsets are for people who watch; the job itself goes on from its checkpoints.
             tracing::warn!(target: "highwater::kafka", %error, "group offsets were not committed");

@@ -10,9 +10,10 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use highwater_connectors::intake::whole_millis;
 use highwater_connectors::{
-    BadRecords, Boundedness, ConnectorError, DecodeRecord, ReaderContext, Source, SourceFacts,
-    SourceReader, SplitEnumerator,
+    BadInput, BadRecords, Boundedness, ConnectorError, DecodeRecord, ReaderContext, Source,
+    SourceFacts, SourceReader, SplitEnumerator,
 };
 use highwater_types::Record;
 
@@ -36,6 +37,9 @@ pub struct KafkaSource<T, D> {
     records: PhantomData<fn() -> T>,
 }
 
+/// How far ahead of processing time an event time may be, unless the job says otherwise: a day.
+const FUTURE_LIMIT_MS: i64 = 86_400_000;
+
 /// What enumerator and readers share.
 #[derive(Clone, Debug)]
 struct SourceSettings {
@@ -44,7 +48,7 @@ struct SourceSettings {
     start: StartPosition,
     end: Option<EndPosition>,
     group: Option<String>,
-    bad_records: BadRecords,
+    bad_input: BadInput,
     discovery_interval: Duration,
 }
 
@@ -63,7 +67,10 @@ impl<T: Record, D: DecodeRecord<T>> KafkaSource<T, D> {
             start: StartPosition::Earliest,
             end: None,
             group: None,
-            bad_records: BadRecords::Fail,
+            bad_input: BadInput {
+                future_limit_ms: Some(FUTURE_LIMIT_MS),
+                ..BadInput::FAIL
+            },
             discovery_interval: DISCOVERY_INTERVAL,
         };
         Self {
@@ -97,10 +104,29 @@ impl<T: Record, D: DecodeRecord<T>> KafkaSource<T, D> {
         self.with(|settings| settings.group = Some(group))
     }
 
-    /// What to do with records that cannot be decoded.
+    /// What to do with records that are refused: no value, too large, not decodable, too far in the future.
     #[must_use]
     pub fn bad_records(self, policy: BadRecords) -> Self {
-        self.with(|settings| settings.bad_records = policy)
+        self.with(|settings| settings.bad_input.policy = policy)
+    }
+
+    /// Refuses values of more than `bytes` bytes; 16 MiB if not set.
+    #[must_use]
+    pub fn record_bytes_max(self, bytes: usize) -> Self {
+        self.with(|settings| settings.bad_input.record_bytes_max = bytes)
+    }
+
+    /// How far ahead of processing time the event time of a record may be before it is refused: one day if not set.
+    /// One such record that was let through would make everything behind it late.
+    #[must_use]
+    pub fn future_limit(self, limit: Duration) -> Self {
+        self.with(|settings| settings.bad_input.future_limit_ms = Some(whole_millis(limit)))
+    }
+
+    /// Takes records however far their event time is ahead of processing time.
+    #[must_use]
+    pub fn without_future_limit(self) -> Self {
+        self.with(|settings| settings.bad_input.future_limit_ms = None)
     }
 
     /// How often to look for new partitions; one minute if not set.
@@ -122,6 +148,10 @@ impl<T: Record, D: DecodeRecord<T>> Source for KafkaSource<T, D> {
                 None => Boundedness::Unbounded,
             },
         }
+    }
+
+    fn bad_input(&self) -> BadInput {
+        self.settings.bad_input
     }
 
     fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>, ConnectorError> {

@@ -13,7 +13,7 @@ use crate::error::OperatorError;
 use crate::keyed_states::{KeyedStates, assert_keyed};
 use crate::operator::{Operator, OperatorReport};
 use crate::outputs::Outputs;
-use crate::snapshot::OperatorSnapshot;
+use crate::snapshot::SnapshotStep;
 
 /// The name of the state.
 const STATE: &str = "aggregate";
@@ -111,8 +111,10 @@ where
             records,
             |at| (self.key_of)(&records[at]),
             |at, accumulator| {
-                if emitted.is_ok() {
-                    emitted = out.emit(self.function.result(accumulator), times[at]);
+                if emitted.is_ok()
+                    && let Err(error) = out.emit(self.function.result(accumulator), times[at])
+                {
+                    emitted = Err(error);
                 }
             },
         );
@@ -125,7 +127,7 @@ where
         self.states.snapshot_start(barrier)
     }
 
-    fn snapshot_step(&mut self) -> Result<Option<OperatorSnapshot>, OperatorError> {
+    fn snapshot_step(&mut self) -> Result<SnapshotStep, OperatorError> {
         self.states.snapshot_step()
     }
 

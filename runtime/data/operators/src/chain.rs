@@ -10,7 +10,7 @@ use highwater_types::{
 use crate::error::OperatorError;
 use crate::operator::{Operator, OperatorReport, Progress};
 use crate::outputs::Outputs;
-use crate::snapshot::OperatorSnapshot;
+use crate::snapshot::{OperatorSnapshot, SnapshotStep};
 
 /// Snapshots of a chain that are whole.
 pub type Collected = Vec<(OperatorUid, OperatorSnapshot)>;
@@ -106,9 +106,9 @@ impl<In, Out: Record, O: Operator<In, Out>> Downstream for Link<In, Out, O> {
         self.assert_finished();
         let own = self.operator.on_watermark(watermark, &mut self.outputs)?;
         self.outputs.flush()?;
-        if own == Progress::More {
+        if own != Progress::Done {
             self.unfinished = Unfinished::Watermark(watermark);
-            return Ok(Progress::More);
+            return Ok(own);
         }
         if O::HOLDS_WATERMARKS {
             return Ok(self.outputs.behind());
@@ -128,9 +128,9 @@ impl<In, Out: Record, O: Operator<In, Out>> Downstream for Link<In, Out, O> {
         self.assert_finished();
         let own = self.operator.on_end(&mut self.outputs)?;
         self.outputs.flush()?;
-        if own == Progress::More {
+        if own != Progress::Done {
             self.unfinished = Unfinished::End;
-            return Ok(Progress::More);
+            return Ok(own);
         }
         self.outputs.end()
     }
@@ -144,16 +144,17 @@ impl<In, Out: Record, O: Operator<In, Out>> Downstream for Link<In, Out, O> {
 
     fn turn(&mut self) -> Result<Progress, OperatorError> {
         let held = self.outputs.blocked().is_some();
-        if (held || self.outputs.behind() == Progress::More)
-            && self.outputs.turn()? == Progress::More
-        {
-            return Ok(Progress::More);
+        if held || self.outputs.behind() != Progress::Done {
+            let behind = self.outputs.turn()?;
+            if behind != Progress::Done {
+                return Ok(behind);
+            }
         }
         // Timers that fire into an output without room would pile up there, a slice with every turn.
         if held && self.outputs.blocked().is_some() {
             let is_unfinished = self.unfinished != Unfinished::Nothing;
             return Ok(if is_unfinished {
-                Progress::More
+                Progress::Waiting
             } else {
                 Progress::Done
             });
@@ -170,17 +171,18 @@ impl<In, Out: Record, O: Operator<In, Out>> Downstream for Link<In, Out, O> {
     }
 
     fn collect(&mut self, into: &mut Collected) -> Result<Progress, OperatorError> {
-        let mut progress = Progress::Done;
+        let mut gathering = Progress::Done;
         if self.snapshot_open {
             match self.operator.snapshot_step()? {
-                Some(snapshot) => {
+                SnapshotStep::Whole(snapshot) => {
                     self.snapshot_open = false;
                     into.push((self.uid.clone(), snapshot));
                 }
-                None => progress = Progress::More,
+                SnapshotStep::Waits => gathering = Progress::Waiting,
+                SnapshotStep::More => gathering = Progress::More,
             }
         }
-        Ok(progress.and(self.outputs.collect(into)?))
+        Ok(gathering.and(self.outputs.collect(into)?))
     }
 
     fn abort(&mut self) {

@@ -24,7 +24,7 @@ use crate::keyed_states::{KeyedStates, assert_keyed};
 use crate::operator::{Operator, OperatorReport, Progress};
 use crate::outputs::{OutputTag, Outputs};
 use crate::process::FunctionPlace;
-use crate::snapshot::OperatorSnapshot;
+use crate::snapshot::SnapshotStep;
 use crate::timer_service::StoredTimers;
 
 /// The most timers or windows that fire in one call.
@@ -367,6 +367,7 @@ where
         assert_keyed(chunk);
         self.lateness.on_chunk(chunk.times(), self.watermark);
         let now = self.states.now();
+        self.states.backend.warm_keys(chunk.hashes());
         for (record, time, hash) in chunk.drain() {
             let key = (self.key_of)(&record);
             let mut context = KeyedContext {
@@ -420,7 +421,7 @@ where
         self.states.snapshot_start(barrier)
     }
 
-    fn snapshot_step(&mut self) -> Result<Option<OperatorSnapshot>, OperatorError> {
+    fn snapshot_step(&mut self) -> Result<SnapshotStep, OperatorError> {
         self.states.snapshot_step()
     }
 

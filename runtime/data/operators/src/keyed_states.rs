@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::context::OperatorContext;
 use crate::error::OperatorError;
 use crate::operator::{OperatorReport, TaskClock};
-use crate::snapshot::{ListStateSnapshot, OperatorSnapshot, Redistribution};
+use crate::snapshot::{ListStateSnapshot, OperatorSnapshot, Redistribution, SnapshotStep};
 
 /// The list state of the watermark: one item from each subtask, all given to each.
 const WATERMARK: &str = "highwater.watermark";
@@ -119,15 +119,15 @@ impl KeyedStates {
     }
 
     /// A portion of the open snapshot.
-    pub(crate) fn snapshot_step(&mut self) -> Result<Option<OperatorSnapshot>, OperatorError> {
+    pub(crate) fn snapshot_step(&mut self) -> Result<SnapshotStep, OperatorError> {
         if self.sealing.is_none() {
             if self.backend.advance_snapshot(PORTION_ENTRIES)? == SnapshotProgress::Saving {
-                return Ok(None);
+                return Ok(SnapshotStep::More);
             }
             let is_small = self.backend.used_bytes() <= SEAL_INLINE_BYTES;
             let unsealed = self.backend.take_snapshot()?;
             if is_small {
-                return Ok(Some(self.whole(seal(unsealed)?)));
+                return Ok(SnapshotStep::Whole(self.whole(seal(unsealed)?)));
             }
             self.sealing = Some(self.seal_on_rim(unsealed));
         }
@@ -136,10 +136,10 @@ impl KeyedStates {
             .as_ref()
             .and_then(|sealing| sealing.sealed.try_recv().ok());
         let Some(sealed) = sealed else {
-            return Ok(None);
+            return Ok(SnapshotStep::Waits);
         };
         self.sealing = None;
-        Ok(Some(self.whole(sealed?)))
+        Ok(SnapshotStep::Whole(self.whole(sealed?)))
     }
 
     /// Gives the open snapshot up.
@@ -150,6 +150,8 @@ impl KeyedStates {
 
     pub(crate) fn report(&self, report: &mut OperatorReport) {
         report.state_bytes = self.backend.used_bytes();
+        let states = self.backend.reports();
+        report.state_entries = states.iter().map(|state| state.entries).sum();
     }
 
     fn seal_on_rim(&self, unsealed: UnsealedSnapshot) -> Sealing {

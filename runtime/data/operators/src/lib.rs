@@ -57,8 +57,10 @@ pub use reduce::RollingReduce;
 pub use rekey::Rekey;
 pub use session_window::{SessionGap, SessionWindow, fixed_gap};
 pub use sink::DirectSink;
-pub use snapshot::{ListStateSnapshot, OperatorSnapshot, Redistribution};
-pub use source::{DEAD_LETTERS, SourceHead, SourceInput, SourcePoll, TimestampAssigner};
+pub use snapshot::{ListStateSnapshot, OperatorSnapshot, Redistribution, SnapshotStep};
+pub use source::{
+    DEAD_LETTERS, SourceHead, SourceInput, SourcePoll, SourceReport, SourceRules, TimestampAssigner,
+};
 pub use timestamps::AssignTimestamps;
 pub use transactional_sink::{OutputQueue, TransactionalSink};
 pub use window::{

@@ -32,7 +32,7 @@ use crate::context::OperatorContext;
 use crate::error::{OperatorError, UserError};
 use crate::operator::{Operator, OperatorReport, Progress};
 use crate::outputs::Outputs;
-use crate::snapshot::{ListStateSnapshot, OperatorSnapshot, Redistribution};
+use crate::snapshot::{ListStateSnapshot, OperatorSnapshot, Redistribution, SnapshotStep};
 
 /// The list state of inputs that have no emitted answer.
 const OPEN_INPUTS: &str = "open-inputs";
@@ -221,7 +221,7 @@ where
             match self.held.front() {
                 Some(&(number, held)) if number <= first_open => {
                     self.held.pop_front();
-                    if forward(held, out)? == Progress::More {
+                    if forward(held, out)? != Progress::Done {
                         return Ok(Progress::More);
                     }
                 }
@@ -316,7 +316,11 @@ where
     fn on_end(&mut self, out: &mut Outputs<Out>) -> Result<Progress, OperatorError> {
         let progress = self.on_turn(out)?;
         let is_empty = self.open.is_empty() && self.held.is_empty();
-        Ok(if is_empty { progress } else { Progress::More })
+        Ok(if is_empty {
+            progress
+        } else {
+            progress.and(Progress::Waiting)
+        })
     }
 
     fn snapshot_start(&mut self, _barrier: &CheckpointBarrier) -> Result<(), OperatorError> {
@@ -328,14 +332,14 @@ where
         Ok(())
     }
 
-    fn snapshot_step(&mut self) -> Result<Option<OperatorSnapshot>, OperatorError> {
+    fn snapshot_step(&mut self) -> Result<SnapshotStep, OperatorError> {
         let items = self.snapshot.take().unwrap_or_default();
         let lists = vec![ListStateSnapshot {
             name: OPEN_INPUTS.to_owned(),
             redistribution: Redistribution::Split,
             items,
         }];
-        Ok(Some(OperatorSnapshot {
+        Ok(SnapshotStep::Whole(OperatorSnapshot {
             keyed: Vec::new(),
             lists,
         }))

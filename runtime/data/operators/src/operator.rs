@@ -11,7 +11,7 @@ use highwater_types::{
 
 use crate::error::OperatorError;
 use crate::outputs::Outputs;
-use crate::snapshot::OperatorSnapshot;
+use crate::snapshot::{OperatorSnapshot, SnapshotStep};
 
 /// Whether a call did all its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,15 +21,18 @@ pub enum Progress {
     Done,
     /// There is more: call again after other tasks of the slot had a turn, and before the next input.
     More,
+    /// What is left comes from outside: call again, before the next input, when the wake handle was called. Until then a
+    /// turn would find nothing to do.
+    Waiting,
 }
 
 impl Progress {
-    /// Done only when both are.
+    /// Done only when both are; waiting only when neither has more to do.
     pub fn and(self, other: Self) -> Self {
-        if self == Self::Done {
-            other
-        } else {
-            Self::More
+        match (self, other) {
+            (Self::More, _) | (_, Self::More) => Self::More,
+            (Self::Waiting, _) | (_, Self::Waiting) => Self::Waiting,
+            (Self::Done, Self::Done) => Self::Done,
         }
     }
 }
@@ -145,7 +148,7 @@ pub trait Operator<In, Out: Record> {
         usize::MAX
     }
 
-    /// The input has ended, after the largest watermark: emits what is left. `More` while asynchronous work is open.
+    /// The input has ended, after the largest watermark: emits what is left. `Waiting` while asynchronous work is open.
     fn on_end(&mut self, _out: &mut Outputs<Out>) -> Result<Progress, OperatorError> {
         Ok(Progress::Done)
     }
@@ -155,9 +158,9 @@ pub trait Operator<In, Out: Record> {
         Ok(())
     }
 
-    /// Serialises a portion of the state that `snapshot_start` fixed; `Some` when it is whole.
-    fn snapshot_step(&mut self) -> Result<Option<OperatorSnapshot>, OperatorError> {
-        Ok(Some(OperatorSnapshot::default()))
+    /// Serialises a portion of the state that `snapshot_start` fixed.
+    fn snapshot_step(&mut self) -> Result<SnapshotStep, OperatorError> {
+        Ok(SnapshotStep::Whole(OperatorSnapshot::default()))
     }
 
     /// The open snapshot is not wanted any more.

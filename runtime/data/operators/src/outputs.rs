@@ -183,7 +183,11 @@ impl<T: Record> Downstream for Port<T> {
     }
 
     fn collect(&mut self, into: &mut Collected) -> Result<Progress, OperatorError> {
-        each(&mut self.targets, |target| target.collect(into))
+        let mut gathering = Progress::Done;
+        for target in &mut self.targets {
+            gathering = gathering.and(target.collect(into)?);
+        }
+        Ok(gathering)
     }
 
     fn abort(&mut self) {
@@ -341,7 +345,11 @@ impl<T: Record> Downstream for Outputs<T> {
     }
 
     fn collect(&mut self, into: &mut Collected) -> Result<Progress, OperatorError> {
-        self.each(|port| port.collect(into))
+        let mut gathering = self.main.collect(into)?;
+        for (_, side) in &mut self.sides {
+            gathering = gathering.and(side.collect(into)?);
+        }
+        Ok(gathering)
     }
 
     fn abort(&mut self) {

@@ -9,7 +9,7 @@ use crate::error::OperatorError;
 use crate::keyed_states::{KeyedStates, assert_keyed};
 use crate::operator::{Operator, OperatorReport};
 use crate::outputs::Outputs;
-use crate::snapshot::OperatorSnapshot;
+use crate::snapshot::SnapshotStep;
 
 /// The name of the state.
 const STATE: &str = "reduce";
@@ -75,8 +75,10 @@ where
             (chunk.hashes(), &(), now),
             |at| ((self.key_of)(&records[at]), records[at].clone()),
             |at, merged| {
-                if emitted.is_ok() {
-                    emitted = out.emit(merged.clone(), times[at]);
+                if emitted.is_ok()
+                    && let Err(error) = out.emit(merged.clone(), times[at])
+                {
+                    emitted = Err(error);
                 }
             },
         );
@@ -89,7 +91,7 @@ where
         self.states.snapshot_start(barrier)
     }
 
-    fn snapshot_step(&mut self) -> Result<Option<OperatorSnapshot>, OperatorError> {
+    fn snapshot_step(&mut self) -> Result<SnapshotStep, OperatorError> {
         self.states.snapshot_step()
     }
 

@@ -29,7 +29,7 @@ use crate::keyed_process::FIRINGS_MAX;
 use crate::keyed_states::{KeyedStates, assert_keyed};
 use crate::operator::{Operator, OperatorReport, Progress};
 use crate::outputs::Outputs;
-use crate::snapshot::OperatorSnapshot;
+use crate::snapshot::SnapshotStep;
 use crate::timer_service::StoredTimers;
 use crate::window::{
     Firing, TimeDomain, WindowContents, WindowFunction, WindowOptions, WindowParts,
@@ -356,7 +356,7 @@ where
         self.states.snapshot_start(barrier)
     }
 
-    fn snapshot_step(&mut self) -> Result<Option<OperatorSnapshot>, OperatorError> {
+    fn snapshot_step(&mut self) -> Result<SnapshotStep, OperatorError> {
         self.states.snapshot_step()
     }
 

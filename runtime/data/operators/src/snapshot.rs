@@ -45,3 +45,14 @@ impl OperatorSnapshot {
             .map_or(&[], |list| &list.items)
     }
 }
+
+/// What one portion of a snapshot came to.
+#[derive(Debug)]
+pub enum SnapshotStep {
+    /// The snapshot is whole.
+    Whole(OperatorSnapshot),
+    /// There is more to do: call again at the next turn.
+    More,
+    /// Another thread works on it and wakes this one when it is done: a call before that does nothing.
+    Waits,
+}

@@ -3,7 +3,10 @@
 //! A poll reads records of one split, assigns event times, feeds the watermark generator of that split and pushes the
 //! chunk on. What the event time of the source became is asked for afterwards, once per poll.
 
-use highwater_connectors::{DeadLetter, ReaderPoll, SourceOutput, SourceReader, Split, SplitIndex};
+use compact_str::CompactString;
+use highwater_connectors::{
+    BadInput, DeadLetter, ReaderPoll, SourceOutput, SourceReader, Split, SplitIndex,
+};
 use highwater_time::{SourceSignal, SplitWatermarks};
 use highwater_types::{CheckpointId, EventTime, Record};
 
@@ -26,6 +29,19 @@ pub enum SourcePoll {
     EndOfInput,
 }
 
+/// What one reader of a source counts since its attempt began, for status and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct SourceReport {
+    /// Refused records that were dropped, because the job says so.
+    pub dropped: u64,
+    /// Refused records that went to the dead-letter output.
+    pub dead_letters: u64,
+    /// Those of both whose event time was too far in the future, and those that the watermark strategy ignores for it.
+    pub future: u64,
+    /// Splits whose next records an open transaction of somebody keeps back. Now, not since the attempt began.
+    pub held: u64,
+}
+
 /// The untyped side of a source task's head.
 pub trait SourceInput {
     /// Reads one chunk at most and pushes it.
@@ -43,8 +59,8 @@ pub trait SourceInput {
     fn signals(&mut self, paused: bool) -> Vec<SourceSignal>;
     /// Where the last records came from, for error messages.
     fn position(&self) -> String;
-    /// How many records were dropped as undecodable.
-    fn dropped(&self) -> u64;
+    /// What the source counts.
+    fn source_report(&self) -> SourceReport;
     /// The chain.
     fn head(&mut self) -> &mut dyn Downstream;
     /// The chain, to ask.
@@ -54,54 +70,65 @@ pub trait SourceInput {
 /// Assigns the event time of a record.
 pub type TimestampAssigner<T> = std::sync::Arc<dyn Fn(&[T], &mut [EventTime]) + Send + Sync>;
 
+/// How a source gives event times, makes watermarks and refuses records.
+pub struct SourceRules<T> {
+    /// Gives a record its event time; `None` = it keeps that of the source.
+    pub assign: Option<TimestampAssigner<T>>,
+    /// The watermarks.
+    pub watermarks: SplitWatermarks,
+    /// What is refused, and what becomes of it.
+    pub bad_input: BadInput,
+}
+
 /// A reader in front of its chain.
 pub struct SourceHead<T> {
     reader: Box<dyn SourceReader<T>>,
     buffer: SourceOutput<T>,
-    assign: Option<TimestampAssigner<T>>,
-    watermarks: SplitWatermarks,
+    rules: SourceRules<T>,
     outputs: Outputs<T>,
     clock: TaskClock,
     dead_letters: OutputTag<DeadLetter>,
-    split_ids: Vec<String>,
+    split_ids: Vec<CompactString>,
     last_split: Option<SplitIndex>,
-    dropped: u64,
+    counted: SourceReport,
 }
 
 impl<T: Record> SourceHead<T> {
     /// Joins a reader to its chain.
     pub fn new(
         reader: Box<dyn SourceReader<T>>,
-        assign: Option<TimestampAssigner<T>>,
-        watermarks: SplitWatermarks,
+        rules: SourceRules<T>,
         outputs: Outputs<T>,
         clock: TaskClock,
     ) -> Self {
         Self {
             reader,
             buffer: SourceOutput::default(),
-            assign,
-            watermarks,
+            rules,
             outputs,
             clock,
             dead_letters: OutputTag::new(DEAD_LETTERS),
             split_ids: Vec::new(),
             last_split: None,
-            dropped: 0,
+            counted: SourceReport::default(),
         }
     }
 
     fn push(&mut self, split: SplitIndex) -> Result<usize, OperatorError> {
-        let count = self.buffer.records.len();
         self.last_split = Some(split);
-        self.dropped += std::mem::take(&mut self.buffer.dropped);
-        if let Some(assign) = &self.assign {
+        if let Some(assign) = &self.rules.assign {
             let chunk = &mut self.buffer.records;
             chunk.assign_times(|records, times| assign(records, times));
         }
+        self.refuse_future(split)?;
+        let count = self.buffer.records.len();
+        self.counted.dropped += std::mem::take(&mut self.buffer.dropped);
+        self.counted.dead_letters += self.buffer.dead_letters.len() as u64;
         if count > 0 {
-            self.watermarks
-                .on_chunk(split.0, self.buffer.records.times(), self.clock.now());
+            let times = self.buffer.records.times();
+            self.rules
+                .watermarks
+                .on_chunk(split.0, times, self.clock.now());
             self.outputs.main.emit_chunk(&mut self.buffer.records)?;
         }
         for (letter, time, _) in self.buffer.dead_letters.drain() {
@@ -109,6 +136,28 @@ impl<T: Record> SourceHead<T> {
         }
         self.outputs.flush()?;
         Ok(count)
+    }
+
+    /// Refuses records whose event time is too far ahead of the clock, before they move the watermark.
+    fn refuse_future(&mut self, split: SplitIndex) -> Result<(), OperatorError> {
+        let Some(limit) = self.rules.bad_input.future_limit_ms else {
+            return Ok(());
+        };
+        let latest = EventTime(self.clock.now().0.saturating_add(limit));
+        if self
+            .buffer
+            .records
+            .times()
+            .iter()
+            .all(|time| *time <= latest)
+        {
+            return Ok(());
+        }
+        let id = &self.split_ids[split.0 as usize];
+        let (reader, rules) = (&self.reader, &self.rules.bad_input);
+        let origin = |at| reader.origin(at);
+        self.counted.future += self.buffer.refuse_beyond(latest, rules, id, origin)?;
+        Ok(())
     }
 }
 
@@ -119,7 +168,7 @@ impl<T: Record> SourceInput for SourceHead<T> {
             ReaderPoll::Nothing => Ok(SourcePoll::Nothing),
             ReaderPoll::SplitEnded(split) => {
                 let pushed = self.push(split)?;
-                self.watermarks.finish_split(split.0);
+                self.rules.watermarks.finish_split(split.0);
                 Ok(SourcePoll::Records(pushed))
             }
             ReaderPoll::EndOfInput => Ok(SourcePoll::EndOfInput),
@@ -128,9 +177,10 @@ impl<T: Record> SourceInput for SourceHead<T> {
 
     fn add_splits(&mut self, splits: Vec<Split>) -> Result<(), OperatorError> {
         for split in &splits {
-            self.watermarks
+            self.rules
+                .watermarks
                 .add_split(self.split_ids.len() as u32, self.clock.now());
-            self.split_ids.push(split.id.to_string());
+            self.split_ids.push(split.id.clone());
         }
         Ok(self.reader.add_splits(splits)?)
     }
@@ -151,10 +201,10 @@ impl<T: Record> SourceInput for SourceHead<T> {
         let now = self.clock.now();
         for split in 0..self.split_ids.len() as u32 {
             if self.reader.is_behind(SplitIndex(split)) {
-                self.watermarks.hold(split, now);
+                self.rules.watermarks.keep_awake(split, now);
             }
         }
-        self.watermarks.signals(now, paused)
+        self.rules.watermarks.signals(now, paused)
     }
 
     fn position(&self) -> String {
@@ -167,8 +217,12 @@ impl<T: Record> SourceInput for SourceHead<T> {
         }
     }
 
-    fn dropped(&self) -> u64 {
-        self.dropped
+    fn source_report(&self) -> SourceReport {
+        SourceReport {
+            future: self.counted.future + self.rules.watermarks.future_records(),
+            held: self.reader.held() as u64,
+            ..self.counted
+        }
     }
 
     fn head(&mut self) -> &mut dyn Downstream {

@@ -36,7 +36,7 @@ use crate::keyed_process::FIRINGS_MAX;
 use crate::keyed_states::{KeyedStates, assert_keyed};
 use crate::operator::{Operator, OperatorReport, Progress};
 use crate::outputs::{OutputTag, Outputs};
-use crate::snapshot::OperatorSnapshot;
+use crate::snapshot::SnapshotStep;
 
 /// The states: windows that have not fired, and fired ones that may still be corrected.
 const OPEN: &str = "window.open";
@@ -412,7 +412,7 @@ where
         self.states.snapshot_start(barrier)
     }
 
-    fn snapshot_step(&mut self) -> Result<Option<OperatorSnapshot>, OperatorError> {
+    fn snapshot_step(&mut self) -> Result<SnapshotStep, OperatorError> {
         self.states.snapshot_step()
     }
 

@@ -10,7 +10,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use highwater_types::{
-    CheckpointId, KeyGroup, KeyGroupRange, MaxParallelism, OperatorUid, ProcessingTime,
+    CheckpointId, KeyGroup, KeyGroupRange, KeyHash, MaxParallelism, OperatorUid, ProcessingTime,
 };
 
 use crate::backing::BackingFactory;
@@ -301,6 +301,12 @@ impl KeyedStateBackend {
             state.after_chunk(now)?;
         }
         self.charge()
+    }
+
+    /// Brings what the states hold of the keys of a chunk into the cache of the processor: for operators whose function
+    /// decides which state it asks. Changes nothing but the time of the accesses that follow.
+    pub fn warm_keys(&self, hashes: &[KeyHash]) {
+        self.states.iter().for_each(|state| state.warm_keys(hashes));
     }
 
     /// Bytes of memory that the states take.

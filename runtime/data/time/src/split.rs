@@ -95,9 +95,14 @@ impl SplitWatermarks {
         split.highest = split.highest.max(highest.filter(|time| time.is_some()));
     }
 
-    /// Records of an active split wait to be read: up to now its silence says nothing.
-    pub fn hold(&mut self, split: u32, now: ProcessingTime) {
-        self.splits[split as usize].quiet_since = now;
+    /// A split that brings nothing has records all the same, which cannot be read yet: it is not idle, and holds the
+    /// source back until they come.
+    pub fn keep_awake(&mut self, split: u32, now: ProcessingTime) {
+        let split = &mut self.splits[split as usize];
+        if split.phase == Phase::Idle {
+            split.phase = Phase::Active;
+        }
+        split.quiet_since = now;
     }
 
     /// A split is read to its end: it leaves the minimum.
@@ -278,6 +283,23 @@ mod tests {
     }
 
     #[test]
+    fn t08_a_split_with_records_that_cannot_be_read_yet_is_not_idle() {
+        let mut splits = two_splits();
+        assert_eq!(splits.signals(at(0), false), [], "the first look");
+        splits.on_chunk(0, &[EventTime(5_000)], at(900));
+        splits.keep_awake(1, at(900));
+        assert_eq!(splits.signals(at(1_500), false), [], "split 1 holds back");
+        assert!(
+            !splits.signals(at(1_900), false).is_empty(),
+            "it is idle now"
+        );
+        splits.keep_awake(1, at(2_000));
+        splits.on_chunk(0, &[EventTime(9_000)], at(2_000));
+        let active = [SourceSignal::Status(StreamStatus::Active)];
+        assert_eq!(splits.signals(at(2_000), false), active, "it holds back");
+    }
+
+    #[test]
     fn t08_the_idle_clock_stands_still_while_the_source_is_held_back() {
         let mut splits = two_splits();
         splits.on_chunk(0, &[EventTime(5_000)], at(0));
@@ -293,7 +315,7 @@ mod tests {
         let mut splits = two_splits();
         splits.on_chunk(0, &[EventTime(5_000)], at(0));
         splits.signals(at(0), false);
-        splits.hold(1, at(3_000));
+        splits.keep_awake(1, at(3_000));
         assert_eq!(splits.signals(at(3_000), false), []);
         splits.on_chunk(0, &[EventTime(6_000)], at(3_900));
         assert_eq!(splits.signals(at(3_999), false), []);

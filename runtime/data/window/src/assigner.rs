@@ -4,6 +4,9 @@ use highwater_types::{Classified, ErrorKind, EventTime};
 
 use crate::time_window::TimeWindow;
 
+/// The most windows that a record may be in. Each of them keeps its own contents.
+pub const OVERLAP_MAX: i64 = 1_000;
+
 /// Window settings that cannot work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WindowError {
@@ -32,6 +35,21 @@ pub enum WindowError {
         slide_ms: i64,
         /// The size.
         size_ms: i64,
+    },
+    /// Windows that overlap so often that each record is kept too many times.
+    #[error(
+        "window size {size_ms} ms is {overlap} times the slide {slide_ms} ms, so each record would be kept in {overlap} windows; \
+         use a slide of at least {slide_min_ms} ms, which makes {OVERLAP_MAX}"
+    )]
+    Overlap {
+        /// The size.
+        size_ms: i64,
+        /// The slide.
+        slide_ms: i64,
+        /// Windows that a record is in.
+        overlap: i64,
+        /// The least slide for the size.
+        slide_min_ms: i64,
     },
     /// A negative allowed lateness.
     #[error("allowed lateness of {0} ms is negative; use 0 or more")]
@@ -146,6 +164,15 @@ impl Sliding {
         if slide_ms > size_ms {
             return Err(WindowError::Gaps { slide_ms, size_ms });
         }
+        let overlap = (size_ms - 1) / slide_ms + 1;
+        if overlap > OVERLAP_MAX {
+            return Err(WindowError::Overlap {
+                size_ms,
+                slide_ms,
+                overlap,
+                slide_min_ms: (size_ms - 1) / OVERLAP_MAX + 1,
+            });
+        }
         Ok(Self {
             size: size_ms,
             slide: slide_ms,
@@ -185,6 +212,18 @@ mod tests {
         let mut windows = Vec::new();
         assigner.assign(EventTime(time), |window| windows.push(window));
         windows
+    }
+
+    #[test]
+    fn windows_that_overlap_too_often_are_refused_with_the_slide_that_would_do() {
+        let refused = Sliding::try_new(86_400_000, 1_000).unwrap_err().to_string();
+        assert!(
+            refused.contains("86400 times the slide 1000 ms"),
+            "{refused}"
+        );
+        assert!(refused.contains("at least 86400 ms"), "{refused}");
+        let most = Sliding::try_new(86_400_000, 86_400).unwrap();
+        assert_eq!(windows(&most, 0).len() as i64, OVERLAP_MAX);
     }
 
     #[test]

@@ -6,5 +6,5 @@
 pub mod assigner;
 pub mod time_window;
 
-pub use assigner::{Sliding, Tumbling, WindowAssigner, WindowError};
+pub use assigner::{OVERLAP_MAX, Sliding, Tumbling, WindowAssigner, WindowError};
 pub use time_window::{AllowedLateness, TimeWindow};

@@ -20,6 +20,7 @@ fn source(watermarks: bool) -> NodeKind {
         reads: "file log in".to_owned(),
         boundedness: Boundedness::Unbounded,
         watermarks: watermarks.then(|| "bounded by 45000 ms".to_owned()),
+        refused: "bad records fail".to_owned(),
         bound_ms: watermarks.then_some(45_000),
     })
 }
@@ -132,7 +133,7 @@ fn forward_edges_chain_and_the_plan_explains_itself() {
 2 tasks, 4 subtasks, graph {}
 
 task 0: in → filter-1  (parallelism 2 of 720)
-  in                       source: file log in, unbounded; bounded by 45000 ms
+  in                       source: file log in, unbounded; bounded by 45000 ms; bad records fail
   filter-1                 filter
   => hash by text to task 1 (4 channels)
 

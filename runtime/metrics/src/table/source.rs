@@ -12,6 +12,8 @@ scope! {
         "Splits that the reader holds.", "";
     SPLITS_IDLE: Gauge<Count> = "highwater_source_splits_idle",
         "Splits that are idle and do not hold the watermark back.", "";
+    SPLITS_HELD: Gauge<Count> = "highwater_source_splits_held",
+        "Splits that wait behind an open transaction of somebody; they are not idle and hold the watermark back.", "";
     PENDING_RECORDS: Gauge<Count> = "highwater_source_pending_records",
         "Records between the position of the reader and the end of its splits, where the system can tell.", "pendingRecords";
     PENDING_BYTES: Gauge<Bytes> = "highwater_source_pending_bytes",
@@ -23,9 +25,11 @@ scope! {
     IDLE: Gauge<Millis> = "highwater_source_idle_seconds",
         "Time since the last record.", "sourceIdleTime";
     DEAD_LETTERS: Counter<Count> = "highwater_source_dead_letters_total",
-        "Records that could not be decoded and went to the dead-letter topic.", "";
-    DECODE_DROPPED: Counter<Count> = "highwater_source_decode_dropped_total",
-        "Records that could not be decoded and were dropped because the job says so.", "";
+        "Refused records that went to the dead-letter output.", "";
+    DROPPED: Counter<Count> = "highwater_source_dropped_records_total",
+        "Refused records that were dropped because the job says so.", "";
+    FUTURE: Counter<Count> = "highwater_source_future_records_total",
+        "Records whose event time was too far ahead of the clock to move the watermark, refused ones included.", "";
     COMMITS: Counter<Count> = "highwater_source_group_commits_total",
         "Positions that were written back to the consumer group after a checkpoint.", "commitsSucceeded";
     COMMITS_FAILED: Counter<Count> = "highwater_source_group_commits_failed_total",

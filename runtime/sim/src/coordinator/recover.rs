@@ -370,7 +370,7 @@ impl Coordinator {
         self.going_back_effects(effects, ctx);
     }
 
-    fn going_back_effects(&mut self, effects: Vec<GoingBackEffect>, ctx: &mut Ctx<'_>) {
+    pub(super) fn going_back_effects(&mut self, effects: Vec<GoingBackEffect>, ctx: &mut Ctx<'_>) {
         for effect in effects {
             match effect {
                 GoingBackEffect::Examine(duty) => {

@@ -68,22 +68,27 @@ impl Coordinator {
     }
 
     fn decide(&mut self, view: StoreView, ctx: &mut Ctx<'_>) {
+        if let Some(folder) = ctx.shared.desired.savepoint.clone() {
+            return self.read_savepoint(&folder, view, ctx);
+        }
         match decide_start(&identity(), view, StartWish::Resume) {
             Ok(StartDecision::Begin { epoch }) => self.first_start(epoch, ctx),
-            Ok(StartDecision::TakeOver(_)) => {
-                let Some(leader) = self.leader() else { return };
-                leader.phase = Phase::Writing;
-                let slots = leader.shape.slot_counts();
-                if ctx.reached(Step::R2) {
-                    self.begin(Purpose::TakeOver, &HeadChange::TakeOver { slots }, ctx);
-                }
-            }
+            Ok(StartDecision::TakeOver(_)) => self.take_over(ctx),
             Ok(StartDecision::BeginAgain { .. }) => unreachable!("nobody asked for a new lineage"),
             Err(error) => {
                 // A head that another candidate created between the read and the listing is read now.
                 ctx.trace(|| format!("cannot start: {error}"));
                 self.step_down(ctx);
             }
+        }
+    }
+
+    pub(super) fn take_over(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(leader) = self.leader() else { return };
+        leader.phase = Phase::Writing;
+        let slots = leader.shape.slot_counts();
+        if ctx.reached(Step::R2) {
+            self.begin(Purpose::TakeOver, &HeadChange::TakeOver { slots }, ctx);
         }
     }
 
@@ -197,7 +202,11 @@ impl Coordinator {
             Ok(manifest) => {
                 let takeover = Takeover::start(&head, &manifest, &leader.shape);
                 leader.manifest = Some(manifest);
-                if leader.purpose == Purpose::TakeOver {
+                // What is pending is confirmed by a recovery; the next leader goes back then.
+                let takes = leader.taking.is_some() && !head.has_pending_output();
+                if leader.purpose == Purpose::TakeOver && takes {
+                    self.take_savepoint(ctx);
+                } else if leader.purpose == Purpose::TakeOver {
                     let deadline = ctx.now + 300_000;
                     leader.phase = Phase::Adopting(Box::new(takeover), deadline);
                 } else {

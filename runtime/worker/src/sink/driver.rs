@@ -385,7 +385,13 @@ impl Driver {
         }
         match self.target.open_session() {
             Ok(()) => self.tell(SlotEvent::Opened { session }),
-            Err(error) => self.lost(session, &error),
+            Err(error) => {
+                if let TargetError::Refused(cause) = &error {
+                    let reason = chain(cause);
+                    self.tell(SlotEvent::SessionRefused { session, reason });
+                }
+                self.lost(session, &error);
+            }
         }
     }
 

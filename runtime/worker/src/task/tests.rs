@@ -7,23 +7,38 @@ use highwater_types::Epoch;
 use super::*;
 use crate::clock::ManualClock;
 
-/// A chain that notes which barriers and watermarks reach it, and may have work left and no room to do it.
-#[derive(Clone, Default)]
-struct Noting(
-    Arc<Mutex<Vec<CheckpointId>>>,
-    Arc<Mutex<Vec<Watermark>>>,
-    bool,
-);
+/// A chain that notes what reaches it, has left what a test sets, maybe without room for it, and
+/// whose snapshots are as far as told.
+#[derive(Clone)]
+struct Noting {
+    barriers: Arc<Mutex<Vec<CheckpointId>>>,
+    watermarks: Arc<Mutex<Vec<Watermark>>>,
+    left: Arc<Mutex<Progress>>,
+    is_held: bool,
+    gathering: Progress,
+}
+
+impl Default for Noting {
+    fn default() -> Self {
+        Self {
+            barriers: Arc::default(),
+            watermarks: Arc::default(),
+            left: Arc::new(Mutex::new(Progress::Done)),
+            is_held: false,
+            gathering: Progress::Done,
+        }
+    }
+}
 
 impl Noting {
     fn barriers(&self) -> Vec<CheckpointId> {
-        self.0.lock().unwrap().clone()
+        self.barriers.lock().unwrap().clone()
     }
 }
 
 impl Downstream for Noting {
     fn watermark(&mut self, watermark: Watermark) -> Result<Progress, OperatorError> {
-        self.1.lock().unwrap().push(watermark);
+        self.watermarks.lock().unwrap().push(watermark);
         Ok(Progress::Done)
     }
 
@@ -32,24 +47,20 @@ impl Downstream for Noting {
     }
 
     fn end(&mut self) -> Result<Progress, OperatorError> {
-        Ok(Progress::Done)
+        self.turn()
     }
 
     fn barrier(&mut self, barrier: &CheckpointBarrier) -> Result<(), OperatorError> {
-        self.0.lock().unwrap().push(barrier.id);
+        self.barriers.lock().unwrap().push(barrier.id);
         Ok(())
     }
 
     fn turn(&mut self) -> Result<Progress, OperatorError> {
-        Ok(if self.2 {
-            Progress::More
-        } else {
-            Progress::Done
-        })
+        Ok(*self.left.lock().unwrap())
     }
 
     fn collect(&mut self, _: &mut Collected) -> Result<Progress, OperatorError> {
-        Ok(Progress::Done)
+        Ok(self.gathering)
     }
 
     fn abort(&mut self) {}
@@ -63,7 +74,7 @@ impl Downstream for Noting {
     }
 
     fn blocked(&self) -> Option<&str> {
-        self.2.then_some("the next task")
+        self.is_held.then_some("the next task")
     }
 
     fn room(&self) -> usize {
@@ -103,8 +114,8 @@ impl SourceInput for Silent {
         String::new()
     }
 
-    fn dropped(&self) -> u64 {
-        0
+    fn source_report(&self) -> SourceReport {
+        SourceReport::default()
     }
 
     fn head(&mut self) -> &mut dyn Downstream {
@@ -195,7 +206,11 @@ fn an_aligned_task_sends_no_barrier_behind_its_decline() {
 
 #[test]
 fn a_chain_with_work_left_and_no_room_waits_for_the_room() {
-    let held = Noting(Arc::default(), Arc::default(), true);
+    let held = Noting {
+        left: Arc::new(Mutex::new(Progress::Waiting)),
+        is_held: true,
+        ..Noting::default()
+    };
     let input = TaskInput::Source(Box::new(Silent(held)));
     let mut task = Task::new(input, Arc::new(|_| {}));
     let waiting = task.turn(&ManualClock::default()).unwrap();
@@ -238,8 +253,8 @@ impl SourceInput for Busy {
         self.chunks.to_string()
     }
 
-    fn dropped(&self) -> u64 {
-        0
+    fn source_report(&self) -> SourceReport {
+        SourceReport::default()
     }
 
     fn head(&mut self) -> &mut dyn Downstream {
@@ -292,6 +307,44 @@ fn t10_only_a_stop_that_drains_ends_event_time() {
         task.letter(TaskLetter::Trigger(barrier)).unwrap();
         task.turn(&ManualClock::default()).unwrap();
         assert_eq!(noting.barriers(), [barrier.id]);
-        assert_eq!(*noting.1.lock().unwrap(), expected, "{kind:?}");
+        assert_eq!(*noting.watermarks.lock().unwrap(), expected, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_task_works_on_a_snapshot_only_while_its_own_thread_has_to() {
+    for (gathering, works) in [
+        (Progress::More, true),
+        (Progress::Waiting, false),
+        (Progress::Done, false),
+    ] {
+        let noting = Noting {
+            gathering,
+            ..Noting::default()
+        };
+        let input = TaskInput::Source(Box::new(Silent(noting)));
+        let mut task = Task::new(input, Arc::new(|_| {}));
+        task.letter(TaskLetter::Trigger(barrier(1))).unwrap();
+        task.turn(&ManualClock::default()).unwrap();
+        assert_eq!(task.works_on_snapshot(), works, "{gathering:?}");
+        assert_eq!(
+            task.events().count(),
+            usize::from(gathering == Progress::Done)
+        );
+    }
+}
+
+#[test]
+fn a_chain_that_waits_for_the_outside_takes_no_turns_meanwhile() {
+    let (clock, noting) = (ManualClock::default(), Noting::default());
+    let input = TaskInput::Source(Box::new(Silent(noting.clone())));
+    let mut task = Task::new(input, Arc::new(|_| {}));
+    for (left, waiting) in [
+        (Progress::More, Waiting::Turn),
+        (Progress::Waiting, Waiting::Input),
+        (Progress::Done, Waiting::Input),
+    ] {
+        *noting.left.lock().unwrap() = left;
+        assert_eq!(task.turn(&clock).unwrap(), waiting, "{left:?}");
     }
 }

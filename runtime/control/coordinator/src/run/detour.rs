@@ -117,6 +117,7 @@ async fn usable(
             manifest: manifest.clone(),
         };
         let work = match (manifest, &savepoint) {
+            (Some(manifest), None) if !is_void && manifest.drained => Work::End,
             (Some(manifest), None) if !is_void => return Ok((manifest, tries)),
             (Some(_), Some(savepoint)) if !is_void => Work::Take(savepoint),
             _ => Work::GoBack,
@@ -191,7 +192,11 @@ impl Coordinator {
             requests,
         };
         let tries = self.machine.clone().into_tries();
-        let (detoured, tries) = detour.run(Work::GoBack, &damage, tries).await;
+        let (mut detoured, mut tries) = detour.run(Work::GoBack, &damage, tries).await;
+        if matches!(detoured, Detoured::Recover) && self.manifest.drained {
+            // Every window has fired: what is pending is confirmed or stops by name, and no record is read again.
+            (detoured, tries) = detour.run(Work::End, &damage, tries).await;
+        }
         match detoured {
             Detoured::Back(manifest) => {
                 self.manifest = *manifest;

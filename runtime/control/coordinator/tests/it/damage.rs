@@ -39,7 +39,7 @@ fn record_of(index: u64, _: &mut Random) -> (u64, EventTime) {
 }
 
 /// Counts records per key and window; each count is committed by one of two slots.
-fn build(env: &mut StreamEnvironment, sink: impl Sink<Record = Counted>) {
+fn build(env: &mut StreamEnvironment, sink: impl Sink<Record = Counted>, window_ms: i64) {
     let clock = Arc::new(SystemClock::start().unwrap());
     let source = GeneratorSource::builder("numbers", 7, record_of)
         .count(RECORDS)
@@ -50,7 +50,7 @@ fn build(env: &mut StreamEnvironment, sink: impl Sink<Record = Counted>) {
             EventTime(*index as i64)
         })
         .key_by(|index| index % KEYS)
-        .window_of(Tumbling::try_new(WINDOW_MS))
+        .window_of(Tumbling::try_new(window_ms))
         .aggregate(
             "count",
             Count,
@@ -75,8 +75,9 @@ pub(crate) const HARMS: [Harm; 3] = [Harm::Flipped, Harm::Cut, Harm::Gone];
 
 pub(crate) struct World {
     pub(crate) storage: Arc<dyn ObjectStorage>,
-    program: Box<dyn Fn() -> JobProgram>,
-    committed: Box<dyn Fn() -> Vec<Counted>>,
+    program: Arc<dyn Fn(i64) -> JobProgram>,
+    window_ms: i64,
+    committed: Arc<dyn Fn() -> Vec<Counted>>,
     seeds: AtomicU64,
 }
 
@@ -85,8 +86,11 @@ impl World {
         let (sink, collected) = CollectSink::exactly_once();
         Self {
             storage: Arc::new(MemoryStorage::default()),
-            program: Box::new(move || program_of(PARALLELISM, |env| build(env, sink.clone()))),
-            committed: Box::new(move || collected.records().unwrap()),
+            program: Arc::new(move |window_ms| {
+                program_of(PARALLELISM, |env| build(env, sink.clone(), window_ms))
+            }),
+            window_ms: WINDOW_MS,
+            committed: Arc::new(move || collected.records().unwrap()),
             seeds: AtomicU64::new(1),
         }
     }
@@ -110,10 +114,12 @@ impl World {
         let target = out.clone();
         Self {
             storage: Arc::new(highwater_storage::LocalStorage::open(&state).unwrap()),
-            program: Box::new(move || {
-                program_of(PARALLELISM, |env| build(env, FileSink::new(&target, line)))
+            program: Arc::new(move |window_ms| {
+                let sink = FileSink::new(&target, line);
+                program_of(PARALLELISM, |env| build(env, sink, window_ms))
             }),
-            committed: Box::new(move || {
+            window_ms: WINDOW_MS,
+            committed: Arc::new(move || {
                 let files = committed_files(&out).unwrap();
                 let lines = files.iter().flat_map(|file| file.lines().unwrap());
                 lines.map(parse).collect()
@@ -128,7 +134,23 @@ impl World {
 
     /// Starts the job as a process of its own.
     pub(crate) fn start(&self, hook: StopHook, wish: Wish) -> CoordinatorHandle {
-        start_wishing((self.program)(), &self.storage, (self.seed(), hook), wish)
+        start_wishing(
+            (self.program)(self.window_ms),
+            &self.storage,
+            (self.seed(), hook),
+            wish,
+        )
+    }
+
+    /// The same world under a program with windows of another size.
+    pub(crate) fn with_windows_of(&self, window_ms: i64) -> Self {
+        Self {
+            storage: Arc::clone(&self.storage),
+            program: Arc::clone(&self.program),
+            window_ms,
+            committed: Arc::clone(&self.committed),
+            seeds: AtomicU64::new(2_000),
+        }
     }
 
     /// A world without any output yet, over the same store.
@@ -185,7 +207,12 @@ impl World {
 
     /// Runs the job as a process of its own until `hook` panics: the process dies there. `false` = it finished before.
     pub(crate) async fn dies(&self, hook: StopHook) -> bool {
-        let handle = start_with((self.program)(), &self.storage, self.seed(), hook);
+        let handle = start_with(
+            (self.program)(self.window_ms),
+            &self.storage,
+            self.seed(),
+            hook,
+        );
         let ended = tokio::time::timeout(std::time::Duration::from_mins(1), handle.ended).await;
         let ended = ended.expect("the process dies within a minute");
         match ended {
@@ -198,7 +225,7 @@ impl World {
     /// Runs the job as a process of its own, to its end.
     pub(crate) async fn runs(&self, hook: StopHook) -> Result<JobOutcome, JobFailure> {
         end_of(start_with(
-            (self.program)(),
+            (self.program)(self.window_ms),
             &self.storage,
             self.seed(),
             hook,
@@ -282,7 +309,7 @@ impl World {
 
     /// A new session of a slot, as another process would open it.
     pub(crate) async fn session(&self, slot: u32) -> Box<dyn OutputTarget> {
-        let program = (self.program)();
+        let program = (self.program)(self.window_ms);
         let plan = program.plan();
         let node = plan.sinks().next().unwrap();
         let context = WriterContext {

@@ -42,7 +42,7 @@ pub(crate) fn start(
     storage: &Arc<dyn ObjectStorage>,
     seed: u128,
 ) -> CoordinatorHandle {
-    start_with(program, storage, seed, Arc::new(|_| {}))
+    start_by(program, storage, seed, Arc::new(SystemClock::new()))
 }
 
 /// How a job begins or goes on.
@@ -102,9 +102,63 @@ pub(crate) fn start_as(
     wish: Wish,
     settings: CoordinatorSettings,
 ) -> CoordinatorHandle {
+    let clock = Arc::new(SystemClock::new());
+    start_manner(
+        program,
+        storage,
+        seed,
+        Manner {
+            hook,
+            wish,
+            clock,
+            settings,
+        },
+    )
+}
+
+/// The same by another clock.
+pub(crate) fn start_by(
+    program: JobProgram,
+    storage: &Arc<dyn ObjectStorage>,
+    seed: u128,
+    clock: Arc<dyn Clock>,
+) -> CoordinatorHandle {
+    let (hook, wish): (StopHook, _) = (Arc::new(|_| {}), RESUME);
+    let settings = settings();
+    start_manner(
+        program,
+        storage,
+        seed,
+        Manner {
+            hook,
+            wish,
+            clock,
+            settings,
+        },
+    )
+}
+
+/// What is not the same for every start.
+struct Manner {
+    hook: StopHook,
+    wish: Wish,
+    clock: Arc<dyn Clock>,
+    settings: CoordinatorSettings,
+}
+
+fn start_manner(
+    program: JobProgram,
+    storage: &Arc<dyn ObjectStorage>,
+    seed: u128,
+    Manner {
+        hook,
+        wish,
+        clock,
+        settings,
+    }: Manner,
+) -> CoordinatorHandle {
     let job = JobIdentity::parse("test-job").unwrap();
     let rim = tokio::runtime::Handle::current();
-    let clock = Arc::new(SystemClock::new());
     let (events, incoming) = mpsc::channel(1_024);
     let worker = highwater_worker::start(WorkerSetup {
         program: program.clone(),
@@ -114,7 +168,7 @@ pub(crate) fn start_as(
             state_bytes_max: 1 << 30,
             spool_bytes_max: 1 << 24,
         },
-        clock: Arc::clone(&clock) as Arc<dyn Clock>,
+        clock: Arc::clone(&clock),
         files: JobFiles::new(Arc::clone(storage), JobPaths::new(job.clone())),
         rim,
         nonces: NonceStream::new(Nonce(seed)),

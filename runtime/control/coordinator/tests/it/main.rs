@@ -10,5 +10,6 @@ mod exactly_once;
 mod going_back;
 mod job;
 mod refusals;
+mod restore;
 mod savepoint;
 mod traps;

@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use highwater_api::{JobProgram, StreamEnvironment};
 use highwater_connectors::clock::SystemClock;
 use highwater_connectors::generator::{GeneratorSource, Random, RecordsPerSecond};
-use highwater_connectors::{CollectSink, Collected, DecodeFailure, FileLogSource, Source};
+use highwater_connectors::{
+    BadRecords, CollectSink, Collected, DecodeFailure, FileLogSource, Source,
+};
 use highwater_coordinator::{JobOutcome, JobRequest};
 use highwater_operators::{
-    AsyncLookup, Count, LookupOptions, LookupOrder, UserError, WindowContext,
+    AsyncLookup, Count, LookupOptions, LookupOrder, UserError, WindowContext, emit_result,
 };
 use highwater_storage::{MemoryStorage, ObjectStorage};
 use highwater_time::WatermarkStrategy;
@@ -63,7 +66,7 @@ async fn t39_an_alignment_with_all_credit_used_up_still_completes() {
         // Wide records: a channel's bytes are used up before its places are.
         let wide = |number: u64| ((number % 5, 1_u64), "x".repeat(100));
         let fast = env.source("fast", numbers("fast", FAST, None));
-        let slow = env.source("slow", numbers("slow", SLOW, Some(100.0)));
+        let slow = env.source("slow", numbers("slow", SLOW, Some(40.0)));
         let fast = fast.map(wide).rebalance();
         fast.union(&slow.map(wide).rebalance())
             .key_by(|(counted, _)| counted.0)
@@ -76,7 +79,7 @@ async fn t39_an_alignment_with_all_credit_used_up_still_completes() {
     assert_eq!(end_of(handle).await.unwrap(), JobOutcome::Finished);
     let checkpoints = status.borrow().checkpoints.clone();
     assert!(
-        checkpoints.completed_count >= 3 && checkpoints.failed_count == 0,
+        checkpoints.completed_count >= 2 && checkpoints.failed_count == 0,
         "invalid run: {checkpoints:?}"
     );
     let expected = (0..5).map(|key| (key, (FAST + SLOW) / 5)).collect();
@@ -93,7 +96,7 @@ async fn t40_a_record_with_a_million_outputs_and_records_larger_than_a_channel_l
     let (many, outputs) = CollectSink::<u64>::exactly_once();
     let (large, lengths) = CollectSink::<u64>::exactly_once();
     let program = program_of(2, |env| {
-        let numbers = env.source("numbers", numbers("numbers", 30, Some(100.0)));
+        let numbers = env.source("numbers", numbers("numbers", 30, Some(20.0)));
         numbers
             .flat_map(|number, out| {
                 let count = if number == 5 { OUTPUTS } else { 1 };
@@ -117,7 +120,7 @@ async fn t40_a_record_with_a_million_outputs_and_records_larger_than_a_channel_l
     assert_eq!(end_of(handle).await.unwrap(), JobOutcome::Finished);
     let checkpoints = status.borrow().checkpoints.clone();
     assert!(
-        checkpoints.completed_count >= 3 && checkpoints.failed_count == 0,
+        checkpoints.completed_count >= 2 && checkpoints.failed_count == 0,
         "invalid run: {checkpoints:?}"
     );
     let mut outputs = outputs.records().unwrap();
@@ -140,7 +143,7 @@ impl AsyncLookup<u64, u64> for Slowly {
     }
 }
 
-const ASKED: u64 = 3_000;
+const ASKED: u64 = 6_000;
 
 /// Barriers do not overtake data in channels, so the only records in flight that a checkpoint holds are the open inputs
 /// of a lookup. Restored at another parallelism, what comes of them reaches the owner of its key.
@@ -148,10 +151,11 @@ const ASKED: u64 = 3_000;
 async fn t41_records_in_flight_are_keyed_again_after_a_change_of_parallelism() {
     let (sink, collected) = CollectSink::<(u64, u64)>::exactly_once();
     let storage = storage();
-    let program = |parallelism| {
+    // Slow while it is to be cut off, so that it does not end before.
+    let program = |parallelism, rate| {
         program_of(parallelism, |env| {
             let options = LookupOptions::new(LookupOrder::Unordered, 64, Duration::from_mins(1));
-            env.source("numbers", numbers("numbers", ASKED, Some(3_000.0)))
+            env.source("numbers", numbers("numbers", ASKED, rate))
                 .lookup("ask", Slowly, options)
                 .map(|number| (number % 11, 1_u64))
                 .key_by(|counted| counted.0)
@@ -160,14 +164,26 @@ async fn t41_records_in_flight_are_keyed_again_after_a_change_of_parallelism() {
         })
     };
     for (run, parallelism) in [1, 3, 2].into_iter().enumerate() {
-        let handle = start(program(parallelism), &storage, 100 + run as u128 * 10);
+        let handle = start(
+            program(parallelism, Some(500.0)),
+            &storage,
+            100 + run as u128 * 10,
+        );
         let mut status = handle.status.clone();
+        let running = status
+            .wait_for(|status| status.phase.word() == "running")
+            .await;
+        let known = running.unwrap().checkpoints.completed;
+        assert!(
+            run == 0 || known.is_some(),
+            "a job that goes on tells its checkpoint before it completes the next"
+        );
         let reached = status.wait_for(|status| status.checkpoints.completed_count >= 3);
         assert!(reached.await.is_ok(), "the job ended early");
         handle.requests.send(JobRequest::Cancel).await.unwrap();
         assert_eq!(end_of(handle).await.unwrap(), JobOutcome::Cancelled);
     }
-    let handle = start(program(4), &storage, 900);
+    let handle = start(program(4, None), &storage, 900);
     assert_eq!(end_of(handle).await.unwrap(), JobOutcome::Finished);
     let counts = collected.records().unwrap();
     assert_eq!(counts.len() as u64, ASKED, "one count for each record");
@@ -190,6 +206,80 @@ async fn t42_a_finished_job_that_is_started_again_has_nothing_to_do() {
         all.sort_unstable();
         assert_eq!(all, (0..500).collect::<Vec<_>>(), "after run {run}");
     }
+}
+
+/// The index of the one record whose clock is far ahead.
+const STRAY: u64 = 700;
+/// A century, so that the test stays right for some time.
+const AHEAD_MS: i64 = 100 * 365 * 86_400_000;
+
+/// 3,000 records that are in order but for one, which comes from a machine whose clock is far ahead.
+fn with_stray(
+    policy: BadRecords,
+    panics: Arc<AtomicBool>,
+    (counts, letters): (CollectSink<u64>, CollectSink<u64>),
+) -> JobProgram {
+    program_of(2, |env| {
+        let time = |index: u64| {
+            let ahead = if index == STRAY { AHEAD_MS } else { 0 };
+            EventTime(1_700_000_000_000 + index as i64 + ahead)
+        };
+        let record = move |index: u64, _: &mut Random| (index, time(index));
+        let clock = Arc::new(SystemClock::start().unwrap());
+        let source = GeneratorSource::builder("numbers", 7, record)
+            .count(3_000)
+            .splits(2)
+            .paced(RecordsPerSecond::try_new(6_000.0).unwrap(), clock)
+            .bad_records(policy)
+            .future_limit(Duration::from_hours(24));
+        let strategy = WatermarkStrategy::bounded_out_of_orderness(100);
+        let numbers = env
+            .source("numbers", source.build().unwrap())
+            .watermarks(strategy, move |index| time(*index));
+        numbers
+            .map(move |index| {
+                let now = index == 2_000 && panics.swap(false, Ordering::SeqCst);
+                assert!(!now, "planted fault");
+                index
+            })
+            .key_by(|_| 0_u64)
+            .window_of(Tumbling::try_new(500))
+            .aggregate("count", Count, emit_result)
+            .sink("counts", counts);
+        let positions = numbers.dead_letters().map(|letter| letter.position);
+        positions.sink("letters", letters);
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn x68_a_record_far_ahead_moves_no_watermark_and_follows_the_policy_exactly_once() {
+    for (policy, expected) in [
+        (BadRecords::Drop, &[][..]),
+        (BadRecords::DeadLetter, &[STRAY]),
+    ] {
+        let (counts, counted) = CollectSink::exactly_once();
+        let (letters, lettered) = CollectSink::exactly_once();
+        let panics = Arc::new(AtomicBool::new(true));
+        let program = with_stray(policy, Arc::clone(&panics), (counts, letters));
+        let handle = start(program, &storage(), 10);
+        assert_eq!(end_of(handle).await.unwrap(), JobOutcome::Finished);
+        let has_failed = !panics.load(Ordering::SeqCst);
+        assert!(has_failed, "invalid run: nothing failed");
+        // With its time as a watermark every later record would be late, and gone.
+        let mut counted = counted.records().unwrap();
+        counted.sort_unstable();
+        assert_eq!(counted, [499, 500, 500, 500, 500, 500], "{policy:?}");
+        assert_eq!(lettered.records().unwrap(), expected, "{policy:?}");
+    }
+    let (counts, _) = CollectSink::exactly_once();
+    let (letters, _) = CollectSink::exactly_once();
+    let program = with_stray(BadRecords::Fail, Arc::default(), (counts, letters));
+    let failure = end_of(start(program, &storage(), 10)).await.unwrap_err();
+    let text = failure.to_string();
+    assert!(
+        text.contains("ahead of the clock") && text.contains("record at 700"),
+        "{text}"
+    );
 }
 
 type Counted = (u64, i64, u64);

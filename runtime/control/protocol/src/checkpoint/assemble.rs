@@ -87,6 +87,7 @@ pub(super) fn assemble<'a>(
                 max_parallelism: operator.max_parallelism,
                 key: operator.key.clone(),
                 states: operator.states.clone(),
+                form: operator.form.clone(),
                 keyed: Vec::new(),
                 lists: Vec::new(),
             },

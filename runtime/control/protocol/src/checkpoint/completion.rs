@@ -40,7 +40,7 @@ impl CheckpointCoordinator {
         };
         let enumerators = pending.enumerators.clone().unwrap_or_default();
         let parts = pending.parts.iter();
-        let manifest = match assemble::assemble(&self.shape, title, parts, &enumerators) {
+        let mut manifest = match assemble::assemble(&self.shape, title, parts, &enumerators) {
             Ok(manifest) => manifest,
             Err((task, fault)) => {
                 let id = pending.id;
@@ -49,6 +49,7 @@ impl CheckpointCoordinator {
                 return self.decline(now_ms, failure, effects);
             }
         };
+        manifest.drained = pending.kind == BarrierKind::StopDrain;
         let (bytes, hash) = manifest.encode();
         let name = ManifestName {
             epoch: pending.id.epoch,

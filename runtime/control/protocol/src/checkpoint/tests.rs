@@ -44,6 +44,7 @@ fn shape() -> JobShape {
         max_parallelism: MaxParallelism::try_new(8).unwrap(),
         key: None,
         states: Vec::new(),
+        form: "aggregate".to_owned(),
     };
     JobShape {
         identity: JobIdentity::parse("job").unwrap(),

@@ -102,6 +102,7 @@ fn operator(keyed: KeyedFile) -> OperatorState {
         max_parallelism: MaxParallelism::try_new(16).unwrap(),
         key: None,
         states: Vec::new(),
+        form: "aggregate".to_owned(),
         keyed: vec![keyed],
         lists: vec![list],
     }
@@ -192,7 +193,7 @@ fn lengths_that_overflow_are_refused() {
 
 #[test]
 fn a_newer_manifest_names_the_needed_version() {
-    let error = resealed(|text| text.replace("\"format\":1", "\"format\":2")).unwrap_err();
+    let error = resealed(|text| text.replace("\"format\":2", "\"format\":3")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
 }
 

@@ -76,6 +76,19 @@ pub enum Refusal {
         /// Kind and schema in the graph.
         new: String,
     },
+    /// The operator gives its state another meaning.
+    #[error(
+        "operator {uid} is `{new}`, its state was written by `{old}` and would be read wrongly; set it back, or give the \
+         operator a new uid and drop the old state by name"
+    )]
+    FormChanged {
+        /// The operator.
+        uid: OperatorUid,
+        /// In the manifest.
+        old: String,
+        /// In the graph.
+        new: String,
+    },
     /// The number of key groups is another one.
     #[error("operator {uid} has max parallelism {new}, its state has {old}; set it back to {old}")]
     MaxParallelismChanged {
@@ -191,6 +204,16 @@ fn operator(
             uid: uid.clone(),
             old: text(&old.key),
             new: text(&new.key),
+        });
+    }
+    if !old.form.is_empty() && old.form != new.form {
+        let has_none = || "without state".to_owned();
+        refusals.push(Refusal::FormChanged {
+            uid: uid.clone(),
+            old: old.form.clone(),
+            new: Some(new.form.clone())
+                .filter(|form| !form.is_empty())
+                .unwrap_or_else(has_none),
         });
     }
     let (old_max, new_max) = (old.max_parallelism.get(), new.max_parallelism.get());

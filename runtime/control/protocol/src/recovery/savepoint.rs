@@ -13,6 +13,7 @@ use crate::hash::ContentHash;
 use crate::head::Origin;
 use crate::head_write::Versioned;
 use crate::manifest::{Blob, Manifest};
+use crate::mutant::{Mutant, planted};
 use crate::paths::{DataWriter, RelativePath};
 
 /// What identifies a savepoint.
@@ -89,11 +90,11 @@ pub fn decide_from_savepoint(
         .origin
         .as_ref()
         .is_some_and(|origin| origin.hash == savepoint.hash);
-    if is_taken && again == TakeAgain::No {
+    if is_taken && again == TakeAgain::No && !planted(Mutant::SavepointTakenTwice) {
         return Ok(SavepointStart::Resume(found));
     }
     let is_own = head.lineage == savepoint.lineage;
-    if is_own && head.checkpoint() == savepoint.id && word != SavepointWord::Fork {
+    if is_own && head.checkpoint() == savepoint.id && word == SavepointWord::Unsaid {
         return Ok(SavepointStart::Resume(found));
     }
     match word {
@@ -192,6 +193,8 @@ pub fn take(
     state.identity = taker.identity.clone();
     state.lineage = taker.lineage;
     state.parent = None;
+    // Whoever takes a drained savepoint says that the job is to read on.
+    state.drained = false;
     (state, names.into_iter().collect())
 }
 

@@ -5,6 +5,8 @@
 //! the reported splits and assign nothing before the decision. An attempt is adopted only if its history holds the
 //! checkpoint in `head`: an attempt that was replaced before that checkpoint is a zombie, however alive it looks. It must
 //! also run what this leader would deploy: the tasks of another parallelism are not all known here.
+//!
+//! Only the simulator drives it today: in one process the workers die with their coordinator, so every leader restarts.
 
 use std::collections::{BTreeMap, BTreeSet};
 

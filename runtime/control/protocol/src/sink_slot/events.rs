@@ -129,6 +129,13 @@ pub enum SlotEvent {
         /// The answer.
         answer: EndAnswer,
     },
+    /// The session cannot be opened, and no further try can help.
+    SessionRefused {
+        /// The session.
+        session: SessionNumber,
+        /// The answer of the outside.
+        reason: String,
+    },
     /// The log to publish is missing or damaged.
     LogUnreadable,
     /// The broker rejects what is being sent or published for good. Told before the loss of the session that it brings.

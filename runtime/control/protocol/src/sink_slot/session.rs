@@ -10,7 +10,7 @@ use super::spool::{Position, RecordRange};
 use super::{SinkSlot, SlotState, Txn};
 use crate::manifest::LogObject;
 use crate::mutant::{Mutant, planted};
-use crate::stop::{MarkerFault, NamedStop};
+use crate::stop::{MarkerFault, NamedStop, RefusedPart};
 
 /// Where the bytes of a log are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +106,22 @@ impl SinkSlot {
                 }
             }
             SlotEvent::RecordRefused { reason } => self.refused(reason, effects),
+            SlotEvent::SessionRefused { session, reason } if session == self.session => {
+                let opening = matches!(
+                    &self.state,
+                    SlotState::Open {
+                        txn: Txn::Opening,
+                        ..
+                    } | SlotState::Session {
+                        step: SessionStep::Opening,
+                        ..
+                    }
+                );
+                if opening {
+                    let slot = self.config.key.clone();
+                    self.stop(NamedStop::SessionRefused { slot, reason }, effects);
+                }
+            }
             _ => {}
         }
     }
@@ -120,10 +136,14 @@ impl SinkSlot {
             SlotState::Session { claim, .. }
             | SlotState::Publishing { claim }
             | SlotState::Voiding { claim } => {
-                let number = claim.id.number;
+                let part = match &self.state {
+                    SlotState::Voiding { .. } => RefusedPart::VoidMarker,
+                    _ => RefusedPart::Record,
+                };
                 let stop = NamedStop::SinkRefused {
                     slot,
-                    number,
+                    number: claim.id.number,
+                    part,
                     reason,
                 };
                 self.stop(stop, effects);

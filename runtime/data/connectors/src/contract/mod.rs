@@ -3,6 +3,7 @@
 //! A suite panics with the law that does not hold. It is for tests: the crate of a connector calls it from one, with
 //! the feature `test-util`.
 
+mod bad_input;
 mod chance;
 mod faulty;
 mod source;
@@ -10,6 +11,7 @@ mod target;
 
 use highwater_types::{JobIdentity, Lineage, OperatorUid, Parallelism, SubtaskIndex};
 
+pub use self::bad_input::{Planted, bad_input_suite};
 pub use self::faulty::{FaultyTarget, TargetCall, TargetFault};
 pub use self::source::{read_all, source_suite};
 pub use self::target::{Effort, output_target_suite};

@@ -137,7 +137,7 @@ where
         .collect()
 }
 
-fn discover<S: Source>(source: &S) -> Vec<Split> {
+pub(super) fn discover<S: Source>(source: &S) -> Vec<Split> {
     let mut enumerator = source.enumerator().expect("an enumerator is made");
     let mut splits = enumerator.discover().expect("splits are found").splits;
     splits.sort();

@@ -18,6 +18,7 @@ mod writer;
 use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use highwater_types::{Boundedness, Record};
 
@@ -28,9 +29,8 @@ pub use self::writer::FileLogWriter;
 use crate::clock::Clock;
 use crate::error::ConnectorError;
 use crate::format::DecodeRecord;
-use crate::source::{
-    BadRecords, ReaderContext, Source, SourceFacts, SourceReader, SplitEnumerator,
-};
+use crate::intake::{BadInput, BadRecords, whole_millis};
+use crate::source::{ReaderContext, Source, SourceFacts, SourceReader, SplitEnumerator};
 
 /// When a file log has been read to its end.
 #[derive(Clone)]
@@ -57,7 +57,7 @@ pub struct FileLogSource<T, D> {
     topic: TopicDirectory,
     decoder: Arc<D>,
     end: LogEnd,
-    bad_records: BadRecords,
+    bad_input: BadInput,
     records: PhantomData<fn() -> T>,
 }
 
@@ -67,7 +67,7 @@ impl<T, D> Clone for FileLogSource<T, D> {
             topic: self.topic.clone(),
             decoder: Arc::clone(&self.decoder),
             end: self.end.clone(),
-            bad_records: self.bad_records,
+            bad_input: self.bad_input,
             records: PhantomData,
         }
     }
@@ -104,7 +104,21 @@ impl<T: Record, D: DecodeRecord<T>> FileLogSource<T, D> {
     /// What becomes of a record that cannot be decoded.
     #[must_use]
     pub const fn bad_records(mut self, policy: BadRecords) -> Self {
-        self.bad_records = policy;
+        self.bad_input.policy = policy;
+        self
+    }
+
+    /// Refuses lines of more than `bytes` bytes; 16 MiB, which is the most, without this.
+    #[must_use]
+    pub const fn record_bytes_max(mut self, bytes: usize) -> Self {
+        self.bad_input.record_bytes_max = bytes;
+        self
+    }
+
+    /// Refuses records whose event time is further ahead of processing time than `limit`. Without it none is refused.
+    #[must_use]
+    pub fn future_limit(mut self, limit: Duration) -> Self {
+        self.bad_input.future_limit_ms = Some(whole_millis(limit));
         self
     }
 
@@ -113,7 +127,7 @@ impl<T: Record, D: DecodeRecord<T>> FileLogSource<T, D> {
             topic: TopicDirectory::new(root, topic),
             decoder: Arc::new(decoder),
             end,
-            bad_records: BadRecords::Fail,
+            bad_input: BadInput::FAIL,
             records: PhantomData,
         }
     }
@@ -135,6 +149,10 @@ impl<T: Record, D: DecodeRecord<T>> Source for FileLogSource<T, D> {
                 LogEnd::Never(_) => Boundedness::Unbounded,
             },
         }
+    }
+
+    fn bad_input(&self) -> BadInput {
+        self.bad_input
     }
 
     fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>, ConnectorError> {

@@ -1,6 +1,5 @@
 //! Reads partitions of a file log on a slot thread.
 
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +10,10 @@ use super::lines::{LINE_BYTES_MAX, NextLine};
 use super::split::LogSplit;
 use super::topic::TopicDirectory;
 use super::{FileLogSource, LogEnd};
-use crate::error::{ConnectorError, excerpt};
+use crate::error::ConnectorError;
 use crate::format::DecodeRecord;
-use crate::source::{
-    BadRecords, DeadLetter, ReaderPoll, SourceOutput, SourceReader, Split, SplitIndex, WakeHandle,
-};
+use crate::intake::{Intake, Origin, RawInput};
+use crate::source::{ReaderPoll, SourceOutput, SourceReader, Split, SplitIndex, WakeHandle};
 
 /// How often a file that was read to its end is looked at again.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(10);
@@ -27,118 +25,59 @@ enum Turn {
     Waiting,
 }
 
-/// A line that is no record.
-struct BadLine<'a> {
-    split: &'a LogSplit,
-    offset: u64,
-    payload: &'a [u8],
-    reason: String,
-}
-
-/// Decodes lines and applies the policy to those that are no records.
-struct Decoding<T, D: DecodeRecord<T>> {
-    decoder: Arc<D>,
-    scratch: D::Scratch,
-    policy: BadRecords,
-    records: PhantomData<fn() -> T>,
-}
-
-impl<T, D: DecodeRecord<T>> Decoding<T, D> {
-    /// Reads lines of `split` into `out` until the chunk is full or the file has no further line.
-    fn read(
-        &mut self,
-        split: &mut LogSplit,
-        out: &mut SourceOutput<T>,
-    ) -> Result<Turn, ConnectorError> {
-        let filled = out.records.len().max(out.dead_letters.len());
-        let mut taken = 0;
-        while taken < CHUNK_RECORDS_MAX.saturating_sub(filled) {
-            match split.lines.next_line() {
-                NextLine::Whole { offset, range } => {
-                    taken += 1;
-                    let payload = split.lines.bytes(range);
-                    match self.decoder.decode(payload, &mut self.scratch) {
-                        Ok(record) => out.records.push(record, EventTime::NONE),
-                        Err(failure) => {
-                            let reason = failure.reason;
-                            let line = BadLine {
-                                split,
-                                offset,
-                                payload,
-                                reason,
-                            };
-                            self.refuse(line, out)?;
-                        }
-                    }
-                }
-                NextLine::TooLong { offset, head } => {
-                    taken += 1;
-                    let reason = format!(
-                        "the line has more than {LINE_BYTES_MAX} bytes; only its beginning is kept"
-                    );
-                    let payload = &head;
-                    self.refuse(
-                        BadLine {
-                            split,
-                            offset,
-                            payload,
-                            reason,
-                        },
-                        out,
-                    )?;
-                }
-                NextLine::NotYet => {
-                    let count = split.lines.fill(&mut split.file, split.end);
-                    if count.map_err(split.io("reading"))? == 0 {
-                        break;
-                    }
-                }
-            }
-        }
-        if taken > 0 {
-            return Ok(Turn::Delivered);
-        }
-        if split.lines.offset() >= split.end {
-            return Ok(Turn::AtEnd);
-        }
-        if split.end != u64::MAX {
-            return Err(split.lost(format!("the file ends before byte {}", split.end)));
-        }
-        split.read_up_to = Some(split.lines.end());
-        Ok(Turn::Waiting)
-    }
-
-    /// Does with a bad line what the policy says.
-    #[cold]
-    fn refuse(&self, line: BadLine<'_>, out: &mut SourceOutput<T>) -> Result<(), ConnectorError> {
-        match self.policy {
-            BadRecords::Fail => {
-                return Err(ConnectorError::BadRecord {
-                    object: line.split.id.to_string(),
-                    position: line.offset,
-                    reason: line.reason,
-                    excerpt: excerpt(line.payload),
-                });
-            }
-            BadRecords::DeadLetter => {
-                let letter = DeadLetter {
-                    split: line.split.id.clone(),
-                    position: line.offset,
-                    reason: line.reason,
-                    payload: line.payload.to_vec(),
+/// Reads lines of `split` into `out` until the chunk is full or the file has no further line.
+fn read_lines<T, D: DecodeRecord<T>>(
+    intake: &mut Intake<T, D>,
+    split: &mut LogSplit,
+    out: &mut SourceOutput<T>,
+) -> Result<Turn, ConnectorError> {
+    let filled = out.records.len().max(out.dead_letters.len());
+    let mut taken = 0;
+    while taken < CHUNK_RECORDS_MAX.saturating_sub(filled) {
+        match split.lines.next_line() {
+            NextLine::Whole { offset, range } => {
+                taken += 1;
+                let raw = RawInput {
+                    position: offset,
+                    time: EventTime::NONE,
+                    payload: Some(split.lines.bytes(range)),
                 };
-                out.dead_letters.push(letter, EventTime::NONE);
+                intake.take(&split.id, raw, out)?;
             }
-            BadRecords::Drop => out.dropped += 1,
+            NextLine::TooLong { offset, head } => {
+                taken += 1;
+                let reason = format!(
+                    "the line has more than {LINE_BYTES_MAX} bytes; only its beginning is kept"
+                );
+                intake.refuse(split.refused((offset, &head), reason), out)?;
+            }
+            NextLine::NotYet => {
+                let count = split.lines.fill(&mut split.file, split.end);
+                if count.map_err(split.io("reading"))? == 0 {
+                    break;
+                }
+            }
         }
-        Ok(())
     }
+    if taken > 0 {
+        return Ok(Turn::Delivered);
+    }
+    if split.lines.offset() >= split.end {
+        return Ok(Turn::AtEnd);
+    }
+    if split.end != u64::MAX {
+        return Err(split.lost(format!("the file ends before byte {}", split.end)));
+    }
+    split.read_up_to = Some(split.lines.end());
+    Ok(Turn::Waiting)
 }
 
 pub(super) struct FileLogReader<T, D: DecodeRecord<T>> {
     topic: TopicDirectory,
     end: LogEnd,
-    decoding: Decoding<T, D>,
+    intake: Intake<T, D>,
+    /// The split of the last poll that brought records.
+    last: usize,
     wake: WakeHandle,
     splits: Vec<LogSplit>,
     turn: usize,
@@ -154,12 +93,8 @@ impl<T: Record, D: DecodeRecord<T>> FileLogReader<T, D> {
         Self {
             topic: source.topic.clone(),
             end: source.end.clone(),
-            decoding: Decoding {
-                decoder: Arc::clone(&source.decoder),
-                scratch: D::Scratch::default(),
-                policy: source.bad_records,
-                records: PhantomData,
-            },
+            intake: Intake::new(Arc::clone(&source.decoder), source.bad_input),
+            last: 0,
             wake,
             splits: Vec::new(),
             turn: 0,
@@ -188,7 +123,9 @@ impl<T: Record, D: DecodeRecord<T>> FileLogReader<T, D> {
         // Asked before the last read: whatever was written before the marker is then read.
         let final_size = self.final_sizes;
         if split.has_grown()? || final_size {
-            match self.decoding.read(split, out)? {
+            self.intake.begin();
+            self.last = at;
+            match read_lines(&mut self.intake, split, out)? {
                 Turn::Delivered => return Ok(Some(ReaderPoll::Records(index))),
                 Turn::AtEnd => {
                     split.ended = true;
@@ -199,14 +136,9 @@ impl<T: Record, D: DecodeRecord<T>> FileLogReader<T, D> {
                         split.ended = true;
                         return Ok(Some(ReaderPoll::SplitEnded(index)));
                     };
-                    let (payload, reason) = (&payload, "the last line has no newline".to_owned());
-                    let line = BadLine {
-                        split,
-                        offset,
-                        payload,
-                        reason,
-                    };
-                    self.decoding.refuse(line, out)?;
+                    let reason = "the last line has no newline".to_owned();
+                    let refused = split.refused((offset, &payload), reason);
+                    self.intake.refuse(refused, out)?;
                     return Ok(Some(ReaderPoll::Records(index)));
                 }
                 Turn::Waiting => {}
@@ -271,6 +203,15 @@ impl<T: Record, D: DecodeRecord<T>> SourceReader<T> for FileLogReader<T, D> {
                 return Ok(ReaderPoll::Nothing);
             }
         }
+    }
+
+    fn origin(&self, at: usize) -> Result<Origin, ConnectorError> {
+        let position = self.intake.position_of(at);
+        let payload = self.splits[self.last].line_at(position)?;
+        Ok(Origin {
+            position,
+            payload: Some(payload),
+        })
     }
 
     fn snapshot(&mut self) -> Result<Vec<Split>, ConnectorError> {

@@ -1,7 +1,7 @@
 //! One partition of a file log: its file, its lines, and from where up to where it is read.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufRead as _, BufReader, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use highwater_types::Record;
 use super::lines::{LINE_BYTES_MAX, LineBuffer};
 use super::topic::TopicDirectory;
 use crate::error::ConnectorError;
+use crate::intake::Refused;
 use crate::source::Split;
 
 /// From where and up to where a partition is read, in bytes. What a checkpoint keeps.
@@ -147,6 +148,35 @@ impl LogSplit {
         self.end = self.lines.end();
         self.lines = LineBuffer::new(self.end, LINE_BYTES_MAX);
         Some(torn)
+    }
+
+    /// A line of the split as what is refused.
+    pub(super) const fn refused<'a>(
+        &'a self,
+        (position, payload): (u64, &'a [u8]),
+        reason: String,
+    ) -> Refused<'a> {
+        Refused {
+            split: &self.id,
+            position,
+            payload,
+            reason,
+        }
+    }
+
+    /// Reads the line at `offset` again, which was read before.
+    pub(super) fn line_at(&self, offset: u64) -> Result<Vec<u8>, ConnectorError> {
+        let read = || {
+            let mut file = File::open(&self.path)?;
+            file.seek(SeekFrom::Start(offset))?;
+            let mut line = Vec::new();
+            BufReader::new(file.take(LINE_BYTES_MAX as u64)).read_until(b'\n', &mut line)?;
+            if line.ends_with(b"\n") {
+                line.pop();
+            }
+            Ok(line)
+        };
+        read().map_err(self.io("reading again"))
     }
 
     pub(super) fn to_split(&self) -> Split {

@@ -9,9 +9,11 @@ use std::time::Duration;
 use highwater_types::Classified;
 use tempfile::TempDir;
 
+use highwater_types::EventTime;
+
 use super::*;
 use crate::clock::ManualClock;
-use crate::contract::{read_all, reader_context, source_suite};
+use crate::contract::{Planted, bad_input_suite, read_all, reader_context, source_suite};
 use crate::format::DecodeFailure;
 use crate::source::{ReaderPoll, SourceOutput, Split, SplitIndex, WakeHandle};
 
@@ -79,6 +81,35 @@ fn logs_with_an_end_marker_keep_the_source_contract_with_bad_and_torn_lines() {
 }
 
 #[test]
+fn bad_lines_keep_the_law_of_bad_input() {
+    let root = written(0, 0);
+    append(
+        &root,
+        0,
+        b"good\n\xff\xfe\nfuture\n\nlonger than twenty bytes\nlast\n",
+    );
+    let source = |policy| {
+        bounded(&root)
+            .bad_records(policy)
+            .record_bytes_max(20)
+            .future_limit(Duration::from_secs(1))
+    };
+    let planted = [
+        Planted::Good("good".to_owned()),
+        Planted::Bad(b"\xff\xfe".to_vec(), "not UTF-8"),
+        Planted::Future(b"future".to_vec()),
+        Planted::Good(String::new()),
+        Planted::Bad(
+            b"longer than twenty bytes".to_vec(),
+            "24 bytes, more than the 20",
+        ),
+        Planted::Good("last".to_owned()),
+    ];
+    let time_of = |text: &String| EventTime(if text == "future" { 1_001 } else { 1_000 });
+    bad_input_suite(source, &planted, (time_of, EventTime(1_000)));
+}
+
+#[test]
 fn a_bounded_log_ends_where_it_ended_when_the_job_first_started() {
     let root = written(1, 2);
     append(&root, 0, b"torn");
@@ -126,7 +157,7 @@ fn policies_fail_keep_or_drop_bad_records() {
     let failed = poll(BadRecords::Fail).unwrap_err();
     assert_eq!(failed.kind(), highwater_types::ErrorKind::Invalid);
     let expected = format!(
-        "payments/0: record at {at} cannot be decoded: it starts with bad; the record starts with `bad apple`"
+        "payments/0: record at {at} is refused: it starts with bad; the record starts with `bad apple`"
     );
     assert_eq!(failed.to_string(), expected);
 

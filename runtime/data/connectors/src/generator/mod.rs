@@ -22,6 +22,7 @@ pub use self::random::Random;
 use self::reader::{DealtSplit, GeneratorReader};
 use crate::clock::Clock;
 use crate::error::ConnectorError;
+use crate::intake::{BadInput, BadRecords, whole_millis};
 use crate::source::{Discovery, ReaderContext, Source, SourceFacts, SourceReader, SplitEnumerator};
 
 /// Makes records.
@@ -52,6 +53,7 @@ struct Plan<G> {
     count: Option<u64>,
     splits: u32,
     pace: Option<(RecordsPerSecond, Arc<dyn Clock>)>,
+    bad_input: BadInput,
 }
 
 /// A source that computes its records.
@@ -90,6 +92,7 @@ impl<T: Record, G: Generate<T>> GeneratorSource<T, G> {
                 count: None,
                 splits: SPLITS_DEFAULT,
                 pace: None,
+                bad_input: BadInput::FAIL,
             },
             records: PhantomData,
         }
@@ -112,6 +115,19 @@ impl<T: Record, G: Generate<T>> GeneratorBuilder<T, G> {
     /// Limits the rate of the whole job.
     pub fn paced(mut self, rate: RecordsPerSecond, clock: Arc<dyn Clock>) -> Self {
         self.plan.pace = Some((rate, clock));
+        self
+    }
+
+    /// What becomes of records that are refused; a generator makes them without bytes, so a dead letter holds the record
+    /// in the engine's own encoding.
+    pub const fn bad_records(mut self, policy: BadRecords) -> Self {
+        self.plan.bad_input.policy = policy;
+        self
+    }
+
+    /// Refuses records whose event time is further ahead of processing time than `limit`. Without it none is refused.
+    pub fn future_limit(mut self, limit: Duration) -> Self {
+        self.plan.bad_input.future_limit_ms = Some(whole_millis(limit));
         self
     }
 
@@ -146,6 +162,10 @@ impl<T: Record, G: Generate<T>> Source for GeneratorSource<T, G> {
                 None => Boundedness::Unbounded,
             },
         }
+    }
+
+    fn bad_input(&self) -> BadInput {
+        self.plan.bad_input
     }
 
     fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>, ConnectorError> {

@@ -11,6 +11,7 @@ use highwater_types::{CheckpointId, Record};
 use super::pace::Pace;
 use super::{Generate, Plan, Random};
 use crate::error::ConnectorError;
+use crate::intake::Origin;
 use crate::source::{ReaderPoll, SourceOutput, SourceReader, Split, SplitIndex, WakeHandle};
 
 /// Split `at` of `of`, and the ordinal of its next record: index = `ordinal * of + at`.
@@ -86,6 +87,8 @@ pub(super) struct GeneratorReader<T, G> {
     no_more_splits: bool,
     /// The alarm that is set and has not rung yet.
     alarm: Option<Duration>,
+    /// The split of the last poll as it was before it.
+    before: Option<DealtSplit>,
     records: PhantomData<fn() -> T>,
 }
 
@@ -99,6 +102,7 @@ impl<T, G: Generate<T>> GeneratorReader<T, G> {
             turn: 0,
             no_more_splits: false,
             alarm: None,
+            before: None,
             records: PhantomData,
         }
     }
@@ -176,6 +180,7 @@ impl<T: Record, G: Generate<T>> SourceReader<T> for GeneratorReader<T, G> {
             }
             let due = split.pace.as_mut().map_or(u64::MAX, |pace| pace.due(now));
             if due > 0 {
+                self.before = Some(split.dealt);
                 Self::fill(&self.plan, split, due.min(left).min(room), out);
                 return Ok(ReaderPoll::Records(index));
             }
@@ -185,6 +190,15 @@ impl<T: Record, G: Generate<T>> SourceReader<T> for GeneratorReader<T, G> {
         }
         self.set_alarm(now);
         Ok(ReaderPoll::Nothing)
+    }
+
+    fn origin(&self, at: usize) -> Result<Origin, ConnectorError> {
+        let first = self.before.expect("a record of the last poll is asked for");
+        let ordinal = first.ordinal + at as u64;
+        Ok(Origin {
+            position: DealtSplit { ordinal, ..first }.index(),
+            payload: None,
+        })
     }
 
     fn snapshot(&mut self) -> Result<Vec<Split>, ConnectorError> {

@@ -49,7 +49,7 @@ impl KafkaEnumerator {
         let ends = self.ends(&ranges)?;
         let both = starts.into_iter().zip(ends);
         Ok(both
-            .map(|(offset, end)| PartitionPosition { offset, end })
+            .map(|(offset, end)| PartitionPosition::fresh(offset, end))
             .collect())
     }
 
@@ -118,10 +118,7 @@ impl KafkaEnumerator {
     fn added(&self, known: i32, count: i32) -> Result<Vec<PartitionPosition>, ConnectorError> {
         let first = |partition| {
             let range = self.inspector.range(partition)?;
-            Ok(PartitionPosition {
-                offset: range.low,
-                end: None,
-            })
+            Ok(PartitionPosition::fresh(range.low, None))
         };
         (known..count).map(first).collect()
     }

@@ -21,7 +21,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::batch::{RawRecord, RecordBatch};
-use super::position::PartitionPosition;
+use super::position::{LastRead, PartitionPosition};
 use crate::context::ClientLog;
 use crate::failure::{code_of, connector_error};
 use crate::topic::CALL_TIMEOUT;
@@ -30,9 +30,10 @@ use crate::topic::CALL_TIMEOUT;
 const IDLE_WAIT: Duration = Duration::from_millis(50);
 /// Records that are taken from the client before they are handed over, whatever else is there.
 const DRAIN_RECORDS_MAX: usize = 4_096;
-/// Looks for the answers to the last commits: five seconds, then the job ends without them.
-const COMMIT_POLLS_MAX: u32 = 100;
-const COMMIT_POLL: Duration = Duration::from_millis(50);
+/// Looks at the group at the end: five seconds when the broker does not answer, then the job ends without knowing.
+const GROUP_LOOKS_MAX: u32 = 5;
+const GROUP_ANSWER: Duration = Duration::from_millis(900);
+const GROUP_LOOK: Duration = Duration::from_millis(100);
 
 /// What the reader asks of the thread.
 #[derive(Debug)]
@@ -81,9 +82,21 @@ struct Open {
     split: SplitIndex,
     next: i64,
     end: Option<i64>,
+    /// The record before `next`, which is read again first: only in the same topic is it the same.
+    check: Option<LastRead>,
     batch: RecordBatch,
     /// The client has reported the end of the partition, and the reader does not know yet.
     at_end: bool,
+}
+
+impl Open {
+    /// Where fetching begins: one record earlier while that one is to be checked.
+    const fn first(&self) -> i64 {
+        match self.check {
+            Some(_) => self.next - 1,
+            None => self.next,
+        }
+    }
 }
 
 /// The state of the thread.
@@ -96,6 +109,8 @@ pub(super) struct FetchThread {
     /// Full batches and ends, in the order in which they are to be handed over.
     outgoing: VecDeque<Fetched>,
     taken: usize,
+    /// What the group was told last: partition and next offset.
+    told: Option<Vec<(i32, i64)>>,
 }
 
 /// Why the thread ends.
@@ -127,6 +142,7 @@ impl FetchThread {
             open: BTreeMap::new(),
             outgoing: VecDeque::new(),
             taken: 0,
+            told: None,
         }
     }
 
@@ -197,12 +213,7 @@ impl FetchThread {
     }
 
     fn assign(&mut self, assignments: &[Assignment]) -> Result<(), Stop> {
-        let offsets = assignments
-            .iter()
-            .map(|one| (one.partition, one.position.offset));
-        let list = self.list(&offsets.collect::<Vec<_>>())?;
-        let assigned = self.consumer.incremental_assign(&list);
-        assigned.map_err(|error| connector_error(&self.object(), &error, &self.log))?;
+        let mut offsets = Vec::with_capacity(assignments.len());
         for &Assignment {
             split,
             partition,
@@ -213,53 +224,63 @@ impl FetchThread {
                 split,
                 next: position.offset,
                 end: position.end,
+                check: position.last,
                 batch: RecordBatch::new(split),
                 at_end: false,
             };
+            offsets.push((partition, open.first()));
             self.open.insert(partition, open);
         }
+        let list = self.list(&offsets)?;
+        let assigned = self.consumer.incremental_assign(&list);
+        assigned.map_err(|error| connector_error(&self.object(), &error, &self.log))?;
         Ok(())
     }
 
-    fn commit(&self, offsets: &[(i32, i64)]) -> Result<(), Stop> {
+    fn commit(&mut self, offsets: &[(i32, i64)]) -> Result<(), Stop> {
         let list = self.list(offsets)?;
-        self.log.commit_asked();
+        self.told = Some(offsets.to_vec());
         if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
-            self.log.commit_refused();
             // Group offsets are for people who watch; the job itself goes on from its checkpoints.
             tracing::warn!(target: "highwater::kafka", %error, "group offsets were not committed");
         }
         Ok(())
     }
 
-    /// Tells the group what the reader left behind, and waits for the answers for a while: what the last completed
-    /// checkpoint says is to be seen after the end of the job too (HB-73).
+    /// Tells the group what the reader left behind, and waits until the group knows it, for a while: what the last
+    /// completed checkpoint says is to be seen after the end of the job too (HB-73).
     fn finish_commits(&mut self) {
-        let mut last = None;
         while let Ok(command) = self.queues.commands.try_recv() {
-            if let Command::Commit(offsets) = command {
-                last = Some(offsets);
+            if let Command::Commit(offsets) = command
+                && self.commit(&offsets).is_err()
+            {
+                tracing::warn!(target: "highwater::kafka", topic = self.topic, "the last group offsets cannot be named");
             }
         }
-        if let Some(offsets) = last
-            && self.commit(&offsets).is_err()
-        {
-            tracing::warn!(target: "highwater::kafka", topic = self.topic, "the last group offsets cannot be named");
-        }
-        if self.log.commits_are_answered() {
-            return;
-        }
-        if let Err(error) = self.consumer.unassign() {
-            tracing::debug!(target: "highwater::kafka", %error, "unassign at the end");
-        }
-        for _ in 0..COMMIT_POLLS_MAX {
-            // Nothing is assigned: a poll brings answers only.
-            drop(self.consumer.poll(COMMIT_POLL));
-            if self.log.commits_are_answered() {
+        let Some(told) = self.told.take() else { return };
+        for _ in 0..GROUP_LOOKS_MAX {
+            if self.group_is_at(&told) {
                 return;
             }
+            // The client tells no one how a commit went. A consumer in this state brings nothing that anybody needs.
+            drop(self.consumer.poll(GROUP_LOOK));
         }
         tracing::warn!(target: "highwater::kafka", topic = self.topic, "the last group offsets were not confirmed");
+    }
+
+    /// Whether the group has these offsets.
+    fn group_is_at(&self, told: &[(i32, i64)]) -> bool {
+        let Ok(list) = self.list(told) else {
+            return false;
+        };
+        let committed = self.consumer.committed_offsets(list, GROUP_ANSWER);
+        committed.is_ok_and(|committed| {
+            let is_at = |(partition, offset): &(i32, i64)| {
+                let found = committed.find_partition(&self.topic, *partition);
+                found.is_some_and(|found| found.offset() == Offset::Offset(*offset))
+            };
+            told.iter().all(is_at)
+        })
     }
 
     /// Copies a record into the batch of its partition.
@@ -275,14 +296,24 @@ impl FetchThread {
         };
         partition.at_end = false;
         let offset = message.offset();
+        let time = message.timestamp().to_millis();
+        let time = time.map_or(EventTime::NONE, EventTime);
+        if let Some(kept) = partition.check.take()
+            && offset < partition.next
+        {
+            // Compaction may have removed it; then the next one is there, and nothing is known.
+            if kept != LastRead::of(time, message.payload()) {
+                outgoing.push_back(Fetched::Failed(replaced(message, partition.next)));
+            }
+            return;
+        }
         if partition.end.is_some_and(|end| offset >= end) {
             partition.next = offset;
             return;
         }
-        let time = message.timestamp().to_millis();
         partition.batch.push(&RawRecord {
             offset,
-            time: time.map_or(EventTime::NONE, EventTime),
+            time,
             value: message.payload(),
         });
         partition.next = offset + 1;
@@ -307,9 +338,7 @@ impl FetchThread {
             return Ok(());
         }
         match code_of(error) {
-            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
-                Err(self.lost_position().into())
-            }
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => self.position_missing(),
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
                 Err(ConnectorError::PositionLost {
                     object: format!("kafka topic {}", self.topic),
@@ -334,8 +363,38 @@ impl FetchThread {
         }
     }
 
+    /// The broker does not have a position: it is lost, or only the record before it is gone.
+    fn position_missing(&mut self) -> Result<(), Stop> {
+        if let Some(error) = self.lost_position() {
+            return Err(error.into());
+        }
+        let unchecked: Vec<_> = self
+            .open
+            .iter_mut()
+            .filter(|(_, open)| open.check.is_some())
+            .map(|(&partition, open)| {
+                open.check = None;
+                (partition, open.next)
+            })
+            .collect();
+        if unchecked.is_empty() {
+            return Err(ConnectorError::PositionLost {
+                object: self.object(),
+                position: 0,
+                reason: "the broker does not have an offset that is to be read".to_owned(),
+            }
+            .into());
+        }
+        let list = self.list(&unchecked)?;
+        // A seek does not wake a partition that the client has given up.
+        let again = self.consumer.incremental_unassign(&list);
+        let again = again.and_then(|()| self.consumer.incremental_assign(&list));
+        again.map_err(|error| connector_error(&self.object(), &error, &self.log))?;
+        Ok(())
+    }
+
     /// Finds the partition whose position the broker does not have: the client does not say which one it is.
-    fn lost_position(&self) -> ConnectorError {
+    fn lost_position(&self) -> Option<ConnectorError> {
         for (&partition, open) in &self.open {
             let range = self
                 .consumer
@@ -343,23 +402,19 @@ impl FetchThread {
             match range {
                 Ok((low, high)) if (low..=high).contains(&open.next) => {}
                 Ok((low, high)) => {
-                    return ConnectorError::PositionLost {
+                    return Some(ConnectorError::PositionLost {
                         object: format!("kafka topic {}, partition {partition}", self.topic),
                         position: u64::try_from(open.next).unwrap_or(0),
                         reason: format!(
                             "the partition holds offsets {low}..{high}; retention has passed it, or the topic was \
                              replaced. Restore an older topic, or start without state"
                         ),
-                    };
+                    });
                 }
-                Err(error) => return connector_error(&self.object(), &error, &self.log),
+                Err(error) => return Some(connector_error(&self.object(), &error, &self.log)),
             }
         }
-        ConnectorError::PositionLost {
-            object: self.object(),
-            position: 0,
-            reason: "the broker does not have an offset that is to be read".to_owned(),
-        }
+        None
     }
 
     fn unassign_ended(&mut self) -> Result<(), Stop> {
@@ -424,5 +479,23 @@ impl FetchThread {
     fn failed(&self, partition: i32, error: &KafkaError) -> Stop {
         let object = format!("kafka topic {}, partition {partition}", self.topic);
         connector_error(&object, error, &self.log).into()
+    }
+}
+
+/// The record before a saved position is another one: the topic was deleted and made anew.
+#[cold]
+fn replaced(message: &BorrowedMessage<'_>, position: i64) -> ConnectorError {
+    ConnectorError::PositionLost {
+        object: format!(
+            "kafka topic {}, partition {}",
+            message.topic(),
+            message.partition()
+        ),
+        position: u64::try_from(position).unwrap_or(0),
+        reason: format!(
+            "the record at offset {} is not the one that was read there: the topic was deleted and made anew. Restore \
+             the old topic, or start without state",
+            message.offset()
+        ),
     }
 }

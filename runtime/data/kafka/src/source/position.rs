@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use highwater_connectors::{ConnectorError, Split};
+use highwater_types::EventTime;
+use highwater_types::key::hash_bytes;
 use highwater_types::record::Record;
 
 /// Where a source starts, when no checkpoint says otherwise.
@@ -29,6 +31,25 @@ pub enum EndPosition {
     Offsets(BTreeMap<i32, i64>),
 }
 
+/// The record before a position, as it was read: tells a topic that was deleted and made anew from the old one.
+///
+/// The client library does not tell the id of a topic, so this stands for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LastRead {
+    /// Its timestamp, in milliseconds.
+    time: i64,
+    /// The hash of its value.
+    hash: u64,
+}
+
+impl LastRead {
+    /// What is kept of a record.
+    pub(super) fn of(time: EventTime, value: Option<&[u8]>) -> Self {
+        let hash = value.map_or(0, |value| hash_bytes(value).0);
+        Self { time: time.0, hash }
+    }
+}
+
 /// From where and up to where a partition is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PartitionPosition {
@@ -36,21 +57,35 @@ pub(super) struct PartitionPosition {
     pub(super) offset: i64,
     /// One past the last offset to read.
     pub(super) end: Option<i64>,
+    /// The record at `offset - 1`; `None` before the first was read.
+    pub(super) last: Option<LastRead>,
 }
 
 const FORMAT: u8 = 1;
 
 impl PartitionPosition {
+    /// A position from which nothing was read yet.
+    pub(super) const fn fresh(offset: i64, end: Option<i64>) -> Self {
+        Self {
+            offset,
+            end,
+            last: None,
+        }
+    }
+
     pub(super) fn to_bytes(self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        (FORMAT, self.offset, self.end).encode(&mut bytes);
+        let last = self.last.map(|last| (last.time, last.hash));
+        (FORMAT, self.offset, self.end, last).encode(&mut bytes);
         bytes
     }
 
     fn parse(mut bytes: &[u8]) -> Option<Self> {
-        let (format, offset, end): (u8, i64, Option<i64>) = Record::decode(&mut bytes).ok()?;
+        type Kept = (u8, i64, Option<i64>, Option<(i64, u64)>);
+        let (format, offset, end, last): Kept = Record::decode(&mut bytes).ok()?;
         let whole = bytes.is_empty() && format == FORMAT && offset >= 0;
-        whole.then_some(Self { offset, end })
+        let last = last.map(|(time, hash)| LastRead { time, hash });
+        whole.then_some(Self { offset, end, last })
     }
 }
 
@@ -91,6 +126,7 @@ mod tests {
         let position = PartitionPosition {
             offset: 17,
             end: Some(40),
+            last: Some(LastRead::of(EventTime(5), Some(b"x"))),
         };
         let split = split_of("pay/ments", 3, position);
         assert_eq!(split.id, "pay/ments/3");

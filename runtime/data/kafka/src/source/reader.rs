@@ -7,18 +7,17 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
 use compact_str::CompactString;
-use highwater_connectors::error::excerpt;
 use highwater_connectors::{
-    BadRecords, ConnectorError, DeadLetter, DecodeFailure, DecodeRecord, ReaderContext, ReaderPoll,
+    ConnectorError, DecodeRecord, Intake, Origin, RawInput, ReaderContext, ReaderPoll,
     SourceOutput, SourceReader, Split, SplitIndex,
 };
-use highwater_types::{CheckpointId, EventTime, Record};
+use highwater_types::{CheckpointId, Record};
 
 use super::SourceSettings;
 use super::batch::{RawRecord, RecordBatch};
 use super::fetch::{Assignment, Command, FetchThread, Fetched, Queues};
-use super::position::{PartitionPosition, parse_split, split_of};
-use crate::context::ClientLog;
+use super::position::{LastRead, PartitionPosition, parse_split, split_of};
+use crate::context::{ClientLog, HeldPartitions};
 use crate::failure::connector_error;
 use crate::topic::READING;
 
@@ -30,6 +29,8 @@ const FETCHING_AHEAD: &[(&str, &str)] = &[
     ("fetch.queue.backoff.ms", "5"),
     ("queued.min.messages", "100000"),
     ("queued.max.messages.kbytes", "32768"),
+    // Tells which partitions hold records that an open transaction keeps back.
+    ("statistics.interval.ms", "500"),
 ];
 /// Commands are rare; a partition that is assigned is one.
 const COMMANDS_MAX: usize = 1_024;
@@ -48,7 +49,9 @@ struct ReadSplit {
 pub(super) struct KafkaReader<T, D: DecodeRecord<T>> {
     topic: String,
     commits_to_group: bool,
-    decoding: Decoding<T, D>,
+    intake: Intake<T, D>,
+    /// What the last poll decoded: its bytes are asked for when one of its records is refused afterwards.
+    last: Option<RecordBatch>,
     splits: Vec<ReadSplit>,
     /// Splits that had nothing to read when they came.
     ended_at_once: VecDeque<SplitIndex>,
@@ -58,6 +61,7 @@ pub(super) struct KafkaReader<T, D: DecodeRecord<T>> {
     commands: Option<SyncSender<Command>>,
     fetched: Option<Receiver<Fetched>>,
     used: SyncSender<RecordBatch>,
+    held: HeldPartitions,
     reader_waits: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -69,7 +73,7 @@ impl<T: Record, D: DecodeRecord<T>> KafkaReader<T, D> {
         context: &ReaderContext,
     ) -> Result<Self, ConnectorError> {
         let object = settings.object();
-        let log = ClientLog::default();
+        let log = ClientLog::reading(&settings.topic);
         let mut config = settings.connection.client(&object, READING)?;
         for (property, value) in FETCHING_AHEAD {
             if config.get(property).is_none() {
@@ -93,6 +97,7 @@ impl<T: Record, D: DecodeRecord<T>> KafkaReader<T, D> {
             reader_waits: Arc::clone(&reader_waits),
             wake: context.wake.clone(),
         };
+        let held = log.held().clone();
         let fetching = FetchThread::new(settings.topic.clone(), consumer, log, queues);
         let thread = Builder::new()
             .name(format!("kafka-{}-{}", context.uid, context.subtask))
@@ -101,12 +106,8 @@ impl<T: Record, D: DecodeRecord<T>> KafkaReader<T, D> {
         Ok(Self {
             topic: settings.topic.clone(),
             commits_to_group: settings.group.is_some(),
-            decoding: Decoding {
-                scratch: D::Scratch::default(),
-                decoder,
-                policy: settings.bad_records,
-                records: std::marker::PhantomData,
-            },
+            intake: Intake::new(decoder, settings.bad_input),
+            last: None,
             splits: Vec::new(),
             ended_at_once: VecDeque::new(),
             no_more_splits: false,
@@ -114,6 +115,7 @@ impl<T: Record, D: DecodeRecord<T>> KafkaReader<T, D> {
             commands: Some(commands),
             fetched: Some(fetched),
             used,
+            held,
             reader_waits,
             thread: Some(thread),
         })
@@ -153,6 +155,29 @@ impl<T: Record, D: DecodeRecord<T>> KafkaReader<T, D> {
             Err(TryRecvError::Disconnected) => Err(self.stopped()),
             Err(TryRecvError::Empty) => Ok(None),
         }
+    }
+
+    fn decode(
+        &mut self,
+        batch: &RecordBatch,
+        split: SplitIndex,
+        out: &mut SourceOutput<T>,
+    ) -> Result<(), ConnectorError> {
+        let split = &mut self.splits[split.0 as usize];
+        self.intake.begin();
+        for record in batch.records() {
+            let raw = RawInput {
+                position: position_of(&record),
+                time: record.time,
+                payload: record.value,
+            };
+            self.intake.take(&split.id, raw, out)?;
+            split.position.offset = record.offset + 1;
+        }
+        if let Some(last) = batch.records().last() {
+            split.position.last = Some(LastRead::of(last.time, last.value));
+        }
+        Ok(())
     }
 
     fn end(&mut self, split: SplitIndex) -> ReaderPoll {
@@ -201,6 +226,10 @@ impl<T: Record, D: DecodeRecord<T>> SourceReader<T> for KafkaReader<T, D> {
         if self.no_more_splits && self.splits.iter().all(|split| split.ended) {
             return Ok(ReaderPoll::EndOfInput);
         }
+        if let Some(batch) = self.last.take() {
+            // A full queue means that there is memory enough.
+            drop(self.used.try_send(batch));
+        }
         loop {
             return match self.next()? {
                 None => Ok(ReaderPoll::Nothing),
@@ -212,15 +241,23 @@ impl<T: Record, D: DecodeRecord<T>> SourceReader<T> for KafkaReader<T, D> {
                 }
                 Some(Fetched::Batch(batch)) => {
                     let index = batch.split();
-                    let split = &mut self.splits[index.0 as usize];
-                    split.caught_up = false;
-                    self.decoding.decode(&batch, split, out)?;
-                    // A full queue means that there is memory enough.
-                    drop(self.used.try_send(batch));
+                    self.splits[index.0 as usize].caught_up = false;
+                    self.decode(&batch, index, out)?;
+                    self.last = Some(batch);
                     Ok(ReaderPoll::Records(index))
                 }
             };
         }
+    }
+
+    fn origin(&self, at: usize) -> Result<Origin, ConnectorError> {
+        let position = self.intake.position_of(at);
+        let mut records = self.last.iter().flat_map(RecordBatch::records);
+        let record = records.find(|record| position_of(record) == position);
+        Ok(Origin {
+            position,
+            payload: record.and_then(|record| record.value).map(<[u8]>::to_vec),
+        })
     }
 
     fn snapshot(&mut self) -> Result<Vec<Split>, ConnectorError> {
@@ -237,9 +274,15 @@ impl<T: Record, D: DecodeRecord<T>> SourceReader<T> for KafkaReader<T, D> {
         Ok(taken)
     }
 
+    fn held(&self) -> usize {
+        let open = self.splits.iter().filter(|split| !split.ended);
+        open.filter(|split| self.held.contains(split.partition))
+            .count()
+    }
+
     fn is_behind(&self, split: SplitIndex) -> bool {
         let split = &self.splits[split.0 as usize];
-        !split.ended && !split.caught_up
+        !split.ended && (!split.caught_up || self.held.contains(split.partition))
     }
 
     /// Barriers and completions come through one ordered mailbox, so the last snapshot is the one of this checkpoint.
@@ -265,69 +308,7 @@ impl<T, D: DecodeRecord<T>> Drop for KafkaReader<T, D> {
     }
 }
 
-/// Decodes values and applies the policy to those that are no records.
-struct Decoding<T, D: DecodeRecord<T>> {
-    decoder: Arc<D>,
-    scratch: D::Scratch,
-    policy: BadRecords,
-    records: std::marker::PhantomData<fn() -> T>,
-}
-
-impl<T, D: DecodeRecord<T>> Decoding<T, D> {
-    fn decode(
-        &mut self,
-        batch: &RecordBatch,
-        split: &mut ReadSplit,
-        out: &mut SourceOutput<T>,
-    ) -> Result<(), ConnectorError> {
-        for record in batch.records() {
-            match record
-                .value
-                .map(|value| self.decoder.decode(value, &mut self.scratch))
-            {
-                Some(Ok(decoded)) => out.records.push(decoded, record.time),
-                Some(Err(failure)) => self.refuse(split, &record, failure, out)?,
-                None => {
-                    let failure = DecodeFailure::new("the record has no value");
-                    self.refuse(split, &record, failure, out)?;
-                }
-            }
-            split.position.offset = record.offset + 1;
-        }
-        Ok(())
-    }
-
-    #[cold]
-    fn refuse(
-        &self,
-        split: &ReadSplit,
-        record: &RawRecord<'_>,
-        failure: DecodeFailure,
-        out: &mut SourceOutput<T>,
-    ) -> Result<(), ConnectorError> {
-        let payload = record.value.unwrap_or_default();
-        let position = u64::try_from(record.offset).unwrap_or(0);
-        match self.policy {
-            BadRecords::Fail => Err(ConnectorError::BadRecord {
-                object: split.id.to_string(),
-                position,
-                reason: failure.reason,
-                excerpt: excerpt(payload),
-            }),
-            BadRecords::DeadLetter => {
-                let letter = DeadLetter {
-                    split: split.id.clone(),
-                    position,
-                    reason: failure.reason,
-                    payload: payload.to_vec(),
-                };
-                out.dead_letters.push(letter, EventTime::NONE);
-                Ok(())
-            }
-            BadRecords::Drop => {
-                out.dropped += 1;
-                Ok(())
-            }
-        }
-    }
+/// Offsets are not negative.
+fn position_of(record: &RawRecord<'_>) -> u64 {
+    u64::try_from(record.offset).unwrap_or(0)
 }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use highwater_connectors::contract::{read_all, reader_context, source_suite};
+use highwater_connectors::contract::{
+    Planted, bad_input_suite, read_all, reader_context, source_suite,
+};
 use highwater_connectors::{
-    BadRecords, ConnectorError, DecodeFailure, ReaderContext, ReaderPoll, Source, SourceFacts,
-    SourceOutput, SourceReader, Split, SplitEnumerator, SplitIndex, WakeHandle,
+    BadInput, BadRecords, ConnectorError, DecodeFailure, Origin, ReaderContext, ReaderPoll, Source,
+    SourceFacts, SourceOutput, SourceReader, Split, SplitEnumerator, SplitIndex, WakeHandle,
 };
 use highwater_kafka::{EndPosition, KafkaSource, StartPosition};
 use highwater_testkit::KafkaOptions;
@@ -42,6 +44,10 @@ struct WaitingReader<T> {
 
 impl<S: Source> Source for Waiting<S> {
     type Record = S::Record;
+
+    fn bad_input(&self) -> BadInput {
+        self.0.bad_input()
+    }
 
     fn facts(&self) -> SourceFacts {
         self.0.facts()
@@ -102,6 +108,14 @@ impl<T> SourceReader<T> for WaitingReader<T> {
                 _ => return Ok(polled),
             }
         }
+    }
+
+    fn held(&self) -> usize {
+        self.inner.held()
+    }
+
+    fn origin(&self, at: usize) -> Result<Origin, ConnectorError> {
+        self.inner.origin(at)
     }
 
     fn snapshot(&mut self) -> Result<Vec<Split>, ConnectorError> {
@@ -562,25 +576,34 @@ fn a_topic_that_is_deleted_while_it_is_read_stops_the_reader() {
     assert!(error.to_string().contains(&topic), "{error}");
 }
 
-/// X29: seen as long as the new topic is shorter than the old position.
-#[test]
-fn a_topic_that_was_made_again_has_lost_the_position() {
+/// The old topic's splits behind three records, and a topic of the same name that holds `values`.
+fn made_again(values: &[&str]) -> (Cluster, String, Vec<Split>) {
     let cluster = Cluster::shared();
     let topic = unique("again");
     cluster.topic(&topic, 1);
     cluster.write(&topic, 0, &["a", "b", "c"]);
     let mut reader = reading(source(&cluster, &topic));
     take(&mut *reader, 3);
-    let splits = reader.snapshot().unwrap();
+    let splits = reader.snapshot().expect("a snapshot");
     drop(reader);
     cluster.delete_topic(&topic);
     let gone = || cluster.try_topic(&topic, 1);
     assert!(wait_until(PATIENCE, gone));
-    cluster.write(&topic, 0, &["x"]);
-    let mut reader = Waiting(source(&cluster, &topic))
-        .reader(&reader_context())
-        .unwrap();
-    reader.add_splits(splits).unwrap();
+    cluster.write(&topic, 0, values);
+    (cluster, topic, splits)
+}
+
+fn restored(cluster: &Cluster, topic: &str, splits: Vec<Split>) -> Box<dyn SourceReader<String>> {
+    let source = Waiting(source(cluster, topic));
+    let mut reader = source.reader(&reader_context()).expect("a reader");
+    reader.add_splits(splits).expect("splits are taken");
+    reader
+}
+
+#[test]
+fn x29_a_topic_that_was_made_again_and_is_shorter_has_lost_the_position() {
+    let (cluster, topic, splits) = made_again(&["x"]);
+    let mut reader = restored(&cluster, &topic, splits);
     let error = reader.poll(&mut SourceOutput::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     let message = error.to_string();
@@ -588,4 +611,102 @@ fn a_topic_that_was_made_again_has_lost_the_position() {
         message.contains("position 3") && message.contains("0..1"),
         "{message}"
     );
+}
+
+#[test]
+fn x29_a_topic_that_was_made_again_and_is_longer_is_noticed_by_its_records() {
+    let (cluster, topic, splits) = made_again(&["v", "w", "x", "y", "z"]);
+    let mut reader = restored(&cluster, &topic, splits);
+    let mut out = SourceOutput::default();
+    let error = loop {
+        if let Err(error) = reader.poll(&mut out) {
+            break error;
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    let message = error.to_string();
+    assert!(
+        message.contains(&topic) && message.contains("deleted and made anew"),
+        "{message}"
+    );
+}
+
+/// What was read last may be gone by retention or compaction; then the rest is read on.
+#[test]
+fn x28_a_position_whose_last_record_is_gone_by_retention_is_still_good() {
+    let cluster = Cluster::shared();
+    let topic = unique("cut-behind");
+    cluster.topic(&topic, 1);
+    cluster.allow_deletion(&topic);
+    cluster.write(&topic, 0, &["a", "b", "c"]);
+    let mut reader = reading(source(&cluster, &topic));
+    take(&mut *reader, 3);
+    let splits = reader.snapshot().unwrap();
+    drop(reader);
+    cluster.write(&topic, 0, &["d"]);
+    cluster.cut(&topic, 3);
+    let mut reader = restored(&cluster, &topic, splits);
+    assert_eq!(take(&mut *reader, 1)[0].0, "d");
+}
+
+#[test]
+fn bad_values_keep_the_law_of_bad_input() {
+    let cluster = Cluster::shared();
+    let topic = unique("law");
+    cluster.topic(&topic, 1);
+    let producer = cluster.producer();
+    put(&producer, &topic, 0, &["good", "!bad", "future"]);
+    let empty: rdkafka::producer::BaseRecord<'_, str, str> =
+        rdkafka::producer::BaseRecord::to(&topic)
+            .partition(0)
+            .key("k");
+    producer.send(empty).map_err(|(error, _)| error).unwrap();
+    put(&producer, &topic, 0, &["longer than twenty bytes", "last"]);
+    let source = |policy| {
+        let source = source(&cluster, &topic).until(EndPosition::Latest);
+        Waiting(source.bad_records(policy).record_bytes_max(20))
+    };
+    let planted = [
+        Planted::Good("good".to_owned()),
+        Planted::Bad(b"!bad".to_vec(), "it begins with `!`"),
+        Planted::Future(b"future".to_vec()),
+        Planted::Bad(Vec::new(), "the record has no value"),
+        Planted::Bad(
+            b"longer than twenty bytes".to_vec(),
+            "24 bytes, more than the 20",
+        ),
+        Planted::Good("last".to_owned()),
+    ];
+    let time_of = |text: &String| EventTime(if text == "future" { 1_001 } else { 1_000 });
+    bad_input_suite(source, &planted, (time_of, EventTime(1_000)));
+}
+
+/// Schedule 22 of the sink protocol: a watermark that passes such a partition makes all its records late.
+#[test]
+fn t08_a_partition_behind_an_open_transaction_is_held_and_not_idle() {
+    let cluster = Cluster::shared();
+    let topic = unique("held");
+    cluster.topic(&topic, 1);
+    cluster.write(&topic, 0, &["before"]);
+    let source = source(&cluster, &topic);
+    let splits = source.enumerator().unwrap().discover().unwrap().splits;
+    let mut reader = source.reader(&reader_context()).unwrap();
+    reader.add_splits(splits).unwrap();
+    let mut polled_until = |held: usize| {
+        let mut out = SourceOutput::<String>::default();
+        let reached = || {
+            reader.poll(&mut out).expect("a poll succeeds");
+            let is_behind = reader.is_behind(SplitIndex(0));
+            reader.held() == held && is_behind == (held > 0)
+        };
+        wait_until(PATIENCE, reached)
+    };
+    let producer = cluster.transactional(&unique("writer"));
+    producer.begin_transaction().expect("a transaction");
+    put(&producer, &topic, 0, &["open"]);
+    assert!(polled_until(1), "the partition is held");
+    producer
+        .commit_transaction(PATIENCE)
+        .expect("the transaction ends");
+    assert!(polled_until(0), "it is not held any more");
 }

@@ -269,7 +269,7 @@ fn timers_do_not_fire_into_an_output_without_room() {
     assert_eq!(harness.take_elements().len(), FIRINGS_MAX);
     harness.set_output_full(true);
     for _ in 0..5 {
-        assert_eq!(harness.turn(), Progress::More, "the firing is not over");
+        assert_eq!(harness.turn(), Progress::Waiting, "the firing is not over");
     }
     assert_eq!(harness.take_elements().len(), 0);
     harness.set_output_full(false);
@@ -417,6 +417,16 @@ fn t28_a_value_is_gone_at_last_write_plus_ttl() {
     harness.processing_time(1_999);
     ask(&mut harness, [(1, Ask::Add(5))]);
     assert_eq!(seen(&mut harness), [(1, 5), (1, 10), (1, 5)]);
+}
+
+#[test]
+fn a_report_counts_the_entries_of_all_states() {
+    let mut harness = harness();
+    let add = |key: i64| ((key, Ask::Add(1).parts()), EventTime(1));
+    harness.push_keyed([add(1), add(2), add(1)], key_of);
+    let report = harness.report();
+    assert_eq!(report.state_entries, 2, "one for each key");
+    assert!(report.state_bytes > 0);
 }
 
 #[test]

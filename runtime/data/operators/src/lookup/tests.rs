@@ -360,7 +360,7 @@ fn the_end_of_input_waits_for_open_answers() {
         let mut harness = harness(slow_by_input(), options(order, 10));
         harness.push_all(inputs([20]));
         assert_eq!(harness.watermark_call(i64::MAX), Progress::Done);
-        assert_eq!(harness.end_call(), Progress::More);
+        assert_eq!(harness.end_call(), Progress::Waiting);
         assert_eq!(harness.take_elements(), []);
         harness.run_rim(ms(20));
         assert_eq!(harness.turn(), Progress::Done);

@@ -8,6 +8,7 @@ use super::*;
 use crate::aggregate_function::{Count, Max};
 use crate::error::UserError;
 use crate::outputs::OutputTag;
+use crate::snapshot::OperatorSnapshot;
 use crate::testing::{Harness, HarnessSetup, ParallelHarness, SideReceiver};
 use crate::window::{Aggregated, AllRecords, Reduced, WindowContext, WithUpdates};
 

@@ -220,7 +220,7 @@ impl<In: Record, Out: Record> Harness<In, Out> {
 
     fn finish(&mut self, mut progress: Progress) -> usize {
         let mut turns = 0;
-        while progress == Progress::More {
+        while progress != Progress::Done {
             progress = check(self.link.turn());
             turns += 1;
         }
@@ -283,7 +283,7 @@ impl<In: Record, Out: Record> Harness<In, Out> {
     pub fn collect_portion(&mut self) -> Option<OperatorSnapshot> {
         let mut into = Collected::new();
         match check(self.link.collect(&mut into)) {
-            Progress::More => None,
+            Progress::More | Progress::Waiting => None,
             Progress::Done => Some(into.pop().map(|(_, snapshot)| snapshot).unwrap_or_default()),
         }
     }

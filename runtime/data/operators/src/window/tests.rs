@@ -5,6 +5,7 @@ use highwater_window::{Sliding, Tumbling};
 use super::*;
 use crate::aggregate_function::{Count, Sum};
 use crate::error::UserError;
+use crate::snapshot::OperatorSnapshot;
 use crate::testing::{Harness, HarnessElement, HarnessSetup, SideReceiver, deal};
 
 /// A key and a value.

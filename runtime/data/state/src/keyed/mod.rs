@@ -12,7 +12,7 @@ mod value;
 
 use std::any::Any;
 
-use highwater_types::{Key, KeyGroup, ProcessingTime, Record};
+use highwater_types::{Key, KeyGroup, KeyHash, ProcessingTime, Record};
 
 pub use self::aggregating::{AggregatingState, Aggregation};
 pub use self::list::ListState;
@@ -78,6 +78,10 @@ pub trait KeyedState: Any + Send {
     /// # Errors
     /// The first error since the last call that could not be returned where it happened.
     fn after_chunk(&mut self, now: ProcessingTime) -> Result<(), StateError>;
+
+    /// Brings the entries of these keys into the cache of the processor, where the state has one entry for each key.
+    /// Changes nothing but the time of the accesses that follow.
+    fn warm_keys(&self, hashes: &[KeyHash]);
 }
 
 /// A state that opens from its setup alone.
@@ -149,6 +153,10 @@ impl<K: Key, N: Namespace, C: Cell> KeyedState for StateTable<K, N, C> {
     fn after_chunk(&mut self, now: ProcessingTime) -> Result<(), StateError> {
         self.after_chunk(now)
     }
+
+    fn warm_keys(&self, hashes: &[KeyHash]) {
+        self.warm_keys(hashes);
+    }
 }
 
 /// Implements [`KeyedState`] for a state by the one field that holds its table.
@@ -197,6 +205,10 @@ macro_rules! keyed_state_by_table {
                 now: highwater_types::ProcessingTime,
             ) -> Result<(), $crate::StateError> {
                 self.table.after_chunk(now)
+            }
+
+            fn warm_keys(&self, hashes: &[highwater_types::KeyHash]) {
+                self.table.warm_keys(hashes);
             }
         }
     };

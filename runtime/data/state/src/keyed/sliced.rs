@@ -244,4 +244,8 @@ impl<K: Key, N: Namespace + Ord, V: Record> KeyedState for SlicedState<K, N, V> 
             .values_mut()
             .try_for_each(|table| table.after_chunk(now))
     }
+
+    fn warm_keys(&self, _: &[KeyHash]) {
+        // Which slices a chunk is for is known to the operator alone, and it prepares them itself.
+    }
 }

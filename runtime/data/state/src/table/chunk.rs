@@ -91,9 +91,14 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
                 let number = block * BLOCK + at;
                 let (key, value) = row(number);
                 let key = key.borrow();
-                let held = self
-                    .confirm(guesses[at], hash, key, namespace)
-                    .or_else(|| self.find(hash, key, namespace));
+                if let Some(held) = self.warm_value(guesses[at], hash, key, namespace) {
+                    let before = held.heap_bytes();
+                    merge(number, held, Some(value));
+                    let after = held.heap_bytes();
+                    self.heap_bytes = self.heap_bytes + after - before;
+                    continue;
+                }
+                let held = self.find(hash, key, namespace);
                 let (position, value) = match held {
                     Some(position) => (position, Some(value)),
                     None => (
@@ -122,6 +127,22 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
             if count < BLOCK {
                 return;
             }
+        }
+    }
+
+    /// Brings the entries of keys near, in a table without namespaces. With namespaces it does nothing: which one an
+    /// access will name is not known.
+    pub(crate) fn warm_keys(&self, hashes: &[KeyHash]) {
+        if size_of::<N>() != 0 || self.directory.len() < NEAR_ENTRIES {
+            return;
+        }
+        for hashes in hashes.chunks(BLOCK) {
+            let mut placed = [0; BLOCK];
+            for (place, hash) in placed.iter_mut().zip(hashes) {
+                // Nothing is hashed to 0, see `spread`.
+                *place = hash.0;
+            }
+            self.guess_placed(&placed[..hashes.len()]);
         }
     }
 
@@ -154,12 +175,5 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         }
         black_box(touched);
         guesses
-    }
-
-    /// The guess, if it still names the entry of `key`: insertions since may have moved it.
-    #[inline]
-    fn confirm(&self, guess: Position, hash: KeyHash, key: &K, namespace: &N) -> Option<Position> {
-        let entry = self.directory.tables[guess.table as usize].get(guess.at as usize)?;
-        (entry.hash == hash && entry.key == *key && entry.namespace == *namespace).then_some(guess)
     }
 }

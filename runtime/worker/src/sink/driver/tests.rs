@@ -30,6 +30,8 @@ enum Fault {
     CommitRefused,
     /// The first commit is unclear, then no session opens: the markers are lost.
     OpenMarkerLost,
+    /// The first commit is unclear, then every session is refused: access is denied.
+    OpenRefused,
     /// As before, when the sync record is written.
     SyncMarkerLost,
     /// The first commit is unclear, then every record loses the session.
@@ -76,6 +78,7 @@ impl OutputTarget for Faulty {
     fn open_session(&mut self) -> Result<(), TargetError> {
         assert!(self.fault != Fault::Panic, "the target has a bug");
         self.opened.fetch_add(1, Ordering::SeqCst);
+        self.fail(Fault::OpenRefused, TargetError::Refused)?;
         self.fail(Fault::OpenMarkerLost, TargetError::MarkerLost)
     }
 
@@ -251,6 +254,15 @@ fn what_is_refused_before_it_is_acknowledged_stops_without_an_acknowledgement() 
         panic!("{event:?}")
     };
     assert_eq!(slot.to_string(), "out/0");
+    assert!(reason.contains("it was told to"), "{reason}");
+}
+
+#[test]
+fn a_session_that_is_refused_for_good_stops_by_name() {
+    let stop = stop_of(Fault::OpenRefused);
+    let NamedStop::SessionRefused { reason, .. } = stop else {
+        panic!("{stop}")
+    };
     assert!(reason.contains("it was told to"), "{reason}");
 }
 

@@ -190,13 +190,14 @@ fn what_is_taken_has_names_of_its_own_and_the_bytes_of_the_savepoint() {
         max_parallelism: MaxParallelism::try_new(8).unwrap(),
         key: None,
         states: Vec::new(),
+        form: "aggregate".to_owned(),
         keyed: vec![keyed],
         lists: Vec::new(),
     };
     let uid = OperatorUid::parse("agg").unwrap();
     export.operators.insert(uid.clone(), operator);
     let job = identity();
-    let taker = |nonce| Taker {
+    let of_try = |nonce| Taker {
         identity: &job,
         lineage: OWN,
         epoch: Epoch(3),
@@ -204,7 +205,7 @@ fn what_is_taken_has_names_of_its_own_and_the_bytes_of_the_savepoint() {
         number: 8,
         nonce: Nonce(nonce),
     };
-    let (taken, copies) = take(&export, taker(1));
+    let (taken, copies) = take(&export, of_try(1));
     let [(from, to)] = &copies[..] else {
         panic!("{copies:?}")
     };
@@ -213,6 +214,6 @@ fn what_is_taken_has_names_of_its_own_and_the_bytes_of_the_savepoint() {
     assert_eq!(taken.operators[&uid].keyed[0].path, *to);
     assert_eq!((taken.lineage, taken.identity.as_str()), (OWN, "job"));
     assert_eq!(taken.check(), Ok(()));
-    let (_, other) = take(&export, taker(2));
+    let (_, other) = take(&export, of_try(2));
     assert_ne!(other[0].1, *to, "two tries never share a name");
 }

@@ -130,6 +130,13 @@ fn events(session: SessionNumber) -> Vec<(&'static str, SlotEvent)> {
         ("write void", SlotEvent::WriteVoid { id: id(1) }),
         ("unreadable", SlotEvent::LogUnreadable),
         (
+            "no session",
+            SlotEvent::SessionRefused {
+                session,
+                reason: "access is denied".to_owned(),
+            },
+        ),
+        (
             "refused",
             SlotEvent::RecordRefused {
                 reason: "too large".to_owned(),
@@ -184,6 +191,7 @@ fn events_of_another_session_change_nothing_in_any_state() {
                     | SlotEvent::Opened { .. }
                     | SlotEvent::SyncWritten { .. }
                     | SlotEvent::MarkersRead { .. }
+                    | SlotEvent::SessionRefused { .. }
             );
             if of_session {
                 let mut slot = state.clone();

@@ -1,0 +1,101 @@
+//! A job whose last checkpoint was drained: every window has fired, and reading on would fire them again.
+//!
+//! Called by the start of a leader. Whether the process died before the output was confirmed or the job was stopped long
+//! ago, the same is left to do: confirm what is pending, say so in `head`, end.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use highwater_protocol::head::{Head, HeadChange};
+use highwater_protocol::manifest::Manifest;
+use highwater_protocol::recovery::{RegionEffect, RegionEvent, RegionRecovery};
+use highwater_protocol::steps::Step;
+use highwater_types::AttemptId;
+
+use crate::going_back::{Broken, Detour, Detoured};
+use crate::setup::JobOutcome;
+use crate::start::decide;
+
+impl Detour<'_> {
+    /// Confirms the output of the drained checkpoint and ends the job.
+    pub(crate) async fn end_drained(&mut self, current: &Manifest) -> Result<Detoured, Broken> {
+        let head = self.still_leading().await?;
+        if head.has_pending_output() {
+            let mut attempt = None;
+            let confirmed = self.confirm_all(&head, current, &mut attempt).await;
+            let cancelled = match attempt {
+                Some(attempt) => self.cancel(attempt).await,
+                None => Ok(()),
+            };
+            if confirmed? == Confirmed::Void {
+                return Ok(Detoured::Void);
+            }
+            cancelled?;
+        }
+        self.record_confirmed(&head).await?;
+        tracing::warn!(
+            checkpoint = %current.id,
+            "the job was drained at its last checkpoint and has ended: every window has fired; `--fresh` begins again, \
+             `--from-savepoint` with `--go-back` or `--fork` reads on from a savepoint"
+        );
+        Ok(Detoured::Ended(Ok(JobOutcome::Stopped)))
+    }
+
+    /// Sessions in every slot that has pending output, until all have confirmed. No state is fetched.
+    async fn confirm_all(
+        &mut self,
+        head: &Head,
+        current: &Manifest,
+        attempt: &mut Option<AttemptId>,
+    ) -> Result<Confirmed, Broken> {
+        let (mut region, effects) =
+            RegionRecovery::start(head, current, self.shape, &BTreeSet::new());
+        let mut effects = VecDeque::from(effects);
+        loop {
+            let mut duties = Vec::new();
+            while let Some(effect) = effects.pop_front() {
+                match effect {
+                    RegionEffect::Free(slot) => {
+                        effects.extend(region.step(RegionEvent::Freed(slot)));
+                    }
+                    RegionEffect::VerifyAll => {
+                        for task in self.shape.tasks.keys().cloned() {
+                            effects.extend(region.step(RegionEvent::Verified(task)));
+                        }
+                    }
+                    RegionEffect::StartSession(duty) => duties.push(duty),
+                    RegionEffect::OpenAll | RegionEffect::Release => return Ok(Confirmed::All),
+                    RegionEffect::GoBack => return Ok(Confirmed::Void),
+                }
+            }
+            if !duties.is_empty() {
+                *attempt = Some(self.open(duties, (head, current)));
+            }
+            let Some(opened) = *attempt else {
+                return Ok(Confirmed::All);
+            };
+            for event in self.told(opened).await? {
+                effects.extend(region.step(event));
+            }
+        }
+    }
+
+    /// Says in `head` that all of its output is confirmed.
+    pub(crate) async fn record_confirmed(&mut self, head: &Head) -> Result<(), Broken> {
+        if head.has_pending_output() {
+            (self.setup.stop)(Step::P8);
+            let nonce = self.nonces.draw();
+            let first = self.keeper.begin(&HeadChange::Confirm, nonce);
+            decide(self.store, self.keeper, first).await?;
+        }
+        Ok(())
+    }
+}
+
+/// How a confirmation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Confirmed {
+    /// All output is visible.
+    All,
+    /// It was being given up: that is finished first.
+    Void,
+}
