@@ -31,7 +31,8 @@ pub enum ConnectorError {
     },
     /// A record is refused and the policy is to fail.
     #[error(
-        "{object}: record at {position} is refused: {reason}; the record starts with `{excerpt}`"
+        "{object}: record at {position} is refused: {reason}; the record starts with `{excerpt}`; mend it, or drop such \
+         records or hand them over with `bad_records` of the source"
     )]
     BadRecord {
         /// The topic and partition, or the file.

@@ -65,7 +65,7 @@ impl Coordinator {
         if is_read && self.manifest.id.number > 0 {
             tracing::warn!(
                 checkpoint = %self.manifest.id,
-                "all input was read before and nothing is left; `--fresh` begins again"
+                "all input was read before and nothing is left: what is bounded ends where it ended when the job first began; `--fresh` begins again"
             );
         }
         self.last_attempt = self.last_attempt.next();

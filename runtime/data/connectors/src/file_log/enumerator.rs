@@ -1,7 +1,6 @@
 //! Finds the partitions of a file log.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::time::Duration;
 
 use compact_str::format_compact;
@@ -9,7 +8,7 @@ use highwater_types::record::Record;
 
 use super::LogEnd;
 use super::split::Extent;
-use super::topic::{TopicDirectory, end_of_whole_lines};
+use super::topic::TopicDirectory;
 use crate::error::ConnectorError;
 use crate::source::{Discovery, Split, SplitEnumerator};
 
@@ -37,10 +36,10 @@ impl FileLogEnumerator {
             LogEnd::Marker(_) | LogEnd::Never(_) => u64::MAX,
             LogEnd::Present => {
                 let path = self.topic.partition(partition);
-                let mut file =
-                    File::open(&path).map_err(ConnectorError::io(path.display(), "opening"))?;
-                let failed = ConnectorError::io(path.display(), "search for the last line");
-                end_of_whole_lines(&mut file).map_err(failed)?
+                let found = std::fs::metadata(&path);
+                found
+                    .map_err(ConnectorError::io(path.display(), "size"))?
+                    .len()
             }
         };
         Ok(Split {
@@ -80,7 +79,10 @@ impl SplitEnumerator for FileLogEnumerator {
             });
         }
         let known = self.reported.clone().unwrap_or_default();
-        let found = self.topic.partitions()?;
+        let found = match self.end {
+            LogEnd::Present => self.topic.whole_partitions()?,
+            LogEnd::Marker(_) | LogEnd::Never(_) => self.topic.partitions()?,
+        };
         let new = found
             .into_iter()
             .filter(|partition| !known.contains(partition));

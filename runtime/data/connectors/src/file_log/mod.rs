@@ -1,8 +1,8 @@
 //! The file log: partitions of JSON lines in a directory, as a small stand-in for a Kafka topic.
 //!
-//! `<root>/<topic>/<partition>.jsonl`; a partition is a split and its position a byte offset. Only whole lines are
-//! read: a torn last line waits for its newline. The source ends at the size the files have when the job first starts,
-//! or when the file `_end` says that no partition will grow any more, or never.
+//! `<root>/<topic>/<partition>.jsonl`; a partition is a split and its position a byte offset. The source ends at the size
+//! the files have when the job first starts, or when the file `_end` says that no partition will grow any more, or never.
+//! In a log that grows a torn last line waits for its newline; in one that is there as a whole it is the last record.
 //!
 //! A file may only grow. A file that shrank or was replaced by a shorter one is an error, never a silent restart.
 
@@ -35,7 +35,7 @@ use crate::source::{ReaderContext, Source, SourceFacts, SourceReader, SplitEnume
 /// When a file log has been read to its end.
 #[derive(Clone)]
 pub(crate) enum LogEnd {
-    /// At the whole lines that are there when the job first starts.
+    /// At the bytes that are there when the job first starts.
     Present,
     /// When the end marker exists and everything is read.
     Marker(Arc<dyn Clock>),

@@ -54,6 +54,8 @@ fn read_lines<T, D: DecodeRecord<T>>(
             NextLine::NotYet => {
                 let count = split.lines.fill(&mut split.file, split.end);
                 if count.map_err(split.io("reading"))? == 0 {
+                    // A log that is there as a whole ends with its last byte, be it a newline or not.
+                    taken += usize::from(read_last_line(intake, split, out)?);
                     break;
                 }
             }
@@ -66,10 +68,38 @@ fn read_lines<T, D: DecodeRecord<T>>(
         return Ok(Turn::AtEnd);
     }
     if split.end != u64::MAX {
-        return Err(split.lost(format!("the file ends before byte {}", split.end)));
+        return Err(split.lost(format!(
+            "the file ends before byte {}, where it ended when the job began to read it; put back what is missing, or begin \
+             anew with `run --fresh`",
+            split.end
+        )));
     }
     split.read_up_to = Some(split.lines.end());
     Ok(Turn::Waiting)
+}
+
+/// Reads what stands behind the last newline of a split that was read to its end; whether there is such a line.
+fn read_last_line<T, D: DecodeRecord<T>>(
+    intake: &mut Intake<T, D>,
+    split: &mut LogSplit,
+    out: &mut SourceOutput<T>,
+) -> Result<bool, ConnectorError> {
+    let has_grown = split.size()? > split.end;
+    let Some((offset, line)) = split.take_last_line() else {
+        return Ok(false);
+    };
+    if has_grown {
+        let reason = "it was still being written when the job began to read the log".to_owned();
+        intake.refuse(split.refused((offset, &line), reason), out)?;
+    } else {
+        let raw = RawInput {
+            position: offset,
+            time: EventTime::NONE,
+            payload: Some(&line),
+        };
+        intake.take(&split.id, raw, out)?;
+    }
+    Ok(true)
 }
 
 pub(super) struct FileLogReader<T, D: DecodeRecord<T>> {

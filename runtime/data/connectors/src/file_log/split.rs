@@ -92,7 +92,7 @@ impl LogSplit {
         }
     }
 
-    fn size(&self) -> Result<u64, ConnectorError> {
+    pub(super) fn size(&self) -> Result<u64, ConnectorError> {
         let metadata = self.file.metadata().map_err(self.io("size"))?;
         Ok(metadata.len())
     }
@@ -136,6 +136,14 @@ impl LogSplit {
         }
         self.read_up_to = None;
         Ok(true)
+    }
+
+    /// The offset and the bytes of the last line, if the end of the split was read and is no newline.
+    pub(super) fn take_last_line(&mut self) -> Option<(u64, Vec<u8>)> {
+        if self.lines.end() < self.end {
+            return None;
+        }
+        self.take_torn()
     }
 
     /// The offset and the beginning of the last line, if it has no newline. The split then ends behind it.

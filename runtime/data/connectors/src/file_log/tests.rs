@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use highwater_types::Classified;
+use highwater_types::{Classified, ErrorKind};
 use tempfile::TempDir;
 
 use highwater_types::EventTime;
@@ -109,14 +109,75 @@ fn bad_lines_keep_the_law_of_bad_input() {
     bad_input_suite(source, &planted, (time_of, EventTime(1_000)));
 }
 
+fn read_whole(source: &Text, splits: Vec<Split>) -> (Vec<String>, Vec<String>) {
+    let mut reader = source.reader(&reader_context()).unwrap();
+    reader.add_splits(splits).unwrap();
+    reader.no_more_splits();
+    let mut out = SourceOutput::default();
+    while reader.poll(&mut out).unwrap() != ReaderPoll::EndOfInput {}
+    let refused = out.dead_letters.drain().map(|(letter, ..)| letter.reason);
+    let refused = refused.collect();
+    (
+        out.records.drain().map(|(text, ..)| text).collect(),
+        refused,
+    )
+}
+
+#[test]
+fn the_last_line_of_a_whole_log_needs_no_newline() {
+    let root = written(1, 0);
+    append(&root, 0, b"first\nlast");
+    let source = bounded(&root);
+    let splits = source.enumerator().unwrap().discover().unwrap().splits;
+    let (records, refused) = read_whole(&source, splits);
+    assert_eq!(records, ["first", "last"]);
+    assert_eq!(refused, [""; 0]);
+}
+
+#[test]
+fn a_last_line_that_was_still_being_written_is_no_record() {
+    let root = written(1, 0);
+    append(&root, 0, b"first\nto");
+    let source = bounded(&root).bad_records(BadRecords::DeadLetter);
+    let splits = source.enumerator().unwrap().discover().unwrap().splits;
+    append(&root, 0, b"rn\n");
+    let (records, refused) = read_whole(&source, splits);
+    assert_eq!(records, ["first"]);
+    assert!(refused[0].contains("still being written"), "{refused:?}");
+}
+
+#[test]
+fn a_whole_log_has_partitions_and_no_strangers() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir(root.path().join(TOPIC)).unwrap();
+    let refused = |root: &TempDir| {
+        let source = bounded(root);
+        let found = source.enumerator().unwrap().discover();
+        let error = found.map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        error.to_string()
+    };
+    let message = refused(&root);
+    assert!(
+        message.contains("is empty; its partitions are files `0.jsonl`"),
+        "{message}"
+    );
+    fs::write(root.path().join(TOPIC).join("0.jsonl"), "a\n").unwrap();
+    fs::write(root.path().join(TOPIC).join("part-1.jsonl"), "b\n").unwrap();
+    let message = refused(&root);
+    assert!(
+        message.contains("holds `part-1.jsonl`, which is no partition"),
+        "{message}"
+    );
+}
+
 #[test]
 fn a_bounded_log_ends_where_it_ended_when_the_job_first_started() {
     let root = written(1, 2);
-    append(&root, 0, b"torn");
     let source = bounded(&root);
     let mut enumerator = source.enumerator().unwrap();
     let splits = enumerator.discover().unwrap().splits;
-    append(&root, 0, b" no more\nlater\n");
+    append(&root, 0, b"later\n");
     append(&root, 1, b"another partition\n");
     let mut reader = source.reader(&reader_context()).unwrap();
     reader.add_splits(splits).unwrap();
@@ -155,11 +216,12 @@ fn policies_fail_keep_or_drop_bad_records() {
         reader.poll(&mut out).map(|_| out)
     };
     let failed = poll(BadRecords::Fail).unwrap_err();
-    assert_eq!(failed.kind(), highwater_types::ErrorKind::Invalid);
+    assert_eq!(failed.kind(), ErrorKind::Invalid);
     let expected = format!(
-        "payments/0: record at {at} is refused: it starts with bad; the record starts with `bad apple`"
+        "payments/0: record at {at} is refused: it starts with bad; the record starts with `bad apple`; mend it"
     );
-    assert_eq!(failed.to_string(), expected);
+    let message = failed.to_string();
+    assert!(message.starts_with(&expected), "{message}");
 
     let letters = poll(BadRecords::DeadLetter).unwrap();
     assert_eq!(letters.records.len(), 2);

@@ -48,6 +48,37 @@ impl TopicDirectory {
             .map_err(ConnectorError::io(marker.display(), "look-up"))
     }
 
+    /// The partitions of a log that is there as a whole, in order: at least one, and no file that was meant to be one.
+    pub(super) fn whole_partitions(&self) -> Result<Vec<u32>, ConnectorError> {
+        let partitions = self.partitions()?;
+        let refused = |what: String| ConnectorError::Configuration {
+            connector: format!("file log topic {}", self.name),
+            reason: format!(
+                "{} {what}; its partitions are files `0.jsonl`, `1.jsonl` and so on",
+                self.path.display()
+            ),
+        };
+        let listed = || -> std::io::Result<Option<String>> {
+            for entry in fs::read_dir(&self.path)? {
+                let name = PathBuf::from(entry?.file_name());
+                if name
+                    .extension()
+                    .is_some_and(|extension| extension == EXTENSION)
+                    && partition_of(&name).is_none()
+                {
+                    return Ok(Some(name.display().to_string()));
+                }
+            }
+            Ok(None)
+        };
+        let stranger = listed().map_err(ConnectorError::io(self.path.display(), "listing"))?;
+        match stranger {
+            Some(name) => Err(refused(format!("holds `{name}`, which is no partition"))),
+            None if partitions.is_empty() => Err(refused("is empty".to_owned())),
+            None => Ok(partitions),
+        }
+    }
+
     /// The partitions that exist, in order.
     pub(super) fn partitions(&self) -> Result<Vec<u32>, ConnectorError> {
         let object = self.path.display();
