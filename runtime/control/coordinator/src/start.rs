@@ -488,6 +488,7 @@ fn ask(
     let system = ExternalSink {
         cluster: identity.system,
         marker_topic: identity.markers,
+        output: identity.output,
     };
     Ok(Some((system, from.0)))
 }

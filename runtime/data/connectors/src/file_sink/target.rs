@@ -106,6 +106,7 @@ impl OutputTarget for FileTarget {
         Ok(ExternalIdentity {
             system: name.clone(),
             markers: name,
+            output: String::new(),
         })
     }
 
