@@ -11,9 +11,7 @@ use highwater_protocol::gate::first_attempt;
 use highwater_protocol::head::{Head, HeadChange, ManifestRef, Origin};
 use highwater_protocol::head_write::{HeadKeeper, HeadOutcome, HeadWriteEffect, Versioned};
 use highwater_protocol::job::JobShape;
-use highwater_protocol::manifest::{
-    ExternalSink, Manifest, ManifestTitle, SnapshotKind, SourceState,
-};
+use highwater_protocol::manifest::{ExternalSink, Manifest, ManifestTitle, SnapshotKind};
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::ManifestName;
 use highwater_protocol::recovery::{
@@ -33,7 +31,7 @@ use crate::savepoint::{Savepoint, SavepointWish, confirmed_sinks};
 use crate::settings::CoordinatorSettings;
 use crate::setup::{JobFailure, Wish};
 use crate::shape::shape_of;
-use crate::sources::{OpenSources, open_sources};
+use crate::sources::{OpenSources, open_sources, state_of};
 use crate::store::{JobStore, backoff};
 
 /// What the outside of each sink is, and where its markers begin.
@@ -380,15 +378,9 @@ async fn fill(
 fn checkpoint_zero(title: ManifestTitle, sources: &OpenSources, externals: &Externals) -> Manifest {
     let mut manifest = Manifest::new(title);
     for (uid, (source, splits)) in sources {
-        let positions = splits.iter().map(|split| {
-            let position = highwater_protocol::manifest::HexBytes(split.position.clone());
-            (split.id.to_string(), position)
-        });
-        let state = SourceState {
-            enumerator: source.snapshot(),
-            splits: positions.collect(),
-        };
-        manifest.sources.insert(uid.clone(), state);
+        manifest
+            .sources
+            .insert(uid.clone(), state_of(source, splits));
     }
     manifest.sinks = confirmed_sinks(externals);
     manifest
