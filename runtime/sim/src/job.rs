@@ -95,6 +95,7 @@ pub(crate) fn shape(parallelism: u32, readers: u32) -> JobShape {
     let external = ExternalSink {
         cluster: "cluster-1".to_owned(),
         marker_topic: MARKER_TOPIC.to_owned(),
+        output: "output".to_owned(),
     };
     let sink = SinkShape {
         slots: parallelism,

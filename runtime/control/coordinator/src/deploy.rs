@@ -130,7 +130,7 @@ pub fn markers(
         let known = manifest
             .sinks
             .get(uid)
-            .filter(|state| state.external == sink.external);
+            .filter(|state| state.external.has_markers_of(&sink.external));
         let first = first.get(uid).copied().unwrap_or(0);
         let from = known.map_or(first, |state| state.from);
         (

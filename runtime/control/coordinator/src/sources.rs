@@ -4,14 +4,21 @@
 //! barrier triggers travel to the worker through one ordered channel, so a reader that was given a split before barrier
 //! n holds it in its state of n (T-14). A reader may hold it one checkpoint earlier; then its position counts. Discovery
 //! blocks and runs at the rim; while it runs, the snapshot is the one from before, which agrees with what was assigned.
+//! A source begins once: in checkpoint 0, or, added to a job later, in an object of its own until it is in a checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use highwater_api::JobProgram;
 use highwater_connectors::{ConnectorError, Split, SplitEnumerator};
-use highwater_protocol::manifest::{HexBytes, SourceState};
+use highwater_protocol::manifest::{HexBytes, Manifest, SourceState};
+use highwater_protocol::paths::ManifestName;
+use highwater_protocol::source_start::{SourceStart, base};
 use highwater_types::{Classified, ErrorKind, OperatorUid};
+
+use crate::setup::JobFailure;
+use crate::start::{failed, failure};
+use crate::store::JobStore;
 
 /// An enumerator that cannot find splits.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +142,71 @@ pub fn open_sources(
         sources.insert(uid, (opened, splits));
     }
     Ok(sources)
+}
+
+/// Opens every enumerator for an attempt that goes on from `manifest`, found under `name`. A source that it does not know
+/// begins where the first such attempt resolved it to begin, and that is durable when this returns (schedule 17).
+///
+/// # Errors
+/// As [`open_sources`], and when the store does not answer.
+pub async fn open_from(
+    store: &JobStore,
+    program: &JobProgram,
+    manifest: &Manifest,
+    name: ManifestName,
+) -> Result<OpenSources, JobFailure> {
+    let base = base(manifest, name);
+    let mut states = manifest.sources.clone();
+    let plan = program.plan();
+    let uids = plan.sources().map(|node| plan.uid(node).clone());
+    let added: Vec<_> = uids.filter(|uid| !states.contains_key(uid)).collect();
+    for uid in &added {
+        let start = store.source_start(&base, uid).await;
+        if let Some(start) = start.map_err(|error| failed(&error))? {
+            states.insert(uid.clone(), start);
+        }
+    }
+    let opened = open_at(program, states.clone()).await?;
+    let mut is_first = true;
+    for uid in added.iter().filter(|uid| !states.contains_key(*uid)) {
+        let Some((source, splits)) = opened.get(uid) else {
+            continue;
+        };
+        let start = SourceStart::new(uid.clone(), state_of(source, splits));
+        let kept = store.keep_source_start(&base, &start).await;
+        is_first &= kept.map_err(|error| failed(&error))?;
+        tracing::info!(source = %uid, after = %base, "an added source begins");
+    }
+    if is_first {
+        return Ok(opened);
+    }
+    let message = "another attempt has resolved the start of an added source; it counts";
+    Err(failure(ErrorKind::Transient, message))
+}
+
+/// [`open_sources`], off the event loop.
+async fn open_at(
+    program: &JobProgram,
+    states: BTreeMap<OperatorUid, SourceState>,
+) -> Result<OpenSources, JobFailure> {
+    let program = program.clone();
+    let opened = tokio::task::spawn_blocking(move || open_sources(&program, Some(&states)));
+    match opened.await {
+        Ok(opened) => opened.map_err(|error| failed(&error)),
+        Err(error) => Err(failure(ErrorKind::Bug, error.to_string())),
+    }
+}
+
+/// What a checkpoint keeps of a source that is open at these splits.
+pub fn state_of(source: &SourceSplits, splits: &[Split]) -> SourceState {
+    let positions = splits.iter().map(|split| {
+        let position = HexBytes(split.position.clone());
+        (split.id.to_string(), position)
+    });
+    SourceState {
+        enumerator: source.snapshot(),
+        splits: positions.collect(),
+    }
 }
 
 /// Adds the splits that were found to those that a checkpoint holds. A split that it holds keeps its position: readers may

@@ -11,9 +11,7 @@ use highwater_protocol::gate::first_attempt;
 use highwater_protocol::head::{Head, HeadChange, ManifestRef, Origin};
 use highwater_protocol::head_write::{HeadKeeper, HeadOutcome, HeadWriteEffect, Versioned};
 use highwater_protocol::job::JobShape;
-use highwater_protocol::manifest::{
-    ExternalSink, Manifest, ManifestTitle, SnapshotKind, SourceState,
-};
+use highwater_protocol::manifest::{ExternalSink, Manifest, ManifestTitle, SnapshotKind};
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::ManifestName;
 use highwater_protocol::recovery::{
@@ -34,7 +32,7 @@ use crate::savepoint::{Savepoint, SavepointWish, confirmed_sinks};
 use crate::settings::CoordinatorSettings;
 use crate::setup::{JobFailure, Wish};
 use crate::shape::shape_of;
-use crate::sources::{OpenSources, open_sources};
+use crate::sources::{OpenSources, open_sources, state_of};
 use crate::status::WaitBoard;
 use crate::store::{HEAD_GONE, JobStore, Troubles, backoff};
 
@@ -398,15 +396,9 @@ async fn fill(
 fn checkpoint_zero(title: ManifestTitle, sources: &OpenSources, externals: &Externals) -> Manifest {
     let mut manifest = Manifest::new(title);
     for (uid, (source, splits)) in sources {
-        let positions = splits.iter().map(|split| {
-            let position = highwater_protocol::manifest::HexBytes(split.position.clone());
-            (split.id.to_string(), position)
-        });
-        let state = SourceState {
-            enumerator: source.snapshot(),
-            splits: positions.collect(),
-        };
-        manifest.sources.insert(uid.clone(), state);
+        manifest
+            .sources
+            .insert(uid.clone(), state_of(source, splits));
     }
     manifest.sinks = confirmed_sinks(externals);
     manifest
@@ -522,6 +514,7 @@ fn ask(
     let system = ExternalSink {
         cluster: identity.system,
         marker_topic: identity.markers,
+        output: identity.output,
     };
     Ok(Some((system, from.0)))
 }

@@ -8,11 +8,13 @@ use highwater_protocol::head::{Head, HeadError, ManifestRef};
 use highwater_protocol::head_write::{
     HeadWriteEffect, HeadWriteEvent, PutOutcome, ReadOutcome, Refusal, VersionTag, Versioned,
 };
-use highwater_protocol::manifest::{Manifest, ManifestError};
+use highwater_protocol::manifest::{Manifest, ManifestError, SourceState};
 use highwater_protocol::paths::{self, JobPaths, ManifestName, RelativePath};
 use highwater_protocol::recovery::StoreView;
+use highwater_protocol::sealed::SealError;
+use highwater_protocol::source_start::SourceStart;
 use highwater_storage::{self as storage, ObjectPath, ObjectStorage, StorageError, Version};
-use highwater_types::{Classified, Epoch, ErrorKind};
+use highwater_types::{Classified, Epoch, ErrorKind, OperatorUid};
 use tokio::sync::watch;
 
 use crate::setup::JobFailure;
@@ -48,6 +50,15 @@ pub enum StoreError {
         #[source]
         source: ManifestError,
     },
+    /// The start of an added source is damaged.
+    #[error("the start of source {uid} cannot be read; restore it from a copy of the store")]
+    Start {
+        /// The source.
+        uid: OperatorUid,
+        /// What is wrong.
+        #[source]
+        source: SealError,
+    },
     /// A savepoint of this name exists and is another one.
     #[error("the savepoint manifest {path} exists already; choose another name")]
     SavepointExists {
@@ -70,6 +81,7 @@ impl Classified for StoreError {
             Self::Storage(error) => error.kind(),
             Self::Head { source, .. } => source.kind(),
             Self::Manifest { source, .. } => source.kind(),
+            Self::Start { source, .. } => source.kind(),
             Self::ManifestMissing { .. } => ErrorKind::Corrupt,
             Self::SavepointExists { .. } => ErrorKind::Invalid,
         }
@@ -283,6 +295,41 @@ impl JobStore {
     ) -> Result<(), StoreError> {
         let path = self.object(&paths::manifest(name))?;
         Ok(self.storage.put(&path, Bytes::from(bytes)).await?)
+    }
+
+    /// Reads the start of an added source, if it was resolved before.
+    pub async fn source_start(
+        &self,
+        base: &ManifestName,
+        uid: &OperatorUid,
+    ) -> Result<Option<SourceState>, StoreError> {
+        let path = self.object(&paths::source_start(base, uid))?;
+        let Some(object) = self.storage.get(&path).await? else {
+            return Ok(None);
+        };
+        let start = SourceStart::decode(&object.bytes).map_err(|source| StoreError::Start {
+            uid: uid.clone(),
+            source,
+        })?;
+        Ok(Some(start.state))
+    }
+
+    /// Makes the start of an added source durable. `false` = another attempt has resolved it before: that one counts.
+    ///
+    /// # Errors
+    /// When the store does not answer; whether it was written is not known then, and the start may not be used.
+    pub async fn keep_source_start(
+        &self,
+        base: &ManifestName,
+        start: &SourceStart,
+    ) -> Result<bool, StoreError> {
+        let path = self.object(&paths::source_start(base, &start.uid))?;
+        let bytes = Bytes::from(start.encode());
+        match self.storage.put_new(&path, bytes).await? {
+            storage::PutOutcome::Written(_) => Ok(true),
+            storage::PutOutcome::Conflict => Ok(false),
+            storage::PutOutcome::Unknown(error) => Err(error.into()),
+        }
     }
 
     /// Performs one step of a head write and tells what came of it.

@@ -221,7 +221,7 @@ impl Gc {
 
     /// Everything that a retained manifest reaches.
     pub fn kept(&self) -> BTreeSet<RelativePath> {
-        let mut kept = BTreeSet::new();
+        let mut kept: BTreeSet<_> = self.starts().cloned().collect();
         for (name, reach) in &self.reaches {
             kept.insert(manifest_path(name));
             kept.extend(reach.files.iter().cloned());
@@ -236,6 +236,18 @@ impl Gc {
             }
         }
         kept
+    }
+
+    /// The starts of sources that were added after a retained checkpoint, or after the one whose state came back in it.
+    fn starts(&self) -> impl Iterator<Item = &RelativePath> {
+        let parents = self.reaches.values().filter_map(|reach| reach.parent);
+        let bases = parents.map(|parent| parent.name);
+        let bases: BTreeSet<_> = bases.chain(self.reaches.keys().copied()).collect();
+        let of_base = move |path: &RelativePath| match ObjectName::parse(path) {
+            Some(ObjectName::SourceStart(base)) => bases.contains(&base),
+            _ => false,
+        };
+        self.listed.iter().filter(move |path| of_base(path))
     }
 
     /// Whether the try that wrote an object can name it no more.

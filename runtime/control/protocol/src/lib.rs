@@ -20,5 +20,6 @@ pub mod paths;
 pub mod recovery;
 pub mod sealed;
 pub mod sink_slot;
+pub mod source_start;
 pub mod steps;
 pub mod stop;

@@ -264,6 +264,17 @@ pub struct ExternalSink {
     pub cluster: String,
     /// The id of the marker topic: tells it from one that was made anew under the same name.
     pub marker_topic: String,
+    /// Where in the cluster the output goes, such as a topic: a logged record does not say it. Empty = not known, or
+    /// the cluster names it already.
+    #[serde(default)]
+    pub output: String,
+}
+
+impl ExternalSink {
+    /// Whether both keep their markers in the same place, wherever the output goes.
+    pub fn has_markers_of(&self, other: &Self) -> bool {
+        self.cluster == other.cluster && self.marker_topic == other.marker_topic
+    }
 }
 
 /// The output of one sink.

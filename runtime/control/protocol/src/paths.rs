@@ -2,13 +2,14 @@
 //!
 //! Called by drivers of coordinator, worker and garbage collection. The rule: every path that a process writes holds
 //! the epoch and an attempt or a nonce, so that no two writers ever share a name and a zombie can overwrite nothing.
-//! `head` is the only exception and the only object that is ever overwritten.
+//! `head` is the only object that is ever overwritten; the start of an added source is created once, by whoever comes first.
 //!
 //! ```text
 //! <identity>/head
 //! <identity>/manifests/<epoch>-<number>-<nonce>
 //! <identity>/data/<epoch>-<attempt>/<uid>.<subtask>/<number>-<file>
 //! <identity>/sinklog/<epoch>-<number>-<nonce>/<sink>/<slot>[.<part>]
+//! <identity>/starts/<epoch>-<number>-<nonce>/<source>
 //! savepoints/<name>/manifest, savepoints/<name>/<epoch>-<attempt>/<file>
 //! ```
 
@@ -222,6 +223,11 @@ pub fn manifest(name: &ManifestName) -> RelativePath {
     made(&format!("manifests/{name}"))
 }
 
+/// The path of the start of a source that the checkpoint `base` does not know, relative to the prefix of the job.
+pub fn source_start(base: &ManifestName, uid: &OperatorUid) -> RelativePath {
+    made(&format!("starts/{base}/{uid}"))
+}
+
 fn made(text: &str) -> RelativePath {
     match RelativePath::parse(text) {
         Ok(path) => path,
@@ -252,6 +258,8 @@ pub enum ObjectName {
         /// The number of the checkpoint.
         number: u64,
     },
+    /// The start of a source that this checkpoint does not know.
+    SourceStart(ManifestName),
 }
 
 impl ObjectName {
@@ -279,6 +287,11 @@ impl ObjectName {
                     number: name.number,
                 }
             }
+            "starts" => {
+                let base = ManifestName::parse(parts.next()?)?;
+                let _uid = parts.next()?;
+                Self::SourceStart(base)
+            }
             _ => return None,
         };
         parts.next().is_none().then_some(name)
@@ -288,7 +301,7 @@ impl ObjectName {
     pub const fn id(&self) -> Option<CheckpointId> {
         match *self {
             Self::Head => None,
-            Self::Manifest(name) => Some(name.id()),
+            Self::Manifest(name) | Self::SourceStart(name) => Some(name.id()),
             Self::Data { epoch, number, .. } | Self::SinkLog { epoch, number } => {
                 Some(CheckpointId { number, epoch })
             }

@@ -201,20 +201,28 @@ impl fmt::Display for MarkerFault {
 }
 
 /// What a new graph does with a sink that has pending output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SinkChange {
     /// The sink is not in the graph.
     Removes,
     /// The sink writes to another cluster.
     MovesCluster,
+    /// The sink writes to another place of the same cluster.
+    MovesOutput {
+        /// Where the output is to go, by the manifest.
+        from: String,
+        /// Where this graph would send it.
+        to: String,
+    },
 }
 
 impl fmt::Display for SinkChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Removes => "removes or renames",
-            Self::MovesCluster => "moves to another cluster",
-        })
+        match self {
+            Self::Removes => f.write_str("removes or renames"),
+            Self::MovesCluster => f.write_str("moves to another cluster"),
+            Self::MovesOutput { from, to } => write!(f, "moves from `{from}` to `{to}`"),
+        }
     }
 }
 

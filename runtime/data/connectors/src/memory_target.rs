@@ -125,6 +125,7 @@ impl OutputTarget for MemoryTarget {
         Ok(ExternalIdentity {
             system: PLACE.to_owned(),
             markers: PLACE.to_owned(),
+            output: String::new(),
         })
     }
 

@@ -175,6 +175,8 @@ pub struct ExternalIdentity {
     pub system: String,
     /// The place of the markers, such as a topic id.
     pub markers: String,
+    /// Where in the system the output goes, such as a topic; empty = the system names it already.
+    pub output: String,
 }
 
 /// One slot's door to the outside. All calls block and are made from one thread.

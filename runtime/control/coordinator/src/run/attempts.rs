@@ -8,15 +8,14 @@ use highwater_protocol::checkpoint::CheckpointEvent;
 use highwater_protocol::recovery::{Fault, RegionEffect, RegionEvent, RegionRecovery};
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::SlotKey;
-use highwater_types::{Classified, ErrorKind, Parallelism, SubtaskIndex};
-use highwater_worker::slot::error_chain;
+use highwater_types::{ErrorKind, Parallelism, SubtaskIndex};
 use highwater_worker::{FailureReport, WorkerCommand};
 use tokio::task::JoinError;
 
 use crate::attempt::{After, Attempt, AttemptRim, AttemptStage, Confirming};
 use crate::deploy::{DeployInput, deployment};
 use crate::setup::JobFailure;
-use crate::sources::{OpenSources, open_sources};
+use crate::sources::{OpenSources, open_from};
 use crate::start::{failed, failure};
 use crate::status::{JobPhase, WaitBoard, describe};
 use crate::store::backoff;
@@ -27,21 +26,19 @@ impl Coordinator {
     /// Begins the next attempt once `head` is settled (L1): opens the enumerators first.
     pub(super) fn begin_attempt(&mut self) {
         let is_free = self.attempt.is_none() && self.opening == Opening::No;
-        if !is_free || self.keeper.settled().is_none() || self.end.is_some() {
+        let settled = self.keeper.settled();
+        let name = settled.map(|settled| settled.head.manifest.name);
+        let Some(name) = name.filter(|_| is_free && self.end.is_none()) else {
             self.restart_at_ms = Some(self.now_ms());
             return;
-        }
+        };
         self.restart_at_ms = None;
         self.opening = Opening::Yes;
         self.phase(JobPhase::Recovering);
-        let (program, states) = (self.setup.program.clone(), self.manifest.sources.clone());
+        let (program, manifest) = (self.setup.program.clone(), self.manifest.clone());
+        let store = self.store.clone();
         self.at_rim(async move {
-            let opened = tokio::task::spawn_blocking(move || open_sources(&program, Some(&states)));
-            let opened = match opened.await {
-                Ok(Ok(sources)) => Ok(sources),
-                Ok(Err(error)) => Err(failure(error.source.kind(), error_chain(&error))),
-                Err(error) => Err(failure(ErrorKind::Bug, error.to_string())),
-            };
+            let opened = open_from(&store, &program, &manifest, name).await;
             Done::SourcesOpen(Box::new(opened))
         });
     }

@@ -5,6 +5,7 @@
     reason = "tests may unwrap; the lint knows unit tests only"
 )]
 
+mod added_source;
 mod damage;
 mod exactly_once;
 mod going_back;

@@ -114,6 +114,27 @@ fn t16_o8_what_is_left_is_the_closure_of_the_retained_manifests() {
 }
 
 #[test]
+fn schedule_17_the_start_of_an_added_source_stays_while_a_retained_checkpoint_or_its_parent_needs_it()
+ {
+    let uid = highwater_types::OperatorUid::parse("late").unwrap();
+    let start = |number| crate::paths::source_start(&reference(number).name, &uid);
+    let (mut gc, _) = Gc::start(&head(5, 5), Retention::try_new(1).unwrap(), 6);
+    let mut listed = listing();
+    listed.extend([start(2), start(3), start(5)]);
+    gc.step(GcEvent::Listed(listed));
+    let reach = Some(Box::new(reach(5, Some(3))));
+    gc.step(GcEvent::ManifestRead(reference(5).name, reach));
+    let mut deleted = Vec::new();
+    let mut effects = gc.step(GcEvent::HeadRead(Some(Box::new(head(5, 5)))));
+    while let [GcEffect::Delete(batch)] = &effects[..] {
+        deleted.extend(batch.clone());
+        effects = gc.step(GcEvent::Deleted);
+    }
+    let gone = |number| deleted.contains(&start(number));
+    assert_eq!([2, 3, 5].map(gone), [true, false, false]);
+}
+
+#[test]
 fn the_checkpoint_before_an_unconfirmed_one_is_kept() {
     let mut gc = checking(1, 3);
     gc.step(GcEvent::HeadRead(Some(Box::new(head(5, 3)))));

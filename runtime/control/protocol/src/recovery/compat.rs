@@ -297,6 +297,13 @@ pub(super) fn unreachable_markers(
     if new.external.cluster != known.external.cluster {
         return Some(pending(SinkChange::MovesCluster));
     }
+    let (output, old) = (&new.external.output, &known.external.output);
+    if output != old && !old.is_empty() {
+        return Some(pending(SinkChange::MovesOutput {
+            from: old.clone(),
+            to: output.clone(),
+        }));
+    }
     (new.external.marker_topic != known.external.marker_topic).then(|| NamedStop::MarkerLost {
         slot: slot.clone(),
         reason: MarkerFault::Replaced {

@@ -91,6 +91,7 @@ fn external(cluster: &str) -> ExternalSink {
     ExternalSink {
         cluster: cluster.to_owned(),
         marker_topic: "m".to_owned(),
+        output: "a".to_owned(),
     }
 }
 
@@ -347,6 +348,21 @@ fn l8_a_sink_with_pending_output_may_not_be_removed_or_moved() {
         3,
     );
     assert!(moved[0].to_string().contains("PendingOutput"), "{moved:?}");
+    let topic = |shape: &mut JobShape| {
+        let out = shape.sinks.get_mut(&uid("out")).unwrap();
+        out.external.output = "b".to_owned();
+    };
+    let moved = refusals(topic, 3)[0].to_string();
+    let named = moved.contains("PendingOutput") && moved.contains("from `a` to `b`");
+    assert!(named, "{moved}");
+    assert_eq!(refusals(topic, 4), [], "confirmed output binds nobody");
+    // Manifests that do not say where the output goes are restored, and their markers are read from where they were.
+    let mut old = manifest(4, &[0, 1]);
+    let unsaid = &mut old.sinks.get_mut(&uid("out")).unwrap().external;
+    unsaid.output.clear();
+    assert!(unsaid.has_markers_of(&external("c1")));
+    assert!(!unsaid.has_markers_of(&external("c2")));
+    assert_eq!(check_pending(&old, 3, &shape(2)), Ok(()));
     let anew = |shape: &mut JobShape| {
         let out = shape.sinks.get_mut(&uid("out")).unwrap();
         out.external.marker_topic = "n".to_owned();

@@ -105,6 +105,7 @@ impl OutputTarget for FileTarget {
         Ok(ExternalIdentity {
             system: name.clone(),
             markers: name,
+            output: String::new(),
         })
     }
 

@@ -270,6 +270,7 @@ impl OutputTarget for KafkaTarget {
         Ok(ExternalIdentity {
             system: self.markers.cluster_id().map_err(marker_error)?,
             markers: self.markers.place().map_err(marker_error)?,
+            output: self.settings.topic.clone(),
         })
     }
 

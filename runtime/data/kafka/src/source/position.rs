@@ -61,7 +61,8 @@ pub(super) struct PartitionPosition {
     pub(super) last: Option<LastRead>,
 }
 
-const FORMAT: u8 = 1;
+/// Format 1 has no `last`.
+const FORMAT: u8 = 2;
 
 impl PartitionPosition {
     /// A position from which nothing was read yet.
@@ -81,9 +82,13 @@ impl PartitionPosition {
     }
 
     fn parse(mut bytes: &[u8]) -> Option<Self> {
-        type Kept = (u8, i64, Option<i64>, Option<(i64, u64)>);
-        let (format, offset, end, last): Kept = Record::decode(&mut bytes).ok()?;
-        let whole = bytes.is_empty() && format == FORMAT && offset >= 0;
+        let (format, offset, end): (u8, i64, Option<i64>) = Record::decode(&mut bytes).ok()?;
+        let last: Option<(i64, u64)> = match format {
+            1 => None,
+            FORMAT => Record::decode(&mut bytes).ok()?,
+            _ => return None,
+        };
+        let whole = bytes.is_empty() && offset >= 0;
         let last = last.map(|(time, hash)| LastRead { time, hash });
         whole.then_some(Self { offset, end, last })
     }
@@ -137,5 +142,32 @@ mod tests {
             ..split
         };
         assert!(parse_split("pay/ments", &cut).is_err());
+    }
+
+    /// What checkpoints and savepoints hold: offset 17, end 40.
+    const FORMAT_1: &[u8] = &[1, 17, 0, 0, 0, 0, 0, 0, 0, 1, 40, 0, 0, 0, 0, 0, 0, 0];
+    /// The same with the record before it.
+    const FORMAT_2: &[u8] = &[
+        2, 17, 0, 0, 0, 0, 0, 0, 0, 1, 40, 0, 0, 0, 0, 0, 0, 0, // as above
+        1, 5, 0, 0, 0, 0, 0, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1,
+    ];
+
+    #[test]
+    fn golden_positions_of_both_formats_are_read() {
+        let fresh = PartitionPosition::fresh(17, Some(40));
+        let read = PartitionPosition {
+            last: Some(LastRead {
+                time: 5,
+                hash: 0x0102_0304_0506_0708,
+            }),
+            ..fresh
+        };
+        assert_eq!(PartitionPosition::parse(FORMAT_1), Some(fresh));
+        assert_eq!(PartitionPosition::parse(FORMAT_2), Some(read));
+        assert_eq!(read.to_bytes(), FORMAT_2);
+        let unknown = [&[3], &FORMAT_2[1..]].concat();
+        assert_eq!(PartitionPosition::parse(&unknown), None);
+        let both = [FORMAT_1, &FORMAT_2[FORMAT_1.len()..]].concat();
+        assert_eq!(PartitionPosition::parse(&both), None);
     }
 }
