@@ -11,7 +11,8 @@ use highwater_sim::{hunt, run_seed};
 /// Where each hunt begins, for bugs that need a rare schedule.
 const fn first_seed(mutant: Mutant) -> u64 {
     match mutant {
-        Mutant::StaleEpochAccepted => 3_207,
+        Mutant::StaleEpochAccepted => 1_840,
+        Mutant::RefusalDecides => 4_050,
         Mutant::SlotsForgotten => 3_000,
         Mutant::PublishInNewSession => 797,
         Mutant::NoncePerRetry => 80,
