@@ -344,6 +344,27 @@ fn t24_new_partitions_are_read_from_their_first_record_and_reported_once() {
 }
 
 #[test]
+fn a_source_that_gets_or_loses_its_end_is_refused_by_name_when_it_is_restored() {
+    let cluster = Cluster::shared();
+    let topic = unique("ended");
+    cluster.topic(&topic, 1);
+    let endless = || source(&cluster, &topic);
+    let bounded = || endless().until(EndPosition::Latest);
+    for (wrote, same, other) in [
+        (endless(), endless(), bounded()),
+        (bounded(), bounded(), endless()),
+    ] {
+        let mut first = wrote.enumerator().unwrap();
+        first.discover().unwrap();
+        let state = first.snapshot();
+        same.enumerator().unwrap().restore(&state).unwrap();
+        let error = other.enumerator().unwrap().restore(&state).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("new uid"), "{error}");
+    }
+}
+
+#[test]
 fn a_topic_that_shrank_is_a_lost_position() {
     let cluster = Cluster::shared();
     let topic = unique("shrunk");
