@@ -155,6 +155,9 @@ impl Detour<'_> {
         tries: &mut TrySource,
     ) -> Result<Detoured, Broken> {
         let head = self.still_leading().await?;
+        if head.has_pending_output() && !self.logs_are_whole(current).await? {
+            return Ok(Detoured::LogDamaged);
+        }
         *self.last_attempt = self.last_attempt.next();
         let attempt = *self.last_attempt;
         let id = CheckpointId {
