@@ -187,7 +187,7 @@ fn policies_fail_keep_or_drop_bad_records() {
         reader.poll(&mut out).map(|_| out)
     };
     let failed = poll(BadRecords::Fail).unwrap_err();
-    assert_eq!(failed.kind(), highwater_types::ErrorKind::Invalid);
+    assert_eq!(failed.kind(), ErrorKind::Invalid);
     let expected = format!(
         "payments/0: record at {at} is refused: it starts with bad; the record starts with `bad apple`"
     );
