@@ -263,6 +263,8 @@ impl Detour<'_> {
             Ok(manifest) => {
                 let number = manifest.id.number;
                 may_restore(&manifest, number, self.shape, &self.setup.settings.restore)?;
+                // Its positions may have expired: the newest checkpoint is kept then, its file may be restored.
+                self.open_sources(&manifest).await?;
                 Ok((reference, manifest))
             }
             Err(error) if error.kind == ErrorKind::Corrupt => {

@@ -263,7 +263,8 @@ impl Detour<'_> {
         }
     }
 
-    async fn open_sources(&self, state: &Manifest) -> Result<OpenSources, Broken> {
+    /// The sources at the positions of `state`, which the outside still has.
+    pub(crate) async fn open_sources(&self, state: &Manifest) -> Result<OpenSources, Broken> {
         let (program, states) = (self.setup.program.clone(), state.sources.clone());
         let opened = tokio::task::spawn_blocking(move || open_sources(&program, Some(&states)));
         match opened.await {

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_connectors::{ConnectorError, Discovery, SplitEnumerator};
+use highwater_connectors::{ConnectorError, Discovery, Split, SplitEnumerator};
 use highwater_types::record::Record;
 
 use super::SourceSettings;
-use super::position::{EndPosition, PartitionPosition, StartPosition, split_of};
+use super::position::{EndPosition, PartitionPosition, StartPosition, parse_split, split_of};
 use crate::topic::{OffsetRange, TopicInspector};
 
 /// Format 1 does not say whether the source was bounded.
@@ -146,6 +146,38 @@ impl SplitEnumerator for KafkaEnumerator {
             )));
         }
         self.known = known;
+        Ok(())
+    }
+
+    fn check(&mut self, splits: &[Split]) -> Result<(), ConnectorError> {
+        if splits.is_empty() {
+            return Ok(());
+        }
+        let count = self.inspector.find()?.map_or(0, |facts| facts.partitions);
+        for split in splits {
+            let (partition, position) = parse_split(&self.settings.topic, split)?;
+            if position.end.is_some_and(|end| position.offset >= end) {
+                continue;
+            }
+            let lost = |reason: String| ConnectorError::PositionLost {
+                object: format!("{}, partition {partition}", self.settings.object()),
+                position: u64::try_from(position.offset).unwrap_or(0),
+                reason,
+            };
+            if partition >= count {
+                let reason =
+                    format!("the topic has {count} partitions; it was deleted or replaced");
+                return Err(lost(reason));
+            }
+            // The last stable offset may lie before the position for a moment, when the leader has just changed.
+            let OffsetRange { low, stable } = self.inspector.range(partition)?;
+            if position.offset < low {
+                return Err(lost(format!(
+                    "the partition holds offsets {low}..{stable}; retention has passed it, or the topic was replaced. \
+                     Restore an older topic, or start without state"
+                )));
+            }
+        }
         Ok(())
     }
 

@@ -433,14 +433,19 @@ fn x28_a_position_that_retention_has_passed_stops_by_name() {
     cluster.write(&topic, 0, &["a", "b", "c", "d"]);
     let source = source(&cluster, &topic);
     let splits = source.enumerator().unwrap().discover().unwrap().splits;
+    let mut enumerator = source.enumerator().unwrap();
+    enumerator.check(&splits).unwrap();
     cluster.cut(&topic, 3);
+    let checked = enumerator.check(&splits).unwrap_err();
     let mut reader = Waiting(source).reader(&reader_context()).unwrap();
     reader.add_splits(splits).unwrap();
-    let error = reader.poll(&mut SourceOutput::default()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
-    let message = error.to_string();
-    for part in [&*topic, "partition 0", "position 0", "3..4"] {
-        assert!(message.contains(part), "{message}");
+    let read = reader.poll(&mut SourceOutput::default()).unwrap_err();
+    for error in [checked, read] {
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        let message = error.to_string();
+        for part in [&*topic, "partition 0", "position 0", "3..4"] {
+            assert!(message.contains(part), "{message}");
+        }
     }
 }
 
