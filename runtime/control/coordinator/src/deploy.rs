@@ -144,7 +144,8 @@ pub fn markers(
     markers.collect()
 }
 
-fn logs(manifest: &Manifest) -> Vec<(SlotKey, LogObject)> {
+/// Every part of every log of a checkpoint.
+pub fn logs(manifest: &Manifest) -> Vec<(SlotKey, LogObject)> {
     let mut logs = Vec::new();
     for (sink, state) in &manifest.sinks {
         for (&slot, output) in &state.slots {

@@ -20,6 +20,9 @@ impl Detour<'_> {
     pub(crate) async fn end_drained(&mut self, current: &Manifest) -> Result<Detoured, Broken> {
         let head = self.still_leading().await?;
         if head.has_pending_output() {
+            if !self.logs_are_whole(current).await? {
+                return Ok(Detoured::LogDamaged);
+            }
             let mut attempt = None;
             let confirmed = self.confirm_all(&head, current, &mut attempt).await;
             let cancelled = match attempt {

@@ -19,14 +19,14 @@ use highwater_protocol::recovery::{
 };
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::{NamedStop, SlotKey};
-use highwater_types::{AttemptId, ErrorKind};
+use highwater_types::{AttemptId, Classified, ErrorKind};
 use highwater_worker::files::JobFiles;
 use highwater_worker::slot::error_chain;
 use highwater_worker::{Deployment, History, WorkerCommand, WorkerEvent};
 use tokio::sync::mpsc;
 
 use crate::attempt::After;
-use crate::deploy::markers;
+use crate::deploy::{LogCheck, logs, markers};
 use crate::request::{ENDED_EARLY, JobRequest, RequestRefused};
 use crate::restart::RestartDelay;
 use crate::savepoint::Savepoint;
@@ -64,6 +64,9 @@ pub enum Detoured {
     Recover,
     /// A void marker was met where output was to be confirmed: the checkpoint is to be given up first.
     Void,
+    /// A log of what is pending is damaged, found before anything was published: the checkpoint is given up first, if
+    /// none of its output is visible.
+    LogDamaged,
     /// The job ends.
     Ended(Result<JobOutcome, JobFailure>),
 }
@@ -92,6 +95,8 @@ pub struct Detour<'a> {
     pub shape: &'a JobShape,
     /// The outside of its sinks.
     pub externals: &'a Externals,
+    /// Whether logs are verified before anything is published.
+    pub logs: LogCheck,
     /// The hold on `head`, which is settled.
     pub keeper: &'a mut HeadKeeper,
     /// Nonces of the leader.
@@ -258,6 +263,8 @@ impl Detour<'_> {
             Ok(manifest) => {
                 let number = manifest.id.number;
                 may_restore(&manifest, number, self.shape, &self.setup.settings.restore)?;
+                // Its positions may have expired: the newest checkpoint is kept then, its file may be restored.
+                self.open_sources(&manifest).await?;
                 Ok((reference, manifest))
             }
             Err(error) if error.kind == ErrorKind::Corrupt => {
@@ -279,6 +286,26 @@ impl Detour<'_> {
             whole.map_err(|error| failed(&error))?;
         }
         Ok(())
+    }
+
+    /// Whether every log of what is pending can be read, or is not to be looked at.
+    pub(crate) async fn logs_are_whole(&self, manifest: &Manifest) -> Result<bool, Broken> {
+        if self.logs == LogCheck::Skip {
+            return Ok(true);
+        }
+        let paths = JobPaths::new(self.setup.job.clone());
+        let files = JobFiles::new(Arc::clone(&self.setup.storage), paths);
+        for (slot, part) in logs(manifest) {
+            match files.fetch(&part.path, part.file).await {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    tell_damage(&format!("the log of sink slot {slot}"), &error);
+                    return Ok(false);
+                }
+                Err(error) => return Err(failed(&error).into()),
+            }
+        }
+        Ok(true)
     }
 
     /// Has the worker open sessions for the duties, in an attempt in which nothing else happens.

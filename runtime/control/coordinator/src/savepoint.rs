@@ -155,6 +155,9 @@ impl Detour<'_> {
         tries: &mut TrySource,
     ) -> Result<Detoured, Broken> {
         let head = self.still_leading().await?;
+        if head.has_pending_output() && !self.logs_are_whole(current).await? {
+            return Ok(Detoured::LogDamaged);
+        }
         *self.last_attempt = self.last_attempt.next();
         let attempt = *self.last_attempt;
         let id = CheckpointId {
@@ -261,7 +264,8 @@ impl Detour<'_> {
         }
     }
 
-    async fn open_sources(&self, state: &Manifest) -> Result<OpenSources, Broken> {
+    /// The sources at the positions of `state`, which the outside still has.
+    pub(crate) async fn open_sources(&self, state: &Manifest) -> Result<OpenSources, Broken> {
         let (program, states) = (self.setup.program.clone(), state.sources.clone());
         let opened = tokio::task::spawn_blocking(move || open_sources(&program, Some(&states)));
         match opened.await {

@@ -130,6 +130,7 @@ pub fn open_sources(
                 id: id.as_str().into(),
                 position: position.0.clone(),
             }));
+            enumerator.check(&splits).map_err(failed)?;
         }
         let discovery = enumerator.discover().map_err(failed)?;
         add_new(&mut splits, discovery.splits);

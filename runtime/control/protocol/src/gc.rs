@@ -14,7 +14,7 @@ use crate::manifest::{Manifest, SlotOutput};
 use crate::mutant::{Mutant, planted};
 use crate::paths::{ManifestName, ObjectName, RelativePath, manifest as manifest_path};
 
-/// How many checkpoints are retained, at least 1. A checkpoint that cannot be superseded yet is kept beyond that.
+/// How many checkpoints are retained, at least 1. The one before the last is kept in any case: *Going back* leads there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention(u32);
 
@@ -141,9 +141,8 @@ impl Gc {
             phase: Phase::Listing,
             epoch: head.epoch,
             head: head.manifest,
-            retained: retention
-                .0
-                .max(if head.has_pending_output() { 2 } else { 1 }),
+            // The next leader may go back to the one before `head` while this one, deposed, still deletes.
+            retained: retention.0.max(2),
             protected_from,
             listed: Vec::new(),
             reaches: BTreeMap::new(),

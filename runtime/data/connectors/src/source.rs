@@ -77,6 +77,15 @@ pub trait SplitEnumerator: Send {
     /// Goes back to a state that [`SplitEnumerator::snapshot`] returned. Called at most once, before any discovery.
     fn restore(&mut self, state: &[u8]) -> Result<(), ConnectorError>;
 
+    /// Whether the outside still has these positions, which a checkpoint or savepoint holds: asked before a job goes on
+    /// from it, and before anything is given up for it.
+    ///
+    /// # Errors
+    /// `PositionLost`, naming the split, when one is gone for certain. A reader finds out the rest.
+    fn check(&mut self, _splits: &[Split]) -> Result<(), ConnectorError> {
+        Ok(())
+    }
+
     /// Looks for splits. The first call of a lineage resolves the start positions: they are in checkpoint 0 before the
     /// first record flows.
     fn discover(&mut self) -> Result<Discovery, ConnectorError>;

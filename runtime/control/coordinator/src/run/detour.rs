@@ -9,7 +9,7 @@ use highwater_protocol::manifest::Manifest;
 use highwater_protocol::nonce::{NonceStream, TrySource};
 use highwater_protocol::recovery::Fault;
 use highwater_protocol::steps::Step;
-use highwater_types::{AttemptId, ErrorKind};
+use highwater_types::AttemptId;
 use highwater_worker::WorkerEvent;
 use tokio::sync::mpsc;
 
@@ -18,7 +18,7 @@ use crate::going_back::{Damage, Detour, Detoured, Work};
 use crate::request::{JobRequest, RequestRefused, reply, until_ended};
 use crate::savepoint::Savepoint;
 use crate::setup::{CoordinatorSetup, JobFailure, JobOutcome};
-use crate::start::{Externals, Found, StartInput, failure, start as start_leader};
+use crate::start::{Externals, Found, StartInput, start as start_leader};
 use crate::status::{JobPhase, WaitBoard};
 use crate::store::JobStore;
 
@@ -84,6 +84,7 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, Result<JobOutcom
         store,
         shape: &shape,
         externals: &externals,
+        logs: LogCheck::Verify,
         keeper: &mut keeper,
         nonces: &mut nonces,
         last_attempt: &mut last_attempt,
@@ -110,10 +111,10 @@ async fn usable(
     mut savepoint: Option<Savepoint>,
     mut tries: TrySource,
 ) -> Result<(Manifest, TrySource), Result<JobOutcome, JobFailure>> {
-    let mut is_void = false;
+    let (mut is_void, mut fault) = (false, Fault::State);
     loop {
         let damage = Damage {
-            fault: Fault::State,
+            fault,
             manifest: manifest.clone(),
         };
         let work = match (manifest, &savepoint) {
@@ -125,7 +126,7 @@ async fn usable(
         let is_taking = matches!(work, Work::Take(_));
         let (detoured, left) = detour.run(work, &damage, tries).await;
         tries = left;
-        is_void = false;
+        (is_void, fault) = (false, Fault::State);
         manifest = match detoured {
             Detoured::Back(older) => Some(*older),
             // What is pending was being given up: that is finished, then the savepoint is taken.
@@ -133,10 +134,15 @@ async fn usable(
                 is_void = true;
                 damage.manifest
             }
+            Detoured::LogDamaged => {
+                (is_void, fault) = (true, Fault::Log);
+                damage.manifest
+            }
             Detoured::Ended(end) => return Err(end),
+            // Output is visible: each slot finds out whether it needs its own log.
             Detoured::Recover => {
-                let message = "what was given up is to be recovered from";
-                return Err(Err(failure(ErrorKind::Bug, message)));
+                detour.logs = LogCheck::Skip;
+                damage.manifest
             }
         };
         if is_taking && !is_void {
@@ -185,6 +191,8 @@ impl Coordinator {
             store: &self.store,
             shape: &self.shape,
             externals: &self.externals,
+            // The fault that led here may be a log.
+            logs: LogCheck::Skip,
             keeper: &mut self.keeper,
             nonces: &mut self.nonces,
             last_attempt: &mut self.last_attempt,
@@ -202,7 +210,7 @@ impl Coordinator {
                 self.manifest = *manifest;
                 self.logs = LogCheck::Verify;
             }
-            Detoured::Recover | Detoured::Void => self.logs = LogCheck::Skip,
+            Detoured::Recover | Detoured::Void | Detoured::LogDamaged => self.logs = LogCheck::Skip,
             Detoured::Ended(end) => {
                 self.end = Some(end);
                 return;

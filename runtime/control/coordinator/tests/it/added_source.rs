@@ -15,9 +15,12 @@ use highwater_connectors::{
 use highwater_coordinator::JobOutcome;
 use highwater_protocol::steps::Step;
 use highwater_storage::{MemoryStorage, ObjectStorage};
-use highwater_types::{Boundedness, CheckpointId, EventTime};
+use highwater_types::{Boundedness, CheckpointId, ErrorKind, EventTime};
 
 use crate::job::{end_of, program_of, start_with};
+
+/// A topic that holds nothing any more.
+const EXPIRED: u64 = u64::MAX;
 
 /// A topic of which one record is read: the last that is there when the start is resolved. Each look finds a new one.
 #[derive(Clone)]
@@ -55,6 +58,17 @@ impl SplitEnumerator for LatestEnumerator {
     fn restore(&mut self, state: &[u8]) -> Result<(), ConnectorError> {
         self.is_resolved = !state.is_empty();
         Ok(())
+    }
+
+    fn check(&mut self, splits: &[Split]) -> Result<(), ConnectorError> {
+        if self.topic.0.load(Ordering::SeqCst) != EXPIRED || splits.is_empty() {
+            return Ok(());
+        }
+        Err(ConnectorError::PositionLost {
+            object: "a topic".to_owned(),
+            position: 0,
+            reason: "retention has passed it".to_owned(),
+        })
     }
 
     fn discover(&mut self) -> Result<Discovery, ConnectorError> {
@@ -198,4 +212,26 @@ async fn schedule_17_an_added_source_resolves_its_start_once_whatever_dies_befor
     let mut numbers = job.numbers.1.records().unwrap();
     numbers.sort_unstable();
     assert!(numbers.into_iter().eq(0..2_000));
+}
+
+/// A state whose positions have expired is refused before a record flows, and before anything is given up for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_that_has_expired_is_refused_before_records_flow() {
+    let job = Job::new();
+    let first = program_of(1, |env| job.first(env));
+    job.dies(first, 1_000, 3).await;
+    job.dies(job.second(), 2_000, 1).await;
+    job.topic.0.store(EXPIRED, Ordering::SeqCst);
+    let hook = |step| assert!(step != Step::R7, "records flow");
+    let refused = start_with(job.second(), &job.storage, 3_000, Arc::new(hook));
+    let refused = end_of(refused).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Corrupt);
+    assert!(
+        refused.message.contains("retention has passed it"),
+        "{refused}"
+    );
+    job.topic.0.store(101, Ordering::SeqCst);
+    let last = start_with(job.second(), &job.storage, 4_000, Arc::new(|_| {}));
+    assert_eq!(end_of(last).await, Ok(JobOutcome::Finished));
+    assert_eq!(job.late.1.records().unwrap(), [100]);
 }

@@ -15,7 +15,7 @@ use highwater_storage::ObjectPath;
 use highwater_types::ErrorKind;
 use tokio::sync::oneshot;
 
-use crate::damage::{Counted, World, counting, on};
+use crate::damage::{Counted, HARMS, Harm, World, counting, on};
 
 fn from(place: &str, word: SavepointWord) -> Wish {
     let place = SavepointPaths::at("savepoints", place).unwrap();
@@ -122,6 +122,34 @@ async fn pending_output_is_confirmed_before_a_job_goes_back() {
     );
     assert!(!confirmed.has_pending_output());
     assert!(world.committed().len() > before);
+    let back = from("one", SavepointWord::GoBack);
+    assert_eq!(run(&world, back).await, Ok(JobOutcome::Finished));
+    world.assert_exact_once_deduplicated();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_log_is_found_before_a_job_that_goes_back_publishes_the_other_slot() {
+    for harm in HARMS {
+        let world = World::in_memory();
+        with_savepoint(&world, "one").await;
+        world.die_pending().await;
+        world.harm(&world.log_of(1).await, harm).await;
+        let (hook, voided) = counting(Step::P10);
+        let back = from("one", SavepointWord::GoBack);
+        let ended = crate::job::end_of(world.start(hook, back)).await;
+        assert_eq!(ended, Ok(JobOutcome::Finished), "{harm:?}");
+        assert_eq!(voided.load(Ordering::Relaxed), 2, "given up by both slots");
+        world.assert_exact_once_deduplicated();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_log_that_nobody_needs_does_not_keep_a_job_from_going_back() {
+    let world = World::in_memory();
+    with_savepoint(&world, "one").await;
+    world.die_pending().await;
+    world.commit(0).await;
+    world.harm(&world.log_of(0).await, Harm::Flipped).await;
     let back = from("one", SavepointWord::GoBack);
     assert_eq!(run(&world, back).await, Ok(JobOutcome::Finished));
     world.assert_exact_once_deduplicated();

@@ -51,17 +51,28 @@ impl FileLogEnumerator {
 
 impl SplitEnumerator for FileLogEnumerator {
     fn restore(&mut self, state: &[u8]) -> Result<(), ConnectorError> {
+        if state.is_empty() {
+            self.reported = None;
+            return Ok(());
+        }
         let mut rest = state;
-        self.reported = if state.is_empty() {
-            None
-        } else {
-            let partitions =
-                Vec::<u32>::decode(&mut rest).map_err(|error| ConnectorError::State {
-                    object: format!("file log topic {}", self.topic.name()),
-                    reason: error.to_string(),
-                })?;
-            Some(partitions.into_iter().collect())
-        };
+        let object = format!("file log topic {}", self.topic.name());
+        let partitions = Vec::<u32>::decode(&mut rest).map_err(|error| ConnectorError::State {
+            object: object.clone(),
+            reason: error.to_string(),
+        })?;
+        // Older states do not say how the source ended.
+        if let Some(&written) = rest.first()
+            && written != self.end.code()
+        {
+            return Err(ConnectorError::Configuration {
+                connector: object,
+                reason: "the source ended in another way when its state was written, and partitions that it has ended \
+                         would never be read again; set it back, or give the source a new uid"
+                    .to_owned(),
+            });
+        }
+        self.reported = Some(partitions.into_iter().collect());
         Ok(())
     }
 
@@ -101,6 +112,7 @@ impl SplitEnumerator for FileLogEnumerator {
                 .copied()
                 .collect::<Vec<_>>()
                 .encode(&mut state);
+            state.push(self.end.code());
         }
         state
     }

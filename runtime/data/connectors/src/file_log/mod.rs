@@ -44,6 +44,15 @@ pub(crate) enum LogEnd {
 }
 
 impl LogEnd {
+    /// What the state of an enumerator keeps of it.
+    const fn code(&self) -> u8 {
+        match self {
+            Self::Present => 0,
+            Self::Marker(_) => 1,
+            Self::Never(_) => 2,
+        }
+    }
+
     fn clock(&self) -> Option<&Arc<dyn Clock>> {
         match self {
             Self::Present => None,

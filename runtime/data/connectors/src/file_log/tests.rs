@@ -9,7 +9,7 @@ use std::time::Duration;
 use highwater_types::{Classified, ErrorKind};
 use tempfile::TempDir;
 
-use highwater_types::EventTime;
+use highwater_types::{ErrorKind, EventTime};
 
 use super::*;
 use crate::clock::ManualClock;
@@ -194,6 +194,38 @@ fn a_bounded_log_ends_where_it_ended_when_the_job_first_started() {
     let mut restored = source.enumerator().unwrap();
     restored.restore(&enumerator.snapshot()).unwrap();
     assert!(restored.discover().unwrap().splits.is_empty());
+}
+
+#[test]
+fn a_log_that_ends_in_another_way_is_refused_by_name_when_it_is_restored() {
+    let root = written(1, 1);
+    let clock = Arc::new(ManualClock::default());
+    let sources = || {
+        [
+            bounded(&root),
+            until_marker(root.path(), Arc::clone(&clock) as Arc<dyn Clock>),
+            continuous(root.path(), Arc::clone(&clock) as Arc<dyn Clock>),
+        ]
+    };
+    for (wrote, written_by) in sources().iter().enumerate() {
+        let mut enumerator = written_by.enumerator().unwrap();
+        enumerator.discover().unwrap();
+        let state = enumerator.snapshot();
+        for (reads, source) in sources().iter().enumerate() {
+            let mut restored = source.enumerator().unwrap();
+            let old = state[..state.len() - 1].to_vec();
+            assert!(restored.restore(&old).is_ok(), "older states do not say it");
+            let mut restored = source.enumerator().unwrap();
+            match restored.restore(&state) {
+                Ok(()) => assert_eq!(reads, wrote),
+                Err(error) => {
+                    assert_ne!(reads, wrote, "{error}");
+                    assert_eq!(error.kind(), ErrorKind::Invalid);
+                    assert!(error.to_string().contains("new uid"), "{error}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -7,14 +7,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_connectors::{ConnectorError, Discovery, SplitEnumerator};
+use highwater_connectors::{ConnectorError, Discovery, Split, SplitEnumerator};
 use highwater_types::record::Record;
 
 use super::SourceSettings;
-use super::position::{EndPosition, PartitionPosition, StartPosition, split_of};
+use super::position::{EndPosition, PartitionPosition, StartPosition, parse_split, split_of};
 use crate::topic::{OffsetRange, TopicInspector};
 
-const FORMAT: u8 = 1;
+/// Format 1 does not say whether the source was bounded.
+const FORMAT: u8 = 2;
 
 /// The split finder of one source.
 pub(super) struct KafkaEnumerator {
@@ -126,18 +127,58 @@ impl KafkaEnumerator {
 
 impl SplitEnumerator for KafkaEnumerator {
     fn restore(&mut self, state: &[u8]) -> Result<(), ConnectorError> {
-        let mut rest = state;
-        let decoded: Result<(u8, Option<i32>), _> = Record::decode(&mut rest);
-        match decoded {
-            Ok((FORMAT, known)) if rest.is_empty() => {
-                self.known = known;
-                Ok(())
-            }
-            _ => Err(ConnectorError::State {
+        let Some((known, bounded)) = parse(state) else {
+            return Err(ConnectorError::State {
                 object: self.settings.object(),
                 reason: "it is no state of this enumerator".to_owned(),
-            }),
+            });
+        };
+        let is_bounded = self.settings.end.is_some();
+        if bounded.is_some_and(|bounded| bounded != is_bounded) {
+            let (was, is) = if is_bounded {
+                ("had no end", "has one")
+            } else {
+                ("had an end", "has none")
+            };
+            return Err(self.refused(format!(
+                "the source {was} when its state was written and {is} now, and partitions that it has ended would never be \
+                 read again; set it back, or give the source a new uid"
+            )));
         }
+        self.known = known;
+        Ok(())
+    }
+
+    fn check(&mut self, splits: &[Split]) -> Result<(), ConnectorError> {
+        if splits.is_empty() {
+            return Ok(());
+        }
+        let count = self.inspector.find()?.map_or(0, |facts| facts.partitions);
+        for split in splits {
+            let (partition, position) = parse_split(&self.settings.topic, split)?;
+            if position.end.is_some_and(|end| position.offset >= end) {
+                continue;
+            }
+            let lost = |reason: String| ConnectorError::PositionLost {
+                object: format!("{}, partition {partition}", self.settings.object()),
+                position: u64::try_from(position.offset).unwrap_or(0),
+                reason,
+            };
+            if partition >= count {
+                let reason =
+                    format!("the topic has {count} partitions; it was deleted or replaced");
+                return Err(lost(reason));
+            }
+            // The last stable offset may lie before the position for a moment, when the leader has just changed.
+            let OffsetRange { low, stable } = self.inspector.range(partition)?;
+            if position.offset < low {
+                return Err(lost(format!(
+                    "the partition holds offsets {low}..{stable}; retention has passed it, or the topic was replaced. \
+                     Restore an older topic, or start without state"
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn discover(&mut self) -> Result<Discovery, ConnectorError> {
@@ -176,7 +217,7 @@ impl SplitEnumerator for KafkaEnumerator {
 
     fn snapshot(&self) -> Vec<u8> {
         let mut state = Vec::new();
-        (FORMAT, self.known).encode(&mut state);
+        (FORMAT, self.known, self.settings.end.is_some()).encode(&mut state);
         state
     }
 
@@ -185,5 +226,32 @@ impl SplitEnumerator for KafkaEnumerator {
             Some(_) => None,
             None => Some(self.settings.discovery_interval),
         }
+    }
+}
+
+/// How many partitions were reported, and whether the source was bounded, if the state says so.
+fn parse(mut state: &[u8]) -> Option<(Option<i32>, Option<bool>)> {
+    let (format, known): (u8, Option<i32>) = Record::decode(&mut state).ok()?;
+    let bounded = match format {
+        1 => None,
+        FORMAT => Some(bool::decode(&mut state).ok()?),
+        _ => return None,
+    };
+    state.is_empty().then_some((known, bounded))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_states_of_both_formats_are_read() {
+        assert_eq!(parse(&[1, 1, 3, 0, 0, 0]), Some((Some(3), None)));
+        assert_eq!(parse(&[2, 1, 3, 0, 0, 0, 1]), Some((Some(3), Some(true))));
+        let mut state = Vec::new();
+        (FORMAT, Some(3), true).encode(&mut state);
+        assert_eq!(state, [2, 1, 3, 0, 0, 0, 1]);
+        assert_eq!(parse(&[3, 1, 3, 0, 0, 0, 1]), None);
+        assert_eq!(parse(&[1, 1, 3, 0, 0, 0, 1]), None);
     }
 }

@@ -344,6 +344,27 @@ fn t24_new_partitions_are_read_from_their_first_record_and_reported_once() {
 }
 
 #[test]
+fn a_source_that_gets_or_loses_its_end_is_refused_by_name_when_it_is_restored() {
+    let cluster = Cluster::shared();
+    let topic = unique("ended");
+    cluster.topic(&topic, 1);
+    let endless = || source(&cluster, &topic);
+    let bounded = || endless().until(EndPosition::Latest);
+    for (wrote, same, other) in [
+        (endless(), endless(), bounded()),
+        (bounded(), bounded(), endless()),
+    ] {
+        let mut first = wrote.enumerator().unwrap();
+        first.discover().unwrap();
+        let state = first.snapshot();
+        same.enumerator().unwrap().restore(&state).unwrap();
+        let error = other.enumerator().unwrap().restore(&state).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("new uid"), "{error}");
+    }
+}
+
+#[test]
 fn a_topic_that_shrank_is_a_lost_position() {
     let cluster = Cluster::shared();
     let topic = unique("shrunk");
@@ -412,14 +433,19 @@ fn x28_a_position_that_retention_has_passed_stops_by_name() {
     cluster.write(&topic, 0, &["a", "b", "c", "d"]);
     let source = source(&cluster, &topic);
     let splits = source.enumerator().unwrap().discover().unwrap().splits;
+    let mut enumerator = source.enumerator().unwrap();
+    enumerator.check(&splits).unwrap();
     cluster.cut(&topic, 3);
+    let checked = enumerator.check(&splits).unwrap_err();
     let mut reader = Waiting(source).reader(&reader_context()).unwrap();
     reader.add_splits(splits).unwrap();
-    let error = reader.poll(&mut SourceOutput::default()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
-    let message = error.to_string();
-    for part in [&*topic, "partition 0", "position 0", "3..4"] {
-        assert!(message.contains(part), "{message}");
+    let read = reader.poll(&mut SourceOutput::default()).unwrap_err();
+    for error in [checked, read] {
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        let message = error.to_string();
+        for part in [&*topic, "partition 0", "position 0", "3..4"] {
+            assert!(message.contains(part), "{message}");
+        }
     }
 }
 
