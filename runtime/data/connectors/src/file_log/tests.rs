@@ -6,10 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use highwater_types::{Classified, ErrorKind};
+use highwater_types::{Classified, ErrorKind, EventTime};
 use tempfile::TempDir;
-
-use highwater_types::{ErrorKind, EventTime};
 
 use super::*;
 use crate::clock::ManualClock;
