@@ -40,6 +40,9 @@ pub enum OperatorError {
         /// What is wrong.
         reason: String,
     },
+    /// The operating system gives no thread that seals a snapshot.
+    #[error("no thread to seal a snapshot; raise the limit of processes or lower the parallelism")]
+    NoThread(#[source] std::io::Error),
     /// The task was told to stop while it worked.
     #[error("the attempt was cancelled")]
     Cancelled,
@@ -58,7 +61,7 @@ impl OperatorError {
 impl Classified for OperatorError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::User { .. } | Self::Cancelled => ErrorKind::Transient,
+            Self::User { .. } | Self::NoThread(_) | Self::Cancelled => ErrorKind::Transient,
             Self::NoEventTime { .. } => ErrorKind::Invalid,
             Self::State(source) => source.kind(),
             Self::Connector(source) => source.kind(),

@@ -2,9 +2,9 @@
 //! saving in portions and sealing.
 //!
 //! Owned by every keyed operator. The rule it keeps: at a barrier nothing is copied; the scan that follows takes a
-//! portion between chunks, and sorting a large snapshot is done on the rim.
+//! portion between chunks, and sorting a large snapshot is done on a thread that gives way.
 
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
 use highwater_connectors::WakeHandle;
 use highwater_state::{
@@ -12,7 +12,6 @@ use highwater_state::{
     UnsealedSnapshot,
 };
 use highwater_types::{CheckpointBarrier, Chunk, ProcessingTime, Record, Watermark};
-use tokio::task::JoinSet;
 
 use crate::context::OperatorContext;
 use crate::error::OperatorError;
@@ -28,12 +27,11 @@ const PORTION_ENTRIES: usize = 1_024;
 /// Up to this many bytes of state a snapshot is sealed on the slot thread: it takes a few milliseconds at most.
 const SEAL_INLINE_BYTES: u64 = 1 << 20;
 
-/// A snapshot that is being sealed on the rim.
-struct Sealing {
-    sealed: Receiver<Result<Vec<u8>, StateError>>,
-    /// Owns the task.
-    _task: JoinSet<()>,
-}
+/// By how much a thread that seals stands behind those that process records, in the steps of `nice`.
+const SEAL_NICENESS: i32 = 10;
+
+/// A snapshot that is being sealed on a thread of its own.
+struct Sealing(Receiver<Result<Vec<u8>, StateError>>);
 
 /// Keyed operators need the hash of every record.
 ///
@@ -48,7 +46,6 @@ pub(crate) struct KeyedStates {
     pub(crate) backend: KeyedStateBackend,
     clock: TaskClock,
     wake: WakeHandle,
-    rim: tokio::runtime::Handle,
     /// The largest watermark that is no end of input.
     watermark: Watermark,
     /// The watermark of the open snapshot.
@@ -70,7 +67,6 @@ impl KeyedStates {
             backend: open_backend(setup, context)?,
             clock: context.clock.clone(),
             wake: context.wake.clone(),
-            rim: context.rim.clone(),
             watermark: read_watermark(context)?,
             saved_watermark: Watermark::MIN,
             sealing: None,
@@ -129,14 +125,16 @@ impl KeyedStates {
             if is_small {
                 return Ok(SnapshotStep::Whole(self.whole(seal(unsealed)?)));
             }
-            self.sealing = Some(self.seal_on_rim(unsealed));
+            self.sealing = Some(self.seal_beside(unsealed)?);
         }
-        let sealed = self
+        let answer = self
             .sealing
             .as_ref()
-            .and_then(|sealing| sealing.sealed.try_recv().ok());
-        let Some(sealed) = sealed else {
-            return Ok(SnapshotStep::Waits);
+            .map(|Sealing(sealed)| sealed.try_recv());
+        let sealed = match answer {
+            Some(Ok(sealed)) => sealed,
+            Some(Err(TryRecvError::Disconnected)) => panic!("sealing a snapshot panicked"),
+            Some(Err(TryRecvError::Empty)) | None => return Ok(SnapshotStep::Waits),
         };
         self.sealing = None;
         Ok(SnapshotStep::Whole(self.whole(sealed?)))
@@ -154,23 +152,22 @@ impl KeyedStates {
         report.state_entries = states.iter().map(|state| state.entries).sum();
     }
 
-    fn seal_on_rim(&self, unsealed: UnsealedSnapshot) -> Sealing {
+    /// Seals on a thread that gives way to those of records: it is busy for long, and nobody waits for it but the next
+    /// checkpoint.
+    fn seal_beside(&self, unsealed: UnsealedSnapshot) -> Result<Sealing, OperatorError> {
         let (send, sealed) = sync_channel(1);
         let wake = self.wake.clone();
-        let mut task = JoinSet::new();
-        task.spawn_blocking_on(
-            move || {
-                // Nobody waits for the bytes of a snapshot that was given up.
-                if send.send(seal(unsealed)).is_ok() {
-                    wake.wake();
-                }
-            },
-            &self.rim,
-        );
-        Sealing {
-            sealed,
-            _task: task,
-        }
+        let seal = move || {
+            // Of this thread alone, as Linux has it; where that is refused the snapshot is sealed all the same.
+            let _niceness = rustix::process::nice(SEAL_NICENESS);
+            // Nobody waits for the bytes of a snapshot that was given up.
+            if send.send(seal(unsealed)).is_ok() {
+                wake.wake();
+            }
+        };
+        let thread = std::thread::Builder::new().name("seal".to_owned());
+        thread.spawn(seal).map_err(OperatorError::NoThread)?;
+        Ok(Sealing(sealed))
     }
 
     /// The snapshot with this file.
