@@ -3,7 +3,7 @@
 //! Everything is real but small: the job is a process of its own that is ended with SIGKILL, reads a log on disk that is
 //! being written, keeps checkpoints in a directory and writes files exactly once. The last line says pass or fail.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -20,6 +20,8 @@ use harbor_fleet::payments::{
 use highwater::json::clock;
 use highwater_connectors::file_sink::committed_files;
 use highwater_connectors::generator::RecordsPerSecond;
+
+use crate::verdict::{conclude, say};
 
 /// How often the demo looks at the job.
 const LOOK: Duration = Duration::from_millis(25);
@@ -51,27 +53,7 @@ pub(crate) fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => error.exit(),
     };
-    match run(&args) {
-        Ok(summary) => {
-            say(&format!("VERDICT pass: {summary}\n"));
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            say(&format!("VERDICT fail: {error:#}\n"));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn say(text: &str) {
-    let mut out = std::io::stdout().lock();
-    if out
-        .write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .is_err()
-    {
-        // Nobody reads any more.
-    }
+    conclude(run(&args))
 }
 
 /// What belongs to one demo.

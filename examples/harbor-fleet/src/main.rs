@@ -5,6 +5,7 @@ use std::process::ExitCode;
 #[cfg(feature = "acceptance")]
 mod acceptance;
 mod demo;
+mod verdict;
 
 fn main() -> ExitCode {
     let command = std::env::args_os().nth(1);

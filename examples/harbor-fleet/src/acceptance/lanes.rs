@@ -13,10 +13,10 @@ use anyhow::{Context as _, anyhow, bail};
 use super::args::Args;
 use super::cluster::Cluster;
 use super::drill::{Order, Shown};
-use super::say;
 use super::scene::Halt;
 use super::table::Table;
 use super::testbed::Testbed;
+use crate::verdict::say;
 
 /// A run is tried this often until something is pending at the kill.
 const TRIES_MAX: u32 = 12;

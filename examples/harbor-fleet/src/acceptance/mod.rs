@@ -6,7 +6,6 @@
 //! counted. In reading order: the arguments, the servers (cluster, store), the process, the payments, one run with its
 //! judge, the drills that are made of it, the boundary vectors, and the lanes that run them side by side.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 mod args;
@@ -24,32 +23,13 @@ mod vectors;
 
 use args::Args;
 
+use crate::verdict::conclude;
+
 /// Runs the drills that the command line asks for.
 pub(crate) fn main() -> ExitCode {
     let args = match Args::read() {
         Ok(args) => args,
         Err(error) => error.exit(),
     };
-    match lanes::run_all(&args) {
-        Ok(summary) => {
-            say(&format!("VERDICT pass: {summary}\n"));
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            say(&format!("VERDICT fail: {error:#}\n"));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Writes to stdout; a closed pipe is no error.
-fn say(text: &str) {
-    let mut out = std::io::stdout().lock();
-    if out
-        .write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .is_err()
-    {
-        // Nobody reads any more.
-    }
+    conclude(lanes::run_all(&args))
 }
