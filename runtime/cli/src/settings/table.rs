@@ -160,7 +160,7 @@ pub const SETTINGS: &[Setting] = &[
         "checkpoint.retained",
         Kind::count(1, 1_000),
         Preset::Value("3"),
-        "Completed checkpoints that are kept.",
+        "Completed checkpoints that are kept; the one before the last always is, since a damaged one is given up for it.",
     ),
     run(
         "checkpoint.failures-max",

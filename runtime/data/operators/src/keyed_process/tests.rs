@@ -506,7 +506,7 @@ fn state_beyond_the_budget_fails_the_operator() {
 }
 
 #[test]
-fn a_snapshot_too_large_for_the_slot_thread_is_sealed_on_the_rim() {
+fn a_snapshot_too_large_for_the_slot_thread_is_sealed_beside_it() {
     let mut harness = harness();
     for part in 0..32 {
         let keys = part * 1_000..(part + 1) * 1_000;
