@@ -145,6 +145,22 @@ impl<T> Chunk<T> {
         headed.map(|((record, time), hash)| (record, time, hash))
     }
 
+    /// Takes all records out with their time, keeping the memory for the next load. Key hashes are forgotten.
+    #[inline]
+    pub fn drain_unkeyed(&mut self) -> impl Iterator<Item = (T, EventTime)> + '_ {
+        self.hashes.clear();
+        self.records.drain(..).zip(self.times.drain(..))
+    }
+
+    /// Takes all records of a keyed stream out, with time and hash, keeping the memory for the next load.
+    #[inline]
+    pub fn drain_keyed(&mut self) -> impl Iterator<Item = (T, EventTime, KeyHash)> + '_ {
+        debug_assert!(self.is_keyed(), "an unkeyed chunk has no hashes");
+        let headed = self.records.drain(..).zip(self.times.drain(..));
+        let headed = headed.zip(self.hashes.drain(..));
+        headed.map(|((record, time), hash)| (record, time, hash))
+    }
+
     /// Keeps the records for which `keep` holds, in order.
     pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
         let keyed = !self.hashes.is_empty();

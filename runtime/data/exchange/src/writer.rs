@@ -68,12 +68,12 @@ impl<T: Record> Outlet<T> {
     fn add(&mut self, record: T, time: EventTime, hash: KeyHash) -> Result<(), OperatorError> {
         self.staged.push_keyed(record, time, hash);
         if self.staged.is_full() {
-            self.flush()
-        } else {
-            Ok(())
+            return self.flush();
         }
+        Ok(())
     }
 
+    #[cold]
     fn flush(&mut self) -> Result<(), OperatorError> {
         if self.staged.is_empty() {
             return Ok(());
@@ -90,7 +90,7 @@ impl<T: Record> Outlet<T> {
             let next = self.sender.buffer();
             return self.sender.send_chunk(std::mem::replace(chunk, next));
         }
-        for (record, time, hash) in chunk.drain() {
+        for (record, time, hash) in chunk.drain_keyed() {
             self.add(record, time, hash)?;
         }
         Ok(())
@@ -172,7 +172,7 @@ impl<T: Record> Push<T> for ExchangeWriter<T> {
                 if let [only] = self.channels.as_mut_slice() {
                     return only.take(chunk);
                 }
-                for (record, time, hash) in chunk.drain() {
+                for (record, time, hash) in chunk.drain_keyed() {
                     let owner = owners[usize::from(grouping.group(hash).0)];
                     self.channels[usize::from(owner)].add(record, time, hash)?;
                 }
@@ -209,7 +209,7 @@ fn take_unkeyed<T: Record>(
     if chunk.len() >= WHOLE_CHUNK_RECORDS {
         return outlet.take(chunk);
     }
-    for (record, time, _) in chunk.drain() {
+    for (record, time) in chunk.drain_unkeyed() {
         outlet.staged.push(record, time);
         if outlet.staged.is_full() {
             outlet.flush()?;

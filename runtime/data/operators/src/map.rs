@@ -43,7 +43,7 @@ where
         chunk: &mut Chunk<In>,
         out: &mut Outputs<Out>,
     ) -> Result<(), OperatorError> {
-        for (record, time, _) in chunk.drain() {
+        for (record, time) in chunk.drain_unkeyed() {
             let mapped = (self.function)(record).map_err(|e| OperatorError::user("map", e))?;
             out.emit(mapped, time)?;
         }

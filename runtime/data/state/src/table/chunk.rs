@@ -1,19 +1,19 @@
 //! Chunk-wise access: the fast path of aggregation.
 //!
-//! A lookup waits for memory twice, once for the index slot and once for the entry. Rows of a block are therefore
-//! looked up in three passes (slot, entry, change), each a run of independent loads that the processor overlaps.
+//! Called by the keyed states. Rows are looked up ahead of their use, see [`Ahead`]. The rule: a row whose entry was found
+//! there and was written in this generation already is changed in place; every other goes the way of a single access.
 
 use std::borrow::Borrow;
-use std::hint::black_box;
 
 use highwater_types::{Key, KeyHash};
 
+use super::ahead::Ahead;
 use super::directory::{Position, table_hash};
 use super::{NO_TIME, Namespace, StateTable};
 use crate::cell::Cell;
 
-/// Rows that are looked up together: enough to overlap, few enough to stay in the first-level cache.
-const BLOCK: usize = 64;
+/// Rows of an iterator that are brought near together.
+const BLOCK: usize = 256;
 
 /// Entries below which a table is near anyway.
 const NEAR_ENTRIES: usize = 16_384;
@@ -35,13 +35,14 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         init: impl Fn() -> C,
         mut change: impl FnMut(usize, &mut C),
     ) {
-        for (block, hashes) in hashes.chunks(BLOCK).enumerate() {
-            let guesses = self.guess_block(hashes, namespace);
-            for (at, &hash) in hashes.iter().enumerate() {
-                let row = block * BLOCK + at;
+        let mut ahead = Ahead::new(hashes);
+        for tick in 0..ahead.ticks() {
+            let place = |_, hash| table_hash(hash, namespace);
+            let (first, hashes, guesses) = ahead.advance(tick, &self.directory, place);
+            for ((row, &hash), &guess) in (first..).zip(hashes).zip(guesses) {
                 let key = key(row);
                 let key = key.borrow();
-                if let Some(value) = self.warm_value(guesses[at], hash, key, namespace) {
+                if let Some(value) = self.warm_value(guess, hash, key, namespace) {
                     let before = value.heap_bytes();
                     change(row, value);
                     let after = value.heap_bytes();
@@ -67,7 +68,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
     ) -> Option<&mut C> {
         let table = &mut self.directory.tables[guess.table as usize];
         let entry = table.get_mut(guess.at as usize)?;
-        let is_warm = entry.hash == hash
+        let is_warm = entry.may_have(hash)
             && entry.mark == self.marks.written()
             && entry.key == *key
             && entry.namespace == *namespace;
@@ -85,13 +86,14 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         row: impl Fn(usize) -> (Q, C),
         mut merge: impl FnMut(usize, &mut C, Option<C>),
     ) {
-        for (block, hashes) in hashes.chunks(BLOCK).enumerate() {
-            let guesses = self.guess_block(hashes, namespace);
-            for (at, &hash) in hashes.iter().enumerate() {
-                let number = block * BLOCK + at;
+        let mut ahead = Ahead::new(hashes);
+        for tick in 0..ahead.ticks() {
+            let place = |_, hash| table_hash(hash, namespace);
+            let (first, hashes, guesses) = ahead.advance(tick, &self.directory, place);
+            for ((number, &hash), &guess) in (first..).zip(hashes).zip(guesses) {
                 let (key, value) = row(number);
                 let key = key.borrow();
-                if let Some(held) = self.warm_value(guesses[at], hash, key, namespace) {
+                if let Some(held) = self.warm_value(guess, hash, key, namespace) {
                     let before = held.heap_bytes();
                     merge(number, held, Some(value));
                     let after = held.heap_bytes();
@@ -117,13 +119,15 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
             return;
         }
         loop {
-            let mut placed = [0; BLOCK];
+            let (mut hashes, mut placed) = ([KeyHash(0); BLOCK], [0; BLOCK]);
             let mut count = 0;
-            for (place, (hash, _, namespace)) in placed.iter_mut().zip(&mut rows) {
+            let block = hashes.iter_mut().zip(&mut placed);
+            for ((held, place), (hash, _, namespace)) in block.zip(&mut rows) {
+                *held = hash;
                 *place = table_hash(hash, namespace);
                 count += 1;
             }
-            self.guess_placed(&placed[..count]);
+            self.bring_near(&hashes[..count], |row, _| placed[row]);
             if count < BLOCK {
                 return;
             }
@@ -136,44 +140,15 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         if size_of::<N>() != 0 || self.directory.len() < NEAR_ENTRIES {
             return;
         }
-        for hashes in hashes.chunks(BLOCK) {
-            let mut placed = [0; BLOCK];
-            for (place, hash) in placed.iter_mut().zip(hashes) {
-                // Nothing is hashed to 0, see `spread`.
-                *place = hash.0;
-            }
-            self.guess_placed(&placed[..hashes.len()]);
-        }
+        // Nothing is hashed to 0, see `spread`.
+        self.bring_near(hashes, |_, hash| hash.0);
     }
 
-    /// Where the rows of a block probably are.
-    #[inline]
-    fn guess_block(&self, hashes: &[KeyHash], namespace: &N) -> [Position; BLOCK] {
-        let mut placed = [0; BLOCK];
-        for (place, &hash) in placed.iter_mut().zip(hashes) {
-            *place = table_hash(hash, namespace);
+    /// Brings near the entries with these key hashes that are placed by `place`.
+    fn bring_near(&self, hashes: &[KeyHash], place: impl Fn(usize, KeyHash) -> u64) {
+        let mut ahead = Ahead::new(hashes);
+        for tick in 0..ahead.ticks() {
+            ahead.advance(tick, &self.directory, &place);
         }
-        self.guess_placed(&placed[..hashes.len()])
-    }
-
-    /// Where the entries with these table hashes probably are. Loads the entries, so that they are near when they are
-    /// accessed. What is loaded goes to `black_box`: without a use there would be no load.
-    #[inline]
-    fn guess_placed(&self, placed: &[u64]) -> [Position; BLOCK] {
-        let mut guesses = [Position { table: 0, at: 0 }; BLOCK];
-        let tables = self.directory.tables.as_slice();
-        let mut touched = 0;
-        for (guess, &placed) in guesses.iter_mut().zip(placed) {
-            guess.table = self.directory.table_of(placed);
-            touched ^= tables[guess.table as usize].touch_tags(placed);
-        }
-        for (guess, &placed) in guesses.iter_mut().zip(placed) {
-            guess.at = tables[guess.table as usize].guess(placed);
-        }
-        for guess in &guesses[..placed.len()] {
-            touched ^= tables[guess.table as usize].touch_slot(guess.at as usize);
-        }
-        black_box(touched);
-        guesses
     }
 }

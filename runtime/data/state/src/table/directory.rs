@@ -8,7 +8,7 @@
 
 use std::hash::Hash;
 
-use highwater_types::{KeyHash, ProcessingTime};
+use highwater_types::{Key, KeyHash, ProcessingTime};
 
 use super::sub_table::{Entry, SubTable};
 use crate::spread::spread;
@@ -43,11 +43,11 @@ pub(crate) fn table_hash<N: Hash>(hash: KeyHash, namespace: &N) -> u64 {
 }
 
 #[inline]
-fn place<K, N: Hash, V>(entry: &Entry<K, N, V>) -> u64 {
-    table_hash(entry.hash, &entry.namespace)
+fn place<K: Key, N: Hash, V>(entry: &Entry<K, N, V>) -> u64 {
+    table_hash(entry.hash(), &entry.namespace)
 }
 
-impl<K: Eq, N: Eq + Hash, V> Directory<K, N, V> {
+impl<K: Key, N: Eq + Hash, V> Directory<K, N, V> {
     /// Slots of a sub-table at which it splits instead of growing.
     const SLOTS_MAX: usize = {
         let fitting = SPLIT_BYTES / size_of::<Option<Entry<K, N, V>>>();
@@ -90,7 +90,7 @@ impl<K: Eq, N: Eq + Hash, V> Directory<K, N, V> {
         let placed = table_hash(hash, namespace);
         let table = self.table_of(placed);
         let at = self.tables[table as usize].find(placed, |entry| {
-            entry.hash == hash && entry.key == *key && entry.namespace == *namespace
+            entry.may_have(hash) && entry.key == *key && entry.namespace == *namespace
         })?;
         Some(Position {
             table,
@@ -201,13 +201,7 @@ mod tests {
     use crate::table::marks::Marks;
 
     fn entry(key: i64, value: u64) -> Entry<i64, (), u64> {
-        Entry {
-            hash: key.key_hash(),
-            mark: Marks::new().written(),
-            key,
-            namespace: (),
-            value,
-        }
+        Entry::new(key.key_hash(), Marks::new().written(), (key, ()), value)
     }
 
     #[test]
@@ -232,20 +226,27 @@ mod tests {
 
     #[test]
     fn empty_slots_take_no_more_than_their_entries() {
-        assert_eq!(size_of::<Option<Entry<u64, (), u64>>>(), 32);
+        assert_eq!(size_of::<Option<Entry<u64, (), u64>>>(), 24);
+    }
+
+    /// Hashed as if it were nothing.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    struct Alike(usize);
+
+    impl Hash for Alike {
+        fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
     }
 
     #[test]
     fn equal_hashes_do_not_split_for_ever() {
         let mut directory = Directory::new();
-        let count = Directory::<i64, (), u64>::split_at(0) as i64 + 8;
-        for key in 0..count {
-            let mut same = entry(key, 0);
-            same.hash = KeyHash(7);
-            directory.insert(same, None);
+        let count = Directory::<i64, Alike, u64>::split_at(0) + 8;
+        let (hash, mark) = (7i64.key_hash(), Marks::new().written());
+        for at in 0..count {
+            directory.insert(Entry::new(hash, mark, (7, Alike(at)), 0u64), None);
         }
         assert!(directory.prefixes.len() <= 256);
-        assert!(directory.find(KeyHash(7), &(count - 1), &()).is_some());
+        assert!(directory.find(hash, &7, &Alike(count - 1)).is_some());
     }
 
     proptest! {

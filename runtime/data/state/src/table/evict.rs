@@ -69,13 +69,8 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         stamp: ProcessingTime,
     ) {
         self.heap_bytes += key.heap_bytes() + namespace.heap_bytes() + value.heap_bytes();
-        let entry = Entry {
-            hash,
-            mark: self.marks.saved(),
-            key: key.clone(),
-            namespace: namespace.clone(),
-            value,
-        };
+        let named = (key.clone(), namespace.clone());
+        let entry = Entry::new(hash, self.marks.saved(), named, value);
         let stamp = self.is_timed().then_some(stamp);
         self.directory.insert(entry, stamp);
     }

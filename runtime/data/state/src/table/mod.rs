@@ -5,12 +5,14 @@
 //! every change of an entry goes through `modify`, `insert_new` or `remove`, because they save what a running snapshot
 //! still owes before they change it.
 
+mod ahead;
 mod chunk;
 mod directory;
 mod evict;
 mod marks;
 mod paging;
 mod saving;
+mod slots;
 mod sub_table;
 mod sweep;
 
@@ -185,7 +187,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
     /// With a store behind the table this is not all of the state.
     pub fn for_each(&self, mut visit: impl FnMut(KeyHash, &K, &N, &C)) {
         for entry in self.directory.iter() {
-            visit(entry.hash, &entry.key, &entry.namespace, &entry.value);
+            visit(entry.hash(), &entry.key, &entry.namespace, &entry.value);
         }
     }
 
@@ -206,7 +208,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
                     at: at as u32,
                 };
                 let entry = self.directory.entry(position);
-                let (hash, key) = (entry.hash, entry.key.clone());
+                let (hash, key) = (entry.hash(), entry.key.clone());
                 take(hash, key, self.remove(position));
             }
         }
@@ -341,13 +343,8 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         self.check_group(hash);
         self.withdraw_removal(hash, key, namespace);
         self.heap_bytes += key.heap_bytes() + namespace.heap_bytes() + value.heap_bytes();
-        let entry = Entry {
-            hash,
-            mark: self.marks.written(),
-            key: key.clone(),
-            namespace: namespace.clone(),
-            value,
-        };
+        let named = (key.clone(), namespace.clone());
+        let entry = Entry::new(hash, self.marks.written(), named, value);
         let stamp = self.is_timed().then_some(now);
         self.directory.insert(entry, stamp)
     }
@@ -364,18 +361,13 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         let entry = self.directory.remove(position);
         self.heap_bytes -=
             entry.key.heap_bytes() + entry.namespace.heap_bytes() + entry.value.heap_bytes();
-        let value = entry.value;
         if let Some(paging) = self.paging.as_mut() {
-            let removal = Entry {
-                hash: entry.hash,
-                mark: self.marks.written(),
-                key: entry.key,
-                namespace: entry.namespace,
-                value: (),
-            };
+            let hash = entry.hash();
+            let named = (entry.key, entry.namespace);
+            let removal = Entry::new(hash, self.marks.written(), named, ());
             paging.removed.insert(removal, None);
         }
-        value
+        entry.value
     }
 
     /// Marks an entry as written, after saving it when the running snapshot still owes it.

@@ -6,7 +6,7 @@
 
 use std::hash::Hash;
 
-use highwater_types::{KeyHash, Record};
+use highwater_types::{Key, KeyHash, Record};
 
 use super::directory::Directory;
 use super::marks::Marks;
@@ -34,7 +34,7 @@ pub(crate) struct Paging<K, N> {
     pub(crate) misses: u64,
 }
 
-impl<K: Record + Eq, N: Record + Eq + Hash> Paging<K, N> {
+impl<K: Key, N: Record + Eq + Hash> Paging<K, N> {
     pub(crate) fn new(backing: Box<dyn Backing>, cache_bytes: usize) -> Self {
         Self {
             backing,
@@ -56,13 +56,8 @@ impl<K: Record + Eq, N: Record + Eq + Hash> Paging<K, N> {
 
     /// Takes the key as absent until the end of the chunk.
     pub(crate) fn note_absent(&mut self, hash: KeyHash, key: &K, namespace: &N) {
-        let entry = Entry {
-            hash,
-            mark: Marks::new().saved(),
-            key: key.clone(),
-            namespace: namespace.clone(),
-            value: (),
-        };
+        let named = (key.clone(), namespace.clone());
+        let entry = Entry::new(hash, Marks::new().saved(), named, ());
         self.absent.insert(entry, None);
     }
 

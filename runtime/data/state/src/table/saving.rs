@@ -175,7 +175,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
             entry.key.encode(&mut saving.key);
             entry.namespace.encode(&mut saving.key);
             saving.key.extend_from_slice(&self.suffix);
-            let group = entry.hash.group(self.max_parallelism);
+            let group = entry.hash().group(self.max_parallelism);
             // A foreign group was refused when the entry came in.
             saving.rows.push(group, &saving.key, &saving.value);
         }
@@ -184,7 +184,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
     /// Adds the entry to the batch for the store.
     pub(super) fn write_out(&mut self, position: Position) {
         let entry = self.directory.entry(position);
-        let key = self.row_key(entry.hash, &entry.key, &entry.namespace);
+        let key = self.row_key(entry.hash(), &entry.key, &entry.namespace);
         let form = CellForm {
             timed: self.is_timed(),
             expiry: None,
@@ -215,7 +215,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
             .removed
             .iter()
             .filter(|entry| self.saving.is_none() || self.marks.is_old(entry.mark))
-            .map(|entry| (entry.hash, entry.key.clone(), entry.namespace.clone()))
+            .map(|entry| (entry.hash(), entry.key.clone(), entry.namespace.clone()))
             .collect();
         for (hash, key, namespace) in owed {
             if let Some(paging) = self.paging.as_mut()

@@ -7,20 +7,50 @@
 //! Invariant: between the home of an entry and its slot no slot is empty. Removal keeps it by moving later entries of the
 //! run down, never up: a scan that goes downwards meets every entry that was there when it began.
 
-use highwater_types::{KeyHash, ProcessingTime};
+use highwater_types::{Key, KeyHash, ProcessingTime};
+use prefetch_index::prefetch_index;
 
 use super::marks::Mark;
+use super::slots::Slots;
 
 /// One key and namespace with its value.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry<K, N, V> {
-    /// The stable hash of the key, which also gives the key group.
-    pub(crate) hash: KeyHash,
+    /// The upper half of the stable hash of the key. The whole of it would cost eight bytes with the mark beside it, and
+    /// an entry of two words and a key would no longer fill half a cache line.
+    half_hash: u32,
     /// When it was last written or saved: see [`Mark`](super::marks::Mark).
     pub(crate) mark: Mark,
     pub(crate) key: K,
     pub(crate) namespace: N,
     pub(crate) value: V,
+}
+
+impl<K, N, V> Entry<K, N, V> {
+    /// The entry of a key, whose stable hash is `hash`.
+    #[inline]
+    pub(crate) fn new(hash: KeyHash, mark: Mark, (key, namespace): (K, N), value: V) -> Self {
+        Self {
+            half_hash: (hash.0 >> 32) as u32,
+            mark,
+            key,
+            namespace,
+            value,
+        }
+    }
+
+    /// Whether the key may have this hash: what is compared before the keys.
+    #[inline]
+    pub(crate) const fn may_have(&self, hash: KeyHash) -> bool {
+        self.half_hash == (hash.0 >> 32) as u32
+    }
+}
+
+impl<K: Key, N, V> Entry<K, N, V> {
+    /// The stable hash of the key, which also gives the key group. Computed.
+    pub(crate) fn hash(&self) -> KeyHash {
+        self.key.key_hash()
+    }
 }
 
 /// Homes of an empty sub-table.
@@ -30,7 +60,7 @@ const HOMES_MIN: usize = 8;
 const WINDOW: usize = 8;
 
 /// One in each byte of a window.
-const EACH_BYTE: u64 = 0x0101_0101_0101_0101;
+const EACH_BYTE: u64 = u64::from_le_bytes([1; WINDOW]);
 
 /// Empty slots behind the homes, at least.
 const TAIL: usize = 4 * WINDOW;
@@ -51,8 +81,6 @@ const fn tag(placed: u64) -> u8 {
     let byte = (placed >> 12) as u8;
     if byte == 0 { 1 } else { byte }
 }
-
-type Slots<K, N, V> = Vec<Option<Entry<K, N, V>>>;
 
 #[derive(Debug)]
 pub(crate) struct SubTable<K, N, V> {
@@ -79,7 +107,7 @@ impl<K, N, V> SubTable<K, N, V> {
     pub(crate) fn new(depth: u8) -> Self {
         Self {
             tags: vec![0; HOMES_MIN + TAIL],
-            slots: Vec::new(),
+            slots: Slots::new(),
             stamps: Vec::new(),
             homes: HOMES_MIN,
             len: 0,
@@ -101,16 +129,16 @@ impl<K, N, V> SubTable<K, N, V> {
 
     #[inline]
     pub(crate) fn get(&self, at: usize) -> Option<&Entry<K, N, V>> {
-        self.slots.get(at)?.as_ref()
+        self.slots.get(at)
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, at: usize) -> Option<&mut Entry<K, N, V>> {
-        self.slots.get_mut(at)?.as_mut()
+        self.slots.get_mut(at)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry<K, N, V>> {
-        self.slots.iter().flatten()
+        self.slots.iter()
     }
 
     /// The last access of an entry; meaningless when the table is not timed.
@@ -129,7 +157,7 @@ impl<K, N, V> SubTable<K, N, V> {
     /// The slot of the entry placed by `placed` for which `is` holds.
     #[inline]
     pub(crate) fn find(&self, placed: u64, is: impl Fn(&Entry<K, N, V>) -> bool) -> Option<usize> {
-        let guess = self.guess(placed) as usize;
+        let guess = self.guess(self.home_of(placed), placed) as usize;
         if self.get(guess).is_some_and(&is) {
             return Some(guess);
         }
@@ -150,32 +178,53 @@ impl<K, N, V> SubTable<K, N, V> {
         None
     }
 
-    /// Brings the bytes that a guess looks at near.
+    /// The slot where an entry placed by `placed` belongs.
     #[inline]
-    pub(crate) fn touch_tags(&self, placed: u64) -> u32 {
-        self.tags
-            .get(home(placed, self.homes))
-            .map_or(0, |&tag| u32::from(tag))
+    pub(crate) const fn home_of(&self, placed: u64) -> u32 {
+        home(placed, self.homes) as u32
     }
 
-    /// Brings an entry near.
+    /// Asks memory for the bytes that a guess looks at, without waiting for them.
     #[inline]
-    pub(crate) fn touch_slot(&self, at: usize) -> u32 {
-        self.get(at).map_or(0, |entry| entry.hash.0 as u32)
+    pub(crate) fn ask_tags(&self, home: u32) {
+        prefetch_index(&self.tags, home as usize);
     }
 
-    /// The slot that the bytes suggest for `placed`: right in 99 of 100 cases if the entry is there. Reads no entry and
-    /// does not branch on what it reads, because the processor could not predict it.
+    /// Asks memory for an entry, without waiting for it.
     #[inline]
-    pub(crate) fn guess(&self, placed: u64) -> u32 {
-        let home = home(placed, self.homes);
-        let Some(window) = self.tags[home..].first_chunk::<WINDOW>() else {
+    pub(crate) fn ask_slot(&self, at: u32) {
+        self.slots.ask(at as usize);
+    }
+
+    /// The slot that the bytes from `home` on suggest for `placed`: right in 9 of 10 cases if the entry is there. Reads no
+    /// entry and does not branch on what it reads, because the processor could not predict it.
+    #[inline]
+    pub(crate) fn guess(&self, home: u32, placed: u64) -> u32 {
+        let tags = self.tags.get(home as usize..);
+        let Some(window) = tags.and_then(<[u8]>::first_chunk::<WINDOW>) else {
             return NO_GUESS;
         };
         // A byte of `differing` is 0 where a tag is the same; the lowest bit of `same` then marks the first such byte.
         let differing = u64::from_le_bytes(*window) ^ (u64::from(tag(placed)) * EACH_BYTE);
         let same = differing.wrapping_sub(EACH_BYTE) & !differing & (EACH_BYTE << 7);
-        home as u32 + same.trailing_zeros() / 8
+        home + same.trailing_zeros() / 8
+    }
+
+    /// Whether the entry in slot `at` may be the one of a key with this hash.
+    #[inline]
+    pub(crate) fn may_hold(&self, at: u32, hash: KeyHash) -> bool {
+        self.get(at as usize)
+            .is_some_and(|entry| entry.may_have(hash))
+    }
+
+    /// The slot behind `at` that the bytes suggest next for `placed`.
+    #[cold]
+    pub(crate) fn guess_behind(&self, at: u32, placed: u64) -> u32 {
+        let (tag, behind) = (tag(placed), at.saturating_add(1));
+        let tags = self.tags.iter().skip(behind as usize);
+        let run = (behind..).zip(tags.take_while(|&&held| held != 0));
+        let same = run.into_iter().find(|&(_, &held)| held == tag);
+        same.map_or(NO_GUESS, |(at, _)| at)
     }
 
     /// Adds an entry that is absent. Returns its slot. `place` gives the table hash of an entry.
@@ -200,14 +249,14 @@ impl<K, N, V> SubTable<K, N, V> {
         }
         if at + WINDOW >= self.tags.len() {
             self.tags.resize(at + TAIL, 0);
-            self.slots.resize_with(at + TAIL, || None);
+            self.slots.grow(at + TAIL);
         }
         if let Some(stamp) = stamp {
             self.stamps.resize(self.slots.len(), ProcessingTime(0));
             self.stamps[at] = stamp;
         }
         self.tags[at] = tag(placed);
-        self.slots[at] = Some(entry);
+        self.slots.put(at, entry);
         self.len += 1;
         at
     }
@@ -218,19 +267,15 @@ impl<K, N, V> SubTable<K, N, V> {
         self.len = 0;
         self.tags.clear();
         self.tags.resize(homes + TAIL, 0);
-        let mut slots = Vec::with_capacity(homes + TAIL);
-        slots.resize_with(homes + TAIL, || None);
-        let slots = std::mem::replace(&mut self.slots, slots);
+        let slots = std::mem::replace(&mut self.slots, Slots::with_room(homes + TAIL));
         (slots, std::mem::take(&mut self.stamps))
     }
 
     /// Places all entries anew among `homes` homes.
     fn rebuild(&mut self, homes: usize, place: &impl Fn(&Entry<K, N, V>) -> u64) {
         let (slots, stamps) = self.reset(homes);
-        for (at, entry) in slots.into_iter().enumerate() {
-            if let Some(entry) = entry {
-                self.put(place(&entry), entry, stamps.get(at).copied());
-            }
+        for (at, entry) in slots.into_entries() {
+            self.put(place(&entry), entry, stamps.get(at).copied());
         }
         self.rescan();
     }
@@ -250,12 +295,12 @@ impl<K, N, V> SubTable<K, N, V> {
         place: impl Fn(&Entry<K, N, V>) -> u64,
     ) -> Option<(Entry<K, N, V>, ProcessingTime)> {
         let stamp = self.stamp(at);
-        let removed = self.slots.get_mut(at)?.take()?;
+        let removed = self.slots.take(at)?;
         let mut gap = at;
         let mut next = at + 1;
         while let Some(later) = self.get(next) {
             if home(place(later), self.homes) <= gap {
-                self.slots.swap(gap, next);
+                self.slots.shift(next, gap);
                 self.tags[gap] = self.tags[next];
                 if !self.stamps.is_empty() {
                     self.stamps[gap] = self.stamps[next];
@@ -283,15 +328,13 @@ impl<K, N, V> SubTable<K, N, V> {
         let homes = (self.len * 5 / 6).max(HOMES_MIN);
         other.reset(homes);
         let (slots, stamps) = self.reset(homes);
-        for (at, entry) in slots.into_iter().enumerate() {
-            if let Some(entry) = entry {
-                let half = if moves(&entry) {
-                    &mut other
-                } else {
-                    &mut *self
-                };
-                half.put(place(&entry), entry, stamps.get(at).copied());
-            }
+        for (at, entry) in slots.into_entries() {
+            let half = if moves(&entry) {
+                &mut other
+            } else {
+                &mut *self
+            };
+            half.put(place(&entry), entry, stamps.get(at).copied());
         }
         other.scan_mark = self.scan_mark;
         other.scan_left = self.scan_left;
