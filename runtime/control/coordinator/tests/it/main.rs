@@ -10,6 +10,7 @@ mod damage;
 mod exactly_once;
 mod going_back;
 mod job;
+mod owed_savepoint;
 mod refusals;
 mod restore;
 mod savepoint;
