@@ -12,6 +12,7 @@ mod going_back;
 mod job;
 mod owed_savepoint;
 mod refusals;
+mod rehearsal;
 mod restore;
 mod savepoint;
 mod traps;
