@@ -122,6 +122,7 @@ pub(crate) async fn take_into(
             sources: &sources,
             first_markers: &externals.markers,
             logs: LogCheck::Skip,
+            unmatched: input.settings.restore.unmatched,
         });
         let rehearsed = match deployed {
             Ok(deployment) => input.stage.rehearse(deployment, input.stop).await,

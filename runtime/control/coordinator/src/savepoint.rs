@@ -233,6 +233,7 @@ impl Detour<'_> {
                             sources: &sources,
                             first_markers: &self.externals.markers,
                             logs: LogCheck::Skip,
+                            unmatched: self.setup.settings.restore.unmatched,
                         };
                         let deployment = deployment(&input).map_err(|error| failed(&error))?;
                         self.send(WorkerCommand::Prepare(Box::new(deployment)));

@@ -16,7 +16,7 @@ use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::ManifestName;
 use highwater_protocol::recovery::{
     LeftBehind, Refusal, RestoreOptions, SavepointStart, StartDecision, StoreView, check_pending,
-    check_restore, decide_from_savepoint, decide_start,
+    check_restore, decide_from_savepoint, decide_start, left_out,
 };
 use highwater_protocol::steps::Step;
 use highwater_types::{
@@ -253,7 +253,15 @@ pub fn may_restore(
     shape: &JobShape,
     options: &RestoreOptions,
 ) -> Result<(), JobFailure> {
-    refused(manifest, check_restore(manifest, confirmed, shape, options))
+    refused(manifest, check_restore(manifest, confirmed, shape, options))?;
+    // It was allowed by name.
+    for (operator, bytes) in left_out(manifest, shape) {
+        tracing::warn!(
+            %operator, bytes,
+            "stored state is dropped: its operator is not in the job, and `allow-unmatched-state` says so"
+        );
+    }
+    Ok(())
 }
 
 /// Every refusal in one message.

@@ -7,6 +7,7 @@
 
 mod added_source;
 mod damage;
+mod dropped_state;
 mod exactly_once;
 mod going_back;
 mod job;
