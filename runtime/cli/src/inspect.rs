@@ -150,6 +150,9 @@ fn describe(reference: &ManifestRef, manifest: &Manifest) -> String {
     if manifest.drained {
         text.push_str("drained    every window has fired; the job ends when it is started\n");
     }
+    if let Some(savepoint) = &manifest.savepoint {
+        append(&mut text, format_args!("savepoint  {savepoint}\n"));
+    }
     for (uid, operator) in manifest
         .operators
         .iter()

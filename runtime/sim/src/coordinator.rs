@@ -25,7 +25,7 @@ use crate::job::{paths, shape};
 use crate::node::{Ctx, JobState, Message, Micros, NodeId, Tag, ToTask, Wake, What};
 use crate::store::{Condition, StoreAnswer, StoreOp};
 
-mod export;
+pub(crate) mod export;
 mod recover;
 mod running;
 mod start;

@@ -235,6 +235,8 @@ pub(crate) struct Shared {
     pub(crate) txn_timeout: Micros,
     pub(crate) steps: StepPlan,
     pub(crate) savepoints: BTreeSet<String>,
+    /// Savepoints that the store refused for long: whoever asked was told.
+    pub(crate) not_copied: BTreeSet<String>,
     pub(crate) requests_done: u64,
     pub(crate) restores: u64,
     pub(crate) adoptions: u64,

@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_protocol::gc::{Gc, GcEffect, GcEvent, Reach, Retention};
 use highwater_protocol::hash::ContentHash;
-use highwater_protocol::head::Head;
-use highwater_protocol::manifest::{Manifest, SlotOutput};
+use highwater_protocol::head::{Head, ManifestRef};
+use highwater_protocol::manifest::{Manifest, SlotOutput, SnapshotKind};
 use highwater_protocol::paths::{ObjectName, RelativePath, manifest as manifest_path};
 
 use highwater_types::CheckpointId;
 
 use crate::codec::{decode_group, decode_position};
+use crate::coordinator::export::target_of;
 use crate::job::{object, paths, uid};
 use crate::kafka::{SimKafka, Value};
 use crate::store::{SimStore, StoreAnswer, StoreOp};
@@ -32,6 +33,8 @@ pub(crate) struct Oracle {
     pub(crate) checkpoints: u64,
     /// What was visible whenever the job had stopped with everything confirmed.
     stops: BTreeMap<CheckpointId, BTreeSet<Value>>,
+    /// Savepoints that were not there when `head` went on from the checkpoint that was taken for them.
+    left_out: BTreeSet<String>,
     /// The return to a savepoint: what was visible when it was taken first, and where the partitions ended at the return.
     back: Option<(BTreeSet<Value>, Vec<u64>)>,
     pub(crate) violations: Vec<String>,
@@ -70,10 +73,18 @@ impl Oracle {
         if before.as_ref().map(|before| &before.origin) != Some(&head.origin) {
             self.went_back(&head, ends);
         }
-        if before.is_none_or(|before| before.manifest != head.manifest) {
+        let left = before.as_ref().map(|before| before.manifest);
+        if left != Some(head.manifest) {
             self.checkpoints += 1;
             match restorable(&head, store) {
-                Ok((manifest, states)) => self.compare(&manifest, &states, workload),
+                Ok((manifest, states)) => {
+                    // Going back gives up what it leaves.
+                    if manifest.kind != SnapshotKind::Rebased {
+                        self.left_out
+                            .extend(left.and_then(|left| owed(left, store)));
+                    }
+                    self.compare(&manifest, &states, workload);
+                }
                 Err(fault) if self.is_rot(&head, store) => drop(fault),
                 Err(fault) => self.violate(format!("O7: checkpoint {}: {fault}", head.number)),
             }
@@ -308,6 +319,16 @@ impl Oracle {
         }
     }
 
+    /// No savepoint that a checkpoint was taken for is missing, but for those that were refused by name (L7).
+    pub(crate) fn kept_word(&mut self, refused: &BTreeSet<String>) {
+        let missing = self.left_out.difference(refused).next().cloned();
+        if let Some(folder) = missing {
+            self.violate(format!(
+                "O7: the job went on and {folder}, which it was asked for, was never made"
+            ));
+        }
+    }
+
     /// Each savepoint is complete and restores to the state of its positions (O7).
     pub(crate) fn savepoints(
         &mut self,
@@ -369,6 +390,15 @@ fn positions_of(manifest: &Manifest) -> Positions {
     splits
         .map(|(name, bytes)| (index(name), decode_position(&bytes.0)))
         .collect()
+}
+
+/// The savepoint that a checkpoint was taken for, if it is not there.
+fn owed(left: ManifestRef, store: &SimStore) -> Option<String> {
+    let bytes = store.bytes(&object(&manifest_path(&left.name)))?;
+    let manifest = Manifest::decode_named(bytes, left.hash).ok()?;
+    let place = target_of(manifest.savepoint.as_deref()?, manifest.id);
+    let is_there = store.bytes(&place.manifest()).is_some();
+    (!is_there).then(|| place.folder().to_owned())
 }
 
 fn restorable(

@@ -158,6 +158,7 @@ impl World {
                 ..StepPlan::default()
             },
             savepoints: BTreeSet::new(),
+            not_copied: BTreeSet::new(),
             requests_done: 0,
             restores: 0,
             adoptions: 0,
@@ -731,6 +732,7 @@ impl World {
         let folders = self.shared.savepoints.clone();
         self.oracle
             .savepoints(&folders, &self.store, &self.shared.workload);
+        self.oracle.kept_word(&self.shared.not_copied);
         self.oracle.hygiene(&mut self.store, self.swarm.retained);
     }
 }

@@ -10,9 +10,10 @@ use highwater_api::JobProgram;
 use highwater_api::code::{ErasedEnd, ErasedOutputs, ErasedPush, NodeCode, Sending};
 use highwater_connectors::{Split, WakeHandle, WriterContext};
 use highwater_graph::{EdgeId, JobVertex, NodeId, OutputName, Partitioning};
-use highwater_operators::{OperatorContext, OperatorError, OperatorSnapshot, TaskClock};
+use highwater_operators::{LeftOver, OperatorContext, OperatorError, OperatorSnapshot, TaskClock};
 use highwater_protocol::alignment::Alignment;
 use highwater_protocol::job::TaskId;
+use highwater_protocol::recovery::UnmatchedState;
 use highwater_protocol::stop::SlotKey;
 use highwater_state::MemoryBudget;
 use highwater_time::StatusValve;
@@ -41,6 +42,8 @@ pub struct SliceContext {
     pub budget: MemoryBudget,
     /// Whether state is restored rather than begun.
     pub is_restored: bool,
+    /// What happens to stored state that its operator does not open any more.
+    pub unmatched: UnmatchedState,
     /// The mailbox of every sink slot of the worker.
     pub sinks: Arc<BTreeMap<SlotKey, SinkMailbox>>,
     /// Told of each protocol step right before it is performed.
@@ -193,9 +196,24 @@ impl ChainBuilder<'_> {
         Ok(Task::new(input, Arc::clone(&self.context.stop)))
     }
 
+    /// Each state that is dropped is told by name, once for each subtask that held some of it.
+    fn left_over(&self, uid: &OperatorUid) -> LeftOver {
+        if self.context.unmatched == UnmatchedState::Refuse {
+            return LeftOver::Refuse;
+        }
+        let (operator, subtask) = (uid.clone(), self.parts.subtask.0);
+        LeftOver::Drop(Arc::new(move |state, rows| {
+            tracing::warn!(
+                %operator, state, subtask, rows,
+                "stored state is dropped: its operator does not open it any more, and `allow-unmatched-state` says so"
+            );
+        }))
+    }
+
     fn operator_context(&mut self, node: NodeId) -> OperatorContext {
         let uid = self.context.program.plan().uid(node).clone();
         let restored = self.parts.states.remove(&uid);
+        let left_over = self.left_over(&uid);
         OperatorContext {
             job: self.context.job.clone(),
             uid,
@@ -210,6 +228,7 @@ impl ChainBuilder<'_> {
                 .context
                 .is_restored
                 .then(|| restored.unwrap_or_default()),
+            left_over,
         }
     }
 

@@ -12,7 +12,7 @@ use highwater_protocol::head_write::Authority;
 use highwater_protocol::job::{TaskId, TaskSnapshot};
 use highwater_protocol::manifest::{FileEntry, LogObject};
 use highwater_protocol::paths::RelativePath;
-use highwater_protocol::recovery::{Fault, SlotDuty};
+use highwater_protocol::recovery::{Fault, SlotDuty, UnmatchedState};
 use highwater_protocol::sink_slot::MarkerKind;
 use highwater_protocol::stop::{NamedStop, SlotKey};
 use highwater_types::{
@@ -60,6 +60,8 @@ pub struct Deployment {
     pub restored: CheckpointId,
     /// Whether there was a run before: state is restored, not begun.
     pub history: History,
+    /// What happens to stored state that its operator does not open any more.
+    pub unmatched: UnmatchedState,
     /// The state of each operator subtask, where the checkpoint has one.
     pub states: BTreeMap<OperatorSubtask, RestoredState>,
     /// The splits of each source subtask.

@@ -159,6 +159,7 @@ impl Chain<'_> {
             budget: MemoryBudget::unlimited(),
             rim: self.rim.clone(),
             restored: None,
+            left_over: highwater_operators::LeftOver::Refuse,
         }
     }
 

@@ -112,7 +112,7 @@ pub const SETTINGS: &[Setting] = &[
         "allow-unmatched-state",
         Kind::Switch,
         Preset::Value("false"),
-        "Drops stored state that no operator of this job takes, instead of refusing to start.",
+        "Drops stored state that this job does not take, whole operators or one state of an operator, instead of refusing to start.",
     ),
     every(
         "run.dir",

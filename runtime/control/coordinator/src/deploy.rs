@@ -7,7 +7,7 @@ use highwater_connectors::Split;
 use highwater_protocol::head::Head;
 use highwater_protocol::job::JobShape;
 use highwater_protocol::manifest::{Blob, HexBytes, LogObject, Manifest, SlotOutput};
-use highwater_protocol::recovery::assign;
+use highwater_protocol::recovery::{UnmatchedState, assign};
 use highwater_protocol::stop::SlotKey;
 use highwater_types::{
     AttemptId, CheckpointId, Classified, ErrorKind, OperatorUid, Parallelism, SubtaskIndex,
@@ -35,6 +35,8 @@ pub struct DeployInput<'a> {
     pub first_markers: &'a BTreeMap<OperatorUid, u64>,
     /// Whether logs that may be needed are verified before anything is published.
     pub logs: LogCheck,
+    /// What happens to state that its operator does not open any more.
+    pub unmatched: UnmatchedState,
 }
 
 /// Whether the logs of unconfirmed output are verified with the state.
@@ -109,6 +111,7 @@ pub fn deployment(input: &DeployInput<'_>) -> Result<Deployment, DeployError> {
         } else {
             History::Restored
         },
+        unmatched: input.unmatched,
         states: states(shape, manifest)?,
         splits: splits(input.program, input.sources),
         complete: sources

@@ -1,19 +1,23 @@
 //! A job whose last checkpoint was drained: every window has fired, and reading on would fire them again.
 //!
 //! Called by the start of a leader. Whether the process died before the output was confirmed or the job was stopped long
-//! ago, the same is left to do: confirm what is pending, say so in `head`, end.
+//! ago, the same is left to do: confirm what is pending, say so in `head`, copy the savepoint that it was drained for if
+//! that is not there yet, end.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use highwater_protocol::head::{Head, HeadChange};
 use highwater_protocol::manifest::Manifest;
+use highwater_protocol::paths::SavepointPaths;
 use highwater_protocol::recovery::{RegionEffect, RegionEvent, RegionRecovery};
 use highwater_protocol::steps::Step;
-use highwater_types::AttemptId;
+use highwater_types::{AttemptId, Classified, ErrorKind};
+use highwater_worker::slot::error_chain;
 
 use crate::going_back::{Broken, Detour, Detoured};
-use crate::setup::JobOutcome;
-use crate::start::decide;
+use crate::housekeeping::{Copied, export};
+use crate::setup::{JobFailure, JobOutcome};
+use crate::start::{decide, failure};
 
 impl Detour<'_> {
     /// Confirms the output of the drained checkpoint and ends the job.
@@ -35,12 +39,43 @@ impl Detour<'_> {
             cancelled?;
         }
         self.record_confirmed(&head).await?;
+        if let Some(savepoint) = &current.savepoint {
+            self.copy_owed(savepoint, current).await?;
+        }
         tracing::warn!(
             checkpoint = %current.id,
             "the job was drained at its last checkpoint and has ended: every window has fired; `--fresh` begins again, \
              `--from-savepoint` with `--go-back` or `--fork` reads on from a savepoint"
         );
         Ok(Detoured::Ended(Ok(JobOutcome::Stopped)))
+    }
+
+    /// Copies the savepoint out that whoever drained the job has asked for and that its leader did not live to copy.
+    async fn copy_owed(&self, savepoint: &str, current: &Manifest) -> Result<(), JobFailure> {
+        let place = SavepointPaths::parse(&self.setup.settings.savepoints, savepoint);
+        let place = place.map_err(|error| failure(ErrorKind::Invalid, error.to_string()))?;
+        let copied = export(self.store, current, &place).await.map_err(|error| {
+            let next = match error.kind() {
+                ErrorKind::Invalid => "move what has its name out of the way, then start again",
+                ErrorKind::Corrupt => "restore the file from a copy of the store, then start again",
+                _ => "start again when the store answers",
+            };
+            let message = format!(
+                "the job was drained at checkpoint {} for savepoint {}, which is not there and could not be copied: {}; {next}",
+                current.id,
+                place.folder(),
+                error_chain(&error)
+            );
+            failure(error.kind(), message)
+        })?;
+        if copied == Copied::Now {
+            tracing::warn!(
+                savepoint = place.folder(),
+                checkpoint = %current.id,
+                "the savepoint that the job was drained for was missing and is complete now"
+            );
+        }
+        Ok(())
     }
 
     /// Sessions in every slot that has pending output, until all have confirmed. No state is fetched.

@@ -322,6 +322,7 @@ impl Detour<'_> {
             lineage: head.lineage,
             restored: head.checkpoint(),
             history: History::Restored,
+            unmatched: self.setup.settings.restore.unmatched,
             states: BTreeMap::new(),
             splits: BTreeMap::new(),
             complete: Vec::new(),

@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 
+use highwater_protocol::export::{ExportDecision, decide_export, exported};
 use highwater_protocol::gc::{Gc, GcEffect, GcEnd, GcEvent, Reach};
-use highwater_protocol::manifest::{Manifest, SlotOutput, SnapshotKind};
+use highwater_protocol::manifest::Manifest;
 use highwater_protocol::paths::{RelativePath, SavepointPaths};
 use highwater_storage::{FileDigest, ObjectPath, PutOutcome, get_verified};
 
-use crate::store::{JobStore, StoreError};
+use crate::store::{JobStore, StoreError, backoff, is_worth_waiting};
 
 /// How a collection ended, and what stood in its way.
 #[derive(Debug)]
@@ -70,16 +71,52 @@ pub async fn delete(store: &JobStore, paths: &[RelativePath]) -> Result<(), Stor
     Ok(store.storage().delete_many(&objects).await?)
 }
 
-/// Copies a confirmed checkpoint out as a savepoint: closed under reference, its own manifest written last.
+/// When a savepoint was copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copied {
+    /// Now.
+    Now,
+    /// Before: it was found complete.
+    Before,
+}
+
+/// Copies a confirmed checkpoint out as a savepoint, unless it is there already: closed under reference, its own manifest
+/// written last. Waits for a store that does not answer for a while.
 ///
 /// # Errors
-/// When the store does not answer, a file is damaged or missing, or a savepoint of this name with another content
-/// exists. Nothing that cannot be read back as it was written is copied out.
+/// When the store does not answer for long, a file is damaged or missing, or a savepoint of this name with another
+/// content exists. Nothing that cannot be read back as it was written is copied out.
 pub async fn export(
     store: &JobStore,
     manifest: &Manifest,
     target: &SavepointPaths,
-) -> Result<(), StoreError> {
+) -> Result<Copied, StoreError> {
+    let mut tries = 1;
+    loop {
+        match export_once(store, manifest, target).await {
+            Err(error) if is_worth_waiting(&error, tries) => {
+                tries += 1;
+                tokio::time::sleep(backoff(tries)).await;
+            }
+            ended => return ended,
+        }
+    }
+}
+
+async fn export_once(
+    store: &JobStore,
+    manifest: &Manifest,
+    target: &SavepointPaths,
+) -> Result<Copied, StoreError> {
+    let path = ObjectPath::parse(&target.manifest())?;
+    let taken = || StoreError::SavepointExists {
+        path: path.to_string(),
+    };
+    match look(store, manifest, &path).await? {
+        ExportDecision::Complete => return Ok(Copied::Before),
+        ExportDecision::Taken => return Err(taken()),
+        ExportDecision::Copy => {}
+    }
     for (path, entry) in &manifest.files {
         let from = store.object(path)?;
         let to = ObjectPath::parse(&target.object(path))?;
@@ -91,34 +128,28 @@ pub async fn export(
         store.storage().put(&to, bytes).await?;
     }
     let (bytes, _) = exported(manifest).encode();
-    let path = ObjectPath::parse(&target.manifest())?;
-    let written = store.storage().put_new(&path, bytes.clone().into()).await?;
-    match written {
-        PutOutcome::Written(_) => Ok(()),
-        PutOutcome::Conflict | PutOutcome::Unknown(_) => {
-            match (store.storage().get(&path).await?, written) {
-                (Some(found), _) if found.bytes.as_ref() == bytes.as_slice() => Ok(()),
-                // Not there, and nobody knows whether it will be: that is no savepoint of somebody else.
-                (None, PutOutcome::Unknown(error)) => Err(error.into()),
-                _ => Err(StoreError::SavepointExists {
-                    path: path.to_string(),
-                }),
-            }
-        }
+    let written = store.storage().put_new(&path, bytes.into()).await?;
+    if matches!(written, PutOutcome::Written(_)) {
+        return Ok(Copied::Now);
+    }
+    match (look(store, manifest, &path).await?, written) {
+        (ExportDecision::Complete, _) => Ok(Copied::Now),
+        // Not there, and nobody knows whether it will be: that is no savepoint of somebody else.
+        (ExportDecision::Copy, PutOutcome::Unknown(error)) => Err(error.into()),
+        _ => Err(taken()),
     }
 }
 
-/// The manifest of a savepoint: nothing of it is pending any more, so it needs no log.
-fn exported(manifest: &Manifest) -> Manifest {
-    let mut copy = manifest.clone();
-    copy.kind = SnapshotKind::Export;
-    copy.parent = None;
-    for sink in copy.sinks.values_mut() {
-        for output in sink.slots.values_mut() {
-            *output = SlotOutput::Empty;
-        }
-    }
-    copy
+async fn look(
+    store: &JobStore,
+    manifest: &Manifest,
+    path: &ObjectPath,
+) -> Result<ExportDecision, StoreError> {
+    let found = store.storage().get(path).await?;
+    Ok(decide_export(
+        manifest,
+        found.as_ref().map(|found| found.bytes.as_ref()),
+    ))
 }
 
 #[cfg(test)]
@@ -126,7 +157,7 @@ mod tests {
     use std::sync::Arc;
 
     use highwater_protocol::hash::ContentHash;
-    use highwater_protocol::manifest::{FileEntry, ManifestTitle};
+    use highwater_protocol::manifest::{FileEntry, ManifestTitle, SnapshotKind};
     use highwater_protocol::paths::{DataWriter, JobPaths};
     use highwater_storage::{MemoryStorage, ObjectStorage};
     use highwater_types::{

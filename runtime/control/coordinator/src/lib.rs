@@ -10,6 +10,7 @@ pub mod deploy;
 pub mod drained;
 pub mod going_back;
 pub mod housekeeping;
+pub mod rehearsal;
 pub mod request;
 pub mod restart;
 pub mod run;

@@ -24,12 +24,12 @@ use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use crate::attempt::{After, Attempt};
 use crate::deploy::LogCheck;
-use crate::housekeeping::Collected;
+use crate::housekeeping::{Collected, Copied};
 use crate::request::{JobRequest, RequestAnswer, RequestRefused, reply};
 use crate::restart::{Repeats, RestartDelay};
 use crate::setup::{CoordinatorHandle, CoordinatorSetup, JobFailure, JobOutcome};
 use crate::sources::{Discovered, OpenSources};
-use crate::start::{Externals, failed, failure};
+use crate::start::{Externals, failure};
 use crate::status::{JobPhase, JobStatus, WaitBoard};
 use crate::store::{JobStore, StoreError, deposed};
 
@@ -81,7 +81,7 @@ enum Done {
     /// A slot has stopped by name, and `head` was read since.
     Stopped(AttemptId, JobFailure),
     Discovered(AttemptId, Discovered),
-    Exported(CheckpointId, Result<(), StoreError>),
+    Exported(CheckpointId, Result<Copied, StoreError>),
     Collected(Collected),
     Authority(
         AttemptId,
@@ -335,12 +335,7 @@ impl Coordinator {
                 }
             }
             Done::Discovered(attempt, found) => self.discovered(attempt, found),
-            Done::Exported(id, Ok(())) => self.step(now, CheckpointEvent::Exported { id }),
-            Done::Exported(id, Err(error)) => {
-                tracing::error!(error = error_chain(&error), "savepoint");
-                self.not_copied = Some(failed(&error));
-                self.step(now, CheckpointEvent::ExportFailed { id });
-            }
+            Done::Exported(id, copied) => self.exported(id, copied),
             Done::Collected(Collected { end, trouble }) => {
                 self.collecting = Collecting::No;
                 tracing::debug!(?end, "garbage collection");

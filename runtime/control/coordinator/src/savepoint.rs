@@ -1,8 +1,9 @@
 //! A savepoint as the source of a start: read, verified to the last byte, copied into the job, and taken.
 //!
 //! Called by the start of a leader. The order: nothing is written before every length and checksum is right and the job
-//! may restore it; in a job that runs already, its pending output is confirmed and the state is opened once, without a
-//! record flowing, before the one head write that takes it. A refused savepoint leaves the job where it was.
+//! may restore it; the state is opened once, without a record flowing, before the one head write that takes it: here in a
+//! job that goes back, whose pending output is confirmed on the way, by a rehearsal where a lineage begins. A refused
+//! savepoint leaves the job where it was.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -232,6 +233,7 @@ impl Detour<'_> {
                             sources: &sources,
                             first_markers: &self.externals.markers,
                             logs: LogCheck::Skip,
+                            unmatched: self.setup.settings.restore.unmatched,
                         };
                         let deployment = deployment(&input).map_err(|error| failed(&error))?;
                         self.send(WorkerCommand::Prepare(Box::new(deployment)));

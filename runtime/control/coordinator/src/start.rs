@@ -8,19 +8,19 @@ use std::collections::{BTreeMap, VecDeque};
 use highwater_api::JobProgram;
 use highwater_connectors::{TargetError, WriterContext};
 use highwater_protocol::gate::first_attempt;
-use highwater_protocol::head::{Head, HeadChange, ManifestRef, Origin};
+use highwater_protocol::head::{Head, HeadChange, ManifestRef};
 use highwater_protocol::head_write::{HeadKeeper, HeadOutcome, HeadWriteEffect, Versioned};
 use highwater_protocol::job::JobShape;
 use highwater_protocol::manifest::{ExternalSink, Manifest, ManifestTitle, SnapshotKind};
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::ManifestName;
 use highwater_protocol::recovery::{
-    LeftBehind, Refusal, RestoreOptions, SavepointStart, StartDecision, StoreView, Taker,
-    check_pending, check_restore, decide_from_savepoint, decide_start, take,
+    LeftBehind, Refusal, RestoreOptions, SavepointStart, StartDecision, StoreView, check_pending,
+    check_restore, decide_from_savepoint, decide_start, left_out,
 };
 use highwater_protocol::steps::Step;
 use highwater_types::{
-    CheckpointId, Classified, Epoch, ErrorKind, JobIdentity, Lineage, Nonce, OperatorUid,
+    AttemptId, CheckpointId, Classified, Epoch, ErrorKind, JobIdentity, Lineage, OperatorUid,
     Parallelism, SubtaskIndex,
 };
 use highwater_worker::StopHook;
@@ -28,6 +28,7 @@ use highwater_worker::slot::error_chain;
 use tokio::task::JoinError;
 
 use crate::going_back::tell_damage;
+use crate::rehearsal::{Stage, take_into};
 use crate::savepoint::{Savepoint, SavepointWish, confirmed_sinks};
 use crate::settings::CoordinatorSettings;
 use crate::setup::{JobFailure, Wish};
@@ -65,6 +66,8 @@ pub struct Leader {
     pub externals: Externals,
     /// The savepoint that takes the place of what `head` has.
     pub savepoint: Option<Savepoint>,
+    /// The newest attempt of its epoch.
+    pub last_attempt: AttemptId,
 }
 
 /// What a start works with.
@@ -83,6 +86,8 @@ pub struct StartInput<'a> {
     pub stop: &'a StopHook,
     /// Told what the start waits for.
     pub waits: &'a WaitBoard,
+    /// Opens a state before `head` names it.
+    pub stage: Stage<'a>,
 }
 
 /// A failure of this kind and message.
@@ -226,12 +231,15 @@ async fn take_over(
     let first = keeper.begin(&change, nonces.draw());
     (input.stop)(Step::R2);
     decide(input.store, &mut keeper, first).await?;
+    let settled = keeper.settled().expect("a decided write settles head");
+    let last_attempt = first_attempt(settled.head.epoch);
     Ok(Leader {
         keeper,
         manifest,
         shape,
         externals,
         savepoint,
+        last_attempt,
     })
 }
 
@@ -245,7 +253,15 @@ pub fn may_restore(
     shape: &JobShape,
     options: &RestoreOptions,
 ) -> Result<(), JobFailure> {
-    refused(manifest, check_restore(manifest, confirmed, shape, options))
+    refused(manifest, check_restore(manifest, confirmed, shape, options))?;
+    // It was allowed by name.
+    for (operator, bytes) in left_out(manifest, shape) {
+        tracing::warn!(
+            %operator, bytes,
+            "stored state is dropped: its operator is not in the job, and `allow-unmatched-state` says so"
+        );
+    }
+    Ok(())
 }
 
 /// Every refusal in one message.
@@ -269,7 +285,7 @@ fn refused(manifest: &Manifest, checked: Result<(), Vec<Refusal>>) -> Result<(),
 }
 
 async fn begin(
-    input: StartInput<'_>,
+    mut input: StartInput<'_>,
     beginning: Beginning,
     nonces: &mut NonceStream,
 ) -> Result<Leader, JobFailure> {
@@ -291,10 +307,13 @@ async fn begin(
         graph: shape.graph,
     };
     let mut manifest = checkpoint_zero(title, &sources, &externals);
-    let origin = match &savepoint {
-        Some(savepoint) => Some(fill(&mut manifest, savepoint, input.store, nonces.draw()).await?),
-        None => None,
-    };
+    let mut last_attempt = first_attempt(epoch);
+    let mut origin = None;
+    if let Some(savepoint) = &savepoint {
+        let parts = (&shape, &externals, sources);
+        let taken = take_into(&mut input, &mut manifest, savepoint, parts, nonces).await?;
+        (origin, last_attempt) = (Some(taken.0), taken.1);
+    }
     let (bytes, hash) = manifest.encode();
     let name = ManifestName {
         epoch,
@@ -334,6 +353,7 @@ async fn begin(
         shape,
         externals,
         savepoint: None,
+        last_attempt,
     })
 }
 
@@ -366,30 +386,6 @@ async fn resolve(
             }
         }
     }
-}
-
-/// Puts the state of a savepoint into checkpoint 0 of a new lineage, with copies of its files.
-async fn fill(
-    manifest: &mut Manifest,
-    savepoint: &Savepoint,
-    store: &JobStore,
-    nonce: Nonce,
-) -> Result<Box<Origin>, JobFailure> {
-    let taker = Taker {
-        identity: &manifest.identity,
-        lineage: manifest.lineage,
-        epoch: manifest.id.epoch,
-        attempt: first_attempt(manifest.id.epoch),
-        number: 0,
-        nonce,
-    };
-    let (state, copies) = take(&savepoint.manifest, taker);
-    savepoint.copy(store, &copies).await?;
-    manifest.operators = state.operators;
-    manifest.files = state.files;
-    let (savepoint, lineage) = (&savepoint.facts, manifest.lineage);
-    tracing::info!(savepoint = savepoint.folder, %lineage, "a lineage begins with a savepoint");
-    Ok(Box::new(Origin::from((savepoint, 0))))
 }
 
 /// Checkpoint 0: the resolved start positions, and where the markers of each sink begin.

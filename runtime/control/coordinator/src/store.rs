@@ -116,7 +116,7 @@ pub fn backoff(tries: u32) -> Duration {
 }
 
 /// Whether a read that failed is tried again, and says so in the log.
-fn is_worth_waiting(error: &StoreError, tries: u32) -> bool {
+pub(crate) fn is_worth_waiting(error: &StoreError, tries: u32) -> bool {
     let again = error.kind() == ErrorKind::Transient && tries < READ_TRIES;
     if again {
         let error = highwater_worker::slot::error_chain(error);

@@ -145,7 +145,8 @@ struct TriggerClock {
 impl CheckpointCoordinator {
     /// A machine for the leader that has just settled `head`, whose manifest is `current`. Waits for
     /// [`CheckpointEvent::TasksRunning`]. One machine lives as long as the shape; a leadership that needs another one
-    /// hands over what [`CheckpointCoordinator::into_tries`] gives back.
+    /// hands over what [`CheckpointCoordinator::into_tries`] gives back. A savepoint that the manifest names is copied
+    /// out first, if it is not there yet: an earlier leader may have died before its copy.
     ///
     /// # Panics
     /// If the manifest is not the one of `head`.
@@ -174,7 +175,7 @@ impl CheckpointCoordinator {
             phase: Phase::Waiting,
             unconfirmed: None,
             requests: Requests::default(),
-            closing: None,
+            closing: Closing::owed_by(current),
             clock: TriggerClock {
                 started_ms: 0,
                 ended_ms: 0,

@@ -23,7 +23,7 @@ mod check;
 
 pub use check::ManifestFault;
 
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// The largest manifest: 10^5 files with all their key groups fit, a hostile one cannot take more memory than this.
 pub const MANIFEST_BYTES_MAX: usize = 256 << 20;
 const KIND: SealKind = SealKind {
@@ -311,6 +311,9 @@ pub struct Manifest {
     /// them again.
     #[serde(default)]
     pub drained: bool,
+    /// The savepoint that it was asked for as: the copy of this name is owed until it is there, whoever leads by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub savepoint: Option<String>,
     key_hash: String,
     /// Every file that the state refers to. Sink logs are listed with their slots.
     pub files: BTreeMap<RelativePath, FileEntry>,
@@ -386,6 +389,7 @@ impl Manifest {
             parent: title.parent,
             graph: title.graph,
             drained: false,
+            savepoint: None,
             key_hash: KEY_HASH.to_owned(),
             files: BTreeMap::new(),
             operators: BTreeMap::new(),

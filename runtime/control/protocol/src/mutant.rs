@@ -64,6 +64,8 @@ mutants! {
     AckUnconfirmed = "ack-unconfirmed",
     /// Schedule 11: a stop ends at completion, not at confirmation.
     StopUnconfirmed = "stop-unconfirmed",
+    /// L7: a leader that takes over forgets the savepoint that its checkpoint was asked for as.
+    SavepointForgotten = "savepoint-forgotten",
     /// Schedule 16: the enumerator of a new leader forgets the reported splits.
     SplitsAssignedTwice = "splits-assigned-twice",
     /// L4: a report counts although the task still obeys an older leader.

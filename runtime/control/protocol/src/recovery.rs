@@ -14,7 +14,7 @@ mod savepoint;
 mod start;
 mod takeover;
 
-pub use compat::{Refusal, RestoreOptions, UnmatchedState, check_pending, check_restore};
+pub use compat::{Refusal, RestoreOptions, UnmatchedState, check_pending, check_restore, left_out};
 pub use going_back::{Fault, GoingBack, GoingBackEffect, GoingBackEvent, GoingBackPlan};
 pub use region::{RegionEffect, RegionEvent, RegionRecovery, SlotDuty};
 pub use savepoint::{

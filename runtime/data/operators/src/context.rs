@@ -1,5 +1,8 @@
 //! Where an operator subtask runs, and what it gets back from the last checkpoint.
 
+use std::fmt;
+use std::sync::Arc;
+
 use highwater_connectors::WakeHandle;
 use highwater_state::MemoryBudget;
 use highwater_types::{
@@ -33,6 +36,30 @@ pub struct OperatorContext {
     /// The state of the last checkpoint: every keyed file that holds a group of this subtask, and its share of the
     /// lists. `None` = there was no checkpoint: a first start.
     pub restored: Option<OperatorSnapshot>,
+    /// What happens to stored state that the operator does not open.
+    pub left_over: LeftOver,
+}
+
+/// Told of a state that is dropped: its name and rows.
+pub type TellDropped = dyn Fn(&str, u64) + Send + Sync;
+
+/// What happens to stored state that an operator does not open.
+#[derive(Clone, Default)]
+pub enum LeftOver {
+    /// The operator does not start.
+    #[default]
+    Refuse,
+    /// It is dropped, because the user said so, and each is told.
+    Drop(Arc<TellDropped>),
+}
+
+impl fmt::Debug for LeftOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refuse => "Refuse",
+            Self::Drop(_) => "Drop",
+        })
+    }
 }
 
 impl OperatorContext {

@@ -13,7 +13,7 @@ use highwater_state::{
 };
 use highwater_types::{CheckpointBarrier, Chunk, ProcessingTime, Record, Watermark};
 
-use crate::context::OperatorContext;
+use crate::context::{LeftOver, OperatorContext};
 use crate::error::OperatorError;
 use crate::operator::{OperatorReport, TaskClock};
 use crate::snapshot::{ListStateSnapshot, OperatorSnapshot, Redistribution, SnapshotStep};
@@ -51,6 +51,7 @@ pub(crate) struct KeyedStates {
     /// The watermark of the open snapshot.
     saved_watermark: Watermark,
     sealing: Option<Sealing>,
+    left_over: LeftOver,
 }
 
 impl KeyedStates {
@@ -70,12 +71,22 @@ impl KeyedStates {
             watermark: read_watermark(context)?,
             saved_watermark: Watermark::MIN,
             sealing: None,
+            left_over: context.left_over.clone(),
         })
     }
 
-    /// All states are open: refuses what is stored and was not opened.
+    /// All states are open: refuses what is stored and was not opened, or drops it by name.
     pub(crate) fn finish_restore(&mut self) -> Result<(), OperatorError> {
-        Ok(self.backend.finish_restore(&Unmatched::refuse())?)
+        let rule = match &self.left_over {
+            LeftOver::Refuse => Unmatched::refuse(),
+            LeftOver::Drop(tell) => {
+                self.backend
+                    .unopened()
+                    .for_each(|(state, rows)| tell(state, rows));
+                Unmatched::Drop
+            }
+        };
+        Ok(self.backend.finish_restore(&rule)?)
     }
 
     /// The processing time of this turn.

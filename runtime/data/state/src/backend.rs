@@ -276,6 +276,11 @@ impl KeyedStateBackend {
         self.restored.take_raw(&self.setup.uid, name)
     }
 
+    /// The stored states that nobody has opened, with the rows of each.
+    pub fn unopened(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.restored.unopened()
+    }
+
     /// Ends the restore: all states of the job are open now.
     ///
     /// # Errors

@@ -136,7 +136,7 @@ pub enum StateError {
     /// The snapshot holds states that nobody opened.
     #[error(
         "the snapshot of operator `{uid}` holds state that the job does not open: {names}{hint}; open it under the \
-         stored name, or allow the state to be dropped"
+         stored name, or say `allow-unmatched-state` to drop it"
     )]
     Unmatched {
         /// The operator.

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 
 use highwater_protocol::checkpoint::CheckpointEvent;
+use highwater_protocol::export::exported;
 use highwater_protocol::hash::ContentHash;
-use highwater_protocol::manifest::{Manifest, SlotOutput, SnapshotKind};
+use highwater_protocol::manifest::Manifest;
 use highwater_protocol::paths::{RelativePath, SavepointPaths};
 use highwater_types::CheckpointId;
 
@@ -34,23 +35,20 @@ impl Export {
     }
 }
 
+/// Another try of the same request takes another folder: a zombie may still be writing into the first.
+pub(crate) fn target_of(savepoint: &str, id: CheckpointId) -> SavepointPaths {
+    let name = format!("{savepoint}-{}-{}", id.epoch, id.number);
+    SavepointPaths::parse("savepoints", &name).expect("the name is plain")
+}
+
 impl Coordinator {
     pub(super) fn start_export(&mut self, savepoint: &str, ctx: &mut Ctx<'_>) {
         let Some(leader) = self.leader() else { return };
-        let Some(mut manifest) = leader.manifest.clone() else {
+        let Some(checkpoint) = leader.manifest.clone() else {
             return;
         };
-        // Another try of the same request takes another folder: a zombie may still be writing into the first.
-        let name = format!("{savepoint}-{}-{}", manifest.id.epoch, manifest.id.number);
-        let target = SavepointPaths::parse("savepoints", &name).expect("the name is plain");
-        let id = manifest.id;
-        manifest.kind = SnapshotKind::Export;
-        manifest.parent = None;
-        for sink in manifest.sinks.values_mut() {
-            sink.slots
-                .values_mut()
-                .for_each(|output| *output = SlotOutput::Empty);
-        }
+        let (id, manifest) = (checkpoint.id, exported(&checkpoint));
+        let target = target_of(savepoint, id);
         let files = manifest.files.keys().cloned().collect();
         leader.export = Some(Export {
             id,
@@ -106,8 +104,9 @@ impl Coordinator {
             }
             _ if export.tries < 20 => {}
             _ => {
-                let id = export.id;
+                let (id, folder) = (export.id, export.target.folder().to_owned());
                 leader.export = None;
+                ctx.shared.not_copied.insert(folder);
                 return self.checkpoint_event(CheckpointEvent::ExportFailed { id }, ctx);
             }
         }

@@ -260,6 +260,7 @@ impl Worker {
                 wake: self.slots[slot.0 as usize].waker.handle(),
                 budget: budget.clone(),
                 is_restored: held.deployment.history == History::Restored,
+                unmatched: held.deployment.unmatched,
                 sinks: Arc::clone(&held.mailboxes),
                 stop: Arc::clone(&self.setup.stop),
             };

@@ -167,6 +167,7 @@ fn deployment() -> Box<Deployment> {
         lineage: Lineage(1),
         restored: id(0),
         history: History::FirstStart,
+        unmatched: highwater_protocol::recovery::UnmatchedState::Refuse,
         states: BTreeMap::new(),
         splits: BTreeMap::new(),
         complete: Vec::new(),

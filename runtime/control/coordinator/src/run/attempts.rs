@@ -207,6 +207,7 @@ impl Coordinator {
             sources: &attempt.sources,
             first_markers: &self.externals.markers,
             logs: self.logs,
+            unmatched: self.setup.settings.restore.unmatched,
         };
         match deployment(&input) {
             Ok(deployment) => self.send(WorkerCommand::Prepare(Box::new(deployment))),

@@ -16,12 +16,12 @@ use highwater_worker::slot::error_chain;
 
 use crate::attempt::{After, Attempt, AttemptStage};
 use crate::deploy::LogCheck;
-use crate::housekeeping::{collect, delete, export};
+use crate::housekeeping::{Copied, collect, delete, export};
 use crate::request::RequestRefused;
 use crate::setup::JobOutcome;
-use crate::start::failure;
+use crate::start::{failed, failure};
 use crate::status::JobPhase;
-use crate::store::{HEAD_GONE, Troubles};
+use crate::store::{HEAD_GONE, StoreError, Troubles};
 
 use super::{Collecting, Coordinator, Done};
 
@@ -105,7 +105,8 @@ impl Coordinator {
                     (CheckpointFailure::Export { id }, Some(cause)) => RequestRefused::Store {
                         kind: cause.kind,
                         message: format!(
-                            "the savepoint was not copied: {}; checkpoint {id} itself is complete",
+                            "the savepoint was not copied: {}; checkpoint {id} itself is complete, and a start that finds \
+                             it the newest one copies it",
                             cause.message
                         ),
                     },
@@ -268,5 +269,30 @@ impl Coordinator {
                 self.step(self.now_ms(), CheckpointEvent::ExportFailed { id });
             }
         }
+    }
+
+    /// The copy of a savepoint has ended. Whoever asked may be gone: then the log and the status tell.
+    pub(super) fn exported(&mut self, id: CheckpointId, copied: Result<Copied, StoreError>) {
+        let savepoint = self.manifest.savepoint.clone().unwrap_or_default();
+        let event = match copied {
+            Ok(copied) => {
+                let checkpoint = id.number;
+                if copied == Copied::Now {
+                    tracing::info!(savepoint, checkpoint, "the savepoint is complete");
+                }
+                CheckpointEvent::Exported { id }
+            }
+            Err(error) => {
+                let reason = error_chain(&error);
+                tracing::error!(savepoint, reason, "the savepoint was not copied");
+                self.status.send_modify(|status| {
+                    let text = format!("savepoint {savepoint} was not copied: {reason}");
+                    status.checkpoints.last_failure = Some(text);
+                });
+                self.not_copied = Some(failed(&error));
+                CheckpointEvent::ExportFailed { id }
+            }
+        };
+        self.step(self.now_ms(), event);
     }
 }

@@ -2,7 +2,6 @@
 //! runs, and both leave `head` settled with a manifest that can be gone on from.
 
 use highwater_protocol::checkpoint::{CheckpointCoordinator, CheckpointEvent};
-use highwater_protocol::gate::first_attempt;
 use highwater_protocol::head_write::HeadKeeper;
 use highwater_protocol::job::JobShape;
 use highwater_protocol::manifest::Manifest;
@@ -15,6 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::deploy::LogCheck;
 use crate::going_back::{Damage, Detour, Detoured, Work};
+use crate::rehearsal::Stage;
 use crate::request::{JobRequest, RequestRefused, reply, until_ended};
 use crate::savepoint::Savepoint;
 use crate::setup::{CoordinatorSetup, JobFailure, JobOutcome};
@@ -62,6 +62,10 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, Result<JobOutcom
         wish: &setup.wish,
         stop: &setup.stop,
         waits,
+        stage: Stage {
+            worker: &setup.worker,
+            events: &mut *events,
+        },
     };
     // In one process nobody else stands for election: a candidate is the one that starts.
     (setup.stop)(Step::R1);
@@ -72,8 +76,7 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, Result<JobOutcom
         () = until_ended(requests, waits) => return Err(Ok(JobOutcome::Cancelled)),
     };
     let (shape, externals, mut keeper) = (leader.shape, leader.externals, leader.keeper);
-    let settled = keeper.settled().expect("a started leader has settled head");
-    let mut last_attempt = first_attempt(settled.head.epoch);
+    let mut last_attempt = leader.last_attempt;
     let tries = TrySource::new(NonceStream::new(nonces.draw()));
     let found = match leader.manifest {
         Found::Whole(manifest) => Some(*manifest),

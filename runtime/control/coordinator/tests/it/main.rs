@@ -7,10 +7,13 @@
 
 mod added_source;
 mod damage;
+mod dropped_state;
 mod exactly_once;
 mod going_back;
 mod job;
+mod owed_savepoint;
 mod refusals;
+mod rehearsal;
 mod restore;
 mod savepoint;
 mod traps;

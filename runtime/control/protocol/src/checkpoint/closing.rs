@@ -1,13 +1,15 @@
 //! The end of a savepoint, a stop or a finish: confirmed, recorded in `head`, copied out (rule L7).
 //!
 //! Called by [`super::CheckpointCoordinator`] while it is idle. A savepoint's own manifest is written last, when
-//! nothing of it is pending any more; a job ends when `head` says that everything is confirmed.
+//! nothing of it is pending any more; a job ends when `head` says that everything is confirmed. The name that a savepoint
+//! was asked for under is in its checkpoint's manifest, so a leader that dies before the copy owes it to the next one.
 
 use highwater_types::CheckpointId;
 
 use super::events::{CheckpointEffect, CheckpointFailure, JobEnd, SnapshotRequest};
 use super::{CheckpointCoordinator, Phase};
 use crate::head::HeadChange;
+use crate::manifest::Manifest;
 use crate::mutant::{Mutant, planted};
 
 /// What waits for the confirmation of a completed checkpoint.
@@ -15,10 +17,30 @@ use crate::mutant::{Mutant, planted};
 pub(super) struct Closing {
     pub(super) id: CheckpointId,
     pub(super) request: Option<SnapshotRequest>,
+    /// The savepoint that an earlier leader was asked for; whoever asked is not there any more.
+    pub(super) owed: Option<String>,
     pub(super) is_final: bool,
 }
 
 impl Closing {
+    /// What a manifest still owes: the job goes on once its savepoint is copied, or was found to be.
+    pub(super) fn owed_by(manifest: &Manifest) -> Option<Self> {
+        let owed = manifest.savepoint.clone()?;
+        (!planted(Mutant::SavepointForgotten)).then_some(Self {
+            id: manifest.id,
+            request: None,
+            owed: Some(owed),
+            is_final: false,
+        })
+    }
+
+    fn savepoint(&self) -> Option<&String> {
+        let asked = self.request.as_ref();
+        asked
+            .and_then(|request| request.savepoint.as_ref())
+            .or(self.owed.as_ref())
+    }
+
     pub(super) fn ends_job(&self) -> bool {
         self.is_final || self.request.as_ref().is_some_and(SnapshotRequest::stops)
     }
@@ -41,11 +63,7 @@ impl CheckpointCoordinator {
             self.phase = Phase::Recording { lost: false };
             return;
         }
-        match closing
-            .request
-            .as_ref()
-            .and_then(|request| request.savepoint.clone())
-        {
+        match closing.savepoint().cloned() {
             Some(savepoint) => {
                 effects.push(CheckpointEffect::Export {
                     id: closing.id,

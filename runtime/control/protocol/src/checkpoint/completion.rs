@@ -22,15 +22,13 @@ impl CheckpointCoordinator {
         let Phase::Collecting(pending) = std::mem::replace(&mut self.phase, Phase::Idle) else {
             unreachable!("only a collection is stored");
         };
-        let savepoint = pending
-            .request
-            .as_ref()
-            .is_some_and(|request| request.savepoint.is_some());
+        let request = pending.request.as_ref();
+        let savepoint = request.and_then(|request| request.savepoint.clone());
         let title = ManifestTitle {
             identity: self.head.identity.clone(),
             lineage: self.head.lineage,
             id: pending.id,
-            kind: if savepoint {
+            kind: if savepoint.is_some() {
                 SnapshotKind::Savepoint
             } else {
                 SnapshotKind::Checkpoint
@@ -50,6 +48,7 @@ impl CheckpointCoordinator {
             }
         };
         manifest.drained = pending.kind == BarrierKind::StopDrain;
+        manifest.savepoint = savepoint;
         let (bytes, hash) = manifest.encode();
         let name = ManifestName {
             epoch: pending.id.epoch,
@@ -241,6 +240,7 @@ impl CheckpointCoordinator {
             self.closing = Some(Closing {
                 id,
                 request: pending.request,
+                owed: None,
                 is_final: pending.is_final,
             });
         }

@@ -83,8 +83,13 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::taken_for(None)
+    }
+
+    /// A new leader whose `head` has a checkpoint that was taken for this savepoint.
+    fn taken_for(savepoint: Option<&str>) -> Self {
         let shape = shape();
-        let manifest = Manifest::new(ManifestTitle {
+        let mut manifest = Manifest::new(ManifestTitle {
             identity: shape.identity.clone(),
             lineage: Lineage(1),
             id: CheckpointId {
@@ -95,6 +100,7 @@ impl Bench {
             parent: None,
             graph: shape.graph,
         });
+        manifest.savepoint = savepoint.map(str::to_owned);
         let name = ManifestName {
             epoch: Epoch(1),
             number: 0,
@@ -532,6 +538,56 @@ fn t18_l7_a_stop_ends_only_when_confirmed_recorded_and_copied() {
     let effects = bench.step(CheckpointEvent::Exported { id });
     let done = CheckpointEffect::RequestDone { request: 7, id };
     assert_eq!(effects, [done, CheckpointEffect::EndJob(JobEnd::Stopped)]);
+}
+
+#[test]
+fn l7_the_next_leader_copies_a_savepoint_before_anything_completes_after_it() {
+    for is_copied in [true, false] {
+        let mut bench = Bench::taken_for(Some("before-upgrade"));
+        let attempt = AttemptId(1);
+        let attempts = BTreeMap::from([(task("in"), attempt), (task("agg"), attempt)]);
+        let effects = bench.step(CheckpointEvent::TasksRunning { attempts });
+        let (id, savepoint) = (bench.head.checkpoint(), "before-upgrade".to_owned());
+        assert_eq!(effects, [CheckpointEffect::Export { id, savepoint }]);
+        bench.now_ms += 500;
+        assert_eq!(bench.step(CheckpointEvent::Tick), [], "nothing overtakes");
+        let copied = if is_copied {
+            CheckpointEvent::Exported { id }
+        } else {
+            CheckpointEvent::ExportFailed { id }
+        };
+        let effects = bench.step(copied);
+        let answers = |effect: &CheckpointEffect| {
+            matches!(
+                effect,
+                CheckpointEffect::RequestDone { .. }
+                    | CheckpointEffect::RequestFailed { .. }
+                    | CheckpointEffect::EndJob(_)
+            )
+        };
+        assert!(!effects.iter().any(answers), "nobody waits: {effects:?}");
+        assert!(bench.machine.pending().is_some(), "the job goes on");
+    }
+}
+
+#[test]
+fn l7_the_name_of_a_savepoint_is_durable_before_head_moves() {
+    let mut bench = Bench::running();
+    bench.step(stop(BarrierKind::StopDrain));
+    let id = bench.machine.pending().unwrap();
+    bench.step(CheckpointEvent::Enumerators {
+        id,
+        states: BTreeMap::new(),
+    });
+    bench.ack("in", id, TaskSnapshot::default());
+    let effects = bench.ack("agg", id, output(id));
+    let written = effects.iter().find_map(|effect| match effect {
+        CheckpointEffect::WriteManifest { bytes, .. } => Some(Manifest::decode(bytes).unwrap()),
+        _ => None,
+    });
+    let manifest = written.expect("the manifest is written");
+    assert_eq!(manifest.savepoint.as_deref(), Some("before-upgrade"));
+    assert!(manifest.drained);
 }
 
 #[test]

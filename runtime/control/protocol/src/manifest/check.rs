@@ -98,6 +98,10 @@ fn names(manifest: &Manifest) -> Result<(), ManifestFault> {
     let refuse = |name: &str| ManifestFault::Name(name.chars().take(80).collect());
     let identity = manifest.identity.as_str();
     JobIdentity::parse(identity).map_err(|_| refuse(identity))?;
+    if let Some(savepoint) = &manifest.savepoint {
+        // The rules of names are those of identities.
+        JobIdentity::parse(savepoint).map_err(|_| refuse(savepoint))?;
+    }
     let uids = manifest
         .operators
         .keys()

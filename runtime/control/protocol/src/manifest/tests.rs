@@ -193,8 +193,30 @@ fn lengths_that_overflow_are_refused() {
 
 #[test]
 fn a_newer_manifest_names_the_needed_version() {
-    let error = resealed(|text| text.replace("\"format\":2", "\"format\":3")).unwrap_err();
+    let error = resealed(|text| text.replace("\"format\":3", "\"format\":4")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
+}
+
+#[test]
+fn a_manifest_of_format_2_names_no_savepoint() {
+    let read = resealed(|text| {
+        assert!(!text.contains("savepoint"), "{text}");
+        text.replace("\"format\":3", "\"format\":2")
+    });
+    assert_eq!(read.unwrap().savepoint, None);
+}
+
+#[test]
+fn the_name_of_a_savepoint_round_trips_and_may_not_leave_its_folder() {
+    let mut manifest = sample();
+    manifest.savepoint = Some("before-upgrade".to_owned());
+    let (bytes, hash) = manifest.encode();
+    assert_eq!(Manifest::decode_named(&bytes, hash).unwrap(), manifest);
+    for hostile in ["../one", "a/b", "", "One"] {
+        manifest.savepoint = Some(hostile.to_owned());
+        let refused = ManifestFault::Name(hostile.to_owned());
+        assert_eq!(manifest.check(), Err(refused));
+    }
 }
 
 #[test]

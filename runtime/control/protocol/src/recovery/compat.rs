@@ -170,6 +170,27 @@ pub fn check_restore(
     }
 }
 
+/// The operators and sources of `manifest` whose state nothing in the graph takes, with the bytes of it.
+pub fn left_out(manifest: &Manifest, shape: &JobShape) -> Vec<(OperatorUid, u64)> {
+    let operators = manifest.operators.iter();
+    let operators =
+        operators.filter(|(uid, old)| old.has_state() && !shape.operators.contains_key(uid));
+    let operators = operators.map(|(uid, old)| {
+        let files = old.keyed.iter();
+        let files = files.filter_map(|keyed| manifest.files.get(&keyed.path));
+        (uid.clone(), files.map(|file| file.length).sum())
+    });
+    let sources = manifest.sources.iter();
+    let sources =
+        sources.filter(|(uid, old)| !old.splits.is_empty() && !shape.sources.contains(*uid));
+    let sources = sources.map(|(uid, old)| {
+        let positions = old.splits.values();
+        let bytes: usize = positions.map(|position| position.0.len()).sum();
+        (uid.clone(), bytes as u64)
+    });
+    operators.chain(sources).collect()
+}
+
 /// Checks only what must be confirmed of `manifest`: nothing of it is restored.
 pub fn check_pending(
     manifest: &Manifest,

@@ -328,6 +328,8 @@ impl GoingBack {
             epoch: self.head.epoch,
         };
         manifest.kind = SnapshotKind::Rebased;
+        // The copy was of the number that it was asked for at.
+        manifest.savepoint = None;
         manifest.parent = if reused { state.parent } else { *parent };
         for sink in manifest.sinks.values_mut() {
             sink.slots

@@ -195,6 +195,7 @@ pub fn take(
     state.parent = None;
     // Whoever takes a drained savepoint says that the job is to read on.
     state.drained = false;
+    state.savepoint = None;
     (state, names.into_iter().collect())
 }
 

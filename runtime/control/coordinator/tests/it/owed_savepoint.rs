@@ -1,0 +1,212 @@
+//! A stop with a savepoint whose process dies before the copy: the next start makes the savepoint, once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use highwater_coordinator::{JobOutcome, JobRequest, JobStatus, SavepointWish, StopMode, Wish};
+use highwater_protocol::export::exported;
+use highwater_protocol::manifest::Manifest;
+use highwater_protocol::paths::SavepointPaths;
+use highwater_protocol::recovery::{SavepointWord, TakeAgain};
+use highwater_storage::{FileDigest, ObjectPath, get_verified};
+use highwater_types::ErrorKind;
+use tokio::sync::oneshot;
+
+use crate::damage::{World, on};
+use crate::job::{RESUME, end_of};
+
+fn place() -> SavepointPaths {
+    SavepointPaths::parse("savepoints", "one").unwrap()
+}
+
+/// Stops with savepoint `one` once a checkpoint is complete; the process dies right before the `fatal`th step after it
+/// was told. `false` = it ended before.
+async fn dies_stopping(world: &World, mode: StopMode, fatal: u64) -> bool {
+    let (armed, reached) = (Arc::new(AtomicBool::new(false)), AtomicU64::new(0));
+    let of_hook = Arc::clone(&armed);
+    let hook = move |step| {
+        let counts = of_hook.load(Ordering::SeqCst);
+        let due = counts && reached.fetch_add(1, Ordering::SeqCst) + 1 == fatal;
+        assert!(!due, "the process is killed at {step}, step {fatal}");
+    };
+    let handle = world.start(Arc::new(hook), RESUME);
+    let mut status = handle.status.clone();
+    let running = |status: &JobStatus| {
+        status.phase.word() == "running" && status.checkpoints.completed_count > 0
+    };
+    status.wait_for(running).await.unwrap();
+    let (answer, _answered) = oneshot::channel();
+    let stop = JobRequest::Stop {
+        mode,
+        savepoint: Some("one".to_owned()),
+        answer,
+    };
+    handle.requests.send(stop).await.unwrap();
+    let stopping = |status: &JobStatus| status.phase.word() == "stopping";
+    status.wait_for(stopping).await.unwrap();
+    armed.store(true, Ordering::SeqCst);
+    match handle.ended.await {
+        Err(error) => error.is_panic(),
+        Ok(ended) => {
+            assert_eq!(ended, Ok(JobOutcome::Stopped));
+            false
+        }
+    }
+}
+
+/// A world whose newest checkpoint was taken for savepoint `one`, which is not there.
+async fn owing(mode: StopMode) -> World {
+    for fatal in (1..40).cycle().take(200) {
+        let world = World::in_memory();
+        let died = dies_stopping(&world, mode, fatal).await;
+        if died && owes(&world).await.is_some() {
+            return world;
+        }
+    }
+    panic!("invalid run: no process died between its checkpoint and the copy");
+}
+
+/// The manifest of `head`, if its savepoint is not there.
+async fn owes(world: &World) -> Option<Manifest> {
+    let manifest = world.manifest().await;
+    let is_asked = manifest.savepoint.as_deref() == Some("one");
+    (is_asked && savepoint(world).await.is_none()).then_some(manifest)
+}
+
+async fn savepoint(world: &World) -> Option<Manifest> {
+    let path = ObjectPath::parse(&place().manifest()).unwrap();
+    let found = world.storage.get(&path).await.unwrap()?;
+    Some(Manifest::decode(&found.bytes).unwrap())
+}
+
+/// The savepoint is the one of `checkpoint`, whole to the last byte.
+async fn assert_complete(world: &World, checkpoint: &Manifest) {
+    let found = savepoint(world).await.expect("the savepoint is there");
+    assert_eq!(found, exported(checkpoint));
+    for (path, entry) in &found.files {
+        let object = ObjectPath::parse(&place().object(path)).unwrap();
+        let digest = FileDigest {
+            length: entry.length,
+            checksum: entry.checksum.0,
+        };
+        let whole = get_verified(world.storage.as_ref(), &object, digest).await;
+        whole.unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+}
+
+/// A job that forks from it runs to its end.
+async fn forks(world: &World) {
+    let wish = Wish::Savepoint(SavepointWish {
+        place: place(),
+        word: SavepointWord::Fork,
+        again: TakeAgain::No,
+    });
+    let ended = end_of(world.elsewhere().start(on(), wish)).await;
+    assert_eq!(ended, Ok(JobOutcome::Finished));
+}
+
+/// Dies at each step of a drained stop in turn; gives back how often the savepoint was owed then.
+async fn sweep() -> u64 {
+    let mut owed = 0;
+    for fatal in 1.. {
+        let folder = tempfile::tempdir().unwrap();
+        let world = World::in_files(folder.path());
+        if !dies_stopping(&world, StopMode::Drain, fatal).await {
+            assert!(fatal > 4, "invalid run: it ended at step {fatal}");
+            break;
+        }
+        let checkpoint = world.manifest().await;
+        if !checkpoint.drained {
+            // The stop was not complete: nothing was promised.
+            assert_eq!(checkpoint.savepoint, None);
+            continue;
+        }
+        owed += u64::from(owes(&world).await.is_some());
+        assert_eq!(world.runs(on()).await, Ok(JobOutcome::Stopped));
+        assert_complete(&world, &checkpoint).await;
+        assert!(!world.head().await.has_pending_output());
+        let before = world.files_below("savepoints").await;
+        assert_eq!(world.runs(on()).await, Ok(JobOutcome::Stopped));
+        assert_eq!(world.files_below("savepoints").await, before);
+    }
+    owed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drained_stop_that_dies_at_any_step_has_its_savepoint_after_the_next_start() {
+    for _ in 0..8 {
+        // Which step comes when depends on the checkpoints that are under way.
+        if sweep().await > 0 {
+            return;
+        }
+    }
+    panic!("invalid run: no savepoint was owed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_broke_off_after_any_file_is_finished() {
+    let world = owing(StopMode::Drain).await;
+    let checkpoint = world.manifest().await;
+    let files: Vec<_> = checkpoint.files.keys().cloned().collect();
+    assert!(files.len() > 1, "invalid run: {files:?}");
+    for copied in 0..=files.len() {
+        for (at, path) in files.iter().take(copied).enumerate() {
+            let from = world.store().object(path).unwrap();
+            let mut bytes = world.storage.get(&from).await.unwrap().unwrap().bytes;
+            if at + 1 == copied {
+                // The last one of a store that does not write whole objects.
+                bytes.truncate(bytes.len() / 2);
+            }
+            let to = ObjectPath::parse(&place().object(path)).unwrap();
+            world.storage.put(&to, bytes).await.unwrap();
+        }
+        assert_eq!(world.runs(on()).await, Ok(JobOutcome::Stopped));
+        assert_complete(&world, &checkpoint).await;
+        if copied == files.len() {
+            break;
+        }
+        let made = world.files_below("savepoints").await;
+        let made = made.iter().map(|path| ObjectPath::parse(path).unwrap());
+        let made: Vec<_> = made.collect();
+        world.storage.delete_many(&made).await.unwrap();
+    }
+    forks(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_suspended_job_makes_its_savepoint_and_reads_on() {
+    let world = owing(StopMode::Suspend).await;
+    let checkpoint = world.manifest().await;
+    assert_eq!(world.runs(on()).await, Ok(JobOutcome::Finished));
+    world.assert_exact();
+    assert_complete(&world, &checkpoint).await;
+    assert!(world.head().await.number > checkpoint.id.number);
+    forks(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_somebody_else_has_taken_meanwhile_is_told_and_not_touched() {
+    let other: &[u8] = b"a savepoint of somebody else";
+    for mode in [StopMode::Drain, StopMode::Suspend] {
+        let world = owing(mode).await;
+        let (head, path) = (world.head().await, place().manifest());
+        let path = ObjectPath::parse(&path).unwrap();
+        world.storage.put(&path, other.into()).await.unwrap();
+        let ended = world.runs(on()).await;
+        let found = world.storage.get(&path).await.unwrap().unwrap().bytes;
+        assert_eq!(found.as_ref(), other);
+        if mode == StopMode::Suspend {
+            assert_eq!(ended, Ok(JobOutcome::Finished), "it was told to read on");
+            continue;
+        }
+        let refused = ended.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Invalid);
+        for part in ["savepoints/one", "out of the way"] {
+            assert!(refused.message.contains(part), "{refused}");
+        }
+        assert_eq!(world.head().await.manifest, head.manifest);
+        world.storage.delete_many(&[path]).await.unwrap();
+        assert_eq!(world.runs(on()).await, Ok(JobOutcome::Stopped));
+        assert_complete(&world, &world.manifest().await).await;
+    }
+}

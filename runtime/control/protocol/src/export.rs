@@ -1,0 +1,93 @@
+//! A savepoint as the copy of a checkpoint: what its manifest says, and whether the copy is still to be made.
+//!
+//! Called by whoever copies a confirmed checkpoint out: the leader that was asked, or a later one that finds the name in
+//! the manifest of `head`. The rule: a copy is made again and again with the same bytes until its manifest is there, and
+//! the savepoint of somebody else is never touched.
+
+use crate::manifest::{Manifest, SlotOutput, SnapshotKind};
+
+/// What is left to do for a savepoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExportDecision {
+    /// Its files are copied, then its manifest is written.
+    Copy,
+    /// It is complete.
+    Complete,
+    /// Another savepoint has its name.
+    Taken,
+}
+
+/// The manifest of a savepoint of `checkpoint`: nothing of it is pending any more, so it needs no log.
+pub fn exported(checkpoint: &Manifest) -> Manifest {
+    let mut copy = checkpoint.clone();
+    copy.kind = SnapshotKind::Export;
+    copy.parent = None;
+    copy.savepoint = None;
+    for sink in copy.sinks.values_mut() {
+        for output in sink.slots.values_mut() {
+            *output = SlotOutput::Empty;
+        }
+    }
+    copy
+}
+
+/// Decides by what lies under the name of the savepoint's manifest, which is written last.
+pub fn decide_export(checkpoint: &Manifest, found: Option<&[u8]>) -> ExportDecision {
+    let Some(bytes) = found else {
+        return ExportDecision::Copy;
+    };
+    // Another version may write the same manifest with other bytes.
+    match Manifest::decode(bytes) {
+        Ok(manifest) if manifest == exported(checkpoint) => ExportDecision::Complete,
+        _ => ExportDecision::Taken,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use highwater_types::{CheckpointId, Epoch, JobIdentity, Lineage};
+
+    use super::*;
+    use crate::hash::ContentHash;
+    use crate::manifest::ManifestTitle;
+
+    fn checkpoint(number: u64) -> Manifest {
+        let mut manifest = Manifest::new(ManifestTitle {
+            identity: JobIdentity::parse("job").unwrap(),
+            lineage: Lineage(1),
+            id: CheckpointId {
+                number,
+                epoch: Epoch(1),
+            },
+            kind: SnapshotKind::Savepoint,
+            parent: None,
+            graph: ContentHash(1),
+        });
+        manifest.savepoint = Some("one".to_owned());
+        manifest
+    }
+
+    #[test]
+    fn a_copy_is_made_until_its_manifest_is_there() {
+        let wanted = checkpoint(3);
+        let bytes = exported(&wanted).encode().0;
+        assert_eq!(decide_export(&wanted, None), ExportDecision::Copy);
+        assert_eq!(
+            decide_export(&wanted, Some(&bytes)),
+            ExportDecision::Complete
+        );
+    }
+
+    #[test]
+    fn a_savepoint_of_another_checkpoint_or_of_unknown_bytes_is_left_alone() {
+        let (wanted, other) = (checkpoint(3), exported(&checkpoint(4)).encode().0);
+        for found in [other.as_slice(), b"", b"notes of somebody"] {
+            assert_eq!(decide_export(&wanted, Some(found)), ExportDecision::Taken);
+        }
+    }
+
+    #[test]
+    fn a_savepoint_owes_no_copy_of_itself() {
+        assert_eq!(exported(&checkpoint(3)).savepoint, None);
+    }
+}
