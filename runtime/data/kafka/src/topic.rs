@@ -23,6 +23,10 @@ const DIAGNOSIS_POLL: Duration = Duration::from_millis(100);
 /// Five seconds.
 const DIAGNOSIS_POLLS_MAX: u32 = 50;
 
+/// Looks at what is not there before it counts as missing: five seconds at least, each look with metadata of its own.
+pub(crate) const MISSING_LOOKS_MAX: u32 = 50;
+const LOOK_WAIT: Duration = Duration::from_millis(100);
+
 /// A topic as the cluster describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TopicFacts {
@@ -111,6 +115,11 @@ impl TopicInspector {
                 return;
             }
         }
+    }
+
+    /// Passes some time between two looks. Nothing is assigned, so the poll brings nothing.
+    pub(crate) fn wait_a_moment(&self) {
+        drop(self.consumer.poll(LOOK_WAIT));
     }
 
     /// The topic, or `None` when it does not exist.

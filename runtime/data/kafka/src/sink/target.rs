@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use highwater_connectors::{
-    ConnectorError, ExternalIdentity, Marker, MarkerPosition, MarkerReading, OutputBatch,
-    OutputRecord, OutputTarget, TargetError, WriterContext,
+    ConnectorError, ExternalIdentity, KnownMarkers, Marker, MarkerPosition, MarkerReading,
+    OutputBatch, OutputRecord, OutputTarget, TargetError, WriterContext,
 };
 use highwater_types::EventTime;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -170,7 +170,43 @@ impl KafkaTarget {
         if result.is_err() {
             self.session = None;
         }
+        self.looked(result)
+    }
+
+    /// After any failure the marker topic is looked at again before the next session: it may be why.
+    fn looked<T>(&mut self, result: Result<T, TargetError>) -> Result<T, TargetError> {
+        if result.is_err() {
+            self.markers.forget();
+        }
         result
+    }
+
+    fn connect_session(&mut self) -> Result<(), TargetError> {
+        self.session = None;
+        // The transaction writes there, and the broker would not make the topic, or make it as it likes.
+        self.markers.place().map_err(marker_error)?;
+        let object = self.object();
+        let (producer, deliveries) = match self.spare.take() {
+            Some(spare) => spare,
+            None => self.producer()?,
+        };
+        let log = deliveries.client_log();
+        // A client that looks for its coordinator before it is connected looks again only half a second later.
+        let topic = Some(self.settings.topic.as_str());
+        let connected = producer
+            .client()
+            .fetch_metadata(topic, TRANSACTION_CALL_TIMEOUT);
+        self.settle(&producer);
+        let opened = connected.and_then(|_| producer.init_transactions(TRANSACTION_CALL_TIMEOUT));
+        opened.map_err(|error| transaction_error(&object, &error, log))?;
+        self.session = Some(Session {
+            producer,
+            deliveries,
+            phase: Phase::Ready,
+            sync: None,
+        });
+        self.spare = Some(self.producer()?);
+        Ok(())
     }
 
     fn flush_session(&mut self) -> Result<(), TargetError> {
@@ -266,6 +302,10 @@ impl KafkaTarget {
 }
 
 impl OutputTarget for KafkaTarget {
+    fn expect_markers(&mut self, known: KnownMarkers) {
+        self.markers.expect(known);
+    }
+
     fn identity(&mut self) -> Result<ExternalIdentity, TargetError> {
         Ok(ExternalIdentity {
             system: self.markers.cluster_id().map_err(marker_error)?,
@@ -284,36 +324,14 @@ impl OutputTarget for KafkaTarget {
     }
 
     fn open_session(&mut self) -> Result<(), TargetError> {
-        self.session = None;
-        // The transaction writes there, and the broker would not make the topic.
-        self.markers.place().map_err(marker_error)?;
-        let object = self.object();
-        let (producer, deliveries) = match self.spare.take() {
-            Some(spare) => spare,
-            None => self.producer()?,
-        };
-        let log = deliveries.client_log();
-        // A client that looks for its coordinator before it is connected looks again only half a second later.
-        let topic = Some(self.settings.topic.as_str());
-        let connected = producer
-            .client()
-            .fetch_metadata(topic, TRANSACTION_CALL_TIMEOUT);
-        self.settle(&producer);
-        let opened = connected.and_then(|_| producer.init_transactions(TRANSACTION_CALL_TIMEOUT));
-        opened.map_err(|error| transaction_error(&object, &error, log))?;
-        self.session = Some(Session {
-            producer,
-            deliveries,
-            phase: Phase::Ready,
-            sync: None,
-        });
-        self.spare = Some(self.producer()?);
-        Ok(())
+        let opened = self.connect_session();
+        self.looked(opened)
     }
 
     fn write_sync(&mut self) -> Result<(), TargetError> {
         self.session()?;
-        let sync = self.markers.write_sync().map_err(marker_error)?;
+        let written = self.markers.write_sync().map_err(marker_error);
+        let sync = self.looked(written)?;
         self.session()?.sync = Some(sync);
         Ok(())
     }
@@ -322,10 +340,8 @@ impl OutputTarget for KafkaTarget {
         let Some(sync) = self.session()?.sync else {
             return Err(self.no_session("no sync record was written in this session"));
         };
-        let reading = self
-            .markers
-            .read_markers(from, sync)
-            .map_err(marker_error)?;
+        let read = self.markers.read_markers(from, sync).map_err(marker_error);
+        let reading = self.looked(read)?;
         self.known = Some(reading.end);
         Ok(reading)
     }
