@@ -174,6 +174,37 @@ impl TopicInspector {
         Ok(OffsetRange { low, stable })
     }
 
+    /// The leader of each of the first `count` partitions, by metadata that is asked for now.
+    pub(crate) fn leaders(&self, count: i32) -> Result<Vec<i32>, ConnectorError> {
+        let metadata = self
+            .consumer
+            .fetch_metadata(Some(&self.topic), CALL_TIMEOUT)
+            .map_err(|error| self.failed(&error))?;
+        let topics = metadata.topics();
+        let topic = topics.iter().find(|topic| topic.name() == self.topic);
+        let partitions = topic.map_or(&[][..], |topic| topic.partitions());
+        let leader = |id| {
+            let found = partitions.iter().find(|one| one.id() == id);
+            found.map_or(-1, rdkafka::metadata::MetadataPartition::leader)
+        };
+        Ok((0..count).map(leader).collect())
+    }
+
+    /// The last stable offset of each of the first `count` partitions. Unlike [`TopicInspector::range`], the question
+    /// carries the leader epoch: a broker of another one refuses to answer.
+    pub(crate) fn ends(&self, count: i32) -> Result<Vec<i64>, ConnectorError> {
+        let partitions: Vec<_> = (0..count).collect();
+        let ends = ends_of(&self.consumer, &self.topic, &partitions);
+        ends.map_err(|error| self.failed(&error))?
+            .into_iter()
+            .collect::<Option<_>>()
+            .ok_or_else(|| self.unavailable("a broker does not tell the end of a partition"))
+    }
+
+    pub(crate) fn unsteady(&self) -> ConnectorError {
+        self.unavailable("its leaders change, so the ends of its partitions are not known yet")
+    }
+
     /// The first offset of each partition whose record is not older than `time_ms`; `None` where there is none.
     pub(crate) fn offsets_at(
         &self,
@@ -204,4 +235,33 @@ impl TopicInspector {
         let id = self.consumer.client().fetch_cluster_id(CALL_TIMEOUT);
         id.ok_or_else(|| self.unavailable("the cluster does not tell its id"))
     }
+}
+
+/// The last stable offsets as the leaders tell them, each asked with the epoch that the client knows; `None` = not told.
+pub(crate) fn ends_of(
+    consumer: &BaseConsumer<ClientLog>,
+    topic: &str,
+    partitions: &[i32],
+) -> Result<Vec<Option<i64>>, KafkaError> {
+    let mut asked = TopicPartitionList::with_capacity(partitions.len());
+    for &partition in partitions {
+        // The question for a time, with "the latest" in its place.
+        asked.add_partition_offset(topic, partition, Offset::End)?;
+    }
+    let told = consumer.offsets_for_times(asked, CALL_TIMEOUT)?;
+    let mut ends = Vec::with_capacity(partitions.len());
+    for &partition in partitions {
+        let found = told.find_partition(topic, partition);
+        ends.push(match found {
+            Some(found) => {
+                found.error()?;
+                match found.offset() {
+                    Offset::Offset(end) => Some(end),
+                    _ => None,
+                }
+            }
+            None => None,
+        });
+    }
+    Ok(ends)
 }
