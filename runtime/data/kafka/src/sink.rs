@@ -6,6 +6,7 @@
 mod direct;
 mod encoder;
 mod markers;
+mod missing;
 mod partition;
 mod target;
 
@@ -128,11 +129,14 @@ impl<T: Record, V: ValueFormat<T>, K: ValueFormat<T>> KafkaSink<T, V, K> {
             );
         }
         let inspector = TopicInspector::open(&self.connection, &self.topic)?;
-        let partitions = inspector.facts()?.partitions;
+        let facts = inspector.find_patiently()?;
+        let facts = facts.ok_or_else(|| ConnectorError::Missing {
+            object: self.object(),
+        })?;
         if self.guarantee == Guarantee::ExactlyOnce {
             self.check_transaction_timeout()?;
         }
-        Ok(partitions)
+        Ok(facts.partitions)
     }
 
     fn check_transaction_timeout(&self) -> Result<(), ConnectorError> {

@@ -165,6 +165,19 @@ impl TopicInspector {
         })
     }
 
+    /// The topic, or `None` when every one of many looks finds it missing: a broker may not know it for a moment.
+    pub(crate) fn find_patiently(&self) -> Result<Option<TopicFacts>, ConnectorError> {
+        for look in 0..MISSING_LOOKS_MAX {
+            if look > 0 {
+                self.wait_a_moment();
+            }
+            if let Some(facts) = self.find()? {
+                return Ok(Some(facts));
+            }
+        }
+        Ok(None)
+    }
+
     /// The offsets of a partition.
     pub(crate) fn range(&self, partition: i32) -> Result<OffsetRange, ConnectorError> {
         let range = self

@@ -254,16 +254,13 @@ impl MarkerTopic {
         let TargetSettings {
             connection, topic, ..
         } = &self.settings;
-        let output = TopicInspector::open(connection, topic)?.facts();
-        let output = output.map_err(|error| match error {
-            // The topic of the output is made by its owner, not by the job.
-            ConnectorError::Missing { object } => ConnectorError::Configuration {
-                connector: object,
-                reason: "it does not exist; create it, or check its name".to_owned(),
-            },
-            other => other,
-        });
-        let replication = output?.replication;
+        let output = TopicInspector::open(connection, topic)?.find_patiently()?;
+        // The topic of the output is made by its owner, not by the job.
+        let output = output.ok_or_else(|| ConnectorError::Configuration {
+            connector: format!("kafka topic {topic}"),
+            reason: "it does not exist; create it, or check its name".to_owned(),
+        })?;
+        let replication = output.replication;
         let admin = Admin::open(connection, &self.object())?;
         let in_sync = admin.min_insync_replicas(topic)?;
         admin.create_compacted(&self.topic, replication, in_sync.as_deref())

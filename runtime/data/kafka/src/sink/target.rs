@@ -16,6 +16,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::markers::{MarkerTopic, marker_bytes};
+use super::missing::{MissingReports, look_for, refusal};
 use crate::connection::KafkaConnection;
 use crate::context::DeliveryLog;
 use crate::failure::{connector_error, delivery_error, marker_error, transaction_error};
@@ -71,6 +72,8 @@ pub struct KafkaTarget {
     known: Option<MarkerPosition>,
     /// The marker of the last commit, until it was seen to be visible.
     settling: Option<u64>,
+    /// How often in a row a broker did not know the output topic.
+    missing: MissingReports,
 }
 
 impl KafkaTarget {
@@ -94,6 +97,7 @@ impl KafkaTarget {
             markers,
             known: None,
             settling: None,
+            missing: MissingReports::default(),
         }
     }
 
@@ -170,7 +174,23 @@ impl KafkaTarget {
         if result.is_err() {
             self.session = None;
         }
+        let result = result.map_err(|error| self.missed(error));
         self.looked(result)
+    }
+
+    /// An output topic that a broker does not know is looked for; what is refused then is refused for good.
+    fn missed(&mut self, error: TargetError) -> TargetError {
+        let object = self.object();
+        let is_output = matches!(
+            &error,
+            TargetError::SessionLost(ConnectorError::Missing { object: of }) if *of == object
+        );
+        if !is_output {
+            return error;
+        }
+        let found = look_for(&self.settings.connection, &self.settings.topic);
+        let verdict = self.missing.judge(found);
+        refusal(verdict, &object).map_or(error, TargetError::Refused)
     }
 
     /// After any failure the marker topic is looked at again before the next session: it may be why.
@@ -227,7 +247,7 @@ impl KafkaTarget {
         }
         let object = format!("kafka marker topic {topic}");
         Err(match delivery_error(&object, &error, log) {
-            // Nobody but the job writes there, so a marker is refused only where the topic is gone or closed.
+            // Nobody but the job writes there, so a marker is refused only where the topic is closed.
             TargetError::Refused(cause) => TargetError::MarkerLost(cause),
             other => other,
         })
@@ -265,6 +285,7 @@ impl KafkaTarget {
             .key(&key)
             .payload(&value);
         session.producer.send(record).map_err(|(error, _)| {
+            let object = format!("kafka marker topic {topic}");
             delivery_error(&object, &error, session.deliveries.client_log())
         })?;
         self.flush_session()?;
@@ -359,6 +380,9 @@ impl OutputTarget for KafkaTarget {
 
     fn flush(&mut self) -> Result<(), TargetError> {
         let flushed = self.flush_session();
+        if flushed.is_ok() {
+            self.missing.arrived();
+        }
         self.give_up(flushed)
     }
 

@@ -371,6 +371,33 @@ fn a_record_that_is_too_large_is_refused_with_the_limit() {
 }
 
 #[test]
+fn an_output_topic_that_is_gone_is_refused_by_name() {
+    let bench = Bench::new(Cluster::shared(), "gone");
+    let mut target = bench.session(0);
+    stage(&mut *target, &["a"]);
+    target.commit(output(1)).expect("a commit");
+    bench.cluster.delete_topic(&bench.topic);
+    let mut rounds = 0;
+    let cause = loop {
+        rounds += 1;
+        assert!(rounds < 5, "a lost session is no end");
+        target.open_session().expect("a session opens");
+        target.begin().unwrap();
+        let sent = target.send(&batch(&["b"]));
+        match sent.and_then(|()| target.flush()).unwrap_err() {
+            TargetError::Refused(cause) => break cause,
+            other => assert!(!matches!(other, TargetError::MarkerLost(_)), "{other:?}"),
+        }
+    };
+    assert_eq!(cause.kind(), ErrorKind::Invalid);
+    let message = cause.to_string();
+    assert!(
+        message.contains(&bench.topic) && message.contains("does not exist any more"),
+        "{message}"
+    );
+}
+
+#[test]
 fn t22_a_timeout_above_the_brokers_is_refused_with_both_numbers() {
     let cluster = Cluster::shared();
     let topic = unique("limits");
