@@ -6,12 +6,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use highwater_api::JobProgram;
-use highwater_connectors::{TargetError, WriterContext};
+use highwater_connectors::{ConnectorError, KnownMarkers, TargetError, WriterContext};
 use highwater_protocol::gate::first_attempt;
 use highwater_protocol::head::{Head, HeadChange, ManifestRef};
 use highwater_protocol::head_write::{HeadKeeper, HeadOutcome, HeadWriteEffect, Versioned};
 use highwater_protocol::job::JobShape;
-use highwater_protocol::manifest::{ExternalSink, Manifest, ManifestTitle, SnapshotKind};
+use highwater_protocol::manifest::{
+    ExternalSink, Manifest, ManifestTitle, SinkState, SnapshotKind,
+};
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::ManifestName;
 use highwater_protocol::recovery::{
@@ -19,6 +21,7 @@ use highwater_protocol::recovery::{
     check_restore, decide_from_savepoint, decide_start, left_out,
 };
 use highwater_protocol::steps::Step;
+use highwater_protocol::stop::MARKERS_LOST_STEP;
 use highwater_types::{
     AttemptId, CheckpointId, Classified, Epoch, ErrorKind, JobIdentity, Lineage, OperatorUid,
     Parallelism, SubtaskIndex,
@@ -200,14 +203,19 @@ async fn take_over(
     savepoint: Option<Savepoint>,
     nonces: &mut NonceStream,
 ) -> Result<Leader, JobFailure> {
-    let externals = externals(&input, found.head.lineage).await?;
+    let read = match input.store.manifest(&found.head.manifest).await {
+        Err(error) if error.kind() != ErrorKind::Corrupt => return Err(failed(&error)),
+        read => read,
+    };
+    let known = known_markers(&found.head, read.as_ref().ok());
+    let externals = externals(&input, found.head.lineage, &known).await?;
     let shape = shape_of(input.program, input.identity, &externals.systems);
     let options = &input.settings.restore;
     if let Some(savepoint) = &savepoint {
         let number = savepoint.facts.id.number;
         may_restore(&savepoint.manifest, number, &shape, options)?;
     }
-    let manifest = match input.store.manifest(&found.head.manifest).await {
+    let manifest = match read {
         Ok(manifest) => {
             let confirmed = found.head.confirmed;
             match savepoint {
@@ -218,11 +226,10 @@ async fn take_over(
             Found::Whole(Box::new(manifest))
         }
         // That the write below lands shows that `head` still names it: nobody has collected it.
-        Err(error) if error.kind() == ErrorKind::Corrupt => {
+        Err(error) => {
             tell_damage("the newest checkpoint", &error);
             Found::Unreadable
         }
-        Err(error) => return Err(failed(&error)),
     };
     let change = HeadChange::TakeOver {
         slots: shape.slot_counts(),
@@ -295,7 +302,7 @@ async fn begin(
         savepoint,
     } = beginning;
     let lineage = nonces.draw_lineage();
-    let externals = externals(&input, lineage).await?;
+    let externals = externals(&input, lineage, &BTreeMap::new()).await?;
     let shape = shape_of(input.program, input.identity, &externals.systems);
     let sources = resolve(&input, savepoint.as_ref(), &shape).await?;
     let title = ManifestTitle {
@@ -441,11 +448,37 @@ pub(crate) async fn decide(
     ))
 }
 
+/// The places of markers that this lineage has made. A sink that is not among them has committed nothing in it.
+fn known_markers(head: &Head, manifest: Option<&Manifest>) -> BTreeMap<OperatorUid, KnownMarkers> {
+    let Some(manifest) = manifest else {
+        // Sinks are in `head` before they are used; which place each of them has is in the manifest only.
+        let sinks = head.slots.keys().cloned();
+        return sinks.map(|uid| (uid, KnownMarkers::Made(None))).collect();
+    };
+    let known = |(uid, sink): (&OperatorUid, &SinkState)| {
+        let (system, place) = (&sink.external.cluster, &sink.external.marker_topic);
+        let known = KnownMarkers::In {
+            system: system.clone(),
+            place: place.clone(),
+        };
+        (uid.clone(), known)
+    };
+    manifest.sinks.iter().map(known).collect()
+}
+
 /// Asks every exactly-once sink what it writes to. Waits for systems that do not answer.
-async fn externals(input: &StartInput<'_>, lineage: Lineage) -> Result<Externals, JobFailure> {
+///
+/// Sinks whose place of markers is known come first: one place may serve several sinks, and it is missed by them only.
+async fn externals(
+    input: &StartInput<'_>,
+    lineage: Lineage,
+    known: &BTreeMap<OperatorUid, KnownMarkers>,
+) -> Result<Externals, JobFailure> {
     let plan = input.program.plan();
     let mut externals = Externals::default();
-    for node in plan.sinks() {
+    let mut sinks: Vec<_> = plan.sinks().collect();
+    sinks.sort_by_key(|node| !known.contains_key(plan.uid(*node)));
+    for node in sinks {
         let Some(code) = input.program.sink(node).cloned() else {
             continue;
         };
@@ -459,7 +492,8 @@ async fn externals(input: &StartInput<'_>, lineage: Lineage) -> Result<Externals
         let mut tries = 1;
         loop {
             let (code, of) = (std::sync::Arc::clone(&code), context.clone());
-            let asked = tokio::task::spawn_blocking(move || ask(code.as_ref(), &of)).await;
+            let known = known.get(&context.uid).cloned().unwrap_or_default();
+            let asked = tokio::task::spawn_blocking(move || ask(code.as_ref(), &of, known)).await;
             match asked.map_err(|error| failure(ErrorKind::Bug, error.to_string()))? {
                 Ok(None) => break,
                 Ok(Some((system, from))) => {
@@ -489,28 +523,40 @@ fn sink_failure(context: &WriterContext, error: &JobFailure) -> JobFailure {
 fn ask(
     code: &dyn highwater_api::code::SinkCode,
     context: &WriterContext,
+    known: KnownMarkers,
 ) -> Result<Option<(ExternalSink, u64)>, JobFailure> {
     let Some(mut target) = code.target(context).map_err(|error| failed(&error))? else {
         return Ok(None);
     };
-    let told = |error: TargetError| {
-        let cause = match &error {
-            TargetError::SessionLost(cause)
-            | TargetError::Unclear(cause)
-            | TargetError::Refused(cause)
-            | TargetError::MarkerLost(cause) => cause.kind(),
-        };
-        JobFailure {
-            kind: cause,
-            message: error_chain(&error),
-        }
-    };
-    let identity = target.identity().map_err(told)?;
-    let from = target.marker_position().map_err(told)?;
+    target.expect_markers(known);
+    let identity = target.identity().map_err(|error| target_failed(&error))?;
+    let from = target
+        .marker_position()
+        .map_err(|error| target_failed(&error))?;
     let system = ExternalSink {
         cluster: identity.system,
         marker_topic: identity.markers,
         output: identity.output,
     };
     Ok(Some((system, from.0)))
+}
+
+/// A failure from what a target answered, by its cause: but a place that only one client does not know is asked for again.
+/// Lost markers come with the next step.
+pub(crate) fn target_failed(error: &TargetError) -> JobFailure {
+    let (TargetError::SessionLost(cause)
+    | TargetError::Unclear(cause)
+    | TargetError::Refused(cause)
+    | TargetError::MarkerLost(cause)) = error;
+    let message = match error {
+        TargetError::MarkerLost(cause) => {
+            format!("MarkerLost: {}; {MARKERS_LOST_STEP}", error_chain(cause))
+        }
+        _ => error_chain(error),
+    };
+    let kind = match error {
+        TargetError::Unclear(ConnectorError::Missing { .. }) => ErrorKind::Transient,
+        _ => cause.kind(),
+    };
+    failure(kind, message)
 }

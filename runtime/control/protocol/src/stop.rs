@@ -7,6 +7,10 @@ use std::fmt;
 
 use highwater_types::{Classified, ErrorKind, OperatorUid};
 
+/// What helps when a marker topic is gone.
+pub const MARKERS_LOST_STEP: &str = "restore the topic, or begin a new lineage beside the output that is there: from a savepoint with \
+     `--from-savepoint` and `--fork`, or from the beginning with `--fresh`";
+
 /// One subtask of one sink: the unit of sink commit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SlotKey {
@@ -39,9 +43,7 @@ pub enum NamedStop {
         head: u64,
     },
     /// The marker topic cannot answer.
-    #[error(
-        "MarkerLost: the marker topic of sink slot {slot} {reason}; restore the topic or give the output up by name"
-    )]
+    #[error("MarkerLost: the marker topic of sink slot {slot} {reason}; {MARKERS_LOST_STEP}")]
     MarkerLost {
         /// The slot.
         slot: SlotKey,
@@ -170,6 +172,11 @@ pub enum MarkerFault {
         /// The topic id now.
         found: String,
     },
+    /// The topic does not exist any more, or is not the one of the manifest.
+    Unusable {
+        /// What was found.
+        reason: String,
+    },
     /// The topic ends before the offset that the manifest has seen.
     Cut {
         /// The offset in the manifest.
@@ -192,6 +199,7 @@ impl fmt::Display for MarkerFault {
             Self::Replaced { expected, found } => {
                 write!(f, "was replaced (id {expected} became {found})")
             }
+            Self::Unusable { reason } => write!(f, "is lost ({reason})"),
             Self::Cut { from, end } => write!(f, "ends at {end}, before the known offset {from}"),
             Self::Truncated { from, start } => {
                 write!(f, "starts at {start}, after the known offset {from}")

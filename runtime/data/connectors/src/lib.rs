@@ -43,8 +43,8 @@ pub use memory_target::MemoryOutput;
 pub use output::{OutputBatch, OutputRecord};
 pub use print::PrintSink;
 pub use sink::{
-    DirectWriter, Encoder, ExternalIdentity, Marker, MarkerKind, MarkerPosition, MarkerReading,
-    OutputTarget, Sink, SinkFacts, SinkWriter, TargetError, WriterContext,
+    DirectWriter, Encoder, ExternalIdentity, KnownMarkers, Marker, MarkerKind, MarkerPosition,
+    MarkerReading, OutputTarget, Sink, SinkFacts, SinkWriter, TargetError, WriterContext,
 };
 pub use source::{
     DeadLetter, Discovery, ReaderContext, ReaderPoll, Source, SourceFacts, SourceOutput,

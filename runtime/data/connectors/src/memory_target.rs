@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use highwater_types::{OperatorUid, SubtaskIndex};
@@ -12,11 +13,11 @@ use highwater_types::{OperatorUid, SubtaskIndex};
 use crate::error::ConnectorError;
 use crate::output::OutputBatch;
 use crate::sink::{
-    ExternalIdentity, Marker, MarkerKind, MarkerPosition, MarkerReading, OutputTarget, TargetError,
-    WriterContext,
+    ExternalIdentity, KnownMarkers, Marker, MarkerKind, MarkerPosition, MarkerReading,
+    OutputTarget, TargetError, WriterContext,
 };
 
-const PLACE: &str = "memory";
+const SYSTEM: &str = "memory";
 
 /// One slot of one sink in one lineage.
 type SlotName = (u128, OperatorUid, SubtaskIndex);
@@ -31,6 +32,8 @@ struct Slot {
 #[derive(Clone, Default)]
 pub struct MemoryOutput {
     slots: Arc<Mutex<BTreeMap<SlotName, Slot>>>,
+    /// How often its markers were lost: names their place.
+    losses: Arc<AtomicU64>,
 }
 
 impl MemoryOutput {
@@ -44,9 +47,19 @@ impl MemoryOutput {
         MemoryTarget {
             output: self.clone(),
             slot: (context.lineage.0, context.uid.clone(), context.subtask),
+            known: KnownMarkers::default(),
             session: None,
             transaction: None,
         }
+    }
+
+    /// Stands for markers that are deleted and made anew: their place has another name from now on.
+    pub fn lose_markers(&self) {
+        self.losses.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn place(&self) -> String {
+        format!("{SYSTEM}-{}", self.losses.load(Ordering::SeqCst))
     }
 
     /// What a reader of committed data sees: the output of each checkpoint, in order of slot and number.
@@ -88,6 +101,7 @@ impl fmt::Debug for MemoryOutput {
 pub struct MemoryTarget {
     output: MemoryOutput,
     slot: SlotName,
+    known: KnownMarkers,
     session: Option<u64>,
     transaction: Option<OutputBatch>,
 }
@@ -112,6 +126,21 @@ impl MemoryTarget {
         }))
     }
 
+    /// The place of the markers, if it is the one that was named.
+    fn place(&self) -> Result<String, TargetError> {
+        let place = self.output.place();
+        match self.known.required_in(SYSTEM) {
+            Some(Some(required)) if required != place => {
+                Err(TargetError::MarkerLost(ConnectorError::PositionLost {
+                    object: self.object(),
+                    position: 0,
+                    reason: format!("its markers are {place}, and the checkpoint names {required}"),
+                }))
+            }
+            _ => Ok(place),
+        }
+    }
+
     fn no_transaction(&self) -> TargetError {
         TargetError::SessionLost(ConnectorError::Unavailable {
             object: self.object(),
@@ -121,10 +150,14 @@ impl MemoryTarget {
 }
 
 impl OutputTarget for MemoryTarget {
+    fn expect_markers(&mut self, known: KnownMarkers) {
+        self.known = known;
+    }
+
     fn identity(&mut self) -> Result<ExternalIdentity, TargetError> {
         Ok(ExternalIdentity {
-            system: PLACE.to_owned(),
-            markers: PLACE.to_owned(),
+            system: SYSTEM.to_owned(),
+            markers: self.place()?,
             output: String::new(),
         })
     }
@@ -138,6 +171,7 @@ impl OutputTarget for MemoryTarget {
     }
 
     fn open_session(&mut self) -> Result<(), TargetError> {
+        self.place()?;
         self.transaction = None;
         let mut slots = self.output.slots();
         let slot = slots.entry(self.slot.clone()).or_default();
@@ -152,8 +186,9 @@ impl OutputTarget for MemoryTarget {
 
     fn read_markers(&mut self, from: MarkerPosition) -> Result<MarkerReading, TargetError> {
         let end = MemoryOutput::end(&self.output.slots(), &self.slot);
+        let place = self.output.place();
         self.act(|slot| MarkerReading {
-            place: PLACE.to_owned(),
+            place,
             start: MarkerPosition(0),
             end,
             markers: slot

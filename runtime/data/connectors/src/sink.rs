@@ -179,6 +179,35 @@ pub struct ExternalIdentity {
     pub output: String,
 }
 
+/// What a checkpoint says about the place of the markers. A place that is made anew under an old name has forgotten what is
+/// committed, so it is made once only: before the first checkpoint that names it.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum KnownMarkers {
+    /// No checkpoint names a place: it may be made.
+    #[default]
+    Unnamed,
+    /// A checkpoint names this place in this system. In another system, where the sink has moved to, one may be made.
+    In {
+        /// As [`ExternalIdentity::system`].
+        system: String,
+        /// As [`ExternalIdentity::markers`].
+        place: String,
+    },
+    /// It exists, and it is this one if it is named: it is never made.
+    Made(Option<String>),
+}
+
+impl KnownMarkers {
+    /// The place that must be found in `system`: `None` = it may be made, `Some(None)` = nobody knows which one it is.
+    pub fn required_in(&self, system: &str) -> Option<Option<&str>> {
+        match self {
+            Self::Unnamed => None,
+            Self::In { system: of, place } => (of == system).then_some(Some(place)),
+            Self::Made(place) => Some(place.as_deref()),
+        }
+    }
+}
+
 /// One slot's door to the outside. All calls block and are made from one thread.
 ///
 /// Laws. (1) When `open_session` has returned, no earlier session of this slot, in any process, can make anything
@@ -188,6 +217,10 @@ pub struct ExternalIdentity {
 /// `commit`. (5) Every session starts a new producer epoch: a late copy of an old `commit` cannot end a newer
 /// transaction.
 pub trait OutputTarget: Send {
+    /// Told before everything else: what is known of the place of the markers. A target that could make a place anew without
+    /// noticing must obey it: what is required and is not there, or is another one, is `MarkerLost`.
+    fn expect_markers(&mut self, _: KnownMarkers) {}
+
     /// The outside system. May be called before `open_session`.
     fn identity(&mut self) -> Result<ExternalIdentity, TargetError>;
 

@@ -79,6 +79,11 @@ impl Admin {
         self.setting(&ResourceSpecifier::Topic(topic), "min.insync.replicas")
     }
 
+    /// `max.message.bytes` of a topic.
+    pub(crate) fn max_message_bytes(&self, topic: &str) -> Result<Option<String>, ConnectorError> {
+        self.setting(&ResourceSpecifier::Topic(topic), "max.message.bytes")
+    }
+
     /// Makes a compacted topic of one partition, unless it is there already.
     pub(crate) fn create_compacted(
         &self,

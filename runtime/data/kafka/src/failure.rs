@@ -56,7 +56,8 @@ pub(crate) fn connector_error(object: &str, error: &KafkaError, log: &ClientLog)
     }
 }
 
-/// Why a record was not taken, when retrying cannot help; else the session is lost.
+/// Why a record was not taken, when retrying cannot help; else the session is lost. That one broker does not know the topic
+/// is no reason: the cause is `Missing` then, and whoever sent the record looks for the topic.
 pub(crate) fn delivery_error(object: &str, error: &KafkaError, log: &ClientLog) -> TargetError {
     let reason = match code_of(error) {
         Some(Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize) => {
@@ -69,9 +70,6 @@ pub(crate) fn delivery_error(object: &str, error: &KafkaError, log: &ClientLog) 
             | Code::PolicyViolation
             | Code::InvalidMessage),
         ) => format!("the broker refuses the record ({code})"),
-        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
-            "the topic or the partition of the record does not exist any more".to_owned()
-        }
         Some(code) if is_authorization(code) => {
             format!("access is denied ({code}); grant it to the principal of this job")
         }
@@ -91,6 +89,7 @@ pub(crate) fn transaction_error(object: &str, error: &KafkaError, log: &ClientLo
         _ => false,
     };
     match wrapped.kind() {
+        _ if matches!(wrapped, ConnectorError::Missing { .. }) => TargetError::SessionLost(wrapped),
         ErrorKind::Invalid => TargetError::Refused(wrapped),
         ErrorKind::Fenced => TargetError::SessionLost(wrapped),
         _ if lost => TargetError::SessionLost(wrapped),
@@ -188,6 +187,25 @@ mod tests {
         let error = KafkaError::MessageProduction(Code::PurgeQueue);
         let lost = delivery_error("kafka topic t", &error, &ClientLog::default());
         assert!(matches!(lost, TargetError::SessionLost(_)));
+    }
+
+    #[test]
+    fn a_broker_that_does_not_know_the_topic_refuses_nothing() {
+        for code in [
+            Code::UnknownTopicOrPartition,
+            Code::UnknownTopic,
+            Code::UnknownPartition,
+        ] {
+            let error = KafkaError::MessageProduction(code);
+            let lost = delivery_error("kafka topic t", &error, &ClientLog::default());
+            assert!(
+                matches!(
+                    lost,
+                    TargetError::SessionLost(ConnectorError::Missing { .. })
+                ),
+                "{lost:?}"
+            );
+        }
     }
 
     #[test]

@@ -5,7 +5,9 @@
 
 mod direct;
 mod encoder;
+mod limit;
 mod markers;
+mod missing;
 mod partition;
 mod target;
 
@@ -27,7 +29,8 @@ use crate::connection::KafkaConnection;
 use crate::topic::TopicInspector;
 use direct::KafkaWriter;
 use encoder::KafkaEncoder;
-use target::TargetSettings;
+use limit::RecordLimit;
+use target::{PRODUCING, TargetSettings};
 
 /// Below the 15 minutes that brokers allow by default.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_mins(10);
@@ -121,21 +124,31 @@ impl<T: Record, V: ValueFormat<T>, K: ValueFormat<T>> KafkaSink<T, V, K> {
     }
 
     /// What can be known to fail before the first record: the topic, the transaction timeout.
-    fn check(&self) -> Result<i32, ConnectorError> {
+    fn check(&self) -> Result<(i32, RecordLimit), ConnectorError> {
         if self.deletion.is_some() && !encoder::is_keyed::<K>() {
             return Err(
                 self.refused("deletions need a key: call `keyed` before `deleting`".to_owned())
             );
         }
         let inspector = TopicInspector::open(&self.connection, &self.topic)?;
-        let partitions = inspector.facts()?.partitions;
-        if self.guarantee == Guarantee::ExactlyOnce {
-            self.check_transaction_timeout()?;
-        }
-        Ok(partitions)
+        let facts = inspector.find_patiently()?;
+        let facts = facts.ok_or_else(|| ConnectorError::Missing {
+            object: self.object(),
+        })?;
+        let config = self.connection.client(&self.object(), PRODUCING)?;
+        // A direct writer waits for the broker's answer before its checkpoint is acknowledged.
+        let topic_max = if self.guarantee == Guarantee::ExactlyOnce {
+            let admin = Admin::open(&self.connection, &self.object())?;
+            self.check_transaction_timeout(&admin)?;
+            admin.max_message_bytes(&self.topic)?
+        } else {
+            None
+        };
+        let limit = RecordLimit::new(self.object(), &config, topic_max.as_deref());
+        Ok((facts.partitions, limit))
     }
 
-    fn check_transaction_timeout(&self) -> Result<(), ConnectorError> {
+    fn check_transaction_timeout(&self, admin: &Admin) -> Result<(), ConnectorError> {
         let wanted = self.transaction_timeout;
         if wanted < TRANSACTION_TIMEOUT_MIN {
             return Err(self.refused(format!(
@@ -144,8 +157,7 @@ impl<T: Record, V: ValueFormat<T>, K: ValueFormat<T>> KafkaSink<T, V, K> {
                 TRANSACTION_TIMEOUT_MIN.as_millis()
             )));
         }
-        let broker_max =
-            Admin::open(&self.connection, &self.object())?.transaction_timeout_max(&self.topic)?;
+        let broker_max = admin.transaction_timeout_max(&self.topic)?;
         match broker_max {
             Some(max) if wanted > max => Err(self.refused(format!(
                 "the transaction timeout of {} ms is above the broker's `transaction.max.timeout.ms` of {} ms; \
@@ -179,12 +191,13 @@ impl<T: Record, V: ValueFormat<T>, K: ValueFormat<T>> Sink for KafkaSink<T, V, K
     }
 
     fn writer(&self, context: &WriterContext) -> Result<SinkWriter<T>, ConnectorError> {
-        let partitions = self.check()?;
+        let (partitions, limit) = self.check()?;
         let encoder = KafkaEncoder::new(
             Arc::clone(&self.value),
             Arc::clone(&self.key),
             self.deletion,
             partition::Partitions::new(partitions, context.subtask),
+            limit,
         );
         Ok(match self.guarantee {
             Guarantee::ExactlyOnce => SinkWriter::Transactional(Box::new(encoder)),

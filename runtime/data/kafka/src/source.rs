@@ -1,6 +1,7 @@
 //! The Kafka source as a job author describes it: partitions as splits, committed records only.
 
 mod batch;
+mod ends;
 mod enumerator;
 mod fetch;
 mod position;

@@ -23,6 +23,10 @@ const DIAGNOSIS_POLL: Duration = Duration::from_millis(100);
 /// Five seconds.
 const DIAGNOSIS_POLLS_MAX: u32 = 50;
 
+/// Looks at what is not there before it counts as missing: five seconds at least, each look with metadata of its own.
+pub(crate) const MISSING_LOOKS_MAX: u32 = 50;
+const LOOK_WAIT: Duration = Duration::from_millis(100);
+
 /// A topic as the cluster describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TopicFacts {
@@ -113,6 +117,11 @@ impl TopicInspector {
         }
     }
 
+    /// Passes some time between two looks. Nothing is assigned, so the poll brings nothing.
+    pub(crate) fn wait_a_moment(&self) {
+        drop(self.consumer.poll(LOOK_WAIT));
+    }
+
     /// The topic, or `None` when it does not exist.
     pub(crate) fn find(&self) -> Result<Option<TopicFacts>, ConnectorError> {
         let metadata = self
@@ -156,6 +165,19 @@ impl TopicInspector {
         })
     }
 
+    /// The topic, or `None` when every one of many looks finds it missing: a broker may not know it for a moment.
+    pub(crate) fn find_patiently(&self) -> Result<Option<TopicFacts>, ConnectorError> {
+        for look in 0..MISSING_LOOKS_MAX {
+            if look > 0 {
+                self.wait_a_moment();
+            }
+            if let Some(facts) = self.find()? {
+                return Ok(Some(facts));
+            }
+        }
+        Ok(None)
+    }
+
     /// The offsets of a partition.
     pub(crate) fn range(&self, partition: i32) -> Result<OffsetRange, ConnectorError> {
         let range = self
@@ -163,6 +185,37 @@ impl TopicInspector {
             .fetch_watermarks(&self.topic, partition, CALL_TIMEOUT);
         let (low, stable) = range.map_err(|error| self.failed(&error))?;
         Ok(OffsetRange { low, stable })
+    }
+
+    /// The leader of each of the first `count` partitions, by metadata that is asked for now.
+    pub(crate) fn leaders(&self, count: i32) -> Result<Vec<i32>, ConnectorError> {
+        let metadata = self
+            .consumer
+            .fetch_metadata(Some(&self.topic), CALL_TIMEOUT)
+            .map_err(|error| self.failed(&error))?;
+        let topics = metadata.topics();
+        let topic = topics.iter().find(|topic| topic.name() == self.topic);
+        let partitions = topic.map_or(&[][..], |topic| topic.partitions());
+        let leader = |id| {
+            let found = partitions.iter().find(|one| one.id() == id);
+            found.map_or(-1, rdkafka::metadata::MetadataPartition::leader)
+        };
+        Ok((0..count).map(leader).collect())
+    }
+
+    /// The last stable offset of each of the first `count` partitions. Unlike [`TopicInspector::range`], the question
+    /// carries the leader epoch: a broker of another one refuses to answer.
+    pub(crate) fn ends(&self, count: i32) -> Result<Vec<i64>, ConnectorError> {
+        let partitions: Vec<_> = (0..count).collect();
+        let ends = ends_of(&self.consumer, &self.topic, &partitions);
+        ends.map_err(|error| self.failed(&error))?
+            .into_iter()
+            .collect::<Option<_>>()
+            .ok_or_else(|| self.unavailable("a broker does not tell the end of a partition"))
+    }
+
+    pub(crate) fn unsteady(&self) -> ConnectorError {
+        self.unavailable("its leaders change, so the ends of its partitions are not known yet")
     }
 
     /// The first offset of each partition whose record is not older than `time_ms`; `None` where there is none.
@@ -195,4 +248,33 @@ impl TopicInspector {
         let id = self.consumer.client().fetch_cluster_id(CALL_TIMEOUT);
         id.ok_or_else(|| self.unavailable("the cluster does not tell its id"))
     }
+}
+
+/// The last stable offsets as the leaders tell them, each asked with the epoch that the client knows; `None` = not told.
+pub(crate) fn ends_of(
+    consumer: &BaseConsumer<ClientLog>,
+    topic: &str,
+    partitions: &[i32],
+) -> Result<Vec<Option<i64>>, KafkaError> {
+    let mut asked = TopicPartitionList::with_capacity(partitions.len());
+    for &partition in partitions {
+        // The question for a time, with "the latest" in its place.
+        asked.add_partition_offset(topic, partition, Offset::End)?;
+    }
+    let told = consumer.offsets_for_times(asked, CALL_TIMEOUT)?;
+    let mut ends = Vec::with_capacity(partitions.len());
+    for &partition in partitions {
+        let found = told.find_partition(topic, partition);
+        ends.push(match found {
+            Some(found) => {
+                found.error()?;
+                match found.offset() {
+                    Offset::Offset(end) => Some(end),
+                    _ => None,
+                }
+            }
+            None => None,
+        });
+    }
+    Ok(ends)
 }

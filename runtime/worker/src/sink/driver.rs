@@ -419,15 +419,9 @@ impl Driver {
                 let reason = chain(cause);
                 self.tell(SlotEvent::RecordRefused { reason });
             }
-            TargetError::MarkerLost(_) => {
-                // The machine judges markers by what was read; a place that cannot be read at all is told as replaced.
-                let reading = MarkerReading {
-                    topic: chain(error),
-                    start: 0,
-                    end: 0,
-                    markers: Vec::new(),
-                };
-                self.tell(SlotEvent::MarkersRead { session, reading });
+            TargetError::MarkerLost(cause) => {
+                let reason = chain(cause);
+                self.tell(SlotEvent::MarkersLost { session, reason });
             }
             TargetError::SessionLost(_) | TargetError::Unclear(_) => {}
         }

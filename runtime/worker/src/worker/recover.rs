@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use highwater_connectors::WriterContext;
+use highwater_connectors::{KnownMarkers, WriterContext};
 use highwater_operators::OperatorSnapshot;
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::recovery::{Fault, SlotDuty};
@@ -121,7 +121,9 @@ impl Worker {
                 let target = code
                     .target(&context)
                     .map_err(|error| slot_failure(&key, error.kind(), error_chain(&error)))?;
-                let Some(target) = target else { continue };
+                let Some(mut target) = target else { continue };
+                // The leader has asked for it: a place that is not there any more is not made again.
+                target.expect_markers(KnownMarkers::Made(Some(markers.place.clone())));
                 let mailbox = SinkMailbox::new();
                 let parts = DriverParts {
                     config: highwater_protocol::sink_slot::SlotConfig {

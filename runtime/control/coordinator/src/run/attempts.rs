@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use highwater_connectors::WriterContext;
+use highwater_connectors::{KnownMarkers, WriterContext};
 use highwater_protocol::checkpoint::CheckpointEvent;
 use highwater_protocol::recovery::{Fault, RegionEffect, RegionEvent, RegionRecovery};
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::SlotKey;
-use highwater_types::{ErrorKind, Parallelism, SubtaskIndex};
+use highwater_types::{Classified, ErrorKind, Parallelism, SubtaskIndex};
 use highwater_worker::{FailureReport, WorkerCommand};
 use tokio::task::JoinError;
 
@@ -16,7 +16,7 @@ use crate::attempt::{After, Attempt, AttemptRim, AttemptStage, Confirming};
 use crate::deploy::{DeployInput, deployment};
 use crate::setup::JobFailure;
 use crate::sources::{OpenSources, open_from};
-use crate::start::{failed, failure};
+use crate::start::{failed, failure, target_failed};
 use crate::status::{JobPhase, WaitBoard, describe};
 use crate::store::backoff;
 
@@ -137,26 +137,30 @@ impl Coordinator {
             // The sink is not in this job any more; the restore was allowed because nothing of it is pending.
             return self.region(RegionEvent::Freed(slot));
         };
+        let sink = self.shape.sinks.get(&slot.sink);
+        let markers = sink.map(|sink| sink.external.marker_topic.clone());
         let context = WriterContext {
             job: self.setup.job.clone(),
             lineage: self.lineage(),
             uid: slot.sink.clone(),
             subtask: SubtaskIndex(slot.slot),
-            parallelism: Parallelism(
-                self.shape
-                    .sinks
-                    .get(&slot.sink)
-                    .map_or(1, |sink| sink.slots),
-            ),
+            parallelism: Parallelism(sink.map_or(1, |sink| sink.slots)),
         };
         let waits = WaitBoard::new(self.status.clone());
         let freeing = self.at_rim(async move {
             let mut tries = 1;
             loop {
                 let (code, context) = (Arc::clone(&code), context.clone());
+                let known = KnownMarkers::Made(markers.clone());
                 let opened = tokio::task::spawn_blocking(move || {
                     match code.target(&context).map_err(|error| failed(&error))? {
-                        Some(mut target) => target.open_session().map_err(|error| failed(&error)),
+                        Some(mut target) => {
+                            target.expect_markers(known);
+                            target.open_session().map_err(|error| JobFailure {
+                                kind: error.kind(),
+                                ..target_failed(&error)
+                            })
+                        }
                         None => Ok(()),
                     }
                 });

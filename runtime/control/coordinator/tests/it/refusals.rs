@@ -4,15 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_connectors::{
-    CollectSink, ConnectorError, ElementsSource, FileSink, OutputTarget, Sink, SinkFacts,
-    SinkWriter, WriterContext,
+    CollectSink, ConnectorError, ElementsSource, FileSink, MemoryOutput, OutputTarget, Sink,
+    SinkFacts, SinkWriter, WriterContext,
 };
-use highwater_coordinator::{CoordinatorHandle, JobOutcome, JobRequest, RequestRefused, StopMode};
+use highwater_coordinator::{
+    CoordinatorHandle, JobOutcome, JobRequest, RequestRefused, StopMode, Wish,
+};
+use highwater_protocol::recovery::StartWish;
+use highwater_protocol::steps::Step;
 use highwater_storage::{MemoryStorage, ObjectStorage};
 use highwater_types::{Classified, ErrorKind};
 use tokio::sync::oneshot;
 
-use crate::job::{RESUME, end_of, program_of, settings, start, start_as};
+use crate::job::{
+    RESUME, end_of, program_of, settings, start, start_as, start_wishing, start_with,
+};
 
 fn storage() -> Arc<dyn ObjectStorage> {
     Arc::new(MemoryStorage::default())
@@ -38,6 +44,67 @@ impl Sink for Away {
             reason: "no answer".to_owned(),
         })
     }
+}
+
+/// A sink whose markers can be lost.
+struct Lossy(CollectSink<u64>, MemoryOutput);
+
+impl Sink for Lossy {
+    type Record = u64;
+
+    fn facts(&self) -> SinkFacts {
+        self.0.facts()
+    }
+
+    fn writer(&self, context: &WriterContext) -> Result<SinkWriter<u64>, ConnectorError> {
+        self.0.writer(context)
+    }
+
+    fn target(
+        &self,
+        context: &WriterContext,
+    ) -> Result<Option<Box<dyn OutputTarget>>, ConnectorError> {
+        Ok(Some(Box::new(self.1.target(context))))
+    }
+}
+
+/// Nothing is pending: whoever made them anew would only find out at the next crash that nothing can be decided any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn markers_that_a_checkpoint_names_are_missed_at_the_next_start() {
+    let output = MemoryOutput::new();
+    let program = || {
+        program_of(1, |env| {
+            let (sink, _) = CollectSink::exactly_once();
+            env.source("numbers", ElementsSource::new([1_u64]))
+                .sink("counts", Lossy(sink, output.clone()));
+        })
+    };
+    let store = storage();
+    let dies = |step| {
+        assert!(
+            step != Step::P1,
+            "the process is killed before checkpoint 1"
+        );
+    };
+    let killed = start_with(program(), &store, 1, Arc::new(dies));
+    assert!(killed.ended.await.unwrap_err().is_panic());
+    output.lose_markers();
+    let failure = end_of(start(program(), &store, 2)).await.unwrap_err();
+    assert_eq!(failure.kind(), ErrorKind::Corrupt, "{failure}");
+    for part in [
+        "sink counts",
+        "MarkerLost",
+        "memory-1",
+        "memory-0",
+        "--fork",
+        "--fresh",
+    ] {
+        assert!(failure.message.contains(part), "{failure}");
+    }
+    let fresh = Wish::Own(StartWish::Fresh);
+    let again = start_wishing(program(), &store, (3, Arc::new(|_| {})), fresh);
+    assert_eq!(end_of(again).await, Ok(JobOutcome::Finished));
+    assert_eq!(output.committed().len(), 1);
 }
 
 async fn waiting(handle: &mut CoordinatorHandle) -> String {

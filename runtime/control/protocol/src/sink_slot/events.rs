@@ -115,12 +115,20 @@ pub enum SlotEvent {
         /// The session.
         session: SessionNumber,
     },
-    /// The markers up to the sync record were read. May come early if the topic is found replaced or cut.
+    /// The markers up to the sync record were read.
     MarkersRead {
         /// The session.
         session: SessionNumber,
         /// What was found.
         reading: MarkerReading,
+    },
+    /// The marker topic is gone or is another one, and no further try can help. Told before the loss of the session that it
+    /// brings, at any step.
+    MarkersLost {
+        /// The session.
+        session: SessionNumber,
+        /// What was found.
+        reason: String,
     },
     /// The answer to the end of the transaction.
     EndTxn {

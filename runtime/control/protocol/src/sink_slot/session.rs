@@ -98,6 +98,9 @@ impl SinkSlot {
             SlotEvent::MarkersRead { session, reading } if session == self.session => {
                 self.markers_read(&reading, effects);
             }
+            SlotEvent::MarkersLost { session, reason } if session == self.session => {
+                self.markers_lost(reason, effects);
+            }
             SlotEvent::WriteVoid { id } => self.write_void(id, effects),
             SlotEvent::LogUnreadable => {
                 if let SlotState::Publishing { claim } = &self.state {
@@ -190,24 +193,37 @@ impl SinkSlot {
         }
     }
 
-    /// Only a reading that was asked for decides about the output; a topic that is replaced or cut stops the slot
-    /// wherever in the session it was noticed.
+    /// Only a reading that was asked for decides about the output.
     fn markers_read(&mut self, reading: &MarkerReading, effects: &mut Vec<SlotEffect>) {
-        match &self.state {
-            SlotState::Session {
-                claim,
-                step: SessionStep::Reading,
-            } => self.judge(claim.clone(), reading, effects),
-            SlotState::Session { claim, .. }
-            | SlotState::Publishing { claim }
-            | SlotState::Voiding { claim } => {
-                if let Some(reason) = self.fault(claim.from, reading) {
-                    let slot = self.config.key.clone();
-                    self.stop(NamedStop::MarkerLost { slot, reason }, effects);
-                }
-            }
-            _ => {}
+        if let SlotState::Session {
+            claim,
+            step: SessionStep::Reading,
+        } = &self.state
+        {
+            self.judge(claim.clone(), reading, effects);
         }
+    }
+
+    /// Without its markers no output of this slot can be decided any more. So nothing that is not acknowledged may be: with
+    /// it the checkpoint could complete, and nobody could ever confirm it. What is acknowledged, or whose end is unclear,
+    /// waits for its session, which finds the same.
+    fn markers_lost(&mut self, reason: String, effects: &mut Vec<SlotEffect>) {
+        match &self.state {
+            SlotState::Session { .. }
+            | SlotState::Publishing { .. }
+            | SlotState::Voiding { .. }
+            | SlotState::Dark {
+                prepared: None | Some((_, false)),
+            } => {}
+            SlotState::Open { txn, .. } if *txn == Txn::Closed => return,
+            SlotState::Open { .. } | SlotState::Preparing { .. } => {
+                let session = self.session;
+                effects.push(SlotEffect::Abort { session });
+            }
+            _ => return,
+        }
+        let (slot, reason) = (self.config.key.clone(), MarkerFault::Unusable { reason });
+        self.stop(NamedStop::MarkerLost { slot, reason }, effects);
     }
 
     fn judge(&mut self, claim: Claim, reading: &MarkerReading, effects: &mut Vec<SlotEffect>) {

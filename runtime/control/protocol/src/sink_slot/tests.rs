@@ -644,6 +644,13 @@ fn a_decline_takes_the_expected_barrier_back() {
     assert_eq!(effects, [SlotEffect::HoldInput]);
 }
 
+fn markers_lost(slot: &mut SinkSlot) -> Vec<SlotEffect> {
+    slot.step(SlotEvent::MarkersLost {
+        session: session(slot),
+        reason: "it does not exist".to_owned(),
+    })
+}
+
 #[test]
 fn a_marker_topic_that_is_lost_stops_in_any_step_of_a_session() {
     let mut syncing = in_session();
@@ -653,14 +660,7 @@ fn a_marker_topic_that_is_lost_stops_in_any_step_of_a_session() {
     let mut publishing = in_session();
     read(&mut publishing, reading(&[]));
     for mut slot in [in_session(), syncing, publishing] {
-        let replaced = MarkerReading {
-            topic: "gone".to_owned(),
-            ..reading(&[])
-        };
-        let effects = slot.step(SlotEvent::MarkersRead {
-            session: session(&slot),
-            reading: replaced,
-        });
+        let effects = markers_lost(&mut slot);
         assert!(
             matches!(
                 &effects[..],
@@ -668,5 +668,29 @@ fn a_marker_topic_that_is_lost_stops_in_any_step_of_a_session() {
             ),
             "{effects:?}"
         );
+    }
+}
+
+/// An acknowledgement would let a checkpoint complete whose output nobody could ever confirm.
+#[test]
+fn a_marker_topic_that_is_lost_stops_before_anything_is_acknowledged() {
+    let mut dark = ongoing();
+    dark.step(SlotEvent::TxnLost {
+        session: session(&dark),
+    });
+    for mut slot in [ongoing(), preparing(), dark] {
+        let effects = markers_lost(&mut slot);
+        assert!(
+            matches!(
+                &effects[..],
+                [.., SlotEffect::Stop(NamedStop::MarkerLost { .. })]
+            ),
+            "{effects:?}"
+        );
+        assert_eq!(slot.step(SlotEvent::Barrier(id(2))), []);
+    }
+    // What is acknowledged is decided by a session of its own, and by nothing else.
+    for mut slot in [held(), committing(), asking()] {
+        assert_eq!(markers_lost(&mut slot), []);
     }
 }

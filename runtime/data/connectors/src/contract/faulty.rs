@@ -5,7 +5,8 @@
 use crate::error::ConnectorError;
 use crate::output::OutputBatch;
 use crate::sink::{
-    ExternalIdentity, Marker, MarkerPosition, MarkerReading, OutputTarget, TargetError,
+    ExternalIdentity, KnownMarkers, Marker, MarkerPosition, MarkerReading, OutputTarget,
+    TargetError,
 };
 
 /// A call of [`OutputTarget`].
@@ -78,6 +79,10 @@ impl<F: FnMut(TargetCall) -> Option<TargetFault> + Send> FaultyTarget<F> {
 }
 
 impl<F: FnMut(TargetCall) -> Option<TargetFault> + Send> OutputTarget for FaultyTarget<F> {
+    fn expect_markers(&mut self, known: KnownMarkers) {
+        self.target.expect_markers(known);
+    }
+
     fn identity(&mut self) -> Result<ExternalIdentity, TargetError> {
         self.call(TargetCall::Identity, |target| target.identity())
     }

@@ -6,6 +6,7 @@ use highwater_connectors::{ConnectorError, DirectWriter, Encoder, OutputBatch, T
 use highwater_types::Chunk;
 use rdkafka::producer::BaseProducer;
 
+use super::missing::{MissingReports, look_for, refusal};
 use super::target::{PRODUCING, send_all, wait_delivered};
 use crate::connection::KafkaConnection;
 use crate::context::DeliveryLog;
@@ -14,6 +15,7 @@ use crate::failure::{connector_error, delivery_error};
 /// The writer of one subtask.
 pub(super) struct KafkaWriter<E> {
     object: String,
+    connection: KafkaConnection,
     topic: String,
     producer: BaseProducer<DeliveryLog>,
     deliveries: DeliveryLog,
@@ -35,6 +37,7 @@ impl<E> KafkaWriter<E> {
             .map_err(|error| connector_error(&object, &error, deliveries.client_log()))?;
         Ok(Self {
             object,
+            connection: connection.clone(),
             topic: topic.to_owned(),
             producer,
             deliveries,
@@ -48,9 +51,21 @@ impl<E> KafkaWriter<E> {
             None => Ok(()),
             Some((error, _)) => {
                 let log = self.deliveries.client_log();
-                Err(cause(delivery_error(&self.object, &error, log)))
+                Err(self.looked(cause(delivery_error(&self.object, &error, log))))
             }
         }
+    }
+
+    /// A topic that only some broker did not know is an error that a restart helps against.
+    fn looked(&self, error: ConnectorError) -> ConnectorError {
+        if !matches!(error, ConnectorError::Missing { .. }) {
+            return error;
+        }
+        let verdict = MissingReports::default().judge(look_for(&self.connection, &self.topic));
+        refusal(verdict, &self.object).unwrap_or_else(|| ConnectorError::Unavailable {
+            object: self.object.clone(),
+            reason: "a broker did not know the topic or a partition of it".to_owned(),
+        })
     }
 }
 
@@ -69,11 +84,11 @@ impl<T, E: Encoder<T>> DirectWriter<T> for KafkaWriter<E> {
         self.batch.clear();
         self.encoder.encode(chunk, &mut self.batch)?;
         send_all(&self.producer, &self.topic, &self.batch).map_err(|error| {
-            cause(delivery_error(
+            self.looked(cause(delivery_error(
                 &self.object,
                 &error,
                 self.deliveries.client_log(),
-            ))
+            )))
         })?;
         self.check_deliveries()
     }

@@ -1,4 +1,4 @@
-//! Serialises records on the slot thread: value, key, partition, deletion.
+//! Serialises records on the slot thread: value, key, partition, deletion. One that can never be taken is refused here.
 
 use std::any::TypeId;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use highwater_connectors::{ConnectorError, Encoder, OutputBatch, OutputRecord, ValueFormat};
 use highwater_types::{Chunk, Record};
 
+use super::limit::RecordLimit;
 use super::partition::Partitions;
 
 /// The key of a sink without keys.
@@ -27,6 +28,7 @@ pub(super) struct KafkaEncoder<T, V, K> {
     key: Arc<K>,
     deletion: Option<fn(&T) -> bool>,
     partitions: Partitions,
+    limit: RecordLimit,
     value_bytes: Vec<u8>,
     key_bytes: Vec<u8>,
 }
@@ -37,12 +39,14 @@ impl<T, V, K> KafkaEncoder<T, V, K> {
         key: Arc<K>,
         deletion: Option<fn(&T) -> bool>,
         partitions: Partitions,
+        limit: RecordLimit,
     ) -> Self {
         Self {
             value,
             key,
             deletion,
             partitions,
+            limit,
             value_bytes: Vec::new(),
             key_bytes: Vec::new(),
         }
@@ -80,6 +84,8 @@ impl<T: Record, V: ValueFormat<T>, K: ValueFormat<T>> Encoder<T> for KafkaEncode
             if deletes {
                 output.value = None;
             }
+            let bytes = [output.key, output.value].into_iter().flatten();
+            self.limit.check(bytes.map(<[u8]>::len).sum())?;
             out.push(&output);
         }
         Ok(())
@@ -101,6 +107,30 @@ mod tests {
         out.extend(record.bytes().next());
     }
 
+    /// Of a client as it is.
+    fn limit() -> RecordLimit {
+        RecordLimit::new(
+            "kafka topic t".to_owned(),
+            &rdkafka::ClientConfig::new(),
+            None,
+        )
+    }
+
+    #[test]
+    fn a_record_that_can_never_be_taken_is_refused_before_it_is_output() {
+        let partitions = Partitions::new(1, SubtaskIndex(0));
+        let (value, key) = (Arc::new(text), Arc::new(first_letter));
+        let mut encoder = KafkaEncoder::new(value, key, None, partitions, limit());
+        let mut out = OutputBatch::default();
+        // The letter of the key counts too.
+        let mut fits = chunk(&[&"x".repeat(999_999)]);
+        encoder.encode(&mut fits, &mut out).unwrap();
+        let mut large = chunk(&[&"x".repeat(1_000_000)]);
+        let refused = encoder.encode(&mut large, &mut out).unwrap_err();
+        assert!(refused.to_string().contains("kafka topic t"), "{refused}");
+        assert_eq!(out.count(), 1);
+    }
+
     fn chunk(records: &[&str]) -> Chunk<String> {
         let mut chunk = Chunk::new();
         for record in records {
@@ -114,7 +144,7 @@ mod tests {
         let partitions = Partitions::new(8, SubtaskIndex(0));
         let deletion: fn(&String) -> bool = |record| record.ends_with('-');
         let (value, key) = (Arc::new(text), Arc::new(first_letter));
-        let mut encoder = KafkaEncoder::new(value, key, Some(deletion), partitions);
+        let mut encoder = KafkaEncoder::new(value, key, Some(deletion), partitions, limit());
         let mut out = OutputBatch::default();
         let mut records = chunk(&["a1", "b1", "a-"]);
         encoder.encode(&mut records, &mut out).unwrap();
@@ -130,7 +160,8 @@ mod tests {
     #[test]
     fn without_keys_a_chunk_stays_together() {
         let partitions = Partitions::new(2, SubtaskIndex(0));
-        let mut encoder = KafkaEncoder::new(Arc::new(text), Arc::new(NoKey), None, partitions);
+        let mut encoder =
+            KafkaEncoder::new(Arc::new(text), Arc::new(NoKey), None, partitions, limit());
         let mut out = OutputBatch::default();
         encoder.encode(&mut chunk(&["a", "b"]), &mut out).unwrap();
         encoder.encode(&mut chunk(&["c"]), &mut out).unwrap();

@@ -3,14 +3,17 @@
 //! Records: first of all one *identity*, which tells this topic from any other of the same name; then *markers*, written
 //! inside the transactions of the slots, and *sync records*, written outside of any. The client library does not tell the
 //! id of a topic, so the identity stands for it: a topic that was deleted and made again begins with another one, and a
-//! topic that was cut begins with none.
+//! topic that was cut begins with none. Every manifest names the identity, and a topic is made only where none is named:
+//! whatever else is found in its place, or nothing, is a lost topic, since it cannot say what is committed.
 //!
 //! Reading goes from a position of the manifest up to the own sync record, committed records only. Since the sync record
 //! was written after the session was opened, every marker of an earlier session lies before it.
 
 use std::time::Duration;
 
-use highwater_connectors::{ConnectorError, Marker, MarkerKind, MarkerPosition, MarkerReading};
+use highwater_connectors::{
+    ConnectorError, KnownMarkers, Marker, MarkerKind, MarkerPosition, MarkerReading,
+};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message;
@@ -21,7 +24,7 @@ use super::target::{TargetSettings, wait_delivered};
 use crate::admin::Admin;
 use crate::context::DeliveryLog;
 use crate::failure::connector_error;
-use crate::topic::TopicInspector;
+use crate::topic::{MISSING_LOOKS_MAX, TopicInspector};
 
 const PARTITION: i32 = 0;
 const IDENTITY: &str = "identity/";
@@ -62,27 +65,63 @@ fn parse_marker(bytes: &[u8]) -> Option<(u64, MarkerKind)> {
     (rest.len() == 16).then_some((u64::from_le_bytes(*number), kind))
 }
 
+/// What stands where a marker topic must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    Empty,
+    Identity(String),
+}
+
+/// Whether it is the topic that the manifest names; `None` = it names none that can be read. Else what is wrong.
+fn judge(required: Option<&str>, found: Found) -> Result<String, String> {
+    match (found, required) {
+        (Found::Identity(found), None) => Ok(found),
+        (Found::Identity(found), Some(required)) if found == required => Ok(found),
+        (Found::Identity(found), Some(required)) => Err(format!(
+            "it was deleted and made anew: its identity is {found}, and the checkpoint names {required}"
+        )),
+        (Found::Empty, _) => Err("it was deleted and made anew: it is empty".to_owned()),
+        (Found::Nothing, _) => {
+            Err("it does not exist any more, and with it is gone what was committed".to_owned())
+        }
+    }
+}
+
 /// The marker topic as one slot uses it. Clients are opened when needed and closed by [`MarkerTopic::rest`].
 pub(super) struct MarkerTopic {
     settings: TargetSettings,
     topic: String,
     /// Names the slot among all slots of the lineage.
     slot: String,
+    known: KnownMarkers,
     place: Option<String>,
     inspector: Option<TopicInspector>,
     producer: Option<(BaseProducer<DeliveryLog>, DeliveryLog)>,
 }
 
 impl MarkerTopic {
-    pub(super) const fn new(settings: TargetSettings, topic: String, slot: String) -> Self {
+    pub(super) fn new(settings: TargetSettings, topic: String, slot: String) -> Self {
         Self {
             settings,
             topic,
             slot,
+            known: KnownMarkers::default(),
             place: None,
             inspector: None,
             producer: None,
         }
+    }
+
+    /// What the manifest says of the topic.
+    pub(super) fn expect(&mut self, known: KnownMarkers) {
+        self.known = known;
+        self.forget();
+    }
+
+    /// Looks at the topic again before it is used next.
+    pub(super) fn forget(&mut self) {
+        self.place = None;
     }
 
     pub(super) fn name(&self) -> &str {
@@ -142,12 +181,45 @@ impl MarkerTopic {
         answer
     }
 
-    /// The identity of the topic, which is made when it does not exist.
+    /// The identity of the topic. It is made when no manifest names it, else it must be there.
     pub(super) fn place(&mut self) -> Result<String, ConnectorError> {
-        match &self.place {
-            Some(place) => Ok(place.clone()),
-            None => self.asking(Self::find_or_make),
+        if let Some(place) = &self.place {
+            return Ok(place.clone());
         }
+        let place = self.asking(|topic| {
+            let known = topic.known.clone();
+            let system = match known {
+                KnownMarkers::In { .. } => topic.cluster_id()?,
+                _ => String::new(),
+            };
+            match known.required_in(&system) {
+                None => topic.find_or_make(),
+                Some(required) => {
+                    let found = topic.look_for_identity()?;
+                    judge(required, found).map_err(|reason| topic.lost(0, &reason))
+                }
+            }
+        })?;
+        self.place = Some(place.clone());
+        Ok(place)
+    }
+
+    /// What stands where the topic must be. Brokers may not know it for a moment, or not yet what it holds, so only what is
+    /// found again and again counts; one that does not answer is no answer.
+    fn look_for_identity(&mut self) -> Result<Found, ConnectorError> {
+        let mut found = Found::Nothing;
+        for _ in 0..MISSING_LOOKS_MAX {
+            let exists = self.inspector()?.find()?;
+            found = if exists.is_none() {
+                Found::Nothing
+            } else if let Some(identity) = self.read_identity()? {
+                return Ok(Found::Identity(identity));
+            } else {
+                Found::Empty
+            };
+            self.inspector()?.wait_a_moment();
+        }
+        Ok(found)
     }
 
     fn find_or_make(&mut self) -> Result<String, ConnectorError> {
@@ -167,17 +239,14 @@ impl MarkerTopic {
                 self.wait_known()?;
             }
         }
-        let place = if let Some(place) = self.read_identity()? {
-            place
-        } else {
-            // Another slot may do the same: the first identity in the log counts, for everybody.
-            let nonce: u128 = rand::random();
-            self.write(&format!("{IDENTITY}{nonce:032x}"))?;
-            let read = self.read_identity()?;
-            read.ok_or_else(|| self.lost(0, "the identity that was just written is not there"))?
-        };
-        self.place = Some(place.clone());
-        Ok(place)
+        if let Some(place) = self.read_identity()? {
+            return Ok(place);
+        }
+        // Another slot may do the same: the first identity in the log counts, for everybody.
+        let nonce: u128 = rand::random();
+        self.write(&format!("{IDENTITY}{nonce:032x}"))?;
+        let read = self.read_identity()?;
+        read.ok_or_else(|| self.lost(0, "the identity that was just written is not there"))
     }
 
     /// As safe as the output: the same number of replicas, and as many of them in sync.
@@ -185,16 +254,13 @@ impl MarkerTopic {
         let TargetSettings {
             connection, topic, ..
         } = &self.settings;
-        let output = TopicInspector::open(connection, topic)?.facts();
-        let output = output.map_err(|error| match error {
-            // The topic of the output is made by its owner, not by the job.
-            ConnectorError::Missing { object } => ConnectorError::Configuration {
-                connector: object,
-                reason: "it does not exist; create it, or check its name".to_owned(),
-            },
-            other => other,
-        });
-        let replication = output?.replication;
+        let output = TopicInspector::open(connection, topic)?.find_patiently()?;
+        // The topic of the output is made by its owner, not by the job.
+        let output = output.ok_or_else(|| ConnectorError::Configuration {
+            connector: format!("kafka topic {topic}"),
+            reason: "it does not exist; create it, or check its name".to_owned(),
+        })?;
+        let replication = output.replication;
         let admin = Admin::open(connection, &self.object())?;
         let in_sync = admin.min_insync_replicas(topic)?;
         admin.create_compacted(&self.topic, replication, in_sync.as_deref())
@@ -207,8 +273,7 @@ impl MarkerTopic {
             if matches!(inspector.find(), Ok(Some(_))) && inspector.range(PARTITION).is_ok() {
                 return Ok(());
             }
-            // Nothing is assigned: the poll only passes the time.
-            drop(inspector.consumer().poll(POLL_WAIT));
+            inspector.wait_a_moment();
         }
         Err(ConnectorError::Unavailable {
             object: self.object(),
@@ -426,5 +491,22 @@ mod tests {
             other[0] = 2;
             assert_eq!(parse_marker(&other), None);
         }
+    }
+
+    #[test]
+    fn only_the_topic_that_the_manifest_names_is_the_marker_topic() {
+        let identity = |name: &str| Found::Identity(name.to_owned());
+        assert_eq!(judge(Some("a"), identity("a")), Ok("a".to_owned()));
+        assert_eq!(judge(None, identity("a")), Ok("a".to_owned()));
+        for required in [Some("a"), None] {
+            assert!(judge(required, Found::Empty).unwrap_err().contains("empty"));
+            let gone = judge(required, Found::Nothing).unwrap_err();
+            assert!(gone.contains("does not exist"), "{gone}");
+        }
+        let other = judge(Some("a"), identity("b")).unwrap_err();
+        assert!(
+            other.contains("identity is b") && other.contains("names a"),
+            "{other}"
+        );
     }
 }

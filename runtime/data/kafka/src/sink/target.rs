@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use highwater_connectors::{
-    ConnectorError, ExternalIdentity, Marker, MarkerPosition, MarkerReading, OutputBatch,
-    OutputRecord, OutputTarget, TargetError, WriterContext,
+    ConnectorError, ExternalIdentity, KnownMarkers, Marker, MarkerPosition, MarkerReading,
+    OutputBatch, OutputRecord, OutputTarget, TargetError, WriterContext,
 };
 use highwater_types::EventTime;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -16,6 +16,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::markers::{MarkerTopic, marker_bytes};
+use super::missing::{MissingReports, look_for, refusal};
 use crate::connection::KafkaConnection;
 use crate::context::DeliveryLog;
 use crate::failure::{connector_error, delivery_error, marker_error, transaction_error};
@@ -71,6 +72,8 @@ pub struct KafkaTarget {
     known: Option<MarkerPosition>,
     /// The marker of the last commit, until it was seen to be visible.
     settling: Option<u64>,
+    /// How often in a row a broker did not know the output topic.
+    missing: MissingReports,
 }
 
 impl KafkaTarget {
@@ -94,6 +97,7 @@ impl KafkaTarget {
             markers,
             known: None,
             settling: None,
+            missing: MissingReports::default(),
         }
     }
 
@@ -170,7 +174,59 @@ impl KafkaTarget {
         if result.is_err() {
             self.session = None;
         }
+        let result = result.map_err(|error| self.missed(error));
+        self.looked(result)
+    }
+
+    /// An output topic that a broker does not know is looked for; what is refused then is refused for good.
+    fn missed(&mut self, error: TargetError) -> TargetError {
+        let object = self.object();
+        let is_output = matches!(
+            &error,
+            TargetError::SessionLost(ConnectorError::Missing { object: of }) if *of == object
+        );
+        if !is_output {
+            return error;
+        }
+        let found = look_for(&self.settings.connection, &self.settings.topic);
+        let verdict = self.missing.judge(found);
+        refusal(verdict, &object).map_or(error, TargetError::Refused)
+    }
+
+    /// After any failure the marker topic is looked at again before the next session: it may be why.
+    fn looked<T>(&mut self, result: Result<T, TargetError>) -> Result<T, TargetError> {
+        if result.is_err() {
+            self.markers.forget();
+        }
         result
+    }
+
+    fn connect_session(&mut self) -> Result<(), TargetError> {
+        self.session = None;
+        // The transaction writes there, and the broker would not make the topic, or make it as it likes.
+        self.markers.place().map_err(marker_error)?;
+        let object = self.object();
+        let (producer, deliveries) = match self.spare.take() {
+            Some(spare) => spare,
+            None => self.producer()?,
+        };
+        let log = deliveries.client_log();
+        // A client that looks for its coordinator before it is connected looks again only half a second later.
+        let topic = Some(self.settings.topic.as_str());
+        let connected = producer
+            .client()
+            .fetch_metadata(topic, TRANSACTION_CALL_TIMEOUT);
+        self.settle(&producer);
+        let opened = connected.and_then(|_| producer.init_transactions(TRANSACTION_CALL_TIMEOUT));
+        opened.map_err(|error| transaction_error(&object, &error, log))?;
+        self.session = Some(Session {
+            producer,
+            deliveries,
+            phase: Phase::Ready,
+            sync: None,
+        });
+        self.spare = Some(self.producer()?);
+        Ok(())
     }
 
     fn flush_session(&mut self) -> Result<(), TargetError> {
@@ -191,7 +247,7 @@ impl KafkaTarget {
         }
         let object = format!("kafka marker topic {topic}");
         Err(match delivery_error(&object, &error, log) {
-            // Nobody but the job writes there, so a marker is refused only where the topic is gone or closed.
+            // Nobody but the job writes there, so a marker is refused only where the topic is closed.
             TargetError::Refused(cause) => TargetError::MarkerLost(cause),
             other => other,
         })
@@ -229,6 +285,7 @@ impl KafkaTarget {
             .key(&key)
             .payload(&value);
         session.producer.send(record).map_err(|(error, _)| {
+            let object = format!("kafka marker topic {topic}");
             delivery_error(&object, &error, session.deliveries.client_log())
         })?;
         self.flush_session()?;
@@ -266,6 +323,10 @@ impl KafkaTarget {
 }
 
 impl OutputTarget for KafkaTarget {
+    fn expect_markers(&mut self, known: KnownMarkers) {
+        self.markers.expect(known);
+    }
+
     fn identity(&mut self) -> Result<ExternalIdentity, TargetError> {
         Ok(ExternalIdentity {
             system: self.markers.cluster_id().map_err(marker_error)?,
@@ -284,36 +345,14 @@ impl OutputTarget for KafkaTarget {
     }
 
     fn open_session(&mut self) -> Result<(), TargetError> {
-        self.session = None;
-        // The transaction writes there, and the broker would not make the topic.
-        self.markers.place().map_err(marker_error)?;
-        let object = self.object();
-        let (producer, deliveries) = match self.spare.take() {
-            Some(spare) => spare,
-            None => self.producer()?,
-        };
-        let log = deliveries.client_log();
-        // A client that looks for its coordinator before it is connected looks again only half a second later.
-        let topic = Some(self.settings.topic.as_str());
-        let connected = producer
-            .client()
-            .fetch_metadata(topic, TRANSACTION_CALL_TIMEOUT);
-        self.settle(&producer);
-        let opened = connected.and_then(|_| producer.init_transactions(TRANSACTION_CALL_TIMEOUT));
-        opened.map_err(|error| transaction_error(&object, &error, log))?;
-        self.session = Some(Session {
-            producer,
-            deliveries,
-            phase: Phase::Ready,
-            sync: None,
-        });
-        self.spare = Some(self.producer()?);
-        Ok(())
+        let opened = self.connect_session();
+        self.looked(opened)
     }
 
     fn write_sync(&mut self) -> Result<(), TargetError> {
         self.session()?;
-        let sync = self.markers.write_sync().map_err(marker_error)?;
+        let written = self.markers.write_sync().map_err(marker_error);
+        let sync = self.looked(written)?;
         self.session()?.sync = Some(sync);
         Ok(())
     }
@@ -322,10 +361,8 @@ impl OutputTarget for KafkaTarget {
         let Some(sync) = self.session()?.sync else {
             return Err(self.no_session("no sync record was written in this session"));
         };
-        let reading = self
-            .markers
-            .read_markers(from, sync)
-            .map_err(marker_error)?;
+        let read = self.markers.read_markers(from, sync).map_err(marker_error);
+        let reading = self.looked(read)?;
         self.known = Some(reading.end);
         Ok(reading)
     }
@@ -343,6 +380,9 @@ impl OutputTarget for KafkaTarget {
 
     fn flush(&mut self) -> Result<(), TargetError> {
         let flushed = self.flush_session();
+        if flushed.is_ok() {
+            self.missing.arrived();
+        }
         self.give_up(flushed)
     }
 

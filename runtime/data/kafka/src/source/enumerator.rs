@@ -11,11 +11,15 @@ use highwater_connectors::{ConnectorError, Discovery, Split, SplitEnumerator};
 use highwater_types::record::Record;
 
 use super::SourceSettings;
+use super::ends::{EndLook, SteadyEnds};
 use super::position::{EndPosition, PartitionPosition, StartPosition, parse_split, split_of};
 use crate::topic::{OffsetRange, TopicInspector};
 
 /// Format 1 does not say whether the source was bounded.
 const FORMAT: u8 = 2;
+
+/// Looks at the ends of the partitions before their leaders count as unsteady: five seconds at least.
+const END_LOOKS_MAX: u32 = 50;
 
 /// The split finder of one source.
 pub(super) struct KafkaEnumerator {
@@ -44,7 +48,12 @@ impl KafkaEnumerator {
 
     /// Start and end of every partition of a source that starts.
     fn resolve(&self, count: i32) -> Result<Vec<PartitionPosition>, ConnectorError> {
-        let ranges: Result<Vec<_>, _> = (0..count).map(|at| self.inspector.range(at)).collect();
+        let ends = self.steady_ends(count)?;
+        let range = |(partition, stable)| {
+            let OffsetRange { low, .. } = self.inspector.range(partition)?;
+            Ok(OffsetRange { low, stable })
+        };
+        let ranges: Result<Vec<_>, ConnectorError> = (0..).zip(ends).map(range).collect();
         let ranges = ranges?;
         let starts = self.starts(&ranges)?;
         let ends = self.ends(&ranges)?;
@@ -52,6 +61,25 @@ impl KafkaEnumerator {
         Ok(both
             .map(|(offset, end)| PartitionPosition::fresh(offset, end))
             .collect())
+    }
+
+    /// The ends of all partitions, believed only when two looks in a row agree. They are asked for once in a lineage, and an
+    /// end that is too low would leave records unread for good.
+    fn steady_ends(&self, count: i32) -> Result<Vec<i64>, ConnectorError> {
+        let mut ends = SteadyEnds::default();
+        for look in 0..END_LOOKS_MAX {
+            if look > 1 {
+                self.inspector.wait_a_moment();
+            }
+            let leaders = self.inspector.leaders(count)?;
+            let told = self.inspector.ends(count)?;
+            let looks = leaders.into_iter().zip(told);
+            let looks = looks.map(|(leader, end)| EndLook { leader, end });
+            if let Some(ends) = ends.take(looks.collect()) {
+                return Ok(ends);
+            }
+        }
+        Err(self.inspector.unsteady())
     }
 
     fn starts(&self, ranges: &[OffsetRange]) -> Result<Vec<i64>, ConnectorError> {

@@ -4,8 +4,9 @@
 //! commands to the thread, fetched batches to the reader. A full queue of batches stops polling: that is backpressure.
 //!
 //! The end of a bounded partition is a last stable offset that existed when the source started. So it is reached with the
-//! first record at or behind it, or when the client reports the end of the partition: everything below the last stable
-//! offset of now has been fetched then, also where the last offsets hold no records.
+//! first record at or behind it, or, where the last offsets hold no records, when the client reports the end of the
+//! partition. That report is believed only after the leader was asked: one that was just elected may answer fetches before
+//! it knows how far its own records are good, and its end would leave records unread.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -21,15 +22,18 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::batch::{RawRecord, RecordBatch};
+use super::ends::{AtEnd, at_end};
 use super::position::{LastRead, PartitionPosition};
 use crate::context::ClientLog;
 use crate::failure::{code_of, connector_error};
-use crate::topic::CALL_TIMEOUT;
+use crate::topic::{CALL_TIMEOUT, ends_of};
 
 /// How long the thread waits for records before it looks for commands.
 const IDLE_WAIT: Duration = Duration::from_millis(50);
 /// Records that are taken from the client before they are handed over, whatever else is there.
 const DRAIN_RECORDS_MAX: usize = 4_096;
+/// Reports of a leader that knows less than the end before the reader gives up: half a minute at the pace of a broker.
+const LAGS_MAX: u32 = 300;
 /// Looks at the group at the end: five seconds when the broker does not answer, then the job ends without knowing.
 const GROUP_LOOKS_MAX: u32 = 5;
 const GROUP_ANSWER: Duration = Duration::from_millis(900);
@@ -87,6 +91,12 @@ struct Open {
     batch: RecordBatch,
     /// The client has reported the end of the partition, and the reader does not know yet.
     at_end: bool,
+    /// The client has reported an end before `end`, and the leader is to be asked about it.
+    is_doubtful: bool,
+    /// The leader was asked, knows as much as `end`, and the client has begun anew since.
+    end_known: bool,
+    /// How often the leader knew less.
+    lags: u32,
 }
 
 impl Open {
@@ -180,8 +190,49 @@ impl FetchThread {
             self.taken += 1;
             wait = Duration::ZERO;
         }
+        self.ask_leaders()?;
         self.unassign_ended()?;
         self.hand_over()
+    }
+
+    /// Asks the leaders of partitions whose reported end comes before the end that they are read to, and begins their rest
+    /// anew: the next report is of what the leader knows by then. A leader that lags or does not answer is asked again with
+    /// the next report.
+    fn ask_leaders(&mut self) -> Result<(), Stop> {
+        let doubtful = self.open.iter().filter(|(_, open)| open.is_doubtful);
+        let doubtful: Vec<i32> = doubtful.map(|(&partition, _)| partition).collect();
+        if doubtful.is_empty() {
+            return Ok(());
+        }
+        let told = ends_of(&self.consumer, &self.topic, &doubtful).unwrap_or_else(|error| {
+            tracing::warn!(target: "highwater::kafka", topic = self.topic, %error, "the ends of partitions are not told");
+            vec![None; doubtful.len()]
+        });
+        let mut again = Vec::with_capacity(doubtful.len());
+        for (partition, told) in doubtful.into_iter().zip(told) {
+            let Some(open) = self.open.get_mut(&partition) else {
+                continue;
+            };
+            open.is_doubtful = false;
+            if let Some((end, told)) = open.end.zip(told) {
+                open.end_known = told >= end;
+                open.lags += u32::from(told < end);
+                if open.lags > LAGS_MAX {
+                    return Err(lagging(&self.topic, partition, (told, end)).into());
+                }
+            }
+            again.push((partition, open.first()));
+        }
+        self.assign_again(&again)
+    }
+
+    /// Lets the client begin anew at these offsets. A seek does not wake a partition that the client has given up.
+    fn assign_again(&self, offsets: &[(i32, i64)]) -> Result<(), Stop> {
+        let list = self.list(offsets)?;
+        let again = self.consumer.incremental_unassign(&list);
+        let again = again.and_then(|()| self.consumer.incremental_assign(&list));
+        again.map_err(|error| connector_error(&self.object(), &error, &self.log))?;
+        Ok(())
     }
 
     /// Obeys all commands that are there; waits for one while there is nothing to read.
@@ -227,6 +278,9 @@ impl FetchThread {
                 check: position.last,
                 batch: RecordBatch::new(split),
                 at_end: false,
+                is_doubtful: false,
+                end_known: false,
+                lags: 0,
             };
             offsets.push((partition, open.first()));
             self.open.insert(partition, open);
@@ -332,7 +386,10 @@ impl FetchThread {
             if let Some(open) = self.open.get_mut(partition) {
                 open.at_end = true;
                 if let Some(end) = open.end {
-                    open.next = open.next.max(end);
+                    match at_end(open.next, end, open.end_known) {
+                        AtEnd::Ended => open.next = open.next.max(end),
+                        AtEnd::Doubtful => open.is_doubtful = true,
+                    }
                 }
             }
             return Ok(());
@@ -385,12 +442,7 @@ impl FetchThread {
             }
             .into());
         }
-        let list = self.list(&unchecked)?;
-        // A seek does not wake a partition that the client has given up.
-        let again = self.consumer.incremental_unassign(&list);
-        let again = again.and_then(|()| self.consumer.incremental_assign(&list));
-        again.map_err(|error| connector_error(&self.object(), &error, &self.log))?;
-        Ok(())
+        self.assign_again(&unchecked)
     }
 
     /// Finds the partition whose position the broker does not have: the client does not say which one it is.
@@ -479,6 +531,19 @@ impl FetchThread {
     fn failed(&self, partition: i32, error: &KafkaError) -> Stop {
         let object = format!("kafka topic {}, partition {partition}", self.topic);
         connector_error(&object, error, &self.log).into()
+    }
+}
+
+/// The leader of a partition does not come to know as much as there was when the source started.
+#[cold]
+fn lagging(topic: &str, partition: i32, (told, end): (i64, i64)) -> ConnectorError {
+    ConnectorError::Unavailable {
+        object: format!("kafka topic {topic}, partition {partition}"),
+        reason: format!(
+            "its leader knows committed records up to {told} only, and is read up to {end}, which was there when the source \
+             started: the leader lags behind, or records were lost with an unclean election. Start without state if \
+             they are not to be had"
+        ),
     }
 }
 

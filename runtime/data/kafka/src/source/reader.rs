@@ -32,6 +32,9 @@ const FETCHING_AHEAD: &[(&str, &str)] = &[
     // Tells which partitions hold records that an open transaction keeps back.
     ("statistics.interval.ms", "500"),
 ];
+/// How long a broker holds the answer at the end of a partition back for a reader that ends there: twice at most where the
+/// last offsets hold no records. An unbounded reader saves requests instead.
+const WAIT_AT_END: (&str, &str) = ("fetch.wait.max.ms", "100");
 /// Commands are rare; a partition that is assigned is one.
 const COMMANDS_MAX: usize = 1_024;
 
@@ -75,7 +78,8 @@ impl<T: Record, D: DecodeRecord<T>> KafkaReader<T, D> {
         let object = settings.object();
         let log = ClientLog::reading(&settings.topic);
         let mut config = settings.connection.client(&object, READING)?;
-        for (property, value) in FETCHING_AHEAD {
+        let at_end = settings.end.is_some().then_some(&WAIT_AT_END);
+        for (property, value) in FETCHING_AHEAD.iter().chain(at_end) {
             if config.get(property).is_none() {
                 config.set(*property, *value);
             }

@@ -3,6 +3,7 @@
 //! Without Java the tests fail with the line that installs it.
 
 mod broker;
+mod mock;
 mod security;
 mod sink;
 mod source;

@@ -146,6 +146,33 @@ fn a_direct_writer_names_a_record_that_is_too_large() {
     );
 }
 
+/// A slot without a session sends nothing before its checkpoint is acknowledged: the answer would come too late.
+#[test]
+fn an_encoder_refuses_what_the_topic_or_the_client_never_takes() {
+    let cluster = Cluster::shared();
+    let topic = unique("limit");
+    cluster.topic(&topic, 1);
+    let encoded = |connection: highwater_kafka::KafkaConnection, bytes: usize| {
+        let sink = KafkaSink::new(connection, &topic, value as Write);
+        let record = format!("k={}", "x".repeat(bytes));
+        let mut out = OutputBatch::default();
+        transactional(&sink).encode(&mut chunk(&[&record]), &mut out)
+    };
+    let plain = || cluster.connection();
+    encoded(plain(), 1_000_000).expect("the client takes it");
+    let refused = encoded(plain(), 1_000_001).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    let raised = || plain().property("message.max.bytes", "5000000");
+    encoded(raised(), 1_000_001).expect("client and topic take it");
+    let refused = encoded(raised(), 1_100_000).unwrap_err().to_string();
+    assert!(
+        refused.contains(&topic) && refused.contains("max.message.bytes"),
+        "{refused}"
+    );
+    let packed = raised().property("compression.type", "zstd");
+    encoded(packed, 1_100_000).expect("only the broker knows");
+}
+
 #[test]
 fn a_sink_that_cannot_work_is_refused_with_the_reason() {
     let cluster = Cluster::shared();

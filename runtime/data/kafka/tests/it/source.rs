@@ -216,6 +216,39 @@ fn aborted_records_are_skipped_and_an_open_transaction_ends_a_bounded_read() {
         .expect("the transaction ends");
 }
 
+/// The end is fixed with the start, once in a lineage: what is written later is not read, however often the job restarts.
+#[test]
+fn the_end_of_a_bounded_source_does_not_move_with_a_restart() {
+    let cluster = Cluster::shared();
+    let topic = unique("fixed-end");
+    cluster.topic(&topic, 1);
+    let records: Vec<_> = (0..3_000).map(|at| format!("{at}")).collect();
+    let records: Vec<_> = records.iter().map(String::as_str).collect();
+    cluster.write(&topic, 0, &records);
+    let source = source(&cluster, &topic).until(EndPosition::Latest);
+    let mut enumerator = source.enumerator().unwrap();
+    let splits = enumerator.discover().unwrap().splits;
+    let state = enumerator.snapshot();
+    cluster.write(&topic, 0, &["later"]);
+    let source = Waiting(source);
+    let mut reader = source.reader(&reader_context()).unwrap();
+    reader.add_splits(splits).unwrap();
+    let mut read = take(&mut *reader, 1).len();
+    let splits = reader.snapshot().unwrap();
+    cluster.write(&topic, 0, &["later still"]);
+    let mut restored = source.enumerator().unwrap();
+    restored.restore(&state).unwrap();
+    let found = restored.discover().unwrap();
+    assert_eq!((found.splits, found.complete), (Vec::new(), true));
+    let mut reader = source.reader(&reader_context()).unwrap();
+    reader.add_splits(splits).unwrap();
+    let mut out = SourceOutput::default();
+    while !matches!(reader.poll(&mut out).unwrap(), ReaderPoll::SplitEnded(_)) {
+        read += out.records.drain().count();
+    }
+    assert_eq!(read, 3_000);
+}
+
 /// Schedule 34 of the sink protocol: the last offsets hold control records, which no reader ever sees.
 #[test]
 fn a_partition_that_ends_in_control_records_is_read_to_its_end() {

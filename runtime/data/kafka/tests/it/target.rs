@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use highwater_connectors::contract::{Effort, output_target_suite};
 use highwater_connectors::{
-    Marker, MarkerKind, MarkerPosition, OutputBatch, OutputRecord, OutputTarget, Sink, TargetError,
-    WriterContext,
+    KnownMarkers, Marker, MarkerKind, MarkerPosition, OutputBatch, OutputRecord, OutputTarget,
+    Sink, TargetError, WriterContext,
 };
 use highwater_kafka::KafkaSink;
 use highwater_testkit::KafkaOptions;
@@ -221,6 +221,92 @@ fn a_marker_topic_that_was_replaced_or_cut_is_noticed() {
     assert_ne!(reading.place, before.markers);
 }
 
+fn lost(error: &TargetError) -> String {
+    let TargetError::MarkerLost(cause) = error else {
+        panic!("{error:?}")
+    };
+    cause.to_string()
+}
+
+/// What a checkpoint names is gone: a topic that is made anew would say that nothing is committed.
+#[test]
+fn a_marker_topic_that_a_checkpoint_names_is_never_made_anew() {
+    let bench = Bench::new(Cluster::shared(), "named");
+    let mut target = bench.session(0);
+    stage(&mut *target, &["a"]);
+    target.commit(output(1)).expect("a commit");
+    let known = target.identity().unwrap();
+    let named = |system: &str| KnownMarkers::In {
+        system: system.to_owned(),
+        place: known.markers.clone(),
+    };
+    let open = |known| {
+        let mut target = bench.target(0);
+        target.expect_markers(known);
+        target.open_session()
+    };
+    open(named(&known.system)).expect("it is there");
+    open(KnownMarkers::Made(Some(known.markers.clone()))).expect("it is there");
+    open(KnownMarkers::Made(None)).expect("one is there");
+    bench.cluster.delete_topic(&bench.marker_topic());
+    for known in [named(&known.system), KnownMarkers::Made(None)] {
+        let reason = lost(&open(known).unwrap_err());
+        assert!(
+            reason.contains(&bench.marker_topic()) && reason.contains("does not exist any more"),
+            "{reason}"
+        );
+    }
+    // That it could be made here shows that no look has made it; and an empty one is no better.
+    assert!(bench.cluster.try_topic(&bench.marker_topic(), 1));
+    let reason = lost(&open(named(&known.system)).unwrap_err());
+    assert!(reason.contains("it is empty"), "{reason}");
+    open(named("another cluster")).expect("the sink has moved: it may be made");
+    let reason = lost(&open(named(&known.system)).unwrap_err());
+    assert!(
+        reason.contains("deleted and made anew") && reason.contains(&known.markers),
+        "{reason}"
+    );
+}
+
+#[test]
+fn a_marker_topic_that_is_replaced_while_a_slot_runs_stops_it() {
+    let bench = Bench::new(Cluster::shared(), "running");
+    let place = bench.target(0).identity().unwrap().markers;
+    let mut target = bench.target(0);
+    target.expect_markers(KnownMarkers::Made(Some(place)));
+    target.open_session().expect("a session opens");
+    stage(&mut *target, &["a"]);
+    target.commit(output(1)).expect("a commit");
+    target.open_session().expect("a session opens");
+    stage(&mut *target, &["b"]);
+    bench.cluster.delete_topic(&bench.marker_topic());
+    let made = || bench.cluster.try_topic(&bench.marker_topic(), 1);
+    assert!(highwater_testkit::process::wait_until(PATIENCE, made));
+    let error = target.commit(output(2)).unwrap_err();
+    assert!(!matches!(error, TargetError::Refused(_)), "{error:?}");
+    let reason = lost(&target.open_session().unwrap_err());
+    assert!(reason.contains("it is empty"), "{reason}");
+    let seen = bench.cluster.read(&bench.topic, 0, "read_committed");
+    assert_eq!(seen.len(), 1, "nothing was committed without its marker");
+}
+
+#[test]
+fn a_broker_that_does_not_answer_is_no_missing_marker_topic() {
+    let port = highwater_testkit::port::free().unwrap();
+    let nobody = Bench {
+        cluster: Cluster {
+            bootstrap: format!("127.0.0.1:{port}"),
+        },
+        topic: "t".to_owned(),
+        lineage: 7,
+        timeout: Duration::from_mins(1),
+    };
+    let mut target = nobody.target(0);
+    target.expect_markers(KnownMarkers::Made(None));
+    let error = target.open_session().unwrap_err();
+    assert!(matches!(error, TargetError::Unclear(_)), "{error:?}");
+}
+
 #[test]
 fn t20_a_transaction_that_timed_out_is_a_lost_session_and_can_be_published_again() {
     let mut bench = Bench::new(Cluster::shared(), "timeout");
@@ -281,6 +367,33 @@ fn a_record_that_is_too_large_is_refused_with_the_limit() {
     assert!(
         cause.contains("message.max.bytes") && cause.contains(&bench.topic),
         "{cause}"
+    );
+}
+
+#[test]
+fn an_output_topic_that_is_gone_is_refused_by_name() {
+    let bench = Bench::new(Cluster::shared(), "gone");
+    let mut target = bench.session(0);
+    stage(&mut *target, &["a"]);
+    target.commit(output(1)).expect("a commit");
+    bench.cluster.delete_topic(&bench.topic);
+    let mut rounds = 0;
+    let cause = loop {
+        rounds += 1;
+        assert!(rounds < 5, "a lost session is no end");
+        target.open_session().expect("a session opens");
+        target.begin().unwrap();
+        let sent = target.send(&batch(&["b"]));
+        match sent.and_then(|()| target.flush()).unwrap_err() {
+            TargetError::Refused(cause) => break cause,
+            other => assert!(!matches!(other, TargetError::MarkerLost(_)), "{other:?}"),
+        }
+    };
+    assert_eq!(cause.kind(), ErrorKind::Invalid);
+    let message = cause.to_string();
+    assert!(
+        message.contains(&bench.topic) && message.contains("does not exist any more"),
+        "{message}"
     );
 }
 

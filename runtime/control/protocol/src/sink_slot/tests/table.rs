@@ -127,6 +127,13 @@ fn events(session: SessionNumber) -> Vec<(&'static str, SlotEvent)> {
         ("no marker", found(&[])),
         ("output marker", found(&[(1, MarkerKind::Output)])),
         ("void marker", found(&[(1, MarkerKind::Void)])),
+        (
+            "markers lost",
+            SlotEvent::MarkersLost {
+                session,
+                reason: "it does not exist".to_owned(),
+            },
+        ),
         ("write void", SlotEvent::WriteVoid { id: id(1) }),
         ("unreadable", SlotEvent::LogUnreadable),
         (
@@ -191,6 +198,7 @@ fn events_of_another_session_change_nothing_in_any_state() {
                     | SlotEvent::Opened { .. }
                     | SlotEvent::SyncWritten { .. }
                     | SlotEvent::MarkersRead { .. }
+                    | SlotEvent::MarkersLost { .. }
                     | SlotEvent::SessionRefused { .. }
             );
             if of_session {
