@@ -188,6 +188,19 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_shrank_since_suggests_nothing() {
+        let directory = filled(&[1, 2, 3]);
+        let table = &directory.tables[0];
+        for (home, at) in [(u32::MAX, u32::MAX), (1 << 20, 1 << 20)] {
+            assert_eq!(table.guess(home, 7), u32::MAX);
+            assert!(!table.may_hold(at, KeyHash(7)));
+            assert_eq!(table.guess_behind(at, 7), u32::MAX);
+            table.ask_tags(home);
+            table.ask_slot(at);
+        }
+    }
+
+    #[test]
     fn each_row_is_due_once_and_in_order() {
         let directory = filled(&[1, 2, 3]);
         for count in [0, 1, STEP - 1, STEP, STEP + 1, 4 * STEP, 9 * STEP + 5] {

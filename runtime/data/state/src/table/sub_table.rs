@@ -217,14 +217,15 @@ impl<K, N, V> SubTable<K, N, V> {
             .is_some_and(|entry| entry.may_have(hash))
     }
 
-    /// The slot behind `at` that the bytes suggest next for `placed`.
+    /// The slot behind `at` that the bytes suggest next for `placed`; none behind none, or where an insertion has made the
+    /// table another one since `at` was guessed.
     #[cold]
     pub(crate) fn guess_behind(&self, at: u32, placed: u64) -> u32 {
-        let (tag, behind) = (tag(placed), at.saturating_add(1));
-        let tags = self.tags.iter().skip(behind as usize);
-        let run = (behind..).zip(tags.take_while(|&&held| held != 0));
-        let same = run.into_iter().find(|&(_, &held)| held == tag);
-        same.map_or(NO_GUESS, |(at, _)| at)
+        let (tag, behind) = (tag(placed), at as usize + 1);
+        let run = self.tags.get(behind..).unwrap_or_default();
+        let run = run.iter().take_while(|&&held| held != 0);
+        let same = (behind..).zip(run).find(|&(_, &held)| held == tag);
+        same.map_or(NO_GUESS, |(at, _)| at as u32)
     }
 
     /// Adds an entry that is absent. Returns its slot. `place` gives the table hash of an entry.
