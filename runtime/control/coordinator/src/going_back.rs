@@ -2,8 +2,8 @@
 //!
 //! Called by the coordinator while no attempt runs, at a start and between two attempts. Sequential, since nothing else
 //! may happen: `head` is read first, what takes the place of the checkpoint is verified before anything is given up, then
-//! the machine says who examines, who writes a void marker, and when the one head write makes the choice. A failure on
-//! the way leaves everything as it is or as a later going back finds and finishes it.
+//! the machine says who examines, when `head` makes the choice, who writes a void marker, and when `head` takes the older
+//! state. A failure on the way leaves everything as it is, or says in `head` what a later going back finishes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use highwater_protocol::manifest::Manifest;
 use highwater_protocol::nonce::{NonceStream, TrySource};
 use highwater_protocol::paths::JobPaths;
 use highwater_protocol::recovery::{
-    Fault, GoingBack, GoingBackEffect, GoingBackEvent, GoingBackPlan, SlotDuty,
+    Fault, GoingBack, GoingBackEffect, GoingBackEvent, GoingBackPlan, SlotDuty, return_of,
 };
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::{NamedStop, SlotKey};
@@ -205,6 +205,16 @@ impl Detour<'_> {
             while let Some(effect) = effects.pop_front() {
                 match effect {
                     GoingBackEffect::Examine(duty) => duties.push(duty),
+                    GoingBackEffect::MakeChoice(change) => {
+                        (self.setup.stop)(Step::P8);
+                        let first = self.keeper.begin(&change, self.nonces.draw());
+                        decide(self.store, self.keeper, first).await?;
+                        tracing::warn!(
+                            number = from.0.number,
+                            "none of its output is visible: given up"
+                        );
+                        effects.extend(machine.step(&GoingBackEvent::ChoiceDurable));
+                    }
                     GoingBackEffect::WriteVoid { slot, id } => {
                         (self.setup.stop)(Step::P10);
                         let held = attempt.expect("a slot was examined in an attempt");
@@ -248,11 +258,7 @@ impl Detour<'_> {
         let damaged = NamedStop::StateDamaged {
             number: head.number,
         };
-        let reference = match &damage.manifest {
-            Some(manifest) => manifest.parent,
-            None => head.previous.as_deref().copied(),
-        };
-        let Some(reference) = reference else {
+        let Some(reference) = return_of(head, damage.manifest.as_ref()) else {
             return Err(self.stopped(&damaged).await);
         };
         let found = match self.store.manifest(&reference).await {

@@ -103,15 +103,17 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, Result<JobOutcom
     })
 }
 
-/// A manifest that can be gone on from: the one that was found, after it was given up if it cannot be read, and after the
-/// savepoint was taken if there is one to take.
+/// A manifest that can be gone on from: the one that was found, after it was given up if it cannot be read or `head` says
+/// that an older leader chose so, and after the savepoint was taken if there is one to take.
 async fn usable(
     detour: &mut Detour<'_>,
     mut manifest: Option<Manifest>,
     mut savepoint: Option<Savepoint>,
     mut tries: TrySource,
 ) -> Result<(Manifest, TrySource), Result<JobOutcome, JobFailure>> {
-    let (mut is_void, mut fault) = (false, Fault::State);
+    let settled = detour.keeper.settled();
+    let chosen = settled.is_some_and(|settled| settled.head.giving_up.is_some());
+    let (mut is_void, mut fault) = (chosen, Fault::State);
     loop {
         let damage = Damage {
             fault,

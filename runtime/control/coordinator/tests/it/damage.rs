@@ -354,6 +354,20 @@ impl World {
         target.commit(marker).unwrap();
     }
 
+    /// Commits the void marker of one slot for the checkpoint in `head`.
+    pub(crate) async fn give_up(&self, slot: u32) {
+        let head = self.head().await;
+        let mut target = self.session(slot).await;
+        target.begin().unwrap();
+        let marker = Marker {
+            number: head.number,
+            kind: MarkerKind::Void,
+            epoch: head.epoch.0,
+            attempt: 1,
+        };
+        target.commit(marker).unwrap();
+    }
+
     /// The committed output is that of a run without faults.
     pub(crate) fn assert_exact(&self) {
         let counted = (self.committed)();
