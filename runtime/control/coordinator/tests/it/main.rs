@@ -13,4 +13,5 @@ mod job;
 mod refusals;
 mod restore;
 mod savepoint;
+mod second_look;
 mod traps;
