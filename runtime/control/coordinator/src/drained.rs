@@ -11,7 +11,7 @@ use highwater_protocol::recovery::{RegionEffect, RegionEvent, RegionRecovery};
 use highwater_protocol::steps::Step;
 use highwater_types::AttemptId;
 
-use crate::going_back::{Broken, Detour, Detoured};
+use crate::going_back::{Broken, Detour, Detoured, both};
 use crate::setup::JobOutcome;
 use crate::start::decide;
 
@@ -25,14 +25,13 @@ impl Detour<'_> {
             }
             let mut attempt = None;
             let confirmed = self.confirm_all(&head, current, &mut attempt).await;
-            let cancelled = match attempt {
-                Some(attempt) => self.cancel(attempt).await,
-                None => Ok(()),
+            let confirmed = match attempt {
+                Some(attempt) => both(confirmed, self.cancel(attempt).await),
+                None => confirmed,
             };
             if confirmed? == Confirmed::Void {
                 return Ok(Detoured::Void);
             }
-            cancelled?;
         }
         self.record_confirmed(&head).await?;
         tracing::warn!(

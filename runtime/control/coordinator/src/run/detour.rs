@@ -1,6 +1,8 @@
 //! The start of a leader with everything that follows from it, and *Going back* on its way: both happen while no attempt
 //! runs, and both leave `head` settled with a manifest that can be gone on from.
 
+use std::collections::BTreeMap;
+
 use highwater_protocol::checkpoint::{CheckpointCoordinator, CheckpointEvent};
 use highwater_protocol::gate::first_attempt;
 use highwater_protocol::head_write::HeadKeeper;
@@ -44,8 +46,16 @@ pub(super) struct Lead {
     pub(super) last_attempt: AttemptId,
 }
 
+/// How a start ended before an attempt could run.
+pub(super) enum NotBegun {
+    /// The job ends.
+    Ended(Result<JobOutcome, JobFailure>),
+    /// An attempt does not end: nobody waits for the threads of the worker.
+    Stuck(JobFailure),
+}
+
 /// Takes the leadership; a checkpoint whose manifest cannot be read is given up first.
-pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, Result<JobOutcome, JobFailure>> {
+pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, NotBegun> {
     let StartParts {
         setup,
         store,
@@ -68,8 +78,12 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, Result<JobOutcom
     // Nothing runs yet, so a start that is left where it is stands as one that was killed there: the next one goes on.
     let leader = tokio::select! {
         biased;
-        leader = start_leader(input, &mut nonces) => leader.map_err(Err)?,
-        () = until_ended(requests, waits) => return Err(Ok(JobOutcome::Cancelled)),
+        leader = start_leader(input, &mut nonces) => {
+            leader.map_err(|failure| NotBegun::Ended(Err(failure)))?
+        }
+        () = until_ended(requests, waits) => {
+            return Err(NotBegun::Ended(Ok(JobOutcome::Cancelled)));
+        }
     };
     let (shape, externals, mut keeper) = (leader.shape, leader.externals, leader.keeper);
     let settled = keeper.settled().expect("a started leader has settled head");
@@ -90,6 +104,7 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, Result<JobOutcom
         last_attempt: &mut last_attempt,
         events,
         requests,
+        unanswered: BTreeMap::new(),
     };
     let (manifest, tries) = usable(&mut detour, found, leader.savepoint, tries).await?;
     Ok(Lead {
@@ -110,7 +125,7 @@ async fn usable(
     mut manifest: Option<Manifest>,
     mut savepoint: Option<Savepoint>,
     mut tries: TrySource,
-) -> Result<(Manifest, TrySource), Result<JobOutcome, JobFailure>> {
+) -> Result<(Manifest, TrySource), NotBegun> {
     let settled = detour.keeper.settled();
     let chosen = settled.is_some_and(|settled| settled.head.giving_up.is_some());
     let (mut is_void, mut fault) = (chosen, Fault::State);
@@ -140,7 +155,8 @@ async fn usable(
                 (is_void, fault) = (true, Fault::Log);
                 damage.manifest
             }
-            Detoured::Ended(end) => return Err(end),
+            Detoured::Ended(end) => return Err(NotBegun::Ended(end)),
+            Detoured::Stuck(failure) => return Err(NotBegun::Stuck(failure)),
             // Output is visible: each slot finds out whether it needs its own log.
             Detoured::Recover => {
                 detour.logs = LogCheck::Skip;
@@ -200,6 +216,7 @@ impl Coordinator {
             last_attempt: &mut self.last_attempt,
             events,
             requests,
+            unanswered: BTreeMap::new(),
         };
         let tries = self.machine.clone().into_tries();
         let (mut detoured, mut tries) = detour.run(Work::GoBack, &damage, tries).await;
@@ -215,6 +232,10 @@ impl Coordinator {
             Detoured::Recover | Detoured::Void | Detoured::LogDamaged => self.logs = LogCheck::Skip,
             Detoured::Ended(end) => {
                 self.end = Some(end);
+                return;
+            }
+            Detoured::Stuck(failure) => {
+                (self.is_stuck, self.end) = (true, Some(Err(failure)));
                 return;
             }
         }

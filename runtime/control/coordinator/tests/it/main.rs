@@ -7,6 +7,7 @@
 
 mod added_source;
 mod damage;
+mod detour_waits;
 mod exactly_once;
 mod going_back;
 mod job;

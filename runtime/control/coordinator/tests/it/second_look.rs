@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -17,7 +18,7 @@ use crate::damage::{HARMS, Harm, World, counting};
 
 /// One wrong answer.
 #[derive(Clone, Copy, Debug)]
-enum Lie {
+pub(crate) enum Lie {
     /// As if this had happened to the object.
     Harmed(Harm),
     /// No answer.
@@ -26,22 +27,34 @@ enum Lie {
 
 /// Answers reads of one object wrongly as long as there are lies left, then as it is.
 #[derive(Debug)]
-struct Unsteady {
+pub(crate) struct Unsteady {
     inner: Arc<dyn ObjectStorage>,
     path: ObjectPath,
     lies: Mutex<Vec<Lie>>,
+    steady: Mutex<Option<SyncSender<()>>>,
 }
 
 impl Unsteady {
     /// Puts itself between the world and its store. Lies are told from the last to the first.
-    fn before(world: &mut World, path: &RelativePath, lies: Vec<Lie>) -> Arc<Self> {
+    pub(crate) fn before(world: &mut World, path: &RelativePath, lies: Vec<Lie>) -> Arc<Self> {
         let path = world.store().object(path).unwrap();
         let inner = Arc::clone(&world.storage);
         let lies = Mutex::new(lies);
-        let unsteady = Arc::new(Self { inner, path, lies });
+        let steady = Mutex::new(None);
+        let unsteady = Arc::new(Self {
+            inner,
+            path,
+            lies,
+            steady,
+        });
         let store: Arc<Self> = Arc::clone(&unsteady);
         world.storage = store;
         unsteady
+    }
+
+    /// Says when the last lie is told.
+    pub(crate) fn tells_when_steady(&self, told: SyncSender<()>) {
+        *self.steady.lock().unwrap() = Some(told);
     }
 
     fn lies_left(&self) -> usize {
@@ -78,6 +91,11 @@ impl ObjectStorage for Unsteady {
         let (Some(lie), Some(mut object)) = (lie.flatten(), found.clone()) else {
             return Ok(found);
         };
+        if self.lies_left() == 0
+            && let Some(told) = self.steady.lock().unwrap().take()
+        {
+            told.send(()).unwrap();
+        }
         let mut bytes = object.bytes.to_vec();
         match lie {
             Lie::Harmed(Harm::Gone) => return Ok(None),
