@@ -16,7 +16,9 @@ use highwater_protocol::head_write::{
 use highwater_protocol::job::{JobShape, TaskId};
 use highwater_protocol::manifest::Manifest;
 use highwater_protocol::nonce::{NonceStream, TrySource};
-use highwater_protocol::recovery::{GoingBack, RegionRecovery, SlotDuty, StoreView, Takeover};
+use highwater_protocol::recovery::{
+    GoingBack, GoingBackEvent, RegionRecovery, SlotDuty, StoreView, Takeover,
+};
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::{NamedStop, SlotKey};
 use highwater_types::{AttemptId, Epoch, ErrorKind, Nonce};
@@ -45,6 +47,7 @@ enum Purpose {
     TakeOver,
     Checkpoint,
     Raise,
+    GiveUp,
     Rebase,
 }
 
@@ -391,6 +394,7 @@ impl Coordinator {
                         self.start_region(ctx);
                     }
                     Purpose::Raise => self.start_region(ctx),
+                    Purpose::GiveUp => self.going_back_event(&GoingBackEvent::ChoiceDurable, ctx),
                     Purpose::TakeOver | Purpose::Rebase => self.load_manifest(ctx),
                     Purpose::Checkpoint => unreachable!("handled above"),
                 }

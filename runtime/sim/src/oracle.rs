@@ -10,6 +10,7 @@ use highwater_protocol::hash::ContentHash;
 use highwater_protocol::head::{Head, ManifestRef};
 use highwater_protocol::manifest::{Manifest, SlotOutput, SnapshotKind};
 use highwater_protocol::paths::{ObjectName, RelativePath, manifest as manifest_path};
+use highwater_protocol::sink_slot::MarkerKind;
 
 use highwater_types::CheckpointId;
 
@@ -192,6 +193,9 @@ impl Oracle {
     pub(crate) fn committed(&mut self, kafka: &mut SimKafka) {
         for ended in std::mem::take(&mut kafka.committed) {
             for value in ended.values {
+                if let Value::Marker { number, kind, .. } = &value {
+                    self.gave_up(*number, *kind);
+                }
                 let (Value::Out { split, offset, .. } | Value::Timer { split, offset, .. }) =
                     &value
                 else {
@@ -207,6 +211,18 @@ impl Oracle {
                     self.violate(format!("O1: {value:?} of {} twice", ended.tid));
                 }
             }
+        }
+    }
+
+    /// A void marker stands only where `head` says that the number is given up: another leader that reads the checkpoint
+    /// well would publish what its other slots have (O6).
+    fn gave_up(&mut self, number: u64, kind: MarkerKind) {
+        let Some(head) = &self.head else { return };
+        let undecided = head.number == number && head.giving_up.is_none();
+        if kind == MarkerKind::Void && undecided {
+            self.violate(format!(
+                "O6: a slot gave checkpoint {number} up, and head does not say so"
+            ));
         }
     }
 

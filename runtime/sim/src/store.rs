@@ -166,7 +166,7 @@ impl SimStore {
         self.objects.keys()
     }
 
-    /// Bit rot: changes one byte of an object.
+    /// Bit rot: changes one byte of an object; a second time, back to what it was.
     pub(crate) fn corrupt(&mut self, path: &str) {
         if let Some(object) = self.objects.get_mut(path) {
             let mut bytes = object.bytes.to_vec();

@@ -49,6 +49,8 @@ pub(crate) enum Fault {
         drain: bool,
     },
     Corrupt,
+    /// What has rotted is whole again.
+    Mend,
 }
 
 /// Whether the user goes back to an older savepoint.
@@ -123,6 +125,7 @@ impl Swarm {
         swarm.plan_steps(&mut rng);
         swarm.plan_patience(&mut rng);
         swarm.plan_return(&mut Rng::fork(seed, 7));
+        swarm.plan_mending(&mut Rng::fork(seed, 8));
         swarm
     }
 
@@ -259,6 +262,19 @@ impl Swarm {
         for (early, late) in [(400_000, 900_000), (1_500_000, 2_200_000)] {
             let at = rng.between(early, late);
             self.faults.push((at, Fault::Request { stop, drain }));
+        }
+    }
+
+    /// Damage that passes, while the job may be on its way back already; then everybody dies, so that the file is read
+    /// again. Draws from a stream of its own.
+    fn plan_mending(&mut self, rng: &mut Rng) {
+        let rots = |(at, fault): &(Micros, Fault)| matches!(fault, Fault::Corrupt).then_some(*at);
+        let rot = self.faults.iter().find_map(rots);
+        if let Some(at) = rot
+            && rng.chance(5_000)
+        {
+            self.faults
+                .push((at + rng.between(100_000, 450_000), Fault::Mend));
         }
     }
 

@@ -18,6 +18,7 @@ const fn first_seed(mutant: Mutant) -> u64 {
         Mutant::NoncePerRetry => 80,
         Mutant::ReportUnfenced => 20,
         Mutant::NoVoidMarkers => 340,
+        Mutant::GiveUpNotDurable => 60,
         Mutant::ReadBeforeSession => 120,
         _ => 1,
     }

@@ -1,11 +1,22 @@
 //! Length and checksum of a file, and reads that check both: nothing of a checkpoint is used unverified.
+//!
+//! Called by whoever restores, confirms or copies a checkpoint. The rule: damage is believed only after several looks,
+//! since a checkpoint may be given up for it; a store that does not answer says nothing about a file.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use highwater_types::key::hash_bytes;
+use highwater_types::{Classified, ErrorKind};
 
 use crate::error::StorageError;
 use crate::path::ObjectPath;
 use crate::storage::ObjectStorage;
+
+/// How often a file is read before its damage is believed.
+pub const LOOKS_MAX: u32 = 3;
+/// The wait before the next look: whatever answered for the store may have changed.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What a manifest keeps of a file's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,11 +37,30 @@ impl FileDigest {
     }
 }
 
-/// Reads the file that a manifest names, and checks it.
+/// Reads the file that a manifest names, and checks it; one that seems damaged is read again.
 ///
 /// # Errors
-/// `Corrupt` when the file is missing or its length or checksum differ; else as [`ObjectStorage::get`].
+/// `Corrupt` when the file is missing or its length or checksum differ, at each of [`LOOKS_MAX`] looks; else as
+/// [`ObjectStorage::get`].
 pub async fn get_verified(
+    storage: &dyn ObjectStorage,
+    path: &ObjectPath,
+    wanted: FileDigest,
+) -> Result<Bytes, StorageError> {
+    let mut looks = 1;
+    loop {
+        match look(storage, path, wanted).await {
+            Err(error) if error.kind() == ErrorKind::Corrupt && looks < LOOKS_MAX => {
+                tracing::warn!(%error, looks, "reading the file again");
+                looks += 1;
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn look(
     storage: &dyn ObjectStorage,
     path: &ObjectPath,
     wanted: FileDigest,
@@ -54,8 +84,6 @@ pub async fn get_verified(
 
 #[cfg(test)]
 mod tests {
-    use highwater_types::{Classified, ErrorKind};
-
     use super::*;
     use crate::memory::MemoryStorage;
 

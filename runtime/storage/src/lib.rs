@@ -19,7 +19,7 @@ pub mod probe;
 pub mod s3;
 pub mod storage;
 
-pub use digest::{FileDigest, get_verified};
+pub use digest::{FileDigest, LOOKS_MAX, get_verified};
 pub use error::StorageError;
 pub use local::LocalStorage;
 pub use location::{Location, S3Options, Secret, open};

@@ -14,7 +14,7 @@ use highwater_protocol::steps::Step;
 use highwater_types::{AttemptId, Classified, ErrorKind};
 use highwater_worker::slot::error_chain;
 
-use crate::going_back::{Broken, Detour, Detoured};
+use crate::going_back::{Broken, Detour, Detoured, both};
 use crate::housekeeping::{Copied, export};
 use crate::setup::{JobFailure, JobOutcome};
 use crate::start::{decide, failure};
@@ -29,14 +29,13 @@ impl Detour<'_> {
             }
             let mut attempt = None;
             let confirmed = self.confirm_all(&head, current, &mut attempt).await;
-            let cancelled = match attempt {
-                Some(attempt) => self.cancel(attempt).await,
-                None => Ok(()),
+            let confirmed = match attempt {
+                Some(attempt) => both(confirmed, self.cancel(attempt).await),
+                None => confirmed,
             };
             if confirmed? == Confirmed::Void {
                 return Ok(Detoured::Void);
             }
-            cancelled?;
         }
         self.record_confirmed(&head).await?;
         if let Some(savepoint) = &current.savepoint {

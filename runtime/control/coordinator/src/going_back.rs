@@ -2,20 +2,21 @@
 //!
 //! Called by the coordinator while no attempt runs, at a start and between two attempts. Sequential, since nothing else
 //! may happen: `head` is read first, what takes the place of the checkpoint is verified before anything is given up, then
-//! the machine says who examines, who writes a void marker, and when the one head write makes the choice. A failure on
-//! the way leaves everything as it is or as a later going back finds and finishes it.
+//! the machine says who examines, when `head` makes the choice, who writes a void marker, and when `head` takes the older
+//! state. A failure on the way leaves everything as it is, or says in `head` what a later going back finishes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use highwater_protocol::head::{Head, ManifestRef};
 use highwater_protocol::head_write::{HeadKeeper, authority};
-use highwater_protocol::job::JobShape;
+use highwater_protocol::job::{JobShape, TaskId};
 use highwater_protocol::manifest::Manifest;
 use highwater_protocol::nonce::{NonceStream, TrySource};
 use highwater_protocol::paths::JobPaths;
 use highwater_protocol::recovery::{
-    Fault, GoingBack, GoingBackEffect, GoingBackEvent, GoingBackPlan, SlotDuty,
+    Fault, GoingBack, GoingBackEffect, GoingBackEvent, GoingBackPlan, SlotDuty, return_of,
 };
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::{NamedStop, SlotKey};
@@ -69,6 +70,8 @@ pub enum Detoured {
     LogDamaged,
     /// The job ends.
     Ended(Result<JobOutcome, JobFailure>),
+    /// An attempt does not end: the job ends, and nobody waits for the threads of its worker.
+    Stuck(JobFailure),
 }
 
 /// Why one try of a detour ended early.
@@ -77,12 +80,43 @@ pub(crate) enum Broken {
     Cancelled,
     /// It failed.
     Failed(JobFailure),
+    /// Its attempt does not end: nothing else may be begun beside it.
+    Stuck(JobFailure),
 }
 
 impl From<JobFailure> for Broken {
     fn from(failure: JobFailure) -> Self {
         Self::Failed(failure)
     }
+}
+
+impl Broken {
+    fn into_end(self) -> Detoured {
+        match self {
+            Self::Cancelled => Detoured::Ended(Ok(JobOutcome::Cancelled)),
+            Self::Failed(failure) => Detoured::Ended(Err(failure)),
+            Self::Stuck(failure) => Detoured::Stuck(failure),
+        }
+    }
+}
+
+/// What a try came to, and the end of its attempt: one that does not end outweighs everything that was tried, and a stop
+/// that was heard at its end outweighs a failure that would be tried again.
+pub(crate) fn both<T>(tried: Result<T, Broken>, ended: Result<(), Broken>) -> Result<T, Broken> {
+    match (tried, ended) {
+        (_, Err(stuck @ Broken::Stuck(_))) => Err(stuck),
+        (Err(Broken::Failed(failure)), Err(Broken::Cancelled))
+            if After::of(failure.clone()) == After::Restart =>
+        {
+            Err(Broken::Cancelled)
+        }
+        (Ok(tried), ended) => ended.map(|()| tried),
+        (Err(broken), _) => Err(broken),
+    }
+}
+
+fn slot_and_task(duty: &SlotDuty) -> (SlotKey, TaskId) {
+    (duty.slot.clone(), duty.task.clone())
 }
 
 /// What a detour works with: the leader's hold on the job, while nothing else uses it.
@@ -107,6 +141,8 @@ pub struct Detour<'a> {
     pub events: &'a mut mpsc::Receiver<WorkerEvent>,
     /// What the outside asks.
     pub requests: &'a mut mpsc::Receiver<JobRequest>,
+    /// The slots that were asked for something and have not answered, with the task that performs it.
+    pub unanswered: BTreeMap<SlotKey, TaskId>,
 }
 
 impl Detour<'_> {
@@ -133,16 +169,30 @@ impl Detour<'_> {
             };
             let failure = match ended {
                 Ok(detoured) => return (detoured, tries),
-                Err(Broken::Cancelled) => {
-                    return (Detoured::Ended(Ok(JobOutcome::Cancelled)), tries);
-                }
                 Err(Broken::Failed(failure)) => failure,
+                Err(broken) => return (broken.into_end(), tries),
             };
             tracing::error!(error = failure.message, "going to an older state failed");
             let now_ms = self.setup.clock.elapsed().as_millis() as u64;
             match (After::of(failure.clone()), restart.next(now_ms)) {
-                (After::Restart, Some(delay)) => tokio::time::sleep(delay).await,
+                (After::Restart, Some(delay)) => {
+                    if let Err(broken) = self.rest(delay).await {
+                        return (broken.into_end(), tries);
+                    }
+                }
                 _ => return (Detoured::Ended(Err(failure)), tries),
+            }
+        }
+    }
+
+    /// Waits before the next try, and hears what is asked meanwhile.
+    async fn rest(&mut self, delay: Duration) -> Result<(), Broken> {
+        let mut over = std::pin::pin!(tokio::time::sleep(delay));
+        loop {
+            // Both arms are cancel-safe: the deadline is kept, a channel that was not taken from loses nothing.
+            tokio::select! {
+                () = &mut over => return Ok(()),
+                Some(request) = self.requests.recv() => refuse(request)?,
             }
         }
     }
@@ -170,13 +220,10 @@ impl Detour<'_> {
         let (mut machine, effects) = GoingBack::forced(plan, self.shape, tries.clone());
         let (ended, attempt) = self.drive(&mut machine, effects, (&before, &state)).await;
         *tries = machine.into_tries();
-        let cancelled = match attempt {
-            Some(attempt) => self.cancel(attempt).await,
-            None => Ok(()),
-        };
-        let detoured = ended?;
-        cancelled?;
-        Ok(detoured)
+        match attempt {
+            Some(attempt) => both(ended, self.cancel(attempt).await),
+            None => ended,
+        }
     }
 
     /// Performs what the machine asks for, to its end. Gives back the attempt that holds its sessions, if there is one.
@@ -200,14 +247,28 @@ impl Detour<'_> {
     ) -> Result<Detoured, Broken> {
         let mut effects = VecDeque::from(first);
         let mut rebased = None;
+        let mut performers = BTreeMap::new();
         loop {
             let mut duties = Vec::new();
             while let Some(effect) = effects.pop_front() {
                 match effect {
                     GoingBackEffect::Examine(duty) => duties.push(duty),
+                    GoingBackEffect::MakeChoice(change) => {
+                        (self.setup.stop)(Step::P8);
+                        let first = self.keeper.begin(&change, self.nonces.draw());
+                        decide(self.store, self.keeper, first).await?;
+                        tracing::warn!(
+                            number = from.0.number,
+                            "none of its output is visible: given up"
+                        );
+                        effects.extend(machine.step(&GoingBackEvent::ChoiceDurable));
+                    }
                     GoingBackEffect::WriteVoid { slot, id } => {
                         (self.setup.stop)(Step::P10);
                         let held = attempt.expect("a slot was examined in an attempt");
+                        let task = performers.get(&slot).cloned();
+                        self.unanswered
+                            .extend(task.map(|task| (slot.clone(), task)));
                         self.send(WorkerCommand::WriteVoid(held, slot, id));
                     }
                     GoingBackEffect::WriteManifest { name, bytes, .. } => {
@@ -231,6 +292,7 @@ impl Detour<'_> {
                 }
             }
             if !duties.is_empty() {
+                performers.extend(duties.iter().map(slot_and_task));
                 *attempt = Some(self.open(duties, from));
             }
             let held = attempt.expect("a machine that waits has asked for sessions");
@@ -248,11 +310,7 @@ impl Detour<'_> {
         let damaged = NamedStop::StateDamaged {
             number: head.number,
         };
-        let reference = match &damage.manifest {
-            Some(manifest) => manifest.parent,
-            None => head.previous.as_deref().copied(),
-        };
-        let Some(reference) = reference else {
+        let Some(reference) = return_of(head, damage.manifest.as_ref()) else {
             return Err(self.stopped(&damaged).await);
         };
         let found = match self.store.manifest(&reference).await {
@@ -331,8 +389,14 @@ impl Detour<'_> {
         };
         (self.setup.stop)(Step::R4);
         self.send(WorkerCommand::Prepare(Box::new(deployment)));
-        self.send(WorkerCommand::Confirm(attempt, duties));
+        self.order(attempt, duties);
         attempt
+    }
+
+    /// Has the worker perform duties of an attempt.
+    pub(crate) fn order(&mut self, attempt: AttemptId, duties: Vec<SlotDuty>) {
+        self.unanswered = duties.iter().map(slot_and_task).collect();
+        self.send(WorkerCommand::Confirm(attempt, duties));
     }
 
     /// The next thing that the sessions tell the machine.
@@ -340,10 +404,12 @@ impl Detour<'_> {
         loop {
             match self.event().await? {
                 WorkerEvent::SlotExamined(of, slot, _, found) if of == attempt => {
+                    self.unanswered.remove(&slot);
                     tracing::info!(%slot, ?found, "examined");
                     return Ok(GoingBackEvent::Examined { slot, found });
                 }
                 WorkerEvent::SlotVoided(of, slot, _) if of == attempt => {
+                    self.unanswered.remove(&slot);
                     return Ok(GoingBackEvent::Voided(slot));
                 }
                 other => self.other_news(other, attempt).await?,
@@ -389,11 +455,44 @@ impl Detour<'_> {
         Ok(())
     }
 
+    /// Has the worker end the attempt. A stop that is heard meanwhile counts once nothing of the attempt runs any more.
     pub(crate) async fn cancel(&mut self, attempt: AttemptId) -> Result<(), Broken> {
         self.send(WorkerCommand::Cancel(attempt));
+        let limit = self.setup.settings.cancellation_timeout;
+        let mut waits_for = "the worker".to_owned();
+        let ended = tokio::time::timeout(limit, self.ended(attempt, &mut waits_for)).await;
+        ended.unwrap_or_else(|_| {
+            let slots = self.unanswered.iter();
+            let slots: Vec<_> = slots
+                .map(|(slot, task)| format!("sink slot {slot} in task {task}"))
+                .collect();
+            let silent = if slots.is_empty() {
+                String::new()
+            } else {
+                format!(" ({} did not answer)", slots.join(", "))
+            };
+            let message = format!(
+                "attempt {} did not end within {} ms while the job was going to an older state; it waits for \
+                 {waits_for}{silent}; state is kept, start again: the next run goes on from there",
+                attempt.0,
+                limit.as_millis(),
+            );
+            Err(Broken::Stuck(failure(ErrorKind::Bug, message)))
+        })
+    }
+
+    async fn ended(&mut self, attempt: AttemptId, waits_for: &mut String) -> Result<(), Broken> {
+        let mut heard = Ok(());
         loop {
-            if matches!(self.event().await?, WorkerEvent::Cancelled(of) if of == attempt) {
-                return Ok(());
+            match self.event().await {
+                Ok(WorkerEvent::Cancelled(of)) if of == attempt => {
+                    self.unanswered.clear();
+                    return heard;
+                }
+                Ok(WorkerEvent::Cancelling(of, what)) if of == attempt => *waits_for = what,
+                Ok(_) => {}
+                Err(Broken::Cancelled) => heard = Err(Broken::Cancelled),
+                Err(broken) => return Err(broken),
             }
         }
     }
@@ -438,4 +537,35 @@ fn refuse(request: JobRequest) -> Result<(), Broken> {
 /// Logs what makes a checkpoint unusable.
 pub fn tell_damage(what: &str, error: &dyn std::error::Error) {
     tracing::error!(error = error_chain(error), "{what} cannot be used");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed_as(kind: ErrorKind) -> Result<(), Broken> {
+        Err(Broken::Failed(failure(kind, "it failed")))
+    }
+
+    #[test]
+    fn a_stop_at_the_end_of_a_failed_try_ends_the_job_and_hides_no_stop_by_name() {
+        let heard = || Err(Broken::Cancelled);
+        for tried in [Ok(()), failed_as(ErrorKind::Transient)] {
+            assert!(matches!(both(tried, heard()), Err(Broken::Cancelled)));
+        }
+        let named = both(failed_as(ErrorKind::Corrupt), heard());
+        assert!(matches!(named, Err(Broken::Failed(_))));
+    }
+
+    #[test]
+    fn an_attempt_that_does_not_end_outweighs_what_was_tried() {
+        for tried in [
+            Ok(()),
+            failed_as(ErrorKind::Transient),
+            Err(Broken::Cancelled),
+        ] {
+            let stuck = Err(Broken::Stuck(failure(ErrorKind::Bug, "it stands")));
+            assert!(matches!(both(tried, stuck), Err(Broken::Stuck(_))));
+        }
+    }
 }

@@ -40,7 +40,7 @@ mod requests;
 mod splits;
 mod worker;
 
-use detour::{Lead, StartParts, lead};
+use detour::{Lead, NotBegun, StartParts, lead};
 
 /// How often the machines look at the time.
 const TICK: Duration = Duration::from_millis(20);
@@ -170,7 +170,11 @@ async fn run(
     };
     let lead = match lead(input).await {
         Ok(lead) => lead,
-        Err(end) => {
+        Err(not_begun) => {
+            let (end, is_stuck) = match not_begun {
+                NotBegun::Ended(end) => (end, false),
+                NotBegun::Stuck(failure) => (Err(failure), true),
+            };
             status.send_modify(|status| {
                 status.phase = end.as_ref().map_or_else(
                     |failure| JobPhase::Failed {
@@ -179,7 +183,9 @@ async fn run(
                     |_| JobPhase::Stopped,
                 );
             });
-            setup.worker.shut_down();
+            if !is_stuck {
+                setup.worker.shut_down();
+            }
             return end;
         }
     };

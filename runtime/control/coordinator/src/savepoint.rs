@@ -23,7 +23,7 @@ use highwater_worker::slot::error_chain;
 use highwater_worker::{WorkerCommand, WorkerEvent};
 
 use crate::deploy::{DeployInput, LogCheck, deployment};
-use crate::going_back::{Broken, Detour, Detoured};
+use crate::going_back::{Broken, Detour, Detoured, both};
 use crate::setup::JobFailure;
 use crate::sources::{OpenSources, open_sources};
 use crate::start::{Externals, failed, failure};
@@ -189,10 +189,9 @@ impl Detour<'_> {
         );
         let rehearsed = self.rehearse(attempt, &head, current, &state).await;
         let cancelled = self.cancel(attempt).await;
-        if rehearsed? == Rehearsed::Void {
+        if both(rehearsed, cancelled)? == Rehearsed::Void {
             return Ok(Detoured::Void);
         }
-        cancelled?;
         self.record_confirmed(&head).await?;
         let head = self.still_leading().await?;
         let (mut machine, effects) =
@@ -259,10 +258,10 @@ impl Detour<'_> {
         }
     }
 
-    fn confirm(&self, attempt: AttemptId, duties: Option<Vec<SlotDuty>>) {
+    fn confirm(&mut self, attempt: AttemptId, duties: Option<Vec<SlotDuty>>) {
         if let Some(duties) = duties {
             (self.setup.stop)(Step::R4);
-            self.send(WorkerCommand::Confirm(attempt, duties));
+            self.order(attempt, duties);
         }
     }
 
@@ -289,10 +288,12 @@ impl Detour<'_> {
                     return Ok(tasks.into_iter().map(RegionEvent::Opened).collect());
                 }
                 WorkerEvent::SlotConfirmed(of, slot, id) if of == attempt => {
+                    self.unanswered.remove(&slot);
                     let number = id.number;
                     return Ok(vec![RegionEvent::Confirmed { slot, number }]);
                 }
                 WorkerEvent::SlotVoided(of, slot, _) if of == attempt => {
+                    self.unanswered.remove(&slot);
                     return Ok(vec![RegionEvent::Void(slot)]);
                 }
                 WorkerEvent::Damaged(of, _, report) if of == attempt => {

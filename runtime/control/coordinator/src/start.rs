@@ -218,10 +218,11 @@ async fn take_over(
     let manifest = match read {
         Ok(manifest) => {
             let confirmed = found.head.confirmed;
-            match savepoint {
-                // Nothing of it is restored, but its output has to be confirmed.
-                Some(_) => refused(&manifest, check_pending(&manifest, confirmed, &shape))?,
-                None => may_restore(&manifest, confirmed, &shape, options)?,
+            if savepoint.is_some() || found.head.giving_up.is_some() {
+                // Nothing of it is restored, but its output has to be confirmed or given up.
+                refused(&manifest, check_pending(&manifest, confirmed, &shape))?;
+            } else {
+                may_restore(&manifest, confirmed, &shape, options)?;
             }
             Found::Whole(Box::new(manifest))
         }

@@ -263,11 +263,17 @@ impl JobStore {
             .collect())
     }
 
-    /// Reads the manifest that `head` or a child names, trying a few times.
+    /// Reads the manifest that `head` or a child names, trying a few times; one that seems damaged is read again.
     pub async fn manifest(&self, wanted: &ManifestRef) -> Result<Manifest, StoreError> {
-        let mut tries = 1;
+        let (mut tries, mut looks) = (1, 1);
         loop {
             match self.manifest_once(wanted).await {
+                Err(error) if error.kind() == ErrorKind::Corrupt && looks < storage::LOOKS_MAX => {
+                    let error = highwater_worker::slot::error_chain(&error);
+                    tracing::warn!(error, looks, "reading the manifest again");
+                    looks += 1;
+                    tokio::time::sleep(DELAY.0).await;
+                }
                 Err(error) if is_worth_waiting(&error, tries) => {
                     tries += 1;
                     tokio::time::sleep(backoff(tries)).await;

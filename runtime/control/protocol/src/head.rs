@@ -16,7 +16,7 @@ use crate::mutant::{Mutant, planted};
 use crate::paths::ManifestName;
 use crate::sealed::{SealError, SealKind, seal, unseal};
 
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const KIND: SealKind = SealKind {
     what: "head object",
     format: FORMAT,
@@ -47,6 +47,16 @@ pub struct Origin {
     pub taken_as: u64,
 }
 
+/// The choice to give a checkpoint up: none of its output was visible when it was made, and none may be published since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GivingUp {
+    /// The manifest that is given up: the one in `head`.
+    pub given_up: ManifestRef,
+    /// The checkpoint whose state takes its place.
+    pub to: ManifestRef,
+}
+
 /// The body of `head`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -70,6 +80,9 @@ pub struct Head {
     /// The savepoint that was taken last, if any.
     #[serde(default)]
     pub origin: Option<Box<Origin>>,
+    /// The number is being given up, whatever its files look like now; ends with the number that takes its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub giving_up: Option<Box<GivingUp>>,
     /// Raised by one with every write.
     pub counter: u64,
     /// The nonce of the transition that wrote this body.
@@ -101,6 +114,11 @@ pub enum HeadChange {
     RaiseSlots {
         /// The slots that will be used.
         slots: SlotCounts,
+    },
+    /// None of the number's output is visible, and none is published from now on: goes before the first void marker.
+    GiveUp {
+        /// The checkpoint whose state will take its place.
+        to: ManifestRef,
     },
     /// The number is given up: the next number has the state of an older one (*Going back*).
     Rebase {
@@ -147,6 +165,7 @@ impl Head {
             manifest,
             previous: None,
             origin: None,
+            giving_up: None,
             counter: 1,
             nonce,
             slots,
@@ -199,12 +218,20 @@ impl Head {
                 next.number = manifest.name.number;
                 next.previous = Some(Box::new(self.manifest));
                 next.manifest = *manifest;
+                next.giving_up = None;
                 next.confirmed = *confirmed;
             }
             HeadChange::Confirm => next.confirmed = self.number,
             HeadChange::RaiseSlots { slots } => raise(&mut next.slots, slots),
+            HeadChange::GiveUp { to } => {
+                next.giving_up = Some(Box::new(GivingUp {
+                    given_up: self.manifest,
+                    to: *to,
+                }));
+            }
             HeadChange::Rebase { manifest, origin } => {
                 next.number = manifest.name.number;
+                next.giving_up = None;
                 // What was visible before belongs to this state and to no older one.
                 next.previous = None;
                 next.manifest = *manifest;
@@ -228,6 +255,7 @@ impl Head {
                 next.epoch = self.epoch.next();
                 next.number = 0;
                 next.previous = None;
+                next.giving_up = None;
                 next.origin.clone_from(origin);
                 next.manifest = *manifest;
                 next.slots = slots.clone();
@@ -292,7 +320,44 @@ impl Head {
         rule(
             !moved || self.epoch == before.epoch,
             "number and epoch changed in one write",
+        )?;
+        self.gives_up_after(before)
+    }
+
+    /// Checks what this body says of giving up against `before`, in the same lineage.
+    fn gives_up_after(&self, before: &Self) -> Result<(), &'static str> {
+        let rule = |holds: bool, name: &'static str| if holds { Ok(()) } else { Err(name) };
+        let was = before.giving_up.is_some();
+        if self.number != before.number {
+            rule(self.giving_up.is_none(), "a new number is given up already")?;
+            let took_its_place = self.previous.is_none() && self.confirmed == self.number;
+            return rule(
+                !was || took_its_place,
+                "a checkpoint completed on one that was being given up",
+            );
+        }
+        rule(
+            !was || self.giving_up == before.giving_up,
+            "a choice to give up was taken back",
+        )?;
+        rule(
+            !was || self.confirmed == before.confirmed,
+            "output that was being given up was confirmed",
+        )?;
+        rule(
+            self.giving_up.is_none() || was || self.epoch == before.epoch,
+            "a takeover gave a number up",
+        )?;
+        rule(
+            self.gives_up_soundly(),
+            "what is given up is not the number in head",
         )
+    }
+
+    fn gives_up_soundly(&self) -> bool {
+        self.giving_up.as_deref().is_none_or(|choice| {
+            choice.given_up == self.manifest && choice.to.name.number < self.number
+        })
     }
 
     /// The bytes of the object.
@@ -314,6 +379,7 @@ impl Head {
                 .previous
                 .as_deref()
                 .is_none_or(|previous| previous.name.number < head.number)
+            && head.gives_up_soundly()
             && head.counter > 0;
         if sound {
             Ok(head)

@@ -114,11 +114,11 @@ pub enum HeadWriteEffect {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeadOutcome {
     /// The transition is in `head`.
-    Won(Versioned),
+    Won(Box<Versioned>),
     /// The transition can never land any more; `head` has the same number under a higher counter.
-    Declined(Versioned),
+    Declined(Box<Versioned>),
     /// Somebody else has written: this leader is deposed.
-    Superseded(Versioned),
+    Superseded(Box<Versioned>),
     /// The transition was sent once and the store refused it for good, without applying it: it can never land, and
     /// `head` is what it was before.
     Refused(Refusal),
@@ -182,10 +182,10 @@ impl HeadWrite {
         match (self.state, event) {
             (WriteState::Putting, HeadWriteEvent::Put(PutOutcome::Applied(tag))) => {
                 let (head, rival) = self.sent();
-                let won = Versioned {
+                let won = Box::new(Versioned {
                     head: head.clone(),
                     tag,
-                };
+                });
                 self.decide(if rival {
                     HeadOutcome::Declined(won)
                 } else {
@@ -254,7 +254,6 @@ impl HeadWrite {
             ReadOutcome::Absent if self.base.is_none() => vec![self.put()],
             ReadOutcome::Absent => self.decide(HeadOutcome::Vanished),
             ReadOutcome::Value(found) => {
-                let found = *found;
                 if found.head.nonce == self.body.nonce {
                     return self.decide(HeadOutcome::Won(found));
                 }
@@ -379,7 +378,7 @@ impl HeadKeeper {
             self.write = None;
             match outcome {
                 HeadOutcome::Won(value) | HeadOutcome::Declined(value) => {
-                    self.settled = Some(value.clone());
+                    self.settled = Some(value.as_ref().clone());
                 }
                 // The value before the transition is settled again.
                 HeadOutcome::Refused(_) => {}

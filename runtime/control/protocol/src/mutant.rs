@@ -54,6 +54,8 @@ mutants! {
     OldValueDecides = "old-value-decides",
     /// Schedule 7: a checkpoint is given up without void markers.
     NoVoidMarkers = "no-void-markers",
+    /// *Going back* (a): void markers are written before `head` says that the number is given up.
+    GiveUpNotDurable = "give-up-not-durable",
     /// Schedule 8: going back uses the number again.
     NumberReused = "number-reused",
     /// *Going back* (b): a savepoint that was taken is taken again by the next leader.

@@ -15,7 +15,7 @@ mod start;
 mod takeover;
 
 pub use compat::{Refusal, RestoreOptions, UnmatchedState, check_pending, check_restore, left_out};
-pub use going_back::{Fault, GoingBack, GoingBackEffect, GoingBackEvent, GoingBackPlan};
+pub use going_back::{Fault, GoingBack, GoingBackEffect, GoingBackEvent, GoingBackPlan, return_of};
 pub use region::{RegionEffect, RegionEvent, RegionRecovery, SlotDuty};
 pub use savepoint::{
     SavepointFacts, SavepointStart, SavepointWord, TakeAgain, Taker, decide_from_savepoint, take,

@@ -11,7 +11,7 @@ use highwater_protocol::paths::manifest as manifest_path;
 use highwater_protocol::recovery::{
     Adoption, Fault, GoingBack, GoingBackEffect, GoingBackEvent, GoingBackPlan, RegionEffect,
     RegionEvent, RegionRecovery, RestoreOptions, TakeoverDecision, UnmatchedState, assign,
-    check_restore,
+    check_restore, return_of,
 };
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::{NamedStop, SlotKey};
@@ -312,10 +312,8 @@ impl Coordinator {
     pub(super) fn go_back(&mut self, ctx: &mut Ctx<'_>) {
         let Some(leader) = self.leader() else { return };
         leader.phase = Phase::LoadingTarget;
-        let parent = leader
-            .manifest
-            .as_ref()
-            .and_then(|manifest| manifest.parent);
+        let settled = leader.keeper.settled();
+        let parent = settled.and_then(|value| return_of(&value.head, leader.manifest.as_ref()));
         let Some(parent) = parent else {
             let number = leader
                 .manifest
@@ -332,7 +330,9 @@ impl Coordinator {
         let Some(current) = leader.manifest.clone() else {
             return;
         };
-        let Some(parent) = current.parent else { return };
+        let settled = leader.keeper.settled();
+        let parent = settled.and_then(|value| return_of(&value.head, Some(&current)));
+        let Some(parent) = parent else { return };
         let found = match answer {
             StoreAnswer::Found(bytes, _) => Manifest::decode_named(&bytes, parent.hash).ok(),
             StoreAnswer::Absent => None,
@@ -381,6 +381,7 @@ impl Coordinator {
                     let task = duty.task.clone();
                     self.tell(&task, ToTask::StartSession(Box::new(duty)), ctx);
                 }
+                GoingBackEffect::MakeChoice(change) => self.begin(Purpose::GiveUp, &change, ctx),
                 GoingBackEffect::WriteVoid { slot, id } => {
                     let Some(leader) = self.leader() else { return };
                     let Phase::GoingBack(_, duties, _) = &leader.phase else {

@@ -69,6 +69,7 @@ impl World {
                 }
             }
             Fault::Corrupt => self.corrupt(),
+            Fault::Mend => self.mend(),
         }
     }
 
@@ -104,6 +105,16 @@ impl World {
             for node in awake.map(|(id, _)| *id).collect::<Vec<_>>() {
                 self.kill(node, 50_000);
             }
+        }
+    }
+
+    /// What has rotted is read well again, and whoever was about to give it up dies.
+    fn mend(&mut self) {
+        for path in std::mem::take(&mut self.oracle.rotten) {
+            self.store.corrupt(&path);
+        }
+        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.kill(id, 50_000);
         }
     }
 

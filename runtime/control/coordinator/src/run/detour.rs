@@ -1,6 +1,8 @@
 //! The start of a leader with everything that follows from it, and *Going back* on its way: both happen while no attempt
 //! runs, and both leave `head` settled with a manifest that can be gone on from.
 
+use std::collections::BTreeMap;
+
 use highwater_protocol::checkpoint::{CheckpointCoordinator, CheckpointEvent};
 use highwater_protocol::head_write::HeadKeeper;
 use highwater_protocol::job::JobShape;
@@ -44,8 +46,16 @@ pub(super) struct Lead {
     pub(super) last_attempt: AttemptId,
 }
 
+/// How a start ended before an attempt could run.
+pub(super) enum NotBegun {
+    /// The job ends.
+    Ended(Result<JobOutcome, JobFailure>),
+    /// An attempt does not end: nobody waits for the threads of the worker.
+    Stuck(JobFailure),
+}
+
 /// Takes the leadership; a checkpoint whose manifest cannot be read is given up first.
-pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, Result<JobOutcome, JobFailure>> {
+pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, NotBegun> {
     let StartParts {
         setup,
         store,
@@ -72,8 +82,12 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, Result<JobOutcom
     // Nothing runs yet, so a start that is left where it is stands as one that was killed there: the next one goes on.
     let leader = tokio::select! {
         biased;
-        leader = start_leader(input, &mut nonces) => leader.map_err(Err)?,
-        () = until_ended(requests, waits) => return Err(Ok(JobOutcome::Cancelled)),
+        leader = start_leader(input, &mut nonces) => {
+            leader.map_err(|failure| NotBegun::Ended(Err(failure)))?
+        }
+        () = until_ended(requests, waits) => {
+            return Err(NotBegun::Ended(Ok(JobOutcome::Cancelled)));
+        }
     };
     let (shape, externals, mut keeper) = (leader.shape, leader.externals, leader.keeper);
     let mut last_attempt = leader.last_attempt;
@@ -93,6 +107,7 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, Result<JobOutcom
         last_attempt: &mut last_attempt,
         events,
         requests,
+        unanswered: BTreeMap::new(),
     };
     let (manifest, tries) = usable(&mut detour, found, leader.savepoint, tries).await?;
     Ok(Lead {
@@ -106,15 +121,17 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, Result<JobOutcom
     })
 }
 
-/// A manifest that can be gone on from: the one that was found, after it was given up if it cannot be read, and after the
-/// savepoint was taken if there is one to take.
+/// A manifest that can be gone on from: the one that was found, after it was given up if it cannot be read or `head` says
+/// that an older leader chose so, and after the savepoint was taken if there is one to take.
 async fn usable(
     detour: &mut Detour<'_>,
     mut manifest: Option<Manifest>,
     mut savepoint: Option<Savepoint>,
     mut tries: TrySource,
-) -> Result<(Manifest, TrySource), Result<JobOutcome, JobFailure>> {
-    let (mut is_void, mut fault) = (false, Fault::State);
+) -> Result<(Manifest, TrySource), NotBegun> {
+    let settled = detour.keeper.settled();
+    let chosen = settled.is_some_and(|settled| settled.head.giving_up.is_some());
+    let (mut is_void, mut fault) = (chosen, Fault::State);
     loop {
         let damage = Damage {
             fault,
@@ -141,7 +158,8 @@ async fn usable(
                 (is_void, fault) = (true, Fault::Log);
                 damage.manifest
             }
-            Detoured::Ended(end) => return Err(end),
+            Detoured::Ended(end) => return Err(NotBegun::Ended(end)),
+            Detoured::Stuck(failure) => return Err(NotBegun::Stuck(failure)),
             // Output is visible: each slot finds out whether it needs its own log.
             Detoured::Recover => {
                 detour.logs = LogCheck::Skip;
@@ -201,6 +219,7 @@ impl Coordinator {
             last_attempt: &mut self.last_attempt,
             events,
             requests,
+            unanswered: BTreeMap::new(),
         };
         let tries = self.machine.clone().into_tries();
         let (mut detoured, mut tries) = detour.run(Work::GoBack, &damage, tries).await;
@@ -216,6 +235,10 @@ impl Coordinator {
             Detoured::Recover | Detoured::Void | Detoured::LogDamaged => self.logs = LogCheck::Skip,
             Detoured::Ended(end) => {
                 self.end = Some(end);
+                return;
+            }
+            Detoured::Stuck(failure) => {
+                (self.is_stuck, self.end) = (true, Some(Err(failure)));
                 return;
             }
         }

@@ -13,7 +13,7 @@ use highwater_connectors::{
     WriterContext, committed_files,
 };
 use highwater_coordinator::store::JobStore;
-use highwater_coordinator::{CoordinatorHandle, JobFailure, JobOutcome, Wish};
+use highwater_coordinator::{CoordinatorHandle, CoordinatorSettings, JobFailure, JobOutcome, Wish};
 use highwater_operators::{Count, WindowContext};
 use highwater_protocol::head::Head;
 use highwater_protocol::manifest::{Manifest, SlotOutput};
@@ -25,7 +25,7 @@ use highwater_types::{EventTime, JobIdentity, Parallelism, SubtaskIndex};
 use highwater_window::Tumbling;
 use highwater_worker::StopHook;
 
-use crate::job::{end_of, program_of, start_wishing, start_with};
+use crate::job::{Manner, RESUME, end_of, program_of, start_in, start_wishing, start_with};
 
 const RECORDS: u64 = 6_000;
 const KEYS: u64 = 7;
@@ -139,6 +139,27 @@ impl World {
             &self.storage,
             (self.seed(), hook),
             wish,
+        )
+    }
+
+    /// Starts the job as a process of its own with these settings, its worker with a hook.
+    pub(crate) fn start_with(
+        &self,
+        settings: CoordinatorSettings,
+        inside: StopHook,
+    ) -> CoordinatorHandle {
+        let manner = Manner {
+            hook: on(),
+            wish: RESUME,
+            clock: Arc::new(highwater_worker::SystemClock::new()),
+            settings,
+            inside,
+        };
+        start_in(
+            (self.program)(self.window_ms),
+            &self.storage,
+            self.seed(),
+            manner,
         )
     }
 
@@ -348,6 +369,20 @@ impl World {
         let marker = Marker {
             number: head.number,
             kind: MarkerKind::Output,
+            epoch: head.epoch.0,
+            attempt: 1,
+        };
+        target.commit(marker).unwrap();
+    }
+
+    /// Commits the void marker of one slot for the checkpoint in `head`.
+    pub(crate) async fn give_up(&self, slot: u32) {
+        let head = self.head().await;
+        let mut target = self.session(slot).await;
+        target.begin().unwrap();
+        let marker = Marker {
+            number: head.number,
+            kind: MarkerKind::Void,
             epoch: head.epoch.0,
             attempt: 1,
         };

@@ -1,15 +1,16 @@
 //! *Going back* in whole jobs: any damaged file of the newest checkpoint leads to the one before it with every output
 //! once, whenever a process dies on the way; output that is visible is never rewound.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
 
-use highwater_connectors::MarkerKind;
 use highwater_coordinator::JobOutcome;
 use highwater_protocol::steps::Step;
 use highwater_types::ErrorKind;
 
 use crate::damage::{HARMS, Harm, World, counting, on};
+use crate::job::{RESUME, end_of};
 
 /// Runs the damaged world and checks that it went back, `voids` slots giving their output up, with exact output.
 async fn goes_back(world: &World, voids: u64, what: &str) {
@@ -149,19 +150,96 @@ async fn two_damaged_checkpoints_stop_before_anything_is_given_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_void_marker_in_recovery_finishes_what_an_older_leader_began() {
     let world = World::pending().await;
-    let head = world.head().await;
     for slot in 0..2 {
-        let mut target = world.session(slot).await;
-        target.begin().unwrap();
-        let marker = highwater_connectors::Marker {
-            number: head.number,
-            kind: MarkerKind::Void,
-            epoch: head.epoch.0,
-            attempt: 1,
-        };
-        target.commit(marker).unwrap();
+        world.give_up(slot).await;
     }
     goes_back(&world, 0, "both slots are void already").await;
+}
+
+/// Dies right before a step of going back is reached for the `nth` time; the damage is mended before the next start.
+async fn dies_and_is_mended(step: Step, nth: u64) -> World {
+    let world = World::pending().await;
+    let path = world.state_file().await;
+    let whole = world.harm(&path, Harm::Flipped).await;
+    let reached = AtomicU64::new(0);
+    let hook = move |at| {
+        let due = at == step && reached.fetch_add(1, Ordering::Relaxed) + 1 == nth;
+        assert!(!due, "the process is killed at {step}");
+    };
+    assert!(world.dies(Arc::new(hook)).await, "invalid run");
+    world.mend(&path, whole).await;
+    world
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_dies_before_the_choice_has_given_nothing_up() {
+    let world = dies_and_is_mended(Step::P8, 1).await;
+    assert_eq!(world.head().await.giving_up, None);
+    assert_eq!((world.marker(0).await, world.marker(1).await), (None, None));
+    let (hook, voided) = counting(Step::P10);
+    assert_eq!(world.runs(hook).await, Ok(JobOutcome::Finished));
+    assert_eq!(
+        voided.load(Ordering::Relaxed),
+        0,
+        "it went on from the mended file"
+    );
+    world.assert_exact();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_choice_that_is_in_head_is_carried_out_although_the_damage_is_mended() {
+    let after_the_choice = [(Step::P10, 1), (Step::P10, 2), (Step::P7, 1), (Step::P8, 2)];
+    for (step, nth) in after_the_choice {
+        let what = format!("dies at {step} {nth}");
+        let world = dies_and_is_mended(step, nth).await;
+        let before = world.head().await;
+        let chosen = before.giving_up.as_deref().expect(&what);
+        assert_eq!(chosen.given_up, before.manifest, "{what}");
+        // One slot was void when it died: the output of the other may not come any more.
+        world.give_up(0).await;
+        assert_eq!(world.runs(on()).await, Ok(JobOutcome::Finished), "{what}");
+        let after = world.head().await;
+        assert!(after.number > before.number + 1, "{what}: it went back");
+        assert_eq!(after.giving_up, None, "{what}");
+        world.assert_exact();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_choice_is_carried_out_although_the_manifest_can_no_longer_be_read() {
+    let world = dies_and_is_mended(Step::P10, 1).await;
+    let path = world.manifest_file().await;
+    world.harm(&path, Harm::Gone).await;
+    goes_back(&world, 2, "the manifest is gone").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_two_processes_that_go_back_only_the_younger_gives_up() {
+    // The older one stands still right before the choice, or right before its first void marker.
+    for still in [Step::P8, Step::P10] {
+        let world = World::pending().await;
+        world.harm(&world.state_file().await, Harm::Flipped).await;
+        let (arrived, arrival) = sync_channel(1);
+        let (go, gone) = sync_channel::<()>(1);
+        let gone = Mutex::new(Some(gone));
+        let hook = move |at| {
+            let waits = (at == still).then(|| gone.lock().unwrap().take()).flatten();
+            if let Some(gone) = waits {
+                arrived.send(()).unwrap();
+                gone.recv().unwrap();
+            }
+        };
+        let older = world.start(Arc::new(hook), RESUME);
+        let arrival = tokio::task::spawn_blocking(move || arrival.recv());
+        arrival.await.unwrap().unwrap();
+        goes_back(&world, 2, &format!("the older one stands at {still}")).await;
+        let head = world.head().await;
+        go.send(()).unwrap();
+        let deposed = end_of(older).await.unwrap_err();
+        assert_eq!(deposed.kind, ErrorKind::Fenced, "{still}: {deposed}");
+        assert_eq!(world.head().await, head, "{still}");
+        world.assert_exact();
+    }
 }
 
 /// The process dies right before its first, second, ... step, each time a new one starts on what was left.

@@ -107,6 +107,7 @@ pub(crate) fn start_as(
         wish,
         clock: Arc::new(SystemClock::new()),
         settings,
+        inside: Arc::new(|_| {}),
     };
     start_in(program, storage, seed, manner)
 }
@@ -123,19 +124,22 @@ pub(crate) fn start_by(
         wish: RESUME,
         clock,
         settings: settings(),
+        inside: Arc::new(|_| {}),
     };
     start_in(program, storage, seed, manner)
 }
 
 /// What is not the same for every start.
-struct Manner {
-    hook: StopHook,
-    wish: Wish,
-    clock: Arc<dyn Clock>,
-    settings: CoordinatorSettings,
+pub(crate) struct Manner {
+    pub(crate) hook: StopHook,
+    pub(crate) wish: Wish,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) settings: CoordinatorSettings,
+    /// The hook of the worker.
+    pub(crate) inside: StopHook,
 }
 
-fn start_in(
+pub(crate) fn start_in(
     program: JobProgram,
     storage: &Arc<dyn ObjectStorage>,
     seed: u128,
@@ -157,7 +161,7 @@ fn start_in(
         rim,
         nonces: NonceStream::new(Nonce(seed)),
         events,
-        stop: Arc::new(|_| {}),
+        stop: manner.inside,
     });
     highwater_coordinator::start(CoordinatorSetup {
         program,

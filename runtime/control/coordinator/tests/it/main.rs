@@ -7,6 +7,7 @@
 
 mod added_source;
 mod damage;
+mod detour_waits;
 mod dropped_state;
 mod exactly_once;
 mod going_back;
@@ -16,4 +17,5 @@ mod refusals;
 mod rehearsal;
 mod restore;
 mod savepoint;
+mod second_look;
 mod traps;

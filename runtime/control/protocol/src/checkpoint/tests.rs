@@ -219,9 +219,9 @@ impl Bench {
             tag: VersionTag("t".into()),
         };
         let outcome = if won {
-            HeadOutcome::Won(value)
+            HeadOutcome::Won(Box::new(value))
         } else {
-            HeadOutcome::Declined(value)
+            HeadOutcome::Declined(Box::new(value))
         };
         self.step(CheckpointEvent::HeadDecided(outcome))
     }
@@ -421,7 +421,7 @@ fn t45_a_new_leader_found_in_head_ends_the_machine() {
         tag: VersionTag("t".into()),
     };
     bench.written = None;
-    let outcome = HeadOutcome::Superseded(newer);
+    let outcome = HeadOutcome::Superseded(Box::new(newer));
     let effects = bench.step(CheckpointEvent::HeadDecided(outcome));
     assert_eq!(effects, [CheckpointEffect::StepDown]);
     assert_eq!(bench.step(CheckpointEvent::Tick), []);

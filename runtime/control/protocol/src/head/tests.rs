@@ -140,3 +140,78 @@ fn a_chain_with_a_gap_or_a_fallen_value_is_named() {
         assert_eq!(bad.follows(&base), Err(fault));
     }
 }
+
+/// Checkpoint 2 is being given up for checkpoint 1.
+fn giving_up() -> Head {
+    let two = complete(&complete(&first(), 1, 2), 2, 3);
+    let to = manifest(1, 1);
+    two.changed(&HeadChange::GiveUp { to }, Nonce(4))
+}
+
+#[test]
+fn a_choice_to_give_up_outlives_its_leader_and_ends_with_the_number_that_takes_its_place() {
+    let chosen = giving_up();
+    let choice = chosen.giving_up.clone();
+    assert_eq!(choice.as_ref().unwrap().given_up, chosen.manifest);
+    assert_eq!(Head::decode(&chosen.encode()).unwrap(), chosen);
+    let over = chosen.changed(&HeadChange::TakeOver { slots: slots(3) }, Nonce(5));
+    let raised = over.changed(&HeadChange::RaiseSlots { slots: slots(4) }, Nonce(6));
+    let touched = raised.changed(&HeadChange::Touch, Nonce(7));
+    assert_eq!((&over.giving_up, &touched.giving_up), (&choice, &choice));
+    let rebase = HeadChange::Rebase {
+        manifest: manifest(2, 3),
+        origin: None,
+    };
+    assert_eq!(touched.changed(&rebase, Nonce(8)).giving_up, None);
+    let restart = HeadChange::Restart {
+        lineage: Lineage(6),
+        manifest: manifest(3, 0),
+        slots: slots(1),
+        origin: None,
+    };
+    assert_eq!(touched.changed(&restart, Nonce(8)).giving_up, None);
+}
+
+#[test]
+#[should_panic(expected = "output that was being given up was confirmed")]
+fn what_is_given_up_is_never_confirmed() {
+    assert!(
+        !giving_up()
+            .changed(&HeadChange::Confirm, Nonce(5))
+            .has_pending_output()
+    );
+}
+
+#[test]
+#[should_panic(expected = "a checkpoint completed on one that was being given up")]
+fn no_checkpoint_completes_on_one_that_is_given_up() {
+    assert_eq!(complete(&giving_up(), 3, 5).number, 3);
+}
+
+#[test]
+fn a_choice_is_never_taken_back_and_names_the_number_in_head() {
+    let (two, chosen) = (complete(&complete(&first(), 1, 2), 2, 3), giving_up());
+    let mut back = chosen.changed(&HeadChange::Touch, Nonce(5));
+    back.giving_up = None;
+    assert_eq!(
+        back.follows(&chosen),
+        Err("a choice to give up was taken back")
+    );
+    let mut other = chosen;
+    other.giving_up.as_mut().unwrap().given_up = manifest(1, 1);
+    assert_eq!(
+        other.follows(&two),
+        Err("what is given up is not the number in head")
+    );
+    assert!(Head::decode(&other.encode()).is_err());
+}
+
+#[test]
+fn a_head_of_format_2_gives_nothing_up() {
+    let mut head = complete(&first(), 1, 2);
+    head.format = 2;
+    let bytes = head.encode();
+    let text = String::from_utf8(bytes.clone()).unwrap();
+    assert!(!text.contains("giving_up"), "as format 2 had it: {text}");
+    assert_eq!(Head::decode(&bytes).unwrap().giving_up, None);
+}

@@ -2,7 +2,9 @@
 //!
 //! Called by the leader's driver while no task runs. The rule: an output that is visible is never rewound, and an
 //! output that is given up can never become visible later. Each slot with a log examines in a session of its own; if
-//! none found output, each commits a void marker in that same session; then one conditional write makes the choice.
+//! none found output, one conditional write of `head` makes the choice; then each commits a void marker in that same
+//! session, and one more write takes the older state. Whoever leads after the choice goes on from there, even if the file
+//! that was damaged is whole again: where one slot is void, the output of the others may no longer be published.
 //! The number never falls (schedule 8): the new one was never tried before, has the older state and no pending output.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,7 +38,7 @@ pub enum Fault {
 pub struct GoingBackPlan {
     /// The settled head; its number is given up.
     pub head: Head,
-    /// The older state and the name of its manifest. S3 has confirmed its output.
+    /// The older state and the name of its manifest, see [`return_of`]. S3 has confirmed its output.
     pub target: (ManifestRef, Manifest),
     /// The manifest of the number that is given up, if it can be read. If not, every slot up to `head.slots` examines.
     pub given_up: Option<Manifest>,
@@ -54,6 +56,8 @@ pub enum GoingBackEvent {
         /// The marker of the number that is given up.
         found: Option<MarkerKind>,
     },
+    /// `head` says that the number is given up.
+    ChoiceDurable,
     /// A slot's void marker is committed.
     Voided(SlotKey),
     /// The new manifest is durable.
@@ -65,6 +69,8 @@ pub enum GoingBackEvent {
 pub enum GoingBackEffect {
     /// Starts an examining session of a slot.
     Examine(SlotDuty),
+    /// Makes the choice durable: nothing is void before it is decided.
+    MakeChoice(HeadChange),
     /// Orders the void marker.
     WriteVoid {
         /// The slot.
@@ -81,7 +87,7 @@ pub enum GoingBackEffect {
         /// Their hash.
         hash: ContentHash,
     },
-    /// Makes the choice; afterwards the job recovers from `head` as always.
+    /// Takes the older state; afterwards the job recovers from `head` as always.
     WriteHead(HeadChange),
     /// Output is visible and only a log is damaged: the region recovers as always, and each slot decides by its own
     /// markers whether it needs its log.
@@ -106,6 +112,8 @@ impl From<Option<MarkerKind>> for Answer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
     Examining(BTreeMap<SlotKey, Answer>),
+    /// All are examined, none has found output; the choice is on its way into `head`.
+    Choosing(BTreeMap<SlotKey, Answer>),
     Voiding(BTreeSet<SlotKey>),
     Storing(ManifestRef),
     Done,
@@ -150,6 +158,13 @@ impl GoingBack {
             reference.name.number < head.number,
             "going back leads to an older state"
         );
+        let chosen = head.giving_up.as_deref();
+        assert!(
+            chosen.is_none_or(|chosen| chosen.to == reference),
+            "a choice that is durable is carried out as it was made"
+        );
+        // Where it was made nothing may be confirmed any more, whatever led to it.
+        let fault = chosen.map_or(fault, |_| Fault::State);
         let duties = if given_up
             .as_ref()
             .is_some_and(|manifest| manifest.kind == SnapshotKind::Rebased)
@@ -227,15 +242,23 @@ impl GoingBack {
     pub fn step(&mut self, event: &GoingBackEvent) -> Vec<GoingBackEffect> {
         let mut effects = Vec::new();
         match (&mut self.phase, event) {
-            (Phase::Examining(slots), GoingBackEvent::Examined { slot, found }) => {
+            (
+                Phase::Examining(slots) | Phase::Choosing(slots),
+                GoingBackEvent::Examined { slot, found },
+            ) => {
                 if let Some(answer) = slots.get_mut(slot) {
                     *answer = Answer::from(*found);
                 }
             }
-            (Phase::Examining(slots), GoingBackEvent::Voided(slot)) => {
+            (Phase::Examining(slots) | Phase::Choosing(slots), GoingBackEvent::Voided(slot)) => {
                 if let Some(answer) = slots.get_mut(slot) {
                     *answer = Answer::Found(MarkerKind::Void);
                 }
+            }
+            (Phase::Choosing(slots), GoingBackEvent::ChoiceDurable) => {
+                let slots = std::mem::take(slots);
+                self.fault = Fault::State;
+                self.give_up(&slots, &mut effects);
             }
             (Phase::Voiding(slots), GoingBackEvent::Voided(slot)) => {
                 slots.remove(slot);
@@ -296,22 +319,41 @@ impl GoingBack {
             if slots.values().any(|found| *found == Answer::Waiting) {
                 return;
             }
-            let missing = slots.iter().filter(|(_, found)| **found == Answer::Missing);
-            let mut missing: BTreeSet<SlotKey> = missing.map(|(slot, _)| slot.clone()).collect();
-            if planted(Mutant::NoVoidMarkers) {
-                missing.clear();
+            let slots = slots.clone();
+            let is_void = |found: &Answer| *found == Answer::Found(MarkerKind::Void);
+            // Without a void marker to write there is nothing to choose: nothing is pending, or all of it is void.
+            let chosen = self.head.giving_up.is_some() || slots.values().all(is_void);
+            match self.target.parent {
+                Some(to) if !chosen && !planted(Mutant::GiveUpNotDurable) => {
+                    effects.push(GoingBackEffect::MakeChoice(HeadChange::GiveUp { to }));
+                    self.phase = Phase::Choosing(slots);
+                }
+                _ => self.give_up(&slots, effects),
             }
-            let id = self.head.checkpoint();
-            let order = |slot: &SlotKey| GoingBackEffect::WriteVoid {
-                slot: slot.clone(),
-                id,
-            };
-            effects.extend(missing.iter().map(order));
-            self.phase = Phase::Voiding(missing);
         }
         if matches!(&self.phase, Phase::Voiding(slots) if slots.is_empty()) {
             self.store(effects);
         }
+    }
+
+    /// Every slot that is not void yet becomes so.
+    fn give_up(&mut self, slots: &BTreeMap<SlotKey, Answer>, effects: &mut Vec<GoingBackEffect>) {
+        let output = Answer::Found(MarkerKind::Output);
+        if let Some((slot, _)) = slots.iter().find(|(_, found)| **found == output) {
+            return self.visible(slot.clone(), effects);
+        }
+        let missing = slots.iter().filter(|(_, found)| **found == Answer::Missing);
+        let mut missing: BTreeSet<SlotKey> = missing.map(|(slot, _)| slot.clone()).collect();
+        if planted(Mutant::NoVoidMarkers) {
+            missing.clear();
+        }
+        let id = self.head.checkpoint();
+        let order = |slot: &SlotKey| GoingBackEffect::WriteVoid {
+            slot: slot.clone(),
+            id,
+        };
+        effects.extend(missing.iter().map(order));
+        self.phase = Phase::Voiding(missing);
     }
 
     fn store(&mut self, effects: &mut Vec<GoingBackEffect>) {
@@ -345,6 +387,16 @@ impl GoingBack {
         };
         effects.push(GoingBackEffect::WriteManifest { name, bytes, hash });
         self.phase = Phase::Storing(ManifestRef { name, hash });
+    }
+}
+
+/// The checkpoint to which `head` can go back: what was chosen before, or else what the manifest that is given up comes
+/// after, or else, if it cannot be read, what `head` had before it. `None` = none may take its place.
+pub fn return_of(head: &Head, given_up: Option<&Manifest>) -> Option<ManifestRef> {
+    match (head.giving_up.as_deref(), given_up) {
+        (Some(chosen), _) => Some(chosen.to),
+        (None, Some(manifest)) => manifest.parent,
+        (None, None) => head.previous.as_deref().copied(),
     }
 }
 

@@ -69,8 +69,9 @@ pub enum RegionEffect {
     OpenAll,
     /// Lets records flow: releases all slots, then the sources (R7).
     Release,
-    /// State is damaged, or a void marker was met: *Going back* is to be done or finished. The driver first reads `head`
-    /// again: a deposed leader misses files that its successor has collected, and that is no damage.
+    /// State is damaged, a void marker was met, or `head` says that its number is being given up: *Going back* is to be
+    /// done or finished. The driver first reads `head` again: a deposed leader misses files that its successor has
+    /// collected, and that is no damage.
     GoBack,
 }
 
@@ -136,6 +137,10 @@ impl RegionRecovery {
             to_verify: shape.tasks.keys().cloned().collect(),
             to_open: shape.tasks.keys().cloned().collect(),
         };
+        if head.giving_up.is_some() {
+            recovery.phase = Phase::Left;
+            return (recovery, vec![RegionEffect::GoBack]);
+        }
         let mut effects: Vec<RegionEffect> = recovery
             .to_free
             .iter()

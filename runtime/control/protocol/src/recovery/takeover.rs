@@ -3,8 +3,9 @@
 //! Called by the driver after R2. No transactional id is initialised; a task that reports refuses older leaders from then
 //! on. The enumerators are `head`'s state plus
 //! the reported splits and assign nothing before the decision. An attempt is adopted only if its history holds the
-//! checkpoint in `head`: an attempt that was replaced before that checkpoint is a zombie, however alive it looks. It must
-//! also run what this leader would deploy: the tasks of another parallelism are not all known here.
+//! checkpoint in `head`: an attempt that was replaced before that checkpoint is a zombie, however alive it looks. On a
+//! checkpoint that is being given up nothing is adopted: it would confirm what may not be published. It must also run what
+//! this leader would deploy: the tasks of another parallelism are not all known here.
 //!
 //! Only the simulator drives it today: in one process the workers die with their coordinator, so every leader restarts.
 
@@ -74,6 +75,7 @@ pub struct Takeover {
     commits: BTreeSet<SlotKey>,
     tasks: BTreeSet<TaskId>,
     shape: ContentHash,
+    gives_up: bool,
     attempt: Option<AttemptId>,
     reports: BTreeMap<TaskId, AttemptReport>,
     decided: bool,
@@ -93,6 +95,7 @@ impl Takeover {
             commits: commits_of(manifest),
             tasks: shape.tasks.keys().cloned().collect(),
             shape: shape.fingerprint(),
+            gives_up: head.giving_up.is_some(),
             attempt: None,
             reports: BTreeMap::new(),
             decided: false,
@@ -120,7 +123,7 @@ impl Takeover {
         let continuous = |report: &AttemptReport| {
             report.running && report.shape == self.shape && report.history.contains(&self.id)
         };
-        if !self.reports.values().all(continuous) {
+        if self.gives_up || !self.reports.values().all(continuous) {
             return Some(TakeoverDecision::Restart);
         }
         Some(self.adopt())

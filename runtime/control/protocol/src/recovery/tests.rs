@@ -11,7 +11,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::hash::ContentHash;
 use crate::head::{Head, HeadChange, ManifestRef};
-use crate::head_write::{VersionTag, Versioned};
+use crate::head_write::{
+    HeadKeeper, HeadOutcome, HeadWriteEffect, HeadWriteEvent, PutOutcome, ReadOutcome, VersionTag,
+    Versioned,
+};
 use crate::job::{JobShape, OperatorShape, SinkShape, TaskId, TaskShape};
 use crate::manifest::{
     Blob, ExternalSink, FileEntry, GroupSlice, HexBytes, KeyedFile, ListMode, ListState, LogObject,

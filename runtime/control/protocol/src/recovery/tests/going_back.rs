@@ -27,13 +27,9 @@ fn going_back_voids_then_takes_a_new_number_with_the_older_state() {
     assert_eq!(effects.len(), 2, "only slots with a log: {effects:?}");
     assert_eq!(machine.step(&examined(0, None)), [], "waits for all");
     let effects = machine.step(&examined(1, Some(MarkerKind::Void)));
-    assert_eq!(
-        effects,
-        [GoingBackEffect::WriteVoid {
-            slot: slot(0),
-            id: id(4)
-        }]
-    );
+    assert_eq!(effects, [choice()], "nothing is void before head says so");
+    let effects = machine.step(&GoingBackEvent::ChoiceDurable);
+    assert_eq!(effects, [void(0)]);
     let effects = machine.step(&GoingBackEvent::Voided(slot(0)));
     let [GoingBackEffect::WriteManifest { name, bytes, .. }] = &effects[..] else {
         panic!("{effects:?}")
@@ -47,8 +43,151 @@ fn going_back_voids_then_takes_a_new_number_with_the_older_state() {
     let [GoingBackEffect::WriteHead(change)] = &effects[..] else {
         panic!("{effects:?}")
     };
-    let head = head_at(&manifest(4, &[0, 1]), 3).changed(change, Nonce(9));
+    let head = chosen_head(&[0, 1]).changed(change, Nonce(9));
     assert_eq!((head.number, head.has_pending_output()), (5, false));
+    assert_eq!(head.giving_up, None, "the choice was carried out");
+}
+
+/// The choice to go back from checkpoint 4 to checkpoint 3.
+fn give_up() -> HeadChange {
+    let to = reference(&manifest(3, &[0]));
+    HeadChange::GiveUp { to }
+}
+
+fn choice() -> GoingBackEffect {
+    GoingBackEffect::MakeChoice(give_up())
+}
+
+fn void(at: u32) -> GoingBackEffect {
+    let (slot, id) = (slot(at), id(4));
+    GoingBackEffect::WriteVoid { slot, id }
+}
+
+/// The head of a leader that died after it had made the choice.
+fn chosen_head(logs: &[u32]) -> Head {
+    head_at(&manifest(4, logs), 3).changed(&give_up(), Nonce(8))
+}
+
+/// What the next leader begins with on a head that has the choice, whether it reads the manifest that is given up or not.
+fn going_on(given_up: Option<Manifest>, fault: Fault) -> (GoingBack, Vec<GoingBackEffect>) {
+    let head = chosen_head(&[0, 1]).changed(
+        &HeadChange::TakeOver {
+            slots: BTreeMap::new(),
+        },
+        Nonce(9),
+    );
+    let target = manifest(3, &[0]);
+    assert_eq!(
+        return_of(&head, given_up.as_ref()),
+        Some(reference(&target)),
+        "the choice leads where it led when it was made"
+    );
+    let plan = GoingBackPlan {
+        head,
+        target: (reference(&target), target),
+        given_up,
+        fault,
+    };
+    GoingBack::forced(plan, &shape(3), TrySource::new(NonceStream::new(Nonce(6))))
+}
+
+#[test]
+fn a_leader_that_died_before_the_choice_has_changed_nothing() {
+    let (mut machine, _) = going_back(&[0, 1], true);
+    machine.step(&examined(0, None));
+    let written = machine.step(&examined(1, None));
+    assert_eq!(written, [choice()], "not one void marker is ordered");
+    for slot in [0, 1] {
+        assert_eq!(machine.step(&examined(slot, None)), [], "nor before head");
+    }
+    let effects = machine.step(&GoingBackEvent::ChoiceDurable);
+    assert_eq!(effects, [void(0), void(1)]);
+    assert_eq!(machine.step(&GoingBackEvent::ChoiceDurable), [], "once");
+}
+
+#[test]
+fn a_leader_that_died_after_the_choice_is_followed_by_one_that_carries_it_out() {
+    let whole = manifest(4, &[0, 1]);
+    // None, one and both slots were void already when it died.
+    for voided in 0..3 {
+        for readable in [true, false] {
+            let (mut machine, effects) = going_on(readable.then(|| whole.clone()), Fault::State);
+            let asked = effects.len() as u32;
+            assert_eq!(asked, if readable { 2 } else { 3 }, "{effects:?}");
+            let mut last = Vec::new();
+            for at in 0..asked {
+                let found = (at < voided).then_some(MarkerKind::Void);
+                last = machine.step(&examined(at, found));
+            }
+            let voids: Vec<_> = (voided..asked).map(void).collect();
+            if voids.is_empty() {
+                assert!(matches!(last[..], [GoingBackEffect::WriteManifest { .. }]));
+            } else {
+                assert_eq!(last, voids, "the choice is not made twice");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_choice_beside_visible_output_stops_whatever_was_damaged() {
+    for fault in [Fault::State, Fault::Log] {
+        let (mut machine, _) = going_on(Some(manifest(4, &[0, 1])), fault);
+        machine.step(&examined(0, Some(MarkerKind::Void)));
+        let effects = machine.step(&examined(1, Some(MarkerKind::Output)));
+        let [GoingBackEffect::Stop(NamedStop::PartlyCommitted { slot: at, .. })] = &effects[..]
+        else {
+            panic!("{effects:?}")
+        };
+        assert_eq!(*at, slot(1));
+    }
+}
+
+#[test]
+fn output_that_appears_while_the_choice_is_written_stops_once_it_is_decided() {
+    let (mut machine, _) = going_back(&[0, 1], true);
+    machine.step(&examined(0, None));
+    machine.step(&examined(1, None));
+    let output = examined(0, Some(MarkerKind::Output));
+    assert_eq!(machine.step(&output), [], "head is undecided (L1)");
+    let effects = machine.step(&GoingBackEvent::ChoiceDurable);
+    assert!(matches!(
+        &effects[..],
+        [GoingBackEffect::Stop(NamedStop::PartlyCommitted { .. })]
+    ));
+}
+
+#[test]
+fn a_void_marker_that_appears_while_the_choice_is_written_is_not_written_again() {
+    let (mut machine, _) = going_back(&[0, 1], true);
+    machine.step(&examined(0, None));
+    machine.step(&examined(1, None));
+    assert_eq!(machine.step(&GoingBackEvent::Voided(slot(1))), []);
+    let effects = machine.step(&GoingBackEvent::ChoiceDurable);
+    assert_eq!(effects, [void(0)]);
+}
+
+#[test]
+fn where_all_is_void_already_there_is_nothing_to_choose() {
+    let (mut machine, _) = going_back(&[0, 1], true);
+    machine.step(&examined(0, Some(MarkerKind::Void)));
+    let effects = machine.step(&examined(1, Some(MarkerKind::Void)));
+    assert!(matches!(
+        effects[..],
+        [GoingBackEffect::WriteManifest { .. }]
+    ));
+}
+
+#[test]
+fn a_region_on_a_number_that_is_given_up_publishes_nothing_and_goes_back() {
+    let (head, manifest) = (chosen_head(&[0, 1]), manifest(4, &[0, 1]));
+    let (mut region, effects) =
+        RegionRecovery::start(&head, &manifest, &shape(3), &BTreeSet::new());
+    assert_eq!(effects, [RegionEffect::GoBack]);
+    for at in 0..3 {
+        assert_eq!(region.step(RegionEvent::Freed(slot(at))), []);
+        assert_eq!(region.step(RegionEvent::Verified(task(at))), []);
+    }
 }
 
 #[test]
@@ -88,14 +227,8 @@ fn schedule_21_visible_output_is_never_rewound() {
 fn a_lost_session_on_the_way_to_void_reads_again() {
     let (mut machine, _) = going_back(&[0], true);
     machine.step(&examined(0, None));
-    let effects = machine.step(&examined(0, None));
-    assert_eq!(
-        effects,
-        [GoingBackEffect::WriteVoid {
-            slot: slot(0),
-            id: id(4)
-        }]
-    );
+    machine.step(&GoingBackEvent::ChoiceDurable);
+    assert_eq!(machine.step(&examined(0, None)), [void(0)]);
     let effects = machine.step(&examined(0, Some(MarkerKind::Output)));
     assert!(
         matches!(&effects[..], [GoingBackEffect::Stop(_)]),
@@ -224,4 +357,42 @@ fn a_voluntary_return_with_pending_output_is_a_bug() {
     let head = head_at(&manifest(4, &[0]), 3);
     let tries = TrySource::new(NonceStream::new(Nonce(5)));
     GoingBack::voluntary(head, manifest(3, &[0]), &savepoint(), tries);
+}
+
+#[test]
+fn nothing_is_adopted_on_a_number_that_is_given_up() {
+    let manifest = manifest(4, &[0, 1]);
+    let mut takeover = Takeover::start(&chosen_head(&[0, 1]), &manifest, &shape(2));
+    takeover.report(report(0, 7, Some(id(4)), 3));
+    assert_eq!(
+        takeover.report(report(1, 7, Some(id(4)), 3)),
+        Some(TakeoverDecision::Restart)
+    );
+}
+
+#[test]
+fn of_two_leaders_the_deposed_one_cannot_make_the_choice() {
+    let head = head_at(&manifest(4, &[0, 1]), 3);
+    let take = |of: &Head| {
+        let slots = BTreeMap::new();
+        of.changed(&HeadChange::TakeOver { slots }, Nonce(20))
+    };
+    let mut old = HeadKeeper::new(Some(versioned(head.clone())));
+    let first = old.begin(&give_up(), Nonce(10));
+    assert!(matches!(first[..], [HeadWriteEffect::Put { .. }]));
+    old.step(HeadWriteEvent::Put(PutOutcome::Precondition));
+    let newer = ReadOutcome::Value(Box::new(versioned(take(&head))));
+    let effects = old.step(HeadWriteEvent::Read(newer));
+    assert!(
+        matches!(
+            effects[..],
+            [HeadWriteEffect::Decided(HeadOutcome::Superseded(_))]
+        ),
+        "so it never orders a void marker: {effects:?}"
+    );
+    let newer = take(&chosen_head(&[0, 1]));
+    assert!(
+        newer.giving_up.is_some(),
+        "one that was made in time is taken over with the job"
+    );
 }
