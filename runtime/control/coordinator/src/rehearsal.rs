@@ -4,6 +4,8 @@
 //! way of every restore, so whatever an operator keeps, keyed or in lists, and whatever it can migrate, is judged by the
 //! operator itself. The sessions of its sinks are of a lineage that nobody knows yet.
 
+use std::time::Duration;
+
 use highwater_protocol::gate::first_attempt;
 use highwater_protocol::head::{Head, ManifestRef, Origin};
 use highwater_protocol::job::JobShape;
@@ -20,6 +22,7 @@ use highwater_worker::{
 use tokio::sync::mpsc;
 
 use crate::deploy::{DeployInput, LogCheck, deployment};
+use crate::going_back::{Broken, both};
 use crate::housekeeping::delete;
 use crate::savepoint::Savepoint;
 use crate::setup::JobFailure;
@@ -30,30 +33,82 @@ use crate::store::{JobStore, backoff};
 
 /// The worker while nothing runs.
 pub struct Stage<'a> {
-    /// It.
-    pub worker: &'a WorkerHandle,
+    /// Opens the state, on its slots.
+    worker: &'a WorkerHandle,
     /// What it tells.
-    pub events: &'a mut mpsc::Receiver<WorkerEvent>,
+    events: &'a mut mpsc::Receiver<WorkerEvent>,
+    /// How long the end of an attempt may take.
+    limit: Duration,
+    /// The attempt whose end the worker has not told yet.
+    held: Option<AttemptId>,
 }
 
-impl Stage<'_> {
+impl<'a> Stage<'a> {
+    /// A worker that holds nothing; an attempt ends within `limit` or is given up on.
+    pub const fn new(
+        worker: &'a WorkerHandle,
+        events: &'a mut mpsc::Receiver<WorkerEvent>,
+        limit: Duration,
+    ) -> Self {
+        Self {
+            worker,
+            events,
+            limit,
+            held: None,
+        }
+    }
+
     /// Opens the state of a deployment.
     ///
     /// # Errors
-    /// With the task, what it has against the state, and the next step.
-    pub async fn rehearse(
+    /// With the task, what it has against the state, and the next step; `Stuck` when user code does not return.
+    pub(crate) async fn rehearse(
         &mut self,
         deployment: Deployment,
         stop: &StopHook,
-    ) -> Result<(), JobFailure> {
+    ) -> Result<(), Broken> {
         let attempt = deployment.attempt;
         stop(Step::R5);
+        self.held = Some(attempt);
         self.worker
             .send(WorkerCommand::Prepare(Box::new(deployment)));
         let opened = self.opened(attempt, stop).await;
+        both(opened.map_err(Broken::from), self.clear().await)
+    }
+
+    /// Has the worker let go of what it still holds, also after whoever opened it was stopped on the way.
+    ///
+    /// # Errors
+    /// `Stuck` when it does not within the limit.
+    pub(crate) async fn clear(&mut self) -> Result<(), Broken> {
+        let Some(attempt) = self.held else {
+            return Ok(());
+        };
         self.worker.send(WorkerCommand::Cancel(attempt));
-        while !matches!(self.event().await?, WorkerEvent::Cancelled(of) if of == attempt) {}
-        opened
+        let (limit, mut waits_for) = (self.limit, "the worker".to_owned());
+        let ended = tokio::time::timeout(limit, self.ended(attempt, &mut waits_for)).await;
+        ended.unwrap_or_else(|_| {
+            let message = format!(
+                "attempt {} did not end within {} ms after it opened the state of the savepoint; it waits for {waits_for}; \
+                 the job is as it was, start again",
+                attempt.0,
+                limit.as_millis(),
+            );
+            Err(Broken::Stuck(failure(ErrorKind::Bug, message)))
+        })
+    }
+
+    async fn ended(&mut self, attempt: AttemptId, waits_for: &mut String) -> Result<(), Broken> {
+        loop {
+            match self.event().await? {
+                WorkerEvent::Cancelled(of) if of == attempt => {
+                    self.held = None;
+                    return Ok(());
+                }
+                WorkerEvent::Cancelling(of, what) if of == attempt => *waits_for = what,
+                _ => {}
+            }
+        }
     }
 
     async fn opened(&mut self, attempt: AttemptId, stop: &StopHook) -> Result<(), JobFailure> {
@@ -87,12 +142,12 @@ impl Stage<'_> {
 /// The state of a savepoint as that of checkpoint 0, opened once by this job before `head` is touched. A refused one
 /// leaves nothing behind.
 pub(crate) async fn take_into(
-    input: &mut StartInput<'_>,
+    input: &mut StartInput<'_, '_>,
     manifest: &mut Manifest,
     savepoint: &Savepoint,
     (shape, externals, sources): (&JobShape, &Externals, OpenSources),
     nonces: &mut NonceStream,
-) -> Result<(Box<Origin>, AttemptId), JobFailure> {
+) -> Result<(Box<Origin>, AttemptId), Broken> {
     let origin = fill(manifest, savepoint, input.store, nonces.draw()).await?;
     let name = ManifestName {
         epoch: manifest.id.epoch,
@@ -126,21 +181,23 @@ pub(crate) async fn take_into(
         });
         let rehearsed = match deployed {
             Ok(deployment) => input.stage.rehearse(deployment, input.stop).await,
-            Err(error) => Err(failed(&error)),
+            Err(error) => Err(failed(&error).into()),
         };
         match rehearsed {
             Ok(()) => {
                 input.waits.goes_on();
                 return Ok((origin, attempt));
             }
-            Err(failure) if failure.kind == ErrorKind::Transient => {
+            Err(Broken::Failed(failure)) if failure.kind == ErrorKind::Transient => {
                 input
                     .waits
                     .waits("opening the savepoint", &failure.message, tries);
                 tries += 1;
                 tokio::time::sleep(backoff(tries)).await;
             }
-            Err(failure) => break failure,
+            Err(Broken::Failed(failure)) => break failure,
+            // Its copies may still be read.
+            Err(broken) => return Err(broken),
         }
     };
     let copies: Vec<_> = manifest.files.keys().cloned().collect();
@@ -152,7 +209,7 @@ pub(crate) async fn take_into(
         "savepoint {} cannot be taken by this job, and nothing was changed: {}",
         savepoint.facts.folder, refused.message
     );
-    Err(failure(refused.kind, message))
+    Err(failure(refused.kind, message).into())
 }
 
 /// Puts the state of a savepoint into checkpoint 0 of a new lineage, with copies of its files.

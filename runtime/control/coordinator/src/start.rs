@@ -30,7 +30,7 @@ use highwater_worker::StopHook;
 use highwater_worker::slot::error_chain;
 use tokio::task::JoinError;
 
-use crate::going_back::tell_damage;
+use crate::going_back::{Broken, tell_damage};
 use crate::rehearsal::{Stage, take_into};
 use crate::savepoint::{Savepoint, SavepointWish, confirmed_sinks};
 use crate::settings::CoordinatorSettings;
@@ -74,7 +74,7 @@ pub struct Leader {
 }
 
 /// What a start works with.
-pub struct StartInput<'a> {
+pub struct StartInput<'a, 'w> {
     /// The program.
     pub program: &'a JobProgram,
     /// The job.
@@ -90,7 +90,7 @@ pub struct StartInput<'a> {
     /// Told what the start waits for.
     pub waits: &'a WaitBoard,
     /// Opens a state before `head` names it.
-    pub stage: Stage<'a>,
+    pub stage: &'a mut Stage<'w>,
 }
 
 /// A failure of this kind and message.
@@ -113,7 +113,10 @@ pub fn failed<E: Classified>(error: &E) -> JobFailure {
 ///
 /// # Errors
 /// With the reason, when the job may not start; the store is unchanged then, but for a raised epoch.
-pub async fn start(input: StartInput<'_>, nonces: &mut NonceStream) -> Result<Leader, JobFailure> {
+pub(crate) async fn start(
+    input: StartInput<'_, '_>,
+    nonces: &mut NonceStream,
+) -> Result<Leader, Broken> {
     let view = input.store.view().await.map_err(|error| failed(&error))?;
     let wish = match input.wish {
         Wish::Own(wish) => *wish,
@@ -144,11 +147,11 @@ fn tell_left(leaves: LeftBehind) {
 
 /// Starts from a savepoint. It is verified to the last byte before anything is written.
 async fn from_savepoint(
-    input: StartInput<'_>,
+    input: StartInput<'_, '_>,
     view: StoreView,
     wish: &SavepointWish,
     nonces: &mut NonceStream,
-) -> Result<Leader, JobFailure> {
+) -> Result<Leader, Broken> {
     let savepoint = Savepoint::read(input.store, &wish.place).await?;
     let words = (wish.word, wish.again);
     let decided = decide_from_savepoint(input.identity, view, &savepoint.facts, words);
@@ -198,13 +201,13 @@ impl Beginning {
 }
 
 async fn take_over(
-    input: StartInput<'_>,
+    input: StartInput<'_, '_>,
     found: Versioned,
     savepoint: Option<Savepoint>,
     nonces: &mut NonceStream,
-) -> Result<Leader, JobFailure> {
+) -> Result<Leader, Broken> {
     let read = match input.store.manifest(&found.head.manifest).await {
-        Err(error) if error.kind() != ErrorKind::Corrupt => return Err(failed(&error)),
+        Err(error) if error.kind() != ErrorKind::Corrupt => return Err(failed(&error).into()),
         read => read,
     };
     let known = known_markers(&found.head, read.as_ref().ok());
@@ -293,10 +296,10 @@ fn refused(manifest: &Manifest, checked: Result<(), Vec<Refusal>>) -> Result<(),
 }
 
 async fn begin(
-    mut input: StartInput<'_>,
+    mut input: StartInput<'_, '_>,
     beginning: Beginning,
     nonces: &mut NonceStream,
-) -> Result<Leader, JobFailure> {
+) -> Result<Leader, Broken> {
     let Beginning {
         epoch,
         before,
@@ -367,7 +370,7 @@ async fn begin(
 
 /// The sources at the positions of a savepoint, or where they begin.
 async fn resolve(
-    input: &StartInput<'_>,
+    input: &StartInput<'_, '_>,
     savepoint: Option<&Savepoint>,
     shape: &JobShape,
 ) -> Result<OpenSources, JobFailure> {
@@ -471,7 +474,7 @@ fn known_markers(head: &Head, manifest: Option<&Manifest>) -> BTreeMap<OperatorU
 ///
 /// Sinks whose place of markers is known come first: one place may serve several sinks, and it is missed by them only.
 async fn externals(
-    input: &StartInput<'_>,
+    input: &StartInput<'_, '_>,
     lineage: Lineage,
     known: &BTreeMap<OperatorUid, KnownMarkers>,
 ) -> Result<Externals, JobFailure> {

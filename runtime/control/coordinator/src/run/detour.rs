@@ -15,7 +15,7 @@ use highwater_worker::WorkerEvent;
 use tokio::sync::mpsc;
 
 use crate::deploy::LogCheck;
-use crate::going_back::{Damage, Detour, Detoured, Work};
+use crate::going_back::{Broken, Damage, Detour, Detoured, Work};
 use crate::rehearsal::Stage;
 use crate::request::{JobRequest, RequestRefused, reply, until_ended};
 use crate::savepoint::Savepoint;
@@ -54,6 +54,16 @@ pub(super) enum NotBegun {
     Stuck(JobFailure),
 }
 
+impl From<Broken> for NotBegun {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Cancelled => Self::Ended(Ok(JobOutcome::Cancelled)),
+            Broken::Failed(failure) => Self::Ended(Err(failure)),
+            Broken::Stuck(failure) => Self::Stuck(failure),
+        }
+    }
+}
+
 /// Takes the leadership; a checkpoint whose manifest cannot be read is given up first.
 pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, NotBegun> {
     let StartParts {
@@ -64,6 +74,8 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, NotBegun> {
         waits,
     } = parts;
     let mut nonces = NonceStream::new(setup.seed);
+    let limit = setup.settings.cancellation_timeout;
+    let mut stage = Stage::new(&setup.worker, &mut *events, limit);
     let input = StartInput {
         program: &setup.program,
         identity: &setup.job,
@@ -72,20 +84,17 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, NotBegun> {
         wish: &setup.wish,
         stop: &setup.stop,
         waits,
-        stage: Stage {
-            worker: &setup.worker,
-            events: &mut *events,
-        },
+        stage: &mut stage,
     };
     // In one process nobody else stands for election: a candidate is the one that starts.
     (setup.stop)(Step::R1);
-    // Nothing runs yet, so a start that is left where it is stands as one that was killed there: the next one goes on.
+    // No record flows yet, so a start that is left where it is stands as one that was killed there: the next one goes on.
+    // What may run is user code that opens a state: nobody joins its thread before it has returned.
     let leader = tokio::select! {
         biased;
-        leader = start_leader(input, &mut nonces) => {
-            leader.map_err(|failure| NotBegun::Ended(Err(failure)))?
-        }
+        leader = start_leader(input, &mut nonces) => leader?,
         () = until_ended(requests, waits) => {
+            stage.clear().await?;
             return Err(NotBegun::Ended(Ok(JobOutcome::Cancelled)));
         }
     };
