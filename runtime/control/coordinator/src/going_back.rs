@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 
 use crate::attempt::After;
 use crate::deploy::{LogCheck, logs, markers};
+use crate::housekeeping::tell_dropped;
 use crate::request::{ENDED_EARLY, JobRequest, RequestRefused};
 use crate::restart::RestartDelay;
 use crate::savepoint::Savepoint;
@@ -168,6 +169,13 @@ impl Detour<'_> {
                 },
             };
             let failure = match ended {
+                Ok(detoured @ Detoured::Back(_)) => {
+                    if let Some(left) = &damage.manifest {
+                        let below = &self.setup.settings.savepoints;
+                        tell_dropped(self.store, below, left).await;
+                    }
+                    return (detoured, tries);
+                }
                 Ok(detoured) => return (detoured, tries),
                 Err(Broken::Failed(failure)) => failure,
                 Err(broken) => return (broken.into_end(), tries),

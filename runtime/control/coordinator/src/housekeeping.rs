@@ -140,6 +140,41 @@ async fn export_once(
     }
 }
 
+/// The folder of the savepoint that `manifest` was asked for as, if it is not there complete: a job that goes on from
+/// anything but `manifest` does not make it any more.
+pub async fn dropped(store: &JobStore, below: &str, manifest: &Manifest) -> Option<String> {
+    let name = manifest.savepoint.as_deref()?;
+    // A name that is no folder was never copied either.
+    let Ok(target) = SavepointPaths::parse(below, name) else {
+        return Some(name.to_owned());
+    };
+    let found = match ObjectPath::parse(&target.manifest()) {
+        Ok(path) => look(store, manifest, &path).await,
+        Err(error) => Err(error.into()),
+    };
+    match found {
+        Ok(ExportDecision::Complete) => None,
+        Ok(ExportDecision::Copy | ExportDecision::Taken) => Some(target.folder().to_owned()),
+        Err(error) => {
+            let reason = highwater_worker::slot::error_chain(&error);
+            tracing::warn!(reason, "whether the savepoint is there could not be read");
+            Some(target.folder().to_owned())
+        }
+    }
+}
+
+/// Says of [`dropped`] that it is not made any more.
+pub async fn tell_dropped(store: &JobStore, below: &str, manifest: &Manifest) {
+    if let Some(savepoint) = dropped(store, below, manifest).await {
+        tracing::warn!(
+            savepoint,
+            checkpoint = %manifest.id,
+            "a savepoint is not made: it was asked for at a checkpoint that the job does not go on from, and its process \
+             ended before the copy; ask for it again when the job runs"
+        );
+    }
+}
+
 async fn look(
     store: &JobStore,
     manifest: &Manifest,
@@ -243,5 +278,19 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         let manifest = ObjectPath::parse(&target.manifest()).unwrap();
         assert_eq!(store.storage().get(&manifest).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_savepoint_that_is_owed_and_not_there_is_named_when_it_is_dropped() {
+        let (store, mut manifest) = checkpoint(b"state", b"state").await;
+        assert_eq!(dropped(&store, "savepoints", &manifest).await, None);
+        manifest.savepoint = Some("one".to_owned());
+        let folder = Some("savepoints/one".to_owned());
+        assert_eq!(dropped(&store, "savepoints", &manifest).await, folder);
+        let target = SavepointPaths::parse("savepoints", "one").unwrap();
+        export(&store, &manifest, &target).await.unwrap();
+        assert_eq!(dropped(&store, "savepoints", &manifest).await, None);
+        manifest.lineage = Lineage(2);
+        assert_eq!(dropped(&store, "savepoints", &manifest).await, folder);
     }
 }

@@ -31,6 +31,7 @@ use highwater_worker::slot::error_chain;
 use tokio::task::JoinError;
 
 use crate::going_back::{Broken, tell_damage};
+use crate::housekeeping::tell_dropped;
 use crate::rehearsal::{Stage, take_into};
 use crate::savepoint::{Savepoint, SavepointWish, confirmed_sinks};
 use crate::settings::CoordinatorSettings;
@@ -126,7 +127,7 @@ pub(crate) async fn start(
         StartDecision::TakeOver(found) => take_over(input, found, None, nonces).await,
         StartDecision::Begin { epoch } => begin(input, Beginning::of(epoch), nonces).await,
         StartDecision::BeginAgain { head, leaves } => {
-            tell_left(leaves);
+            tell_left(&input, &head.head, leaves).await;
             let again = Beginning {
                 epoch: head.head.epoch.next(),
                 before: Some(head),
@@ -137,12 +138,16 @@ pub(crate) async fn start(
     }
 }
 
-fn tell_left(leaves: LeftBehind) {
+async fn tell_left(input: &StartInput<'_, '_>, head: &Head, leaves: LeftBehind) {
     tracing::warn!(
         number = leaves.number,
         confirmed = leaves.confirmed,
         "a new lineage begins; the state of the old one is left behind, and what it wrote stays beside the new output"
     );
+    match input.store.manifest(&head.manifest).await {
+        Ok(manifest) => tell_dropped(input.store, &input.settings.savepoints, &manifest).await,
+        Err(error) => tell_damage("the checkpoint that is left behind", &error),
+    }
 }
 
 /// Starts from a savepoint. It is verified to the last byte before anything is written.
@@ -177,7 +182,7 @@ async fn from_savepoint(
         SavepointStart::GoBack(found) => take_over(input, found, Some(savepoint), nonces).await,
         SavepointStart::Begin { epoch } => begin(input, begun(epoch, None), nonces).await,
         SavepointStart::Fork { head, leaves } => {
-            tell_left(leaves);
+            tell_left(&input, &head.head, leaves).await;
             begin(input, begun(head.head.epoch.next(), Some(head)), nonces).await
         }
     }
