@@ -139,8 +139,9 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// The state of a savepoint as that of checkpoint 0, opened once by this job before `head` is touched. A refused one
-/// leaves nothing behind.
+/// The state of a savepoint as that of checkpoint 0, opened once by this job before `head` is touched. Of a refused one no
+/// copy is left; of one that is stopped on the way the copies are, for a collection. What its sinks have made for the
+/// markers of the new lineage, such as a Kafka topic, stays in both cases: nothing uses it.
 pub(crate) async fn take_into(
     input: &mut StartInput<'_, '_>,
     manifest: &mut Manifest,
@@ -206,7 +207,7 @@ pub(crate) async fn take_into(
         tracing::warn!(error, "copies of the savepoint are left for a collection");
     }
     let message = format!(
-        "savepoint {} cannot be taken by this job, and nothing was changed: {}",
+        "savepoint {} cannot be taken by this job, which is as it was: {}",
         savepoint.facts.folder, refused.message
     );
     Err(failure(refused.kind, message).into())

@@ -113,7 +113,8 @@ pub fn failed<E: Classified>(error: &E) -> JobFailure {
 /// Starts a leader.
 ///
 /// # Errors
-/// With the reason, when the job may not start; the store is unchanged then, but for a raised epoch.
+/// With the reason, when the job may not start. `head` is as it was then, but for a raised epoch. What was made for a
+/// lineage that did not begin may be left: files for a collection, places of markers in the systems of sinks for good.
 pub(crate) async fn start(
     input: StartInput<'_, '_>,
     nonces: &mut NonceStream,
