@@ -32,14 +32,14 @@ use tokio::task::JoinError;
 
 use crate::going_back::{Broken, tell_damage};
 use crate::housekeeping::tell_dropped;
-use crate::rehearsal::{Stage, take_into};
-use crate::savepoint::{Savepoint, SavepointWish, confirmed_sinks};
+use crate::savepoint::{Savepoint, SavepointWish, Taking, confirmed_sinks, take_into};
 use crate::settings::CoordinatorSettings;
 use crate::setup::{JobFailure, Wish};
 use crate::shape::shape_of;
 use crate::sources::{OpenSources, open_sources, state_of};
 use crate::status::WaitBoard;
 use crate::store::{HEAD_GONE, JobStore, Troubles, backoff};
+use crate::trial_restore::Stage;
 
 /// What the outside of each sink is, and where its markers begin.
 #[derive(Clone, Debug, Default)]
@@ -327,19 +327,17 @@ async fn begin(
     let mut last_attempt = first_attempt(epoch);
     let mut origin = None;
     if let Some(savepoint) = &savepoint {
-        let parts = (&shape, &externals, sources);
-        let taken = take_into(&mut input, &mut manifest, savepoint, parts, nonces).await?;
+        let taking = Taking {
+            savepoint,
+            shape: &shape,
+            externals: &externals,
+            sources,
+        };
+        let taken = take_into(&mut input, &mut manifest, taking, nonces).await?;
         (origin, last_attempt) = (Some(taken.0), taken.1);
     }
-    let (bytes, hash) = manifest.encode();
-    let name = ManifestName {
-        epoch,
-        number: 0,
-        nonce: nonces.draw(),
-    };
-    let written = input.store.write_manifest(&name, bytes).await;
-    written.map_err(|error| failed(&error))?;
-    let (slots, reference) = (shape.slot_counts(), ManifestRef { name, hash });
+    let reference = write_zero(input.store, &manifest, nonces).await?;
+    let slots = shape.slot_counts();
     let mut keeper = HeadKeeper::new(before.clone());
     let first = match before {
         None => {
@@ -415,6 +413,22 @@ fn checkpoint_zero(title: ManifestTitle, sources: &OpenSources, externals: &Exte
     }
     manifest.sinks = confirmed_sinks(externals);
     manifest
+}
+
+async fn write_zero(
+    store: &JobStore,
+    manifest: &Manifest,
+    nonces: &mut NonceStream,
+) -> Result<ManifestRef, JobFailure> {
+    let (bytes, hash) = manifest.encode();
+    let name = ManifestName {
+        epoch: manifest.id.epoch,
+        number: 0,
+        nonce: nonces.draw(),
+    };
+    let written = store.write_manifest(&name, bytes).await;
+    written.map_err(|error| failed(&error))?;
+    Ok(ManifestRef { name, hash })
 }
 
 /// Performs a head write to its decision.

@@ -16,13 +16,13 @@ use tokio::sync::mpsc;
 
 use crate::deploy::LogCheck;
 use crate::going_back::{Broken, Damage, Detour, Detoured, Work};
-use crate::rehearsal::Stage;
 use crate::request::{JobRequest, RequestRefused, reply, until_ended};
 use crate::savepoint::Savepoint;
 use crate::setup::{CoordinatorSetup, JobFailure, JobOutcome};
 use crate::start::{Externals, Found, StartInput, start as start_leader};
 use crate::status::{JobPhase, WaitBoard};
 use crate::store::JobStore;
+use crate::trial_restore::Stage;
 
 use super::{Collecting, Coordinator};
 

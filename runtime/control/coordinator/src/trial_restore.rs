@@ -1,20 +1,18 @@
-//! A rehearsal: the worker restores and opens a state without a record flowing, and lets go of it again.
+//! A trial restore: the worker restores and opens a state without a record flowing, and lets go of it again.
 //!
 //! Called by the start of a leader before `head` names a state that no operator of this job has opened yet. It takes the
 //! way of every restore, so whatever an operator keeps, keyed or in lists, and whatever it can migrate, is judged by the
-//! operator itself. The sessions of its sinks are of a lineage that nobody knows yet.
+//! operator itself. There are two: where a lineage begins nothing is pending, and the sessions of its sinks are of a
+//! lineage that nobody knows yet; where a job goes back, what `head` has pending is confirmed on the way.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use highwater_protocol::gate::first_attempt;
-use highwater_protocol::head::{Head, ManifestRef, Origin};
-use highwater_protocol::job::JobShape;
+use highwater_protocol::head::Head;
 use highwater_protocol::manifest::Manifest;
-use highwater_protocol::nonce::NonceStream;
-use highwater_protocol::paths::ManifestName;
-use highwater_protocol::recovery::{Taker, take};
+use highwater_protocol::recovery::{RegionEffect, RegionEvent, RegionRecovery, SlotDuty};
 use highwater_protocol::steps::Step;
-use highwater_types::{AttemptId, ErrorKind, Nonce};
+use highwater_types::{AttemptId, ErrorKind};
 use highwater_worker::slot::error_chain;
 use highwater_worker::{
     Deployment, FailureReport, StopHook, WorkerCommand, WorkerEvent, WorkerHandle,
@@ -22,14 +20,10 @@ use highwater_worker::{
 use tokio::sync::mpsc;
 
 use crate::deploy::{DeployInput, LogCheck, deployment};
-use crate::going_back::{Broken, both};
-use crate::housekeeping::delete;
-use crate::savepoint::Savepoint;
+use crate::going_back::{Broken, Detour, both};
 use crate::setup::JobFailure;
-use crate::sources::OpenSources;
-use crate::start::{Externals, StartInput, failed, failure};
+use crate::start::{failed, failure};
 use crate::status::describe;
-use crate::store::{JobStore, backoff};
 
 /// The worker while nothing runs.
 pub struct Stage<'a> {
@@ -62,7 +56,7 @@ impl<'a> Stage<'a> {
     ///
     /// # Errors
     /// With the task, what it has against the state, and the next step; `Stuck` when user code does not return.
-    pub(crate) async fn rehearse(
+    pub(crate) async fn restore(
         &mut self,
         deployment: Deployment,
         stop: &StopHook,
@@ -139,100 +133,77 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// The state of a savepoint as that of checkpoint 0, opened once by this job before `head` is touched. Of a refused one no
-/// copy is left; of one that is stopped on the way the copies are, for a collection. What its sinks have made for the
-/// markers of the new lineage, such as a Kafka topic, stays in both cases: nothing uses it.
-pub(crate) async fn take_into(
-    input: &mut StartInput<'_, '_>,
-    manifest: &mut Manifest,
-    savepoint: &Savepoint,
-    (shape, externals, sources): (&JobShape, &Externals, OpenSources),
-    nonces: &mut NonceStream,
-) -> Result<(Box<Origin>, AttemptId), Broken> {
-    let origin = fill(manifest, savepoint, input.store, nonces.draw()).await?;
-    let name = ManifestName {
-        epoch: manifest.id.epoch,
-        number: 0,
-        nonce: nonces.draw(),
-    };
-    let hash = manifest.encode().1;
-    // As `head` would be.
-    let head = Head::first(
-        manifest.identity.clone(),
-        manifest.lineage,
-        ManifestRef { name, hash },
-        shape.slot_counts(),
-        nonces.draw(),
-    );
-    let head = head.from_savepoint(Some(origin.clone()));
-    let mut tries = 1;
-    let mut attempt = first_attempt(manifest.id.epoch);
-    let refused = loop {
-        attempt = attempt.next();
-        let deployed = deployment(&DeployInput {
-            program: input.program,
-            shape,
-            head: &head,
-            manifest,
-            attempt,
-            sources: &sources,
-            first_markers: &externals.markers,
-            logs: LogCheck::Skip,
-            unmatched: input.settings.restore.unmatched,
-        });
-        let rehearsed = match deployed {
-            Ok(deployment) => input.stage.rehearse(deployment, input.stop).await,
-            Err(error) => Err(failed(&error).into()),
-        };
-        match rehearsed {
-            Ok(()) => {
-                input.waits.goes_on();
-                return Ok((origin, attempt));
+impl Detour<'_> {
+    /// Confirms what `head` has pending and opens the state of the savepoint, in the order of a recovery; no record flows.
+    pub(crate) async fn trial_restore(
+        &mut self,
+        attempt: AttemptId,
+        head: &Head,
+        current: &Manifest,
+        state: &Manifest,
+    ) -> Result<Trial, Broken> {
+        let sources = self.open_sources(state).await?;
+        let (mut region, effects) =
+            RegionRecovery::start(head, current, self.shape, &BTreeSet::new());
+        let mut effects = VecDeque::from(effects);
+        let mut duties = Some(Vec::new());
+        loop {
+            while let Some(effect) = effects.pop_front() {
+                match effect {
+                    // Sessions are opened where something is pending; the recovery that follows frees the others.
+                    RegionEffect::Free(slot) => {
+                        effects.extend(region.step(RegionEvent::Freed(slot)));
+                    }
+                    RegionEffect::VerifyAll => {
+                        (self.setup.stop)(Step::R5);
+                        let input = DeployInput {
+                            program: &self.setup.program,
+                            shape: self.shape,
+                            head,
+                            manifest: state,
+                            attempt,
+                            sources: &sources,
+                            first_markers: &self.externals.markers,
+                            logs: LogCheck::Skip,
+                            unmatched: self.setup.settings.restore.unmatched,
+                        };
+                        let deployment = deployment(&input).map_err(|error| failed(&error))?;
+                        self.send(WorkerCommand::Prepare(Box::new(deployment)));
+                    }
+                    RegionEffect::StartSession(duty) => {
+                        duties.get_or_insert_default().push(duty);
+                    }
+                    RegionEffect::OpenAll => {
+                        self.confirm(attempt, duties.take());
+                        (self.setup.stop)(Step::R6);
+                        self.send(WorkerCommand::Open(attempt));
+                    }
+                    RegionEffect::Release => return Ok(Trial::Whole),
+                    RegionEffect::GoBack => return Ok(Trial::Void),
+                }
             }
-            Err(Broken::Failed(failure)) if failure.kind == ErrorKind::Transient => {
-                input
-                    .waits
-                    .waits("opening the savepoint", &failure.message, tries);
-                tries += 1;
-                tokio::time::sleep(backoff(tries)).await;
+            if duties.as_ref().is_some_and(|duties| !duties.is_empty()) {
+                self.confirm(attempt, duties.take());
             }
-            Err(Broken::Failed(failure)) => break failure,
-            // Its copies may still be read.
-            Err(broken) => return Err(broken),
+            for event in self.told(attempt).await? {
+                effects.extend(region.step(event));
+            }
         }
-    };
-    let copies: Vec<_> = manifest.files.keys().cloned().collect();
-    if let Err(error) = delete(input.store, &copies).await {
-        let error = error_chain(&error);
-        tracing::warn!(error, "copies of the savepoint are left for a collection");
     }
-    let message = format!(
-        "savepoint {} cannot be taken by this job, which is as it was: {}",
-        savepoint.facts.folder, refused.message
-    );
-    Err(failure(refused.kind, message).into())
+
+    fn confirm(&mut self, attempt: AttemptId, duties: Option<Vec<SlotDuty>>) {
+        if let Some(duties) = duties {
+            (self.setup.stop)(Step::R4);
+            self.order(attempt, duties);
+        }
+    }
 }
 
-/// Puts the state of a savepoint into checkpoint 0 of a new lineage, with copies of its files.
-async fn fill(
-    manifest: &mut Manifest,
-    savepoint: &Savepoint,
-    store: &JobStore,
-    nonce: Nonce,
-) -> Result<Box<Origin>, JobFailure> {
-    let taker = Taker {
-        identity: &manifest.identity,
-        lineage: manifest.lineage,
-        epoch: manifest.id.epoch,
-        attempt: first_attempt(manifest.id.epoch),
-        number: 0,
-        nonce,
-    };
-    let (state, copies) = take(&savepoint.manifest, taker);
-    savepoint.copy(store, &copies).await?;
-    manifest.operators = state.operators;
-    manifest.files = state.files;
-    let (savepoint, lineage) = (&savepoint.facts, manifest.lineage);
-    tracing::info!(savepoint = savepoint.folder, %lineage, "a lineage begins with a savepoint");
-    Ok(Box::new(Origin::from((savepoint, 0))))
+/// How the trial restore of a job that goes back ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trial {
+    /// All is confirmed and the state opens.
+    Whole,
+    /// What is pending was being given up: that is finished first.
+    Void,
 }
