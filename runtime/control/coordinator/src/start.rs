@@ -18,7 +18,7 @@ use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::ManifestName;
 use highwater_protocol::recovery::{
     LeftBehind, Refusal, RestoreOptions, SavepointStart, StartDecision, StoreView, check_pending,
-    check_restore, decide_from_savepoint, decide_start, left_out,
+    check_restore, decide_from_savepoint, decide_start, unmatched_operators,
 };
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::MARKERS_LOST_STEP;
@@ -272,7 +272,7 @@ pub fn may_restore(
 ) -> Result<(), JobFailure> {
     refused(manifest, check_restore(manifest, confirmed, shape, options))?;
     // It was allowed by name.
-    for (operator, bytes) in left_out(manifest, shape) {
+    for (operator, bytes) in unmatched_operators(manifest, shape) {
         tracing::warn!(
             %operator, bytes,
             "stored state is dropped: its operator is not in the job, and `allow-unmatched-state` says so"

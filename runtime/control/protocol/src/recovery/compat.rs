@@ -171,7 +171,7 @@ pub fn check_restore(
 }
 
 /// The operators and sources of `manifest` whose state nothing in the graph takes, with the bytes of it.
-pub fn left_out(manifest: &Manifest, shape: &JobShape) -> Vec<(OperatorUid, u64)> {
+pub fn unmatched_operators(manifest: &Manifest, shape: &JobShape) -> Vec<(OperatorUid, u64)> {
     let operators = manifest.operators.iter();
     let operators =
         operators.filter(|(uid, old)| old.has_state() && !shape.operators.contains_key(uid));

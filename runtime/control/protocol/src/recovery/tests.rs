@@ -387,9 +387,9 @@ fn unmatched_state_is_dropped_and_evolved_state_read_only_by_name() {
         readable,
     };
     assert_eq!(check_restore(&manifest, 4, &shape, &evolved), Ok(()));
-    assert_eq!(left_out(&manifest, &shape), []);
+    assert_eq!(unmatched_operators(&manifest, &shape), []);
     shape.operators.clear();
-    assert_eq!(left_out(&manifest, &shape), [(uid("agg"), 12)]);
+    assert_eq!(unmatched_operators(&manifest, &shape), [(uid("agg"), 12)]);
     let drop = RestoreOptions {
         unmatched: UnmatchedState::Drop,
         readable: BTreeSet::new(),
