@@ -8,6 +8,7 @@ use highwater_protocol::manifest::Manifest;
 use highwater_protocol::paths::{RelativePath, SavepointPaths};
 use highwater_storage::{FileDigest, ObjectPath, PutOutcome, get_verified};
 
+use crate::status::WaitBoard;
 use crate::store::{JobStore, StoreError, backoff, is_worth_waiting};
 
 /// How a collection ended, and what stood in its way.
@@ -81,7 +82,9 @@ pub enum Copied {
 }
 
 /// Copies a confirmed checkpoint out as a savepoint, unless it is there already: closed under reference, its own manifest
-/// written last. Waits for a store that does not answer for a while.
+/// written last. Waits for a store that does not answer for a while, and says so to `waits` where somebody looks there.
+///
+/// A copy that is left where it is stands as one whose process was killed.
 ///
 /// # Errors
 /// When the store does not answer for long, a file is damaged or missing, or a savepoint of this name with another
@@ -90,11 +93,17 @@ pub async fn export(
     store: &JobStore,
     manifest: &Manifest,
     target: &SavepointPaths,
+    waits: Option<&WaitBoard>,
 ) -> Result<Copied, StoreError> {
     let mut tries = 1;
     loop {
         match export_once(store, manifest, target).await {
             Err(error) if is_worth_waiting(&error, tries) => {
+                if let Some(waits) = waits {
+                    let what = format!("the copy of savepoint {}", target.folder());
+                    let reason = highwater_worker::slot::error_chain(&error);
+                    waits.waits(&what, &reason, tries);
+                }
                 tries += 1;
                 tokio::time::sleep(backoff(tries)).await;
             }
@@ -237,10 +246,10 @@ mod tests {
     async fn a_savepoint_is_written_once_and_again_with_the_same_content_only() {
         let (store, mut manifest) = checkpoint(b"state", b"state").await;
         let target = SavepointPaths::parse("savepoints", "one").unwrap();
-        export(&store, &manifest, &target).await.unwrap();
-        export(&store, &manifest, &target).await.unwrap();
+        export(&store, &manifest, &target, None).await.unwrap();
+        export(&store, &manifest, &target, None).await.unwrap();
         manifest.lineage = Lineage(2);
-        let other = export(&store, &manifest, &target).await.unwrap_err();
+        let other = export(&store, &manifest, &target, None).await.unwrap_err();
         assert!(matches!(other, StoreError::SavepointExists { .. }));
     }
 
@@ -274,7 +283,7 @@ mod tests {
     async fn a_rotten_file_is_not_copied_into_a_savepoint() {
         let (store, manifest) = checkpoint(b"stale", b"state").await;
         let target = SavepointPaths::parse("savepoints", "one").unwrap();
-        let error = export(&store, &manifest, &target).await.unwrap_err();
+        let error = export(&store, &manifest, &target, None).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         let manifest = ObjectPath::parse(&target.manifest()).unwrap();
         assert_eq!(store.storage().get(&manifest).await.unwrap(), None);
@@ -288,7 +297,7 @@ mod tests {
         let folder = Some("savepoints/one".to_owned());
         assert_eq!(dropped(&store, "savepoints", &manifest).await, folder);
         let target = SavepointPaths::parse("savepoints", "one").unwrap();
-        export(&store, &manifest, &target).await.unwrap();
+        export(&store, &manifest, &target, None).await.unwrap();
         assert_eq!(dropped(&store, "savepoints", &manifest).await, None);
         manifest.lineage = Lineage(2);
         assert_eq!(dropped(&store, "savepoints", &manifest).await, folder);

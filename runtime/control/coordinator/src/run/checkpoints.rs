@@ -259,9 +259,9 @@ impl Coordinator {
         let (store, manifest) = (self.store.clone(), self.manifest.clone());
         match target {
             Ok(target) => {
-                self.at_rim(
-                    async move { Done::Exported(id, export(&store, &manifest, &target).await) },
-                );
+                self.at_rim(async move {
+                    Done::Exported(id, export(&store, &manifest, &target, None).await)
+                });
             }
             Err(error) => {
                 tracing::error!(%error, "savepoint name");

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::damage::{World, on};
 use crate::job::{RESUME, end_of};
+use crate::second_look::{Lie, Unsteady};
 
 fn place() -> SavepointPaths {
     SavepointPaths::parse("savepoints", "one").unwrap()
@@ -171,6 +172,33 @@ async fn a_copy_that_broke_off_after_any_file_is_finished() {
         world.storage.delete_many(&made).await.unwrap();
     }
     forks(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_is_heard_while_the_copy_waits_for_the_store() {
+    let mut world = owing(StopMode::Drain).await;
+    let checkpoint = world.manifest().await;
+    let steady = Arc::clone(&world.storage);
+    let path = checkpoint.files.keys().next().unwrap().clone();
+    Unsteady::before(&mut world, &path, vec![Lie::Silent; 1_000]);
+    let handle = world.start(on(), RESUME);
+    let mut status = handle.status.clone();
+    let waits = |status: &JobStatus| {
+        let waits = status.waits_for.as_deref();
+        waits.is_some_and(|waits| waits.contains("savepoints/one"))
+    };
+    status.wait_for(waits).await.unwrap();
+    let (answer, answered) = oneshot::channel();
+    let asked = JobRequest::Checkpoint { answer };
+    handle.requests.send(asked).await.unwrap();
+    let refused = answered.await.unwrap().unwrap_err();
+    assert!(refused.to_string().contains("drained"), "{refused}");
+    handle.requests.send(JobRequest::Cancel).await.unwrap();
+    assert_eq!(end_of(handle).await, Ok(JobOutcome::Cancelled));
+    assert_eq!(savepoint(&world).await, None);
+    world.storage = steady;
+    assert_eq!(world.runs(on()).await, Ok(JobOutcome::Stopped));
+    assert_complete(&world, &checkpoint).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
