@@ -58,7 +58,8 @@ impl Detour<'_> {
         let place = SavepointPaths::parse(&self.setup.settings.savepoints, savepoint);
         let place = place.map_err(|error| failure(ErrorKind::Invalid, error.to_string()))?;
         let copied = {
-            let mut copying = pin!(export(self.store, current, &place, Some(self.waits)));
+            let (waits, stop) = (Some(self.waits), &self.setup.stop);
+            let mut copying = pin!(export(self.store, current, &place, waits, stop));
             loop {
                 // Both arms are cancel-safe: the copy goes on where it is, a channel that was not taken from loses nothing.
                 tokio::select! {
