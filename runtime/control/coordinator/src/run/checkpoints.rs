@@ -262,9 +262,10 @@ impl Coordinator {
         match target {
             Ok(target) => {
                 let stop = Arc::clone(&self.setup.stop);
+                let savepoint = savepoint.to_owned();
                 self.at_rim(async move {
                     let copied = export(&store, &manifest, &target, None, &stop).await;
-                    Done::Exported(id, copied)
+                    Done::Exported(id, savepoint, copied)
                 });
             }
             Err(error) => {
@@ -276,8 +277,12 @@ impl Coordinator {
     }
 
     /// The copy of a savepoint has ended. Whoever asked may be gone: then the log and the status tell.
-    pub(super) fn exported(&mut self, id: CheckpointId, copied: Result<Copied, StoreError>) {
-        let savepoint = self.manifest.savepoint.clone().unwrap_or_default();
+    pub(super) fn exported(
+        &mut self,
+        id: CheckpointId,
+        savepoint: &str,
+        copied: Result<Copied, StoreError>,
+    ) {
         let event = match copied {
             Ok(copied) => {
                 let checkpoint = id.number;
