@@ -108,7 +108,7 @@ fn receiver(
         budget: MemoryBudget::unlimited(),
         rim: rim.clone(),
         restored: None,
-        left_over: highwater::operators::LeftOver::Refuse,
+        unmatched: highwater::operators::OnUnmatched::Refuse,
     };
     let sum = |held: &mut Counted, new: Counted| held.1 += new.1;
     let count = RollingReduce::open(&context, |counted: &Counted| counted.0, sum, None)?;

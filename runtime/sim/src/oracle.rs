@@ -35,7 +35,7 @@ pub(crate) struct Oracle {
     /// What was visible whenever the job had stopped with everything confirmed.
     stops: BTreeMap<CheckpointId, BTreeSet<Value>>,
     /// Savepoints that were not there when `head` went on from the checkpoint that was taken for them.
-    left_out: BTreeSet<String>,
+    owed_missing: BTreeSet<String>,
     /// The return to a savepoint: what was visible when it was taken first, and where the partitions ended at the return.
     back: Option<(BTreeSet<Value>, Vec<u64>)>,
     pub(crate) violations: Vec<String>,
@@ -81,7 +81,7 @@ impl Oracle {
                 Ok((manifest, states)) => {
                     // Going back gives up what it leaves.
                     if manifest.kind != SnapshotKind::Rebased {
-                        self.left_out
+                        self.owed_missing
                             .extend(left.and_then(|left| owed(left, store)));
                     }
                     self.compare(&manifest, &states, workload);
@@ -337,7 +337,7 @@ impl Oracle {
 
     /// No savepoint that a checkpoint was taken for is missing, but for those that were refused by name (L7).
     pub(crate) fn kept_word(&mut self, refused: &BTreeSet<String>) {
-        let missing = self.left_out.difference(refused).next().cloned();
+        let missing = self.owed_missing.difference(refused).next().cloned();
         if let Some(folder) = missing {
             self.violate(format!(
                 "O7: the job went on and {folder}, which it was asked for, was never made"

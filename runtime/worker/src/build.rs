@@ -10,7 +10,9 @@ use highwater_api::JobProgram;
 use highwater_api::code::{ErasedEnd, ErasedOutputs, ErasedPush, NodeCode, Sending};
 use highwater_connectors::{Split, WakeHandle, WriterContext};
 use highwater_graph::{EdgeId, JobVertex, NodeId, OutputName, Partitioning};
-use highwater_operators::{LeftOver, OperatorContext, OperatorError, OperatorSnapshot, TaskClock};
+use highwater_operators::{
+    OnUnmatched, OperatorContext, OperatorError, OperatorSnapshot, TaskClock,
+};
 use highwater_protocol::alignment::Alignment;
 use highwater_protocol::job::TaskId;
 use highwater_protocol::recovery::UnmatchedState;
@@ -197,12 +199,12 @@ impl ChainBuilder<'_> {
     }
 
     /// Each state that is dropped is told by name, once for each subtask that held some of it.
-    fn left_over(&self, uid: &OperatorUid) -> LeftOver {
+    fn unmatched(&self, uid: &OperatorUid) -> OnUnmatched {
         if self.context.unmatched == UnmatchedState::Refuse {
-            return LeftOver::Refuse;
+            return OnUnmatched::Refuse;
         }
         let (operator, subtask) = (uid.clone(), self.parts.subtask.0);
-        LeftOver::Drop(Arc::new(move |state, rows| {
+        OnUnmatched::Drop(Arc::new(move |state, rows| {
             tracing::warn!(
                 %operator, state, subtask, rows,
                 "stored state is dropped: its operator does not open it any more, and `allow-unmatched-state` says so"
@@ -213,7 +215,7 @@ impl ChainBuilder<'_> {
     fn operator_context(&mut self, node: NodeId) -> OperatorContext {
         let uid = self.context.program.plan().uid(node).clone();
         let restored = self.parts.states.remove(&uid);
-        let left_over = self.left_over(&uid);
+        let unmatched = self.unmatched(&uid);
         OperatorContext {
             job: self.context.job.clone(),
             uid,
@@ -228,7 +230,7 @@ impl ChainBuilder<'_> {
                 .context
                 .is_restored
                 .then(|| restored.unwrap_or_default()),
-            left_over,
+            unmatched,
         }
     }
 

@@ -159,7 +159,7 @@ impl Chain<'_> {
             budget: MemoryBudget::unlimited(),
             rim: self.rim.clone(),
             restored: None,
-            left_over: highwater_operators::LeftOver::Refuse,
+            unmatched: highwater_operators::OnUnmatched::Refuse,
         }
     }
 

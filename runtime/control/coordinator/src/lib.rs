@@ -10,7 +10,6 @@ pub mod deploy;
 pub mod drained;
 pub mod going_back;
 pub mod housekeeping;
-pub mod rehearsal;
 pub mod request;
 pub mod restart;
 pub mod run;
@@ -22,6 +21,7 @@ pub mod sources;
 pub mod start;
 pub mod status;
 pub mod store;
+pub mod trial_restore;
 
 pub use request::{JobRequest, RequestAnswer, RequestRefused, StopMode};
 pub use run::start;

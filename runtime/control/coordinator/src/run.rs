@@ -81,7 +81,8 @@ enum Done {
     /// A slot has stopped by name, and `head` was read since.
     Stopped(AttemptId, JobFailure),
     Discovered(AttemptId, Discovered),
-    Exported(CheckpointId, Result<Copied, StoreError>),
+    /// With the name of the savepoint.
+    Exported(CheckpointId, String, Result<Copied, StoreError>),
     Collected(Collected),
     Authority(
         AttemptId,
@@ -341,7 +342,7 @@ impl Coordinator {
                 }
             }
             Done::Discovered(attempt, found) => self.discovered(attempt, found),
-            Done::Exported(id, copied) => self.exported(id, copied),
+            Done::Exported(id, savepoint, copied) => self.exported(id, &savepoint, copied),
             Done::Collected(Collected { end, trouble }) => {
                 self.collecting = Collecting::No;
                 tracing::debug!(?end, "garbage collection");

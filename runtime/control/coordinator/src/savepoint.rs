@@ -1,34 +1,35 @@
 //! A savepoint as the source of a start: read, verified to the last byte, copied into the job, and taken.
 //!
 //! Called by the start of a leader. The order: nothing is written before every length and checksum is right and the job
-//! may restore it; the state is opened once, without a record flowing, before the one head write that takes it: here in a
-//! job that goes back, whose pending output is confirmed on the way, by a rehearsal where a lineage begins. A refused
-//! savepoint leaves the job where it was.
+//! may restore it; a trial restore opens the state once, without a record flowing, before the one head write that takes
+//! it, in a job that goes back as where a lineage begins. A refused savepoint leaves the job where it was.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 
+use highwater_protocol::gate::first_attempt;
 use highwater_protocol::hash::ContentHash;
-use highwater_protocol::head::Head;
+use highwater_protocol::head::{Head, ManifestRef, Origin};
+use highwater_protocol::job::JobShape;
 use highwater_protocol::manifest::{Manifest, SinkState};
-use highwater_protocol::nonce::TrySource;
-use highwater_protocol::paths::{RelativePath, SavepointPaths};
+use highwater_protocol::nonce::{NonceStream, TrySource};
+use highwater_protocol::paths::{ManifestName, RelativePath, SavepointPaths};
 use highwater_protocol::recovery::{
-    GoingBack, RegionEffect, RegionEvent, RegionRecovery, SavepointFacts, SavepointWord, SlotDuty,
-    TakeAgain, Taker, take,
+    GoingBack, RegionEvent, SavepointFacts, SavepointWord, TakeAgain, Taker, take,
 };
-use highwater_protocol::steps::Step;
 use highwater_storage::{FileDigest, ObjectPath, get_verified};
-use highwater_types::{AttemptId, CheckpointId, ErrorKind};
+use highwater_types::{AttemptId, CheckpointId, ErrorKind, Nonce};
+use highwater_worker::WorkerEvent;
 use highwater_worker::slot::error_chain;
-use highwater_worker::{WorkerCommand, WorkerEvent};
 
 use crate::deploy::{DeployInput, LogCheck, deployment};
 use crate::going_back::{Broken, Detour, Detoured, both};
+use crate::housekeeping::delete;
 use crate::setup::JobFailure;
 use crate::sources::{OpenSources, open_sources};
-use crate::start::{Externals, failed, failure};
+use crate::start::{Externals, StartInput, failed, failure};
 use crate::status::describe;
-use crate::store::JobStore;
+use crate::store::{JobStore, backoff};
+use crate::trial_restore::Trial;
 
 /// The wish to start from a savepoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +148,121 @@ pub fn confirmed_sinks(externals: &Externals) -> BTreeMap<highwater_types::Opera
     sinks.collect()
 }
 
+/// What a lineage takes that begins with a savepoint.
+pub(crate) struct Taking<'a> {
+    /// The savepoint.
+    pub(crate) savepoint: &'a Savepoint,
+    /// The shape of the job that takes it.
+    pub(crate) shape: &'a JobShape,
+    /// The outside of its sinks.
+    pub(crate) externals: &'a Externals,
+    /// Its sources at the positions of the savepoint.
+    pub(crate) sources: OpenSources,
+}
+
+/// The state of a savepoint as that of checkpoint 0, restored once on trial before `head` is touched. Of a refused one no
+/// copy is left; of one that is stopped on the way the copies are, for a collection. What its sinks have made for the
+/// markers of the new lineage, such as a Kafka topic, stays in both cases: nothing uses it.
+pub(crate) async fn take_into(
+    input: &mut StartInput<'_, '_>,
+    manifest: &mut Manifest,
+    taking: Taking<'_>,
+    nonces: &mut NonceStream,
+) -> Result<(Box<Origin>, AttemptId), Broken> {
+    let Taking {
+        savepoint,
+        shape,
+        externals,
+        sources,
+    } = taking;
+    let origin = fill(manifest, savepoint, input.store, nonces.draw()).await?;
+    let name = ManifestName {
+        epoch: manifest.id.epoch,
+        number: 0,
+        nonce: nonces.draw(),
+    };
+    let hash = manifest.encode().1;
+    // As `head` would be.
+    let head = Head::first(
+        manifest.identity.clone(),
+        manifest.lineage,
+        ManifestRef { name, hash },
+        shape.slot_counts(),
+        nonces.draw(),
+    );
+    let head = head.from_savepoint(Some(origin.clone()));
+    let mut tries = 1;
+    let mut attempt = first_attempt(manifest.id.epoch);
+    let refused = loop {
+        attempt = attempt.next();
+        let deployed = deployment(&DeployInput {
+            program: input.program,
+            shape,
+            head: &head,
+            manifest,
+            attempt,
+            sources: &sources,
+            first_markers: &externals.markers,
+            logs: LogCheck::Skip,
+            unmatched: input.settings.restore.unmatched,
+        });
+        let opened = match deployed {
+            Ok(deployment) => input.stage.restore(deployment, input.stop).await,
+            Err(error) => Err(failed(&error).into()),
+        };
+        match opened {
+            Ok(()) => {
+                input.waits.goes_on();
+                return Ok((origin, attempt));
+            }
+            Err(Broken::Failed(failure)) if failure.kind == ErrorKind::Transient => {
+                input
+                    .waits
+                    .waits("opening the savepoint", &failure.message, tries);
+                tries += 1;
+                tokio::time::sleep(backoff(tries)).await;
+            }
+            Err(Broken::Failed(failure)) => break failure,
+            // Its copies may still be read.
+            Err(broken) => return Err(broken),
+        }
+    };
+    let copies: Vec<_> = manifest.files.keys().cloned().collect();
+    if let Err(error) = delete(input.store, &copies).await {
+        let error = error_chain(&error);
+        tracing::warn!(error, "copies of the savepoint are left for a collection");
+    }
+    let message = format!(
+        "savepoint {} cannot be taken by this job, which is as it was: {}",
+        savepoint.facts.folder, refused.message
+    );
+    Err(failure(refused.kind, message).into())
+}
+
+/// Puts the state of a savepoint into checkpoint 0 of a new lineage, with copies of its files.
+async fn fill(
+    manifest: &mut Manifest,
+    savepoint: &Savepoint,
+    store: &JobStore,
+    nonce: Nonce,
+) -> Result<Box<Origin>, JobFailure> {
+    let taker = Taker {
+        identity: &manifest.identity,
+        lineage: manifest.lineage,
+        epoch: manifest.id.epoch,
+        attempt: first_attempt(manifest.id.epoch),
+        number: 0,
+        nonce,
+    };
+    let (state, copies) = take(&savepoint.manifest, taker);
+    savepoint.copy(store, &copies).await?;
+    manifest.operators = state.operators;
+    manifest.files = state.files;
+    let (savepoint, lineage) = (&savepoint.facts, manifest.lineage);
+    tracing::info!(savepoint = savepoint.folder, %lineage, "a lineage begins with a savepoint");
+    Ok(Box::new(Origin::from((savepoint, 0))))
+}
+
 impl Detour<'_> {
     /// Takes a savepoint under a new number; what `current`, the manifest of `head`, has pending is confirmed before.
     pub(crate) async fn take(
@@ -187,9 +303,9 @@ impl Detour<'_> {
             sinks = sinks.join(", "),
             "going back to a savepoint: output of the checkpoints after it will appear again"
         );
-        let rehearsed = self.rehearse(attempt, &head, current, &state).await;
+        let opened = self.trial_restore(attempt, &head, current, &state).await;
         let cancelled = self.cancel(attempt).await;
-        if both(rehearsed, cancelled)? == Rehearsed::Void {
+        if both(opened, cancelled)? == Trial::Void {
             return Ok(Detoured::Void);
         }
         self.record_confirmed(&head).await?;
@@ -199,70 +315,6 @@ impl Detour<'_> {
         let ended = self.drive(&mut machine, effects, (&head, current)).await;
         *tries = machine.into_tries();
         ended.0
-    }
-
-    /// Confirms what `head` has pending and opens the state of the savepoint, in the order of a recovery; no record flows.
-    async fn rehearse(
-        &mut self,
-        attempt: AttemptId,
-        head: &Head,
-        current: &Manifest,
-        state: &Manifest,
-    ) -> Result<Rehearsed, Broken> {
-        let sources = self.open_sources(state).await?;
-        let (mut region, effects) =
-            RegionRecovery::start(head, current, self.shape, &BTreeSet::new());
-        let mut effects = VecDeque::from(effects);
-        let mut duties = Some(Vec::new());
-        loop {
-            while let Some(effect) = effects.pop_front() {
-                match effect {
-                    // Sessions are opened where something is pending; the recovery that follows frees the others.
-                    RegionEffect::Free(slot) => {
-                        effects.extend(region.step(RegionEvent::Freed(slot)));
-                    }
-                    RegionEffect::VerifyAll => {
-                        (self.setup.stop)(Step::R5);
-                        let input = DeployInput {
-                            program: &self.setup.program,
-                            shape: self.shape,
-                            head,
-                            manifest: state,
-                            attempt,
-                            sources: &sources,
-                            first_markers: &self.externals.markers,
-                            logs: LogCheck::Skip,
-                            unmatched: self.setup.settings.restore.unmatched,
-                        };
-                        let deployment = deployment(&input).map_err(|error| failed(&error))?;
-                        self.send(WorkerCommand::Prepare(Box::new(deployment)));
-                    }
-                    RegionEffect::StartSession(duty) => {
-                        duties.get_or_insert_default().push(duty);
-                    }
-                    RegionEffect::OpenAll => {
-                        self.confirm(attempt, duties.take());
-                        (self.setup.stop)(Step::R6);
-                        self.send(WorkerCommand::Open(attempt));
-                    }
-                    RegionEffect::Release => return Ok(Rehearsed::Whole),
-                    RegionEffect::GoBack => return Ok(Rehearsed::Void),
-                }
-            }
-            if duties.as_ref().is_some_and(|duties| !duties.is_empty()) {
-                self.confirm(attempt, duties.take());
-            }
-            for event in self.told(attempt).await? {
-                effects.extend(region.step(event));
-            }
-        }
-    }
-
-    fn confirm(&mut self, attempt: AttemptId, duties: Option<Vec<SlotDuty>>) {
-        if let Some(duties) = duties {
-            (self.setup.stop)(Step::R4);
-            self.order(attempt, duties);
-        }
     }
 
     /// The sources at the positions of `state`, which the outside still has.
@@ -303,13 +355,4 @@ impl Detour<'_> {
             }
         }
     }
-}
-
-/// How a rehearsal ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rehearsed {
-    /// All is confirmed and the state opens.
-    Whole,
-    /// What is pending was being given up: that is finished first.
-    Void,
 }

@@ -18,7 +18,7 @@ use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::ManifestName;
 use highwater_protocol::recovery::{
     LeftBehind, Refusal, RestoreOptions, SavepointStart, StartDecision, StoreView, check_pending,
-    check_restore, decide_from_savepoint, decide_start, left_out,
+    check_restore, decide_from_savepoint, decide_start, unmatched_operators,
 };
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::MARKERS_LOST_STEP;
@@ -30,15 +30,16 @@ use highwater_worker::StopHook;
 use highwater_worker::slot::error_chain;
 use tokio::task::JoinError;
 
-use crate::going_back::tell_damage;
-use crate::rehearsal::{Stage, take_into};
-use crate::savepoint::{Savepoint, SavepointWish, confirmed_sinks};
+use crate::going_back::{Broken, tell_damage};
+use crate::housekeeping::tell_dropped;
+use crate::savepoint::{Savepoint, SavepointWish, Taking, confirmed_sinks, take_into};
 use crate::settings::CoordinatorSettings;
 use crate::setup::{JobFailure, Wish};
 use crate::shape::shape_of;
 use crate::sources::{OpenSources, open_sources, state_of};
 use crate::status::WaitBoard;
 use crate::store::{HEAD_GONE, JobStore, Troubles, backoff};
+use crate::trial_restore::Stage;
 
 /// What the outside of each sink is, and where its markers begin.
 #[derive(Clone, Debug, Default)]
@@ -74,7 +75,7 @@ pub struct Leader {
 }
 
 /// What a start works with.
-pub struct StartInput<'a> {
+pub struct StartInput<'a, 'w> {
     /// The program.
     pub program: &'a JobProgram,
     /// The job.
@@ -90,7 +91,7 @@ pub struct StartInput<'a> {
     /// Told what the start waits for.
     pub waits: &'a WaitBoard,
     /// Opens a state before `head` names it.
-    pub stage: Stage<'a>,
+    pub stage: &'a mut Stage<'w>,
 }
 
 /// A failure of this kind and message.
@@ -112,8 +113,12 @@ pub fn failed<E: Classified>(error: &E) -> JobFailure {
 /// Starts a leader.
 ///
 /// # Errors
-/// With the reason, when the job may not start; the store is unchanged then, but for a raised epoch.
-pub async fn start(input: StartInput<'_>, nonces: &mut NonceStream) -> Result<Leader, JobFailure> {
+/// With the reason, when the job may not start. `head` is as it was then, but for a raised epoch. What was made for a
+/// lineage that did not begin may be left: files for a collection, places of markers in the systems of sinks for good.
+pub(crate) async fn start(
+    input: StartInput<'_, '_>,
+    nonces: &mut NonceStream,
+) -> Result<Leader, Broken> {
     let view = input.store.view().await.map_err(|error| failed(&error))?;
     let wish = match input.wish {
         Wish::Own(wish) => *wish,
@@ -123,7 +128,7 @@ pub async fn start(input: StartInput<'_>, nonces: &mut NonceStream) -> Result<Le
         StartDecision::TakeOver(found) => take_over(input, found, None, nonces).await,
         StartDecision::Begin { epoch } => begin(input, Beginning::of(epoch), nonces).await,
         StartDecision::BeginAgain { head, leaves } => {
-            tell_left(leaves);
+            tell_left(&input, &head.head, leaves).await;
             let again = Beginning {
                 epoch: head.head.epoch.next(),
                 before: Some(head),
@@ -134,21 +139,25 @@ pub async fn start(input: StartInput<'_>, nonces: &mut NonceStream) -> Result<Le
     }
 }
 
-fn tell_left(leaves: LeftBehind) {
+async fn tell_left(input: &StartInput<'_, '_>, head: &Head, leaves: LeftBehind) {
     tracing::warn!(
         number = leaves.number,
         confirmed = leaves.confirmed,
         "a new lineage begins; the state of the old one is left behind, and what it wrote stays beside the new output"
     );
+    match input.store.manifest(&head.manifest).await {
+        Ok(manifest) => tell_dropped(input.store, &input.settings.savepoints, &manifest).await,
+        Err(error) => tell_damage("the checkpoint that is left behind", &error),
+    }
 }
 
 /// Starts from a savepoint. It is verified to the last byte before anything is written.
 async fn from_savepoint(
-    input: StartInput<'_>,
+    input: StartInput<'_, '_>,
     view: StoreView,
     wish: &SavepointWish,
     nonces: &mut NonceStream,
-) -> Result<Leader, JobFailure> {
+) -> Result<Leader, Broken> {
     let savepoint = Savepoint::read(input.store, &wish.place).await?;
     let words = (wish.word, wish.again);
     let decided = decide_from_savepoint(input.identity, view, &savepoint.facts, words);
@@ -174,7 +183,7 @@ async fn from_savepoint(
         SavepointStart::GoBack(found) => take_over(input, found, Some(savepoint), nonces).await,
         SavepointStart::Begin { epoch } => begin(input, begun(epoch, None), nonces).await,
         SavepointStart::Fork { head, leaves } => {
-            tell_left(leaves);
+            tell_left(&input, &head.head, leaves).await;
             begin(input, begun(head.head.epoch.next(), Some(head)), nonces).await
         }
     }
@@ -198,13 +207,13 @@ impl Beginning {
 }
 
 async fn take_over(
-    input: StartInput<'_>,
+    input: StartInput<'_, '_>,
     found: Versioned,
     savepoint: Option<Savepoint>,
     nonces: &mut NonceStream,
-) -> Result<Leader, JobFailure> {
+) -> Result<Leader, Broken> {
     let read = match input.store.manifest(&found.head.manifest).await {
-        Err(error) if error.kind() != ErrorKind::Corrupt => return Err(failed(&error)),
+        Err(error) if error.kind() != ErrorKind::Corrupt => return Err(failed(&error).into()),
         read => read,
     };
     let known = known_markers(&found.head, read.as_ref().ok());
@@ -263,7 +272,7 @@ pub fn may_restore(
 ) -> Result<(), JobFailure> {
     refused(manifest, check_restore(manifest, confirmed, shape, options))?;
     // It was allowed by name.
-    for (operator, bytes) in left_out(manifest, shape) {
+    for (operator, bytes) in unmatched_operators(manifest, shape) {
         tracing::warn!(
             %operator, bytes,
             "stored state is dropped: its operator is not in the job, and `allow-unmatched-state` says so"
@@ -293,10 +302,10 @@ fn refused(manifest: &Manifest, checked: Result<(), Vec<Refusal>>) -> Result<(),
 }
 
 async fn begin(
-    mut input: StartInput<'_>,
+    mut input: StartInput<'_, '_>,
     beginning: Beginning,
     nonces: &mut NonceStream,
-) -> Result<Leader, JobFailure> {
+) -> Result<Leader, Broken> {
     let Beginning {
         epoch,
         before,
@@ -318,19 +327,17 @@ async fn begin(
     let mut last_attempt = first_attempt(epoch);
     let mut origin = None;
     if let Some(savepoint) = &savepoint {
-        let parts = (&shape, &externals, sources);
-        let taken = take_into(&mut input, &mut manifest, savepoint, parts, nonces).await?;
+        let taking = Taking {
+            savepoint,
+            shape: &shape,
+            externals: &externals,
+            sources,
+        };
+        let taken = take_into(&mut input, &mut manifest, taking, nonces).await?;
         (origin, last_attempt) = (Some(taken.0), taken.1);
     }
-    let (bytes, hash) = manifest.encode();
-    let name = ManifestName {
-        epoch,
-        number: 0,
-        nonce: nonces.draw(),
-    };
-    let written = input.store.write_manifest(&name, bytes).await;
-    written.map_err(|error| failed(&error))?;
-    let (slots, reference) = (shape.slot_counts(), ManifestRef { name, hash });
+    let reference = write_zero(input.store, &manifest, nonces).await?;
+    let slots = shape.slot_counts();
     let mut keeper = HeadKeeper::new(before.clone());
     let first = match before {
         None => {
@@ -367,7 +374,7 @@ async fn begin(
 
 /// The sources at the positions of a savepoint, or where they begin.
 async fn resolve(
-    input: &StartInput<'_>,
+    input: &StartInput<'_, '_>,
     savepoint: Option<&Savepoint>,
     shape: &JobShape,
 ) -> Result<OpenSources, JobFailure> {
@@ -406,6 +413,22 @@ fn checkpoint_zero(title: ManifestTitle, sources: &OpenSources, externals: &Exte
     }
     manifest.sinks = confirmed_sinks(externals);
     manifest
+}
+
+async fn write_zero(
+    store: &JobStore,
+    manifest: &Manifest,
+    nonces: &mut NonceStream,
+) -> Result<ManifestRef, JobFailure> {
+    let (bytes, hash) = manifest.encode();
+    let name = ManifestName {
+        epoch: manifest.id.epoch,
+        number: 0,
+        nonce: nonces.draw(),
+    };
+    let written = store.write_manifest(&name, bytes).await;
+    written.map_err(|error| failed(&error))?;
+    Ok(ManifestRef { name, hash })
 }
 
 /// Performs a head write to its decision.
@@ -471,7 +494,7 @@ fn known_markers(head: &Head, manifest: Option<&Manifest>) -> BTreeMap<OperatorU
 ///
 /// Sinks whose place of markers is known come first: one place may serve several sinks, and it is missed by them only.
 async fn externals(
-    input: &StartInput<'_>,
+    input: &StartInput<'_, '_>,
     lineage: Lineage,
     known: &BTreeMap<OperatorUid, KnownMarkers>,
 ) -> Result<Externals, JobFailure> {

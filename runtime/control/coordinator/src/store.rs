@@ -21,8 +21,8 @@ use crate::setup::JobFailure;
 use crate::start::{failed, failure};
 use crate::status::JobStatus;
 
-/// Tries of a read that a job cannot start without.
-const READ_TRIES: u32 = 8;
+/// Tries of a read that a job cannot start without, and of the copy of a savepoint.
+const TRIES_MAX: u32 = 8;
 /// The first delay between two tries; doubles up to the largest.
 const DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -115,9 +115,9 @@ pub fn backoff(tries: u32) -> Duration {
     (DELAY.0 * 2u32.saturating_pow(tries.min(16) - 2)).min(DELAY.1)
 }
 
-/// Whether a read that failed is tried again, and says so in the log.
+/// Whether a read, or a copy, that failed is tried again, and says so in the log.
 pub(crate) fn is_worth_waiting(error: &StoreError, tries: u32) -> bool {
-    let again = error.kind() == ErrorKind::Transient && tries < READ_TRIES;
+    let again = error.kind() == ErrorKind::Transient && tries < TRIES_MAX;
     if again {
         let error = highwater_worker::slot::error_chain(error);
         tracing::warn!(tries, error, "waiting for the checkpoint store");

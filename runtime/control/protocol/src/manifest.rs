@@ -162,6 +162,16 @@ pub enum Blob {
     },
 }
 
+impl Blob {
+    /// How many bytes.
+    pub const fn length(&self) -> u64 {
+        match self {
+            Self::Inline(bytes) => bytes.0.len() as u64,
+            Self::File { length, .. } => *length,
+        }
+    }
+}
+
 /// How list state is spread over subtasks on restore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

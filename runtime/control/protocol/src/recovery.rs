@@ -14,7 +14,9 @@ mod savepoint;
 mod start;
 mod takeover;
 
-pub use compat::{Refusal, RestoreOptions, UnmatchedState, check_pending, check_restore, left_out};
+pub use compat::{
+    Refusal, RestoreOptions, UnmatchedState, check_pending, check_restore, unmatched_operators,
+};
 pub use going_back::{Fault, GoingBack, GoingBackEffect, GoingBackEvent, GoingBackPlan, return_of};
 pub use region::{RegionEffect, RegionEvent, RegionRecovery, SlotDuty};
 pub use savepoint::{

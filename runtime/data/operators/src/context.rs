@@ -37,7 +37,7 @@ pub struct OperatorContext {
     /// lists. `None` = there was no checkpoint: a first start.
     pub restored: Option<OperatorSnapshot>,
     /// What happens to stored state that the operator does not open.
-    pub left_over: LeftOver,
+    pub unmatched: OnUnmatched,
 }
 
 /// Told of a state that is dropped: its name and rows.
@@ -45,7 +45,7 @@ pub type TellDropped = dyn Fn(&str, u64) + Send + Sync;
 
 /// What happens to stored state that an operator does not open.
 #[derive(Clone, Default)]
-pub enum LeftOver {
+pub enum OnUnmatched {
     /// The operator does not start.
     #[default]
     Refuse,
@@ -53,7 +53,7 @@ pub enum LeftOver {
     Drop(Arc<TellDropped>),
 }
 
-impl fmt::Debug for LeftOver {
+impl fmt::Debug for OnUnmatched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Refuse => "Refuse",

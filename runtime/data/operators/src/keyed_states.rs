@@ -13,7 +13,7 @@ use highwater_state::{
 };
 use highwater_types::{CheckpointBarrier, Chunk, ProcessingTime, Record, Watermark};
 
-use crate::context::{LeftOver, OperatorContext};
+use crate::context::{OnUnmatched, OperatorContext};
 use crate::error::OperatorError;
 use crate::operator::{OperatorReport, TaskClock};
 use crate::snapshot::{ListStateSnapshot, OperatorSnapshot, Redistribution, SnapshotStep};
@@ -51,7 +51,7 @@ pub(crate) struct KeyedStates {
     /// The watermark of the open snapshot.
     saved_watermark: Watermark,
     sealing: Option<Sealing>,
-    left_over: LeftOver,
+    unmatched: OnUnmatched,
 }
 
 impl KeyedStates {
@@ -71,17 +71,17 @@ impl KeyedStates {
             watermark: read_watermark(context)?,
             saved_watermark: Watermark::MIN,
             sealing: None,
-            left_over: context.left_over.clone(),
+            unmatched: context.unmatched.clone(),
         })
     }
 
     /// All states are open: refuses what is stored and was not opened, or drops it by name.
     pub(crate) fn finish_restore(&mut self) -> Result<(), OperatorError> {
-        let rule = match &self.left_over {
-            LeftOver::Refuse => Unmatched::refuse(),
-            LeftOver::Drop(tell) => {
+        let rule = match &self.unmatched {
+            OnUnmatched::Refuse => Unmatched::refuse(),
+            OnUnmatched::Drop(tell) => {
                 self.backend
-                    .unopened()
+                    .unmatched()
                     .for_each(|(state, rows)| tell(state, rows));
                 Unmatched::Drop
             }

@@ -41,7 +41,7 @@ pub use aggregate_function::{AggregateFunction, Count, Max, Min, Sum, Summand};
 pub use bound::Bound;
 pub use chain::{Collected, Downstream, Link, Push};
 pub use collector::Collector;
-pub use context::{LeftOver, OperatorContext, TellDropped};
+pub use context::{OnUnmatched, OperatorContext, TellDropped};
 pub use error::{OperatorError, UserError};
 pub use filter::{Filter, filter};
 pub use flat_map::FlatMap;

@@ -41,7 +41,7 @@ fn context(rim: &tokio::runtime::Handle) -> OperatorContext {
         budget: MemoryBudget::unlimited(),
         rim: rim.clone(),
         restored: None,
-        left_over: highwater_operators::LeftOver::Refuse,
+        unmatched: highwater_operators::OnUnmatched::Refuse,
     }
 }
 

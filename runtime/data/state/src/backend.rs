@@ -277,8 +277,8 @@ impl KeyedStateBackend {
     }
 
     /// The stored states that nobody has opened, with the rows of each.
-    pub fn unopened(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.restored.unopened()
+    pub fn unmatched(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.restored.unmatched()
     }
 
     /// Ends the restore: all states of the job are open now.
@@ -290,7 +290,7 @@ impl KeyedStateBackend {
             Unmatched::RefuseExcept(dropped) => self.restored.finish(&self.setup.uid, dropped),
             Unmatched::Keep => Ok(()),
             Unmatched::Drop => {
-                self.restored.drop_unopened();
+                self.restored.drop_unmatched();
                 Ok(())
             }
         }

@@ -159,14 +159,14 @@ impl Restored {
     }
 
     /// The stored states that were not opened, with the rows of each.
-    pub(crate) fn unopened(&self) -> impl Iterator<Item = (&str, u64)> {
+    pub(crate) fn unmatched(&self) -> impl Iterator<Item = (&str, u64)> {
         let rows = |block: &StateBlock| block.groups.iter().map(|group| group.count).sum::<u64>();
         let blocks = self.blocks.iter();
         blocks.map(move |(name, blocks)| (name.as_str(), blocks.iter().map(rows).sum()))
     }
 
     /// Forgets all stored states that were not opened.
-    pub(crate) fn drop_unopened(&mut self) {
+    pub(crate) fn drop_unmatched(&mut self) {
         self.blocks.clear();
     }
 

@@ -1,5 +1,7 @@
 //! The effects of the checkpoint machine, performed in order.
 
+use std::sync::Arc;
+
 use highwater_protocol::checkpoint::{
     CheckpointEffect, CheckpointEvent, CheckpointFailure, JobEnd,
 };
@@ -259,9 +261,12 @@ impl Coordinator {
         let (store, manifest) = (self.store.clone(), self.manifest.clone());
         match target {
             Ok(target) => {
-                self.at_rim(
-                    async move { Done::Exported(id, export(&store, &manifest, &target).await) },
-                );
+                let stop = Arc::clone(&self.setup.stop);
+                let savepoint = savepoint.to_owned();
+                self.at_rim(async move {
+                    let copied = export(&store, &manifest, &target, None, &stop).await;
+                    Done::Exported(id, savepoint, copied)
+                });
             }
             Err(error) => {
                 tracing::error!(%error, "savepoint name");
@@ -272,8 +277,12 @@ impl Coordinator {
     }
 
     /// The copy of a savepoint has ended. Whoever asked may be gone: then the log and the status tell.
-    pub(super) fn exported(&mut self, id: CheckpointId, copied: Result<Copied, StoreError>) {
-        let savepoint = self.manifest.savepoint.clone().unwrap_or_default();
+    pub(super) fn exported(
+        &mut self,
+        id: CheckpointId,
+        savepoint: &str,
+        copied: Result<Copied, StoreError>,
+    ) {
         let event = match copied {
             Ok(copied) => {
                 let checkpoint = id.number;

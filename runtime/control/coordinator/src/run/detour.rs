@@ -15,14 +15,14 @@ use highwater_worker::WorkerEvent;
 use tokio::sync::mpsc;
 
 use crate::deploy::LogCheck;
-use crate::going_back::{Damage, Detour, Detoured, Work};
-use crate::rehearsal::Stage;
+use crate::going_back::{Broken, Damage, Detour, Detoured, Work};
 use crate::request::{JobRequest, RequestRefused, reply, until_ended};
 use crate::savepoint::Savepoint;
 use crate::setup::{CoordinatorSetup, JobFailure, JobOutcome};
 use crate::start::{Externals, Found, StartInput, start as start_leader};
 use crate::status::{JobPhase, WaitBoard};
 use crate::store::JobStore;
+use crate::trial_restore::Stage;
 
 use super::{Collecting, Coordinator};
 
@@ -54,6 +54,16 @@ pub(super) enum NotBegun {
     Stuck(JobFailure),
 }
 
+impl From<Broken> for NotBegun {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Cancelled => Self::Ended(Ok(JobOutcome::Cancelled)),
+            Broken::Failed(failure) => Self::Ended(Err(failure)),
+            Broken::Stuck(failure) => Self::Stuck(failure),
+        }
+    }
+}
+
 /// Takes the leadership; a checkpoint whose manifest cannot be read is given up first.
 pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, NotBegun> {
     let StartParts {
@@ -64,6 +74,8 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, NotBegun> {
         waits,
     } = parts;
     let mut nonces = NonceStream::new(setup.seed);
+    let limit = setup.settings.cancellation_timeout;
+    let mut stage = Stage::new(&setup.worker, &mut *events, limit);
     let input = StartInput {
         program: &setup.program,
         identity: &setup.job,
@@ -72,20 +84,17 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, NotBegun> {
         wish: &setup.wish,
         stop: &setup.stop,
         waits,
-        stage: Stage {
-            worker: &setup.worker,
-            events: &mut *events,
-        },
+        stage: &mut stage,
     };
     // In one process nobody else stands for election: a candidate is the one that starts.
     (setup.stop)(Step::R1);
-    // Nothing runs yet, so a start that is left where it is stands as one that was killed there: the next one goes on.
+    // No record flows yet, so a start that is left where it is stands as one that was killed there: the next one goes on.
+    // What may run is user code that opens a state: nobody joins its thread before it has returned.
     let leader = tokio::select! {
         biased;
-        leader = start_leader(input, &mut nonces) => {
-            leader.map_err(|failure| NotBegun::Ended(Err(failure)))?
-        }
+        leader = start_leader(input, &mut nonces) => leader?,
         () = until_ended(requests, waits) => {
+            stage.clear().await?;
             return Err(NotBegun::Ended(Ok(JobOutcome::Cancelled)));
         }
     };
@@ -107,6 +116,7 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, NotBegun> {
         last_attempt: &mut last_attempt,
         events,
         requests,
+        waits,
         unanswered: BTreeMap::new(),
     };
     let (manifest, tries) = usable(&mut detour, found, leader.savepoint, tries).await?;
@@ -219,6 +229,7 @@ impl Coordinator {
             last_attempt: &mut self.last_attempt,
             events,
             requests,
+            waits: &WaitBoard::new(self.status.clone()),
             unanswered: BTreeMap::new(),
         };
         let tries = self.machine.clone().into_tries();

@@ -13,7 +13,7 @@ use crate::job::{end_of, settings};
 use crate::second_look::{Lie, Unsteady};
 
 /// Waits until `arrival` is told of, off the runtime; whoever arrives later may still tell.
-async fn until(arrival: Receiver<()>) -> Receiver<()> {
+pub(crate) async fn until(arrival: Receiver<()>) -> Receiver<()> {
     let arrived = tokio::task::spawn_blocking(move || arrival.recv().map(|()| arrival));
     arrived.await.unwrap().unwrap()
 }

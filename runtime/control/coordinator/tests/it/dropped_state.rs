@@ -133,6 +133,7 @@ async fn a_state_that_is_not_opened_any_more_is_refused_by_name_or_dropped_alone
     for (key, count) in collected.records().unwrap() {
         counts.entry(key).or_default().push(count);
     }
+    assert_eq!(counts.len() as u64, KEYS, "{:?}", counts.keys());
     for (key, mut counts) in counts {
         counts.sort_unstable();
         let all: Vec<_> = (1..=RECORDS / KEYS).collect();

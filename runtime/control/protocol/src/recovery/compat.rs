@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use highwater_types::{Classified, ErrorKind, OperatorUid};
 
 use crate::job::{JobShape, OperatorShape};
-use crate::manifest::{Manifest, OperatorState, SinkState, StateSchema};
+use crate::manifest::{Blob, Manifest, OperatorState, SinkState, StateSchema};
 use crate::stop::{MarkerFault, NamedStop, SinkChange, SlotKey};
 
 /// What happens to state that no operator of the graph takes.
@@ -136,22 +136,13 @@ pub fn check_restore(
     let mut refusals = Vec::new();
     let number = manifest.id.number;
     for (uid, old) in manifest.operators.iter().filter(|(_, old)| old.has_state()) {
-        match shape.operators.get(uid) {
-            Some(new) => operator(uid, old, new, options, &mut refusals),
-            None => refusals.push(Refusal::MissingOperator {
-                uid: uid.clone(),
-                number,
-            }),
+        if let Some(new) = shape.operators.get(uid) {
+            operator(uid, old, new, options, &mut refusals);
         }
     }
-    for (uid, source) in &manifest.sources {
-        if !source.splits.is_empty() && !shape.sources.contains(uid) {
-            refusals.push(Refusal::MissingOperator {
-                uid: uid.clone(),
-                number,
-            });
-        }
-    }
+    let missing = unmatched_operators(manifest, shape);
+    let missing = missing.into_iter();
+    refusals.extend(missing.map(|(uid, _)| Refusal::MissingOperator { uid, number }));
     if options.unmatched == UnmatchedState::Drop {
         refusals.retain(|refusal| {
             !matches!(
@@ -171,14 +162,16 @@ pub fn check_restore(
 }
 
 /// The operators and sources of `manifest` whose state nothing in the graph takes, with the bytes of it.
-pub fn left_out(manifest: &Manifest, shape: &JobShape) -> Vec<(OperatorUid, u64)> {
+pub fn unmatched_operators(manifest: &Manifest, shape: &JobShape) -> Vec<(OperatorUid, u64)> {
     let operators = manifest.operators.iter();
     let operators =
         operators.filter(|(uid, old)| old.has_state() && !shape.operators.contains_key(uid));
     let operators = operators.map(|(uid, old)| {
         let files = old.keyed.iter();
         let files = files.filter_map(|keyed| manifest.files.get(&keyed.path));
-        (uid.clone(), files.map(|file| file.length).sum())
+        let keyed: u64 = files.map(|file| file.length).sum();
+        let elements = old.lists.iter().flat_map(|list| &list.elements);
+        (uid.clone(), keyed + elements.map(Blob::length).sum::<u64>())
     });
     let sources = manifest.sources.iter();
     let sources =

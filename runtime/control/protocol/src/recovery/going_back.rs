@@ -370,7 +370,7 @@ impl GoingBack {
             epoch: self.head.epoch,
         };
         manifest.kind = SnapshotKind::Rebased;
-        // The copy was of the number that it was asked for at.
+        // The copy was of the number that it was asked for at: the driver says that it is not made any more.
         manifest.savepoint = None;
         manifest.parent = if reused { state.parent } else { *parent };
         for sink in manifest.sinks.values_mut() {

@@ -379,7 +379,7 @@ fn l8_a_sink_with_pending_output_may_not_be_removed_or_moved() {
 fn unmatched_state_is_dropped_and_evolved_state_read_only_by_name() {
     let mut shape = shape(2);
     agg(&mut shape).states = vec![schema("value", 3)];
-    let manifest = manifest(4, &[]);
+    let mut manifest = manifest(4, &[]);
     assert!(check_restore(&manifest, 4, &shape, &options()).is_err());
     let readable = BTreeSet::from([(uid("agg"), "count".to_owned())]);
     let evolved = RestoreOptions {
@@ -387,9 +387,31 @@ fn unmatched_state_is_dropped_and_evolved_state_read_only_by_name() {
         readable,
     };
     assert_eq!(check_restore(&manifest, 4, &shape, &evolved), Ok(()));
-    assert_eq!(left_out(&manifest, &shape), []);
+    assert_eq!(unmatched_operators(&manifest, &shape), []);
     shape.operators.clear();
-    assert_eq!(left_out(&manifest, &shape), [(uid("agg"), 12)]);
+    assert_eq!(unmatched_operators(&manifest, &shape), [(uid("agg"), 12)]);
+    // Lists count as well, in the manifest or in a file.
+    let elements = vec![
+        Blob::Inline(HexBytes(vec![1, 2, 3])),
+        Blob::File {
+            path: crate::paths::RelativePath::parse("data/lists").unwrap(),
+            offset: 7,
+            length: 5,
+        },
+    ];
+    let lists = manifest.operators.get_mut(&uid("agg")).unwrap();
+    lists.lists = vec![ListState {
+        name: "pending".to_owned(),
+        mode: ListMode::Split,
+        subtask: SubtaskIndex(0),
+        elements,
+    }];
+    assert_eq!(unmatched_operators(&manifest, &shape), [(uid("agg"), 20)]);
+    let lists = manifest.operators.get_mut(&uid("agg")).unwrap();
+    lists.keyed.clear();
+    assert_eq!(unmatched_operators(&manifest, &shape), [(uid("agg"), 8)]);
+    let refused = check_restore(&manifest, 4, &shape, &options()).unwrap_err();
+    assert!(matches!(&refused[..], [Refusal::MissingOperator { .. }]));
     let drop = RestoreOptions {
         unmatched: UnmatchedState::Drop,
         readable: BTreeSet::new(),

@@ -111,7 +111,7 @@ impl<In: Record, Out: Record> Harness<In, Out> {
             budget: setup.budget,
             rim: runtime.handle().clone(),
             restored: setup.restored,
-            left_over: crate::LeftOver::Refuse,
+            unmatched: crate::OnUnmatched::Refuse,
         };
         let operator = build(context)?;
         let main = Receiver::new();

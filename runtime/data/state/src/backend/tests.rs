@@ -149,7 +149,7 @@ fn t44_states_left_over_are_kept_or_dropped_by_rule() {
     let saved = names_saved();
     for (rule, is_there) in [(Unmatched::Keep, true), (Unmatched::Drop, false)] {
         let mut backend = restored(vec![saved.clone()]);
-        let left: Vec<_> = backend.unopened().collect();
+        let left: Vec<_> = backend.unmatched().collect();
         assert_eq!(left, [("names", 100)], "by name, with its rows");
         backend.finish_restore(&rule).unwrap();
         let next = backend

@@ -1,7 +1,9 @@
 //! A savepoint whose state the job cannot open is refused before `head` changes, whatever word is said.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use highwater_api::JobProgram;
 use highwater_connectors::clock::SystemClock;
@@ -11,15 +13,18 @@ use highwater_coordinator::store::JobStore;
 use highwater_coordinator::{
     JobFailure, JobOutcome, JobRequest, JobStatus, SavepointWish, StopMode, Wish,
 };
+use highwater_operators::{KeyedContext, KeyedProcessFunction, OpenContext, UserError};
 use highwater_protocol::head::Head;
 use highwater_protocol::paths::{JobPaths, SavepointPaths};
 use highwater_protocol::recovery::{SavepointWord, TakeAgain};
+use highwater_state::{StateHandle, ValueState};
 use highwater_storage::{MemoryStorage, ObjectPath, ObjectStorage};
 use highwater_types::{ErrorKind, EventTime, JobIdentity, Record};
 use highwater_worker::StopHook;
 use tokio::sync::oneshot;
 
-use crate::job::{RESUME, end_of, program_of, start_wishing};
+use crate::detour_waits::until;
+use crate::job::{RESUME, end_of, program_of, settings, start_as, start_wishing};
 
 fn numbers() -> impl Source<Record = u64> {
     let number = |index: u64, _: &mut Random| (index, EventTime(index as i64));
@@ -53,20 +58,24 @@ struct Place {
 }
 
 impl Place {
-    /// A job of numbers that was stopped behind its savepoint `one`.
-    async fn with_savepoint() -> Self {
-        let place = Self {
+    fn empty() -> Self {
+        Self {
             storage: Arc::new(MemoryStorage::default()),
             lasts: CollectSink::exactly_once().0,
             seeds: AtomicU64::new(1),
-        };
+        }
+    }
+
+    /// A job of numbers that was stopped behind its savepoint `one`.
+    async fn with_savepoint() -> Self {
+        let place = Self::empty();
+        place.stop_behind_savepoint(place.as_number()).await;
+        place
+    }
+
+    async fn stop_behind_savepoint(&self, program: JobProgram) {
         let on: StopHook = Arc::new(|_| {});
-        let handle = start_wishing(
-            place.as_number(),
-            &place.storage,
-            (place.seed(), on),
-            RESUME,
-        );
+        let handle = start_wishing(program, &self.storage, (self.seed(), on), RESUME);
         let mut status = handle.status.clone();
         let two = |status: &JobStatus| status.checkpoints.completed_count >= 2;
         status.wait_for(two).await.unwrap();
@@ -84,7 +93,6 @@ impl Place {
         handle.requests.send(stop).await.unwrap();
         answered.await.unwrap().unwrap();
         handle.ended.await.unwrap().unwrap();
-        place
     }
 
     fn as_number(&self) -> JobProgram {
@@ -220,4 +228,107 @@ async fn a_process_that_dies_at_any_step_forks_once() {
     }
     lineages.dedup();
     assert_eq!(lineages.len(), 2, "{lineages:?}");
+}
+
+/// The last number of each key. Where `stands` is given, the first subtask that opens tells of it and never returns, and
+/// any other one `fails` or opens.
+#[derive(Clone, Default)]
+struct Last {
+    held: Option<Number>,
+    stands: Option<Arc<Stands>>,
+}
+
+type Number = StateHandle<ValueState<u64, (), u64>>;
+
+struct Stands {
+    told: SyncSender<()>,
+    gate: Mutex<Receiver<()>>,
+    is_taken: AtomicBool,
+    fails: bool,
+}
+
+impl KeyedProcessFunction<u64, u64, (u64, u64)> for Last {
+    fn open(&mut self, context: &mut OpenContext<'_, u64>) -> Result<(), UserError> {
+        self.held = Some(context.value("held", None)?);
+        match &self.stands {
+            Some(stands) if !stands.is_taken.swap(true, Ordering::SeqCst) => {
+                stands.told.send(())?;
+                stands.gate.lock().unwrap().recv().unwrap_err();
+                Ok(())
+            }
+            Some(stands) if stands.fails => Err("this subtask does not open".into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn on_record(
+        &mut self,
+        number: u64,
+        context: &mut KeyedContext<'_, u64, (u64, u64)>,
+    ) -> Result<(), UserError> {
+        let held = self.held.ok_or("opened before the first record")?;
+        context.state(held).set(number);
+        context.emit((number % 5, number));
+        Ok(())
+    }
+}
+
+/// Starts a fork whose first subtask never opens.
+async fn stands(fails: bool, is_stopped: bool) {
+    let place = Place::empty();
+    let program = |stands| {
+        program_of(2, |env| {
+            let held = None;
+            env.source("numbers", numbers())
+                .key_by(|number| number % 5)
+                .process("last", Last { held, stands })
+                .sink("lasts", place.lasts.clone());
+        })
+    };
+    place.stop_behind_savepoint(program(None)).await;
+    let head = place.head().await;
+    let (told, arrival) = sync_channel(1);
+    let (go, gate) = sync_channel::<()>(0);
+    let stands = Stands {
+        told,
+        gate: Mutex::new(gate),
+        is_taken: AtomicBool::new(false),
+        fails,
+    };
+    let mut settings = settings();
+    settings.cancellation_timeout = Duration::from_millis(100);
+    let on: StopHook = Arc::new(|_| {});
+    let owner = (place.seed(), on);
+    let wish = from(SavepointWord::Fork);
+    let standing = program(Some(Arc::new(stands)));
+    let handle = start_as(standing, &place.storage, owner, wish.clone(), settings);
+    let arrival = until(arrival).await;
+    if is_stopped {
+        handle.requests.send(JobRequest::Cancel).await.unwrap();
+    }
+    let failure = end_of(handle).await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Bug, "{failure}");
+    for part in [
+        "did not end within 100 ms",
+        "does not return",
+        "start again",
+    ] {
+        assert!(failure.message.contains(part), "{part}: {failure}");
+    }
+    assert_eq!(place.head().await, head, "head was changed");
+    assert_eq!(
+        place.run(program(None), wish).await,
+        Ok(JobOutcome::Finished)
+    );
+    drop((go, arrival));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_is_not_held_up_for_ever_by_an_operator_that_does_not_open() {
+    stands(false, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_savepoint_is_not_held_up_for_ever_by_an_operator_that_does_not_open() {
+    stands(true, false).await;
 }
