@@ -37,9 +37,7 @@ const SPEND_ALERT: Cents = Cents(500_000);
 pub fn fraud_scorer(env: &mut StreamEnvironment) -> Result<(), UserError> {
     let outside = Outside::of(env)?;
     let blocklist: SocketAddr = required(env, "blocklist")?.parse()?;
-    let idle_ms = env
-        .parameter("idle-ms")
-        .map_or(Ok(IDLE_AFTER_MS), str::parse)?;
+    let idle_ms = env.parameter_or("idle-ms", IDLE_AFTER_MS)?;
     let by_window = env.parameter("rule") == Some("window");
     let strategy =
         WatermarkStrategy::bounded_out_of_orderness(OUT_OF_ORDERNESS_MS).idle_after(idle_ms);

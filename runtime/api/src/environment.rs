@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use highwater_connectors::{BadInput, BadRecords, Source};
@@ -10,6 +12,7 @@ use highwater_types::{MaxParallelism, Parallelism};
 
 use crate::code::NodeCode;
 use crate::draft::{Draft, NodeFacts, Origin, SharedDraft};
+use crate::parameter::{self, ParameterError};
 use crate::program::JobProgram;
 use crate::source::{SourceStream, TypedSource};
 
@@ -45,6 +48,32 @@ impl StreamEnvironment {
             self.asked.borrow_mut().insert(name.to_owned());
         }
         self.parameters.get(name).map(String::as_str)
+    }
+
+    /// A parameter of the job as a value of the type of `default`, which stands for one that is not given.
+    ///
+    /// ```
+    /// # use highwater_api::{ParameterError, StreamEnvironment};
+    /// # fn job(env: &mut StreamEnvironment) -> Result<(), ParameterError> {
+    /// let hot = env.parameter_or("hot", 90)?;
+    /// # assert_eq!(hot, 90);
+    /// # Ok(())
+    /// # }
+    /// # job(&mut StreamEnvironment::new()).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// When a value is given that does not parse. A job that hands this error on ends as a usage error, before anything
+    /// has started.
+    pub fn parameter_or<T>(&self, name: &str, default: T) -> Result<T, ParameterError>
+    where
+        T: FromStr,
+        T::Err: fmt::Display,
+    {
+        match self.parameter(name) {
+            None => Ok(default),
+            Some(value) => parameter::parse(name, value),
+        }
     }
 
     /// The parameters that were given and that the job did not ask for: misspelt ones, as a rule.

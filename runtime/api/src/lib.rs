@@ -9,12 +9,14 @@ mod draft;
 pub mod environment;
 pub mod keyed;
 mod misuse;
+pub mod parameter;
 pub mod program;
 pub mod source;
 pub mod stream;
 
 pub use environment::StreamEnvironment;
 pub use keyed::{KeyedStream, WindowedStream};
+pub use parameter::ParameterError;
 pub use program::JobProgram;
 pub use source::SourceStream;
 pub use stream::{DataStream, SinkHandle};

@@ -68,14 +68,6 @@ impl KeyedProcessFunction<u64, u64, Counted> for CountByKey {
     }
 }
 
-/// A number among the job's parameters.
-fn number(env: &StreamEnvironment, name: &str, default: u64) -> Result<u64, UserError> {
-    env.parameter(name).map_or(Ok(default), |text| {
-        text.parse()
-            .map_err(|error| format!("parameter {name}: {error}").into())
-    })
-}
-
 /// Builds the job that the parameters name.
 pub(crate) fn build(env: &mut StreamEnvironment) -> Result<(), UserError> {
     if let Some(report) = env.parameter("report") {
@@ -97,15 +89,15 @@ pub(crate) fn build(env: &mut StreamEnvironment) -> Result<(), UserError> {
 
 /// Keys without end, or `count` of them; at `rate` records a second where that is given.
 fn keys(env: &mut StreamEnvironment) -> Result<SourceStream<u64>, UserError> {
-    let keys = number(env, "keys", KEYS)?;
-    let seed = number(env, "seed", SEED)?;
+    let keys = env.parameter_or("keys", KEYS)?;
+    let seed = env.parameter_or("seed", SEED)?;
     let record = move |_: u64, random: &mut Random| (key_of(random, keys), EventTime::NONE);
     let mut source = GeneratorSource::builder("keys", seed, record);
     if env.parameter("count").is_some() {
-        source = source.count(number(env, "count", 0)?);
+        source = source.count(env.parameter_or("count", 0)?);
     }
-    if let Some(rate) = env.parameter("rate") {
-        let rate = RecordsPerSecond::try_new(rate.parse()?)?;
+    if env.parameter("rate").is_some() {
+        let rate = RecordsPerSecond::try_new(env.parameter_or("rate", 0.0)?)?;
         source = source.paced(rate, Arc::new(SystemClock::start()?));
     }
     Ok(env.source("keys", source.build()?))
@@ -138,12 +130,12 @@ fn generate(env: &mut StreamEnvironment) -> Result<(), UserError> {
 
 fn latency(env: &mut StreamEnvironment) -> Result<(), UserError> {
     let source = OpenLoop::new(
-        number(env, "keys", KEYS)?,
-        number(env, "seed", SEED)?,
-        number(env, "rate", 1_000)? as f64,
-        number(env, "count", 1_000)?,
+        env.parameter_or("keys", KEYS)?,
+        env.parameter_or("seed", SEED)?,
+        env.parameter_or("rate", 1_000.0)?,
+        env.parameter_or("count", 1_000)?,
     )?;
-    let sink = LatencySink::new(source.clock(), number(env, "skip", 0)?);
+    let sink = LatencySink::new(source.clock(), env.parameter_or("skip", 0)?);
     env.source("probes", source)
         .key_by(|probe: &Probe| probe.key)
         .reduce("count-by-key", |held: &mut Probe, new: &Probe| {

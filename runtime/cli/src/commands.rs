@@ -1,10 +1,11 @@
 //! The commands of a job binary.
 
+use std::error::Error;
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use highwater_api::{JobProgram, StreamEnvironment};
+use highwater_api::{JobProgram, ParameterError, StreamEnvironment};
 use highwater_graph::{PlanFormat, explain};
 use highwater_operators::UserError;
 
@@ -197,11 +198,27 @@ fn plan(job: JobFunction, settings: &RunSettings, format: Format) -> Result<Stri
 fn compile(job: JobFunction, settings: &RunSettings) -> Result<JobProgram, Failure> {
     let mut env = StreamEnvironment::with_parameters(settings.parameters.clone());
     let built = job(&mut env);
+    if let Err(error) = &built {
+        // Before the names that nobody asked for: the job stopped here and would have asked for more.
+        refuse_value(error.as_ref())?;
+    }
     // Before the job's own error: a name that is misspelt is missed under its right one.
     refuse_unread(&env)?;
     built.map_err(|error| Failure::new(Code::Invalid, error_chain(error.as_ref())))?;
     env.compile(settings.plan)
         .map_err(|errors| Failure::of(&errors))
+}
+
+/// Refuses the value of a parameter that does not parse, also where the job has wrapped the error.
+fn refuse_value(error: &(dyn Error + 'static)) -> Result<(), Failure> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(refused) = error.downcast_ref::<ParameterError>() {
+            return Err(Failure::new(Code::Usage, format!("--param: {refused}")));
+        }
+        cause = error.source();
+    }
+    Ok(())
 }
 
 /// Refuses parameters that the job does not read.

@@ -12,6 +12,7 @@ pub mod run;
 pub mod settings;
 mod signals;
 mod stop_point;
+mod summary;
 pub mod view;
 
 pub use commands::main;

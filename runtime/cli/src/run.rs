@@ -25,6 +25,7 @@ use crate::exit::{Code, Failure};
 use crate::remote::{RunNote, refuse_second};
 use crate::settings::{JobSettings, RunArgs, RunSettings, SAVEPOINTS};
 use crate::signals::Interrupts;
+use crate::summary::Summary;
 use crate::view::{Screen, View};
 use crate::{logs, stop_point};
 
@@ -156,6 +157,7 @@ impl Setup {
         let view = self.view(&started);
         let mut tasks = JoinSet::new();
         let drawn = View::new(view.clone(), self.screen.clone());
+        let at_the_end = view.clone();
         tasks.spawn(async move {
             if let Err(error) = highwater_web::serve(listener, view).await {
                 tracing::error!(%error, "status server");
@@ -165,6 +167,9 @@ impl Setup {
             tasks.spawn(drawn.run());
         }
         let ended = wait(started.handle, &mut interrupts).await;
+        if ended.is_ok() {
+            Summary::of(&at_the_end.plan, &at_the_end.figures.read()).tell();
+        }
         tasks.shutdown().await;
         self.screen.leave();
         note.remove();

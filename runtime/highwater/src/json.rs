@@ -56,3 +56,35 @@ pub fn clock() -> Result<Arc<dyn Clock>, ConnectorError> {
 
 /// Only names the type in examples.
 pub type FollowedLog<T> = FileLogSource<T, Json<T>>;
+
+#[cfg(test)]
+mod tests {
+    use highwater_api::StreamEnvironment;
+    use highwater_connectors::{DeadLetter, ElementsSource, FileSink, PrintSink};
+
+    use super::*;
+
+    #[test]
+    fn dead_letters_go_into_a_file_sink_as_json() {
+        let mut env = StreamEnvironment::new();
+        let numbers = ElementsSource::new(vec![1_u64]);
+        let source = env.source("numbers", numbers);
+        source
+            .dead_letters()
+            .sink("bad", FileSink::new("out/bad", Json::format()));
+        source.sink("shown", PrintSink::stdout());
+
+        let letter = DeadLetter {
+            split: "orders/0".into(),
+            position: 3,
+            reason: "an object is expected".to_owned(),
+            payload: b"no order".to_vec(),
+        };
+        let mut line = Vec::new();
+        Json::<DeadLetter>::format().write(&letter, &mut line);
+        assert_eq!(
+            String::from_utf8(line).unwrap(),
+            r#"{"split":"orders/0","position":3,"reason":"an object is expected","payload":"no order"}"#
+        );
+    }
+}

@@ -224,6 +224,7 @@ impl SlotLoop {
         };
         let mut worked = false;
         let mut failed = None;
+        let mut events = Vec::new();
         for running in &mut slice.tasks {
             let start = self.parts.clock.elapsed();
             let turn = guarded(&mut running.slot_task, |task| {
@@ -242,22 +243,30 @@ impl SlotLoop {
             worked |= waiting == Waiting::Turn || running.slot_task.task.works_on_snapshot();
             for event in running.slot_task.task.events() {
                 worked = true;
-                let kind = SlotEventKind::Task(running.slot_task.key.clone(), event);
-                tell(&self.parts, slice.attempt, kind);
+                events.push(SlotEventKind::Task(running.slot_task.key.clone(), event));
             }
         }
+        let attempt = slice.attempt;
+        slice.on &= failed.is_none();
+        // Before the events: the last of them ends a job, and what the job counted is read then.
+        self.publish(if events.is_empty() {
+            PUBLISH_EVERY
+        } else {
+            Duration::ZERO
+        });
+        for event in events {
+            tell(&self.parts, attempt, event);
+        }
         if let Some(report) = failed {
-            let attempt = slice.attempt;
-            slice.on = false;
             tell(&self.parts, attempt, SlotEventKind::Failed(report));
         }
-        self.publish();
         worked
     }
 
-    fn publish(&mut self) {
+    /// Writes the figures on the board, if those of `age` or longer stand there.
+    fn publish(&mut self, age: Duration) {
         let now = self.parts.clock.elapsed();
-        if now.saturating_sub(self.published) < PUBLISH_EVERY {
+        if now.saturating_sub(self.published) < age {
             return;
         }
         self.published = now;

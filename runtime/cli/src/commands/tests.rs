@@ -74,6 +74,30 @@ fn a_job_that_is_refused_ends_with_code_5() {
 }
 
 #[test]
+fn a_parameter_that_does_not_parse_is_a_usage_error() {
+    fn hot(env: &mut StreamEnvironment) -> Result<(), UserError> {
+        let hot = env.parameter_or("hot", 90_i64)?;
+        let name = env.parameter_or("name", "numbers".to_owned())?;
+        let numbers = env.source(&name, ElementsSource::new([hot]));
+        numbers.sink("nowhere", BlackholeSink::new().0);
+        Ok(())
+    }
+    // The other parameter is right, though the job did not come to ask for it.
+    let given = ["plan", "--param", "hot=abc", "--param", "name=cards"];
+    let refused = plan(hot, &settings(&given), Format::Text).unwrap_err();
+    assert_eq!(
+        (refused.code as u8, refused.message.as_str()),
+        (
+            2,
+            "--param: parameter hot: \"abc\" is no i64: invalid digit found in string"
+        )
+    );
+    for given in [&["plan"][..], &["plan", "--param", "hot=7"]] {
+        plan(hot, &settings(given), Format::Text).unwrap();
+    }
+}
+
+#[test]
 fn an_unknown_flag_is_a_usage_error_that_names_the_nearest() {
     let error = Cli::try_parse_from(["job", "run", "--checkpoint-intervall", "1s"]);
     let text = error.err().unwrap().to_string();

@@ -1,5 +1,8 @@
 //! The commands, one after the other.
 
+use std::path::{Path, PathBuf};
+
+use highwater_connectors::FileLogWriter;
 use serde_json::Value;
 
 use crate::job::{Job, complained, said};
@@ -20,6 +23,64 @@ fn a_bounded_job_ends_with_0_and_leaves_a_whole_checkpoint() {
         "{}",
         complained(&verified)
     );
+}
+
+/// The files in a folder and in those below it.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .flat_map(|path| {
+            if path.is_dir() {
+                files_below(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn the_end_of_a_bounded_run_tells_what_became_of_its_records() {
+    let job = Job::new();
+    let log = job.state().with_file_name("log");
+    let mut writer = FileLogWriter::open(&log, "numbers", 1).unwrap();
+    for line in ["no number", "none either", "no \u{fc}"] {
+        writer.append(0, line.as_bytes()).unwrap();
+    }
+    writer.finish().unwrap();
+    let ran = job.call(&["run", "--param", "log=log", "--parallelism", "1"]);
+    assert_eq!(ran.status.code(), Some(0), "{}", complained(&ran));
+    let words = complained(&ran);
+    let told = "records: 3 read, 3 written, 3 to dead letters, 0 dropped, 0 late";
+    assert!(words.contains(told), "{words}");
+    let warned = words
+        .lines()
+        .find(|line| line.contains("not all records were taken"))
+        .unwrap();
+    assert!(warned.contains("WARN"), "{warned}");
+    // out/bad/<lineage>/<file>, beside a file of the sink's own.
+    let lines = files_below(&log.with_file_name("out").join("bad"))
+        .iter()
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .find(|text| text.contains("payload"));
+    let bad = lines.unwrap();
+    let letter: Value = serde_json::from_str(bad.lines().last().unwrap()).unwrap();
+    assert_eq!(letter["payload"], "no \u{fc}");
+
+    let job = Job::new();
+    let path = log.to_str().unwrap();
+    let log = format!("log={path}");
+    let ran = job.call(&["run", "--param", &log, "--param", "bad=drop"]);
+    let words = complained(&ran);
+    let told = "records: 3 read, 0 written, 0 to dead letters, 3 dropped, 0 late";
+    assert!(words.contains(told), "{words}");
+
+    // A run without such records warns of nothing.
+    let ran = job.call(&["run", "--fresh", "--param", "count=50"]);
+    let words = complained(&ran);
+    assert!(words.contains("records: 50 read, 50 written"), "{words}");
+    assert!(!words.contains("not all records were taken"), "{words}");
 }
 
 #[test]

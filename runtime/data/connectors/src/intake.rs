@@ -12,9 +12,10 @@ use std::time::Duration;
 use compact_str::CompactString;
 use highwater_types::{EventTime, Record};
 
+use crate::dead_letter::DeadLetter;
 use crate::error::{ConnectorError, excerpt};
 use crate::format::DecodeRecord;
-use crate::source::{DeadLetter, SourceOutput};
+use crate::source::SourceOutput;
 
 /// The largest payload that a source decodes unless told otherwise, in bytes.
 pub const RECORD_BYTES_MAX: usize = 16 << 20;

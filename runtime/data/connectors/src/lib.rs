@@ -6,6 +6,7 @@
 //! suites that hold every connector to its contract. Decisions about commits are not here: they are machines of
 //! `highwater-protocol`.
 
+pub mod dead_letter;
 pub mod error;
 pub mod output;
 pub mod sink;
@@ -31,6 +32,7 @@ pub mod contract;
 pub use blackhole::BlackholeSink;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use collect::{CollectSink, Collected};
+pub use dead_letter::DeadLetter;
 pub use elements::ElementsSource;
 pub use error::ConnectorError;
 pub use file_log::{FileLogSource, FileLogWriter};
@@ -47,6 +49,6 @@ pub use sink::{
     MarkerReading, OutputTarget, Sink, SinkFacts, SinkWriter, TargetError, WriterContext,
 };
 pub use source::{
-    DeadLetter, Discovery, ReaderContext, ReaderPoll, Source, SourceFacts, SourceOutput,
-    SourceReader, Split, SplitEnumerator, SplitIndex, WakeHandle,
+    Discovery, ReaderContext, ReaderPoll, Source, SourceFacts, SourceOutput, SourceReader, Split,
+    SplitEnumerator, SplitIndex, WakeHandle,
 };

@@ -11,12 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use compact_str::CompactString;
-use highwater_types::record::DecodeError;
-use highwater_types::schema::{DataType, Field};
 use highwater_types::{
     Boundedness, CheckpointId, Chunk, JobIdentity, OperatorUid, Parallelism, Record, SubtaskIndex,
 };
 
+use crate::dead_letter::DeadLetter;
 use crate::error::ConnectorError;
 use crate::intake::{BadInput, Origin};
 
@@ -210,57 +209,5 @@ pub trait SourceReader<T> {
     /// A reader whose `poll` itself looks outside has nothing to tell: what it has not seen is not there.
     fn is_behind(&self, _split: SplitIndex) -> bool {
         false
-    }
-}
-
-/// A record that could not be decoded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeadLetter {
-    /// The split it was read from, such as `payments.auth/3`.
-    pub split: CompactString,
-    /// Its offset in the split.
-    pub position: u64,
-    /// Why it could not be decoded.
-    pub reason: String,
-    /// The record as it was read.
-    pub payload: Vec<u8>,
-}
-
-impl Record for DeadLetter {
-    fn data_type() -> DataType {
-        let field = |name: &str, data_type| Field {
-            name: name.to_owned(),
-            data_type,
-            default: None,
-        };
-        DataType::Struct {
-            name: "DeadLetter".to_owned(),
-            fields: vec![
-                field("split", DataType::Utf8),
-                field("position", DataType::U64),
-                field("reason", DataType::Utf8),
-                field("payload", Vec::<u8>::data_type()),
-            ],
-        }
-    }
-
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.split.encode(out);
-        self.position.encode(out);
-        self.reason.encode(out);
-        self.payload.encode(out);
-    }
-
-    fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
-        Ok(Self {
-            split: CompactString::decode(input)?,
-            position: u64::decode(input)?,
-            reason: String::decode(input)?,
-            payload: Vec::decode(input)?,
-        })
-    }
-
-    fn heap_bytes(&self) -> usize {
-        self.split.heap_bytes() + self.reason.heap_bytes() + self.payload.heap_bytes()
     }
 }
