@@ -167,15 +167,22 @@ impl TopicInspector {
 
     /// The topic, or `None` when every one of many looks finds it missing: a broker may not know it for a moment.
     pub(crate) fn find_patiently(&self) -> Result<Option<TopicFacts>, ConnectorError> {
+        self.find_with(1)
+    }
+
+    /// As [`TopicInspector::find_patiently`]; what is found with fewer partitions is looked at again as often, too.
+    pub(crate) fn find_with(&self, partitions: i32) -> Result<Option<TopicFacts>, ConnectorError> {
+        let mut found = None;
         for look in 0..MISSING_LOOKS_MAX {
             if look > 0 {
                 self.wait_a_moment();
             }
-            if let Some(facts) = self.find()? {
-                return Ok(Some(facts));
+            found = self.find()?.or(found);
+            if found.is_some_and(|facts| facts.partitions >= partitions) {
+                break;
             }
         }
-        Ok(None)
+        Ok(found)
     }
 
     /// The offsets of a partition.
