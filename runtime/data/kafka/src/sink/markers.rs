@@ -203,10 +203,14 @@ impl MarkerTopic {
     }
 
     /// What stands where the topic must be. Brokers may not know it for a moment, or not yet what it holds, so only what is
-    /// found again and again counts; one that does not answer is no answer.
+    /// found again and again counts; one that does not answer is no answer. That nothing is there is asked of the
+    /// controller at last: what a broker knows of a topic may be old.
     fn look_for_identity(&mut self) -> Result<Found, ConnectorError> {
         let mut found = Found::Nothing;
-        for _ in 0..MISSING_LOOKS_MAX {
+        for look in 0..MISSING_LOOKS_MAX {
+            if look > 0 {
+                self.inspector()?.wait_a_moment();
+            }
             let exists = self.inspector()?.find()?;
             found = if exists.is_none() {
                 Found::Nothing
@@ -215,9 +219,27 @@ impl MarkerTopic {
             } else {
                 Found::Empty
             };
-            self.inspector()?.wait_a_moment();
+        }
+        if found == Found::Nothing {
+            self.confirm_missing()?;
         }
         Ok(found)
+    }
+
+    /// An error as long as the controller knows the topic that the brokers do not. One that may not say it is believed.
+    fn confirm_missing(&self) -> Result<(), ConnectorError> {
+        let admin = Admin::open(&self.settings.connection, &self.object())?;
+        match admin.exists(&self.topic)? {
+            Some(false) => Ok(()),
+            Some(true) => Err(ConnectorError::Unavailable {
+                object: self.object(),
+                reason: "its controller knows it, and its brokers do not tell about it".to_owned(),
+            }),
+            None => {
+                tracing::warn!(target: "highwater::kafka", topic = self.topic, "the controller does not say whether it exists");
+                Ok(())
+            }
+        }
     }
 
     fn find_or_make(&mut self) -> Result<String, ConnectorError> {
