@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use highwater_api::JobProgram;
-use highwater_connectors::{ConnectorError, KnownMarkers, TargetError, WriterContext};
+use highwater_connectors::{KnownMarkers, TargetError, WriterContext};
 use highwater_protocol::gate::first_attempt;
 use highwater_protocol::head::{Head, HeadChange, ManifestRef};
 use highwater_protocol::head_write::{HeadKeeper, HeadOutcome, HeadWriteEffect, Versioned};
@@ -565,22 +565,13 @@ fn ask(
     Ok(Some((system, from.0)))
 }
 
-/// A failure from what a target answered, by its cause: but a place that only one client does not know is asked for again.
-/// Lost markers come with the next step.
+/// A failure from what a target answered. Lost markers come with the next step.
 pub(crate) fn target_failed(error: &TargetError) -> JobFailure {
-    let (TargetError::SessionLost(cause)
-    | TargetError::Unclear(cause)
-    | TargetError::Refused(cause)
-    | TargetError::MarkerLost(cause)) = error;
     let message = match error {
         TargetError::MarkerLost(cause) => {
             format!("MarkerLost: {}; {MARKERS_LOST_STEP}", error_chain(cause))
         }
         _ => error_chain(error),
     };
-    let kind = match error {
-        TargetError::Unclear(ConnectorError::Missing { .. }) => ErrorKind::Transient,
-        _ => cause.kind(),
-    };
-    failure(kind, message)
+    failure(error.kind(), message)
 }

@@ -46,7 +46,8 @@ pub use output::{OutputBatch, OutputRecord};
 pub use print::PrintSink;
 pub use sink::{
     DirectWriter, Encoder, ExternalIdentity, KnownMarkers, Marker, MarkerKind, MarkerPosition,
-    MarkerReading, OutputTarget, Sink, SinkFacts, SinkWriter, TargetError, WriterContext,
+    MarkerReading, OutputTarget, RequiredMarkers, Sink, SinkFacts, SinkWriter, TargetError,
+    WriterContext,
 };
 pub use source::{
     Discovery, ReaderContext, ReaderPoll, Source, SourceFacts, SourceOutput, SourceReader, Split,

@@ -14,7 +14,7 @@ use crate::error::ConnectorError;
 use crate::output::OutputBatch;
 use crate::sink::{
     ExternalIdentity, KnownMarkers, Marker, MarkerKind, MarkerPosition, MarkerReading,
-    OutputTarget, TargetError, WriterContext,
+    OutputTarget, RequiredMarkers, TargetError, WriterContext,
 };
 
 const SYSTEM: &str = "memory";
@@ -129,14 +129,15 @@ impl MemoryTarget {
     /// The place of the markers, if it is the one that was named.
     fn place(&self) -> Result<String, TargetError> {
         let place = self.output.place();
-        match self.known.required_in(SYSTEM) {
-            Some(Some(required)) if required != place => {
+        match self.known.required_in(|| Ok(SYSTEM.to_owned()))? {
+            RequiredMarkers::This(required) if required != place => {
                 Err(TargetError::MarkerLost(ConnectorError::PositionLost {
                     object: self.object(),
                     position: 0,
                     reason: format!("its markers are {place}, and the checkpoint names {required}"),
                 }))
             }
+            // Its place is there as long as the memory is.
             _ => Ok(place),
         }
     }

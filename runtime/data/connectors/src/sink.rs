@@ -197,14 +197,29 @@ pub enum KnownMarkers {
     Made(Option<String>),
 }
 
+/// Which place of markers a target must find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequiredMarkers<'a> {
+    /// None: one may be made.
+    MayBeMade,
+    /// One that is there, whichever it is.
+    Any,
+    /// This one.
+    This(&'a str),
+}
+
 impl KnownMarkers {
-    /// The place that must be found in `system`: `None` = it may be made, `Some(None)` = nobody knows which one it is.
-    pub fn required_in(&self, system: &str) -> Option<Option<&str>> {
-        match self {
-            Self::Unnamed => None,
-            Self::In { system: of, place } => (of == system).then_some(Some(place)),
-            Self::Made(place) => Some(place.as_deref()),
-        }
+    /// What must be found in the system of the target, which is asked for only if it matters.
+    pub fn required_in<E>(
+        &self,
+        system: impl FnOnce() -> Result<String, E>,
+    ) -> Result<RequiredMarkers<'_>, E> {
+        Ok(match self {
+            Self::In { system: of, place } if *of == system()? => RequiredMarkers::This(place),
+            Self::Unnamed | Self::In { .. } => RequiredMarkers::MayBeMade,
+            Self::Made(Some(place)) => RequiredMarkers::This(place),
+            Self::Made(None) => RequiredMarkers::Any,
+        })
     }
 }
 
@@ -215,11 +230,11 @@ impl KnownMarkers {
 /// it reads up to what `write_sync` wrote in this session. (3) `commit` makes output and marker visible together or not
 /// at all, and returns `Ok` only when they are. (4) Nothing sent is visible to a reader of committed data before
 /// `commit`. (5) Every session starts a new producer epoch: a late copy of an old `commit` cannot end a newer
-/// transaction.
+/// transaction. (6) A place of markers that `expect_markers` requires is never made: if it is not there, or is another
+/// one, `identity` and `open_session` answer `MarkerLost`.
 pub trait OutputTarget: Send {
-    /// Told before everything else: what is known of the place of the markers. A target that could make a place anew without
-    /// noticing must obey it: what is required and is not there, or is another one, is `MarkerLost`.
-    fn expect_markers(&mut self, _: KnownMarkers) {}
+    /// Told before everything else: what is known of the place of the markers.
+    fn expect_markers(&mut self, known: KnownMarkers);
 
     /// The outside system. May be called before `open_session`.
     fn identity(&mut self) -> Result<ExternalIdentity, TargetError>;

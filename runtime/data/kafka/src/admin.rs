@@ -108,4 +108,28 @@ impl Admin {
         }
         Ok(())
     }
+
+    /// Whether a topic exists, as the controller says, which decides about it: it is asked to make the topic, and not to do
+    /// it. `None` = it refuses for another reason, such as a missing permission.
+    pub(crate) fn exists(&self, topic: &str) -> Result<Option<bool>, ConnectorError> {
+        let wanted = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
+        let options = AdminOptions::new()
+            .request_timeout(Some(CALL_TIMEOUT))
+            .operation_timeout(Some(CALL_TIMEOUT))
+            .validate_only(true);
+        let asked = block_on(self.client.create_topics([&wanted], &options));
+        let answers = asked.map_err(|error| self.failed(&error))?;
+        Ok(match answers.into_iter().next() {
+            Some(Ok(_)) => Some(false),
+            Some(Err((_, Code::TopicAlreadyExists))) => Some(true),
+            None
+            | Some(Err((
+                _,
+                Code::TopicAuthorizationFailed
+                | Code::ClusterAuthorizationFailed
+                | Code::PolicyViolation,
+            ))) => None,
+            Some(Err((_, code))) => return Err(self.failed(&KafkaError::AdminOp(code))),
+        })
+    }
 }

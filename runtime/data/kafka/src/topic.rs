@@ -167,15 +167,22 @@ impl TopicInspector {
 
     /// The topic, or `None` when every one of many looks finds it missing: a broker may not know it for a moment.
     pub(crate) fn find_patiently(&self) -> Result<Option<TopicFacts>, ConnectorError> {
+        self.find_with(1)
+    }
+
+    /// As [`TopicInspector::find_patiently`]; what is found with fewer partitions is looked at again as often, too.
+    pub(crate) fn find_with(&self, partitions: i32) -> Result<Option<TopicFacts>, ConnectorError> {
+        let mut found = None;
         for look in 0..MISSING_LOOKS_MAX {
             if look > 0 {
                 self.wait_a_moment();
             }
-            if let Some(facts) = self.find()? {
-                return Ok(Some(facts));
+            found = self.find()?.or(found);
+            if found.is_some_and(|facts| facts.partitions >= partitions) {
+                break;
             }
         }
-        Ok(None)
+        Ok(found)
     }
 
     /// The offsets of a partition.
@@ -189,18 +196,9 @@ impl TopicInspector {
 
     /// The leader of each of the first `count` partitions, by metadata that is asked for now.
     pub(crate) fn leaders(&self, count: i32) -> Result<Vec<i32>, ConnectorError> {
-        let metadata = self
-            .consumer
-            .fetch_metadata(Some(&self.topic), CALL_TIMEOUT)
-            .map_err(|error| self.failed(&error))?;
-        let topics = metadata.topics();
-        let topic = topics.iter().find(|topic| topic.name() == self.topic);
-        let partitions = topic.map_or(&[][..], |topic| topic.partitions());
-        let leader = |id| {
-            let found = partitions.iter().find(|one| one.id() == id);
-            found.map_or(-1, rdkafka::metadata::MetadataPartition::leader)
-        };
-        Ok((0..count).map(leader).collect())
+        let partitions: Vec<_> = (0..count).collect();
+        let leaders = leaders_of(&self.consumer, &self.topic, &partitions);
+        leaders.map_err(|error| self.failed(&error))
     }
 
     /// The last stable offset of each of the first `count` partitions. Unlike [`TopicInspector::range`], the question
@@ -208,10 +206,12 @@ impl TopicInspector {
     pub(crate) fn ends(&self, count: i32) -> Result<Vec<i64>, ConnectorError> {
         let partitions: Vec<_> = (0..count).collect();
         let ends = ends_of(&self.consumer, &self.topic, &partitions);
-        ends.map_err(|error| self.failed(&error))?
-            .into_iter()
-            .collect::<Option<_>>()
-            .ok_or_else(|| self.unavailable("a broker does not tell the end of a partition"))
+        let told = |end: Result<Option<i64>, KafkaError>| {
+            end.map_err(|error| self.failed(&error))?
+                .ok_or_else(|| self.unavailable("a broker does not tell the end of a partition"))
+        };
+        let ends = ends.map_err(|error| self.failed(&error))?;
+        ends.into_iter().map(told).collect()
     }
 
     pub(crate) fn unsteady(&self) -> ConnectorError {
@@ -250,31 +250,43 @@ impl TopicInspector {
     }
 }
 
+/// The leaders of partitions, by metadata that is asked for now; negative = none.
+pub(crate) fn leaders_of(
+    consumer: &BaseConsumer<ClientLog>,
+    topic: &str,
+    partitions: &[i32],
+) -> Result<Vec<i32>, KafkaError> {
+    let metadata = consumer.fetch_metadata(Some(topic), CALL_TIMEOUT)?;
+    let found = metadata.topics().iter().find(|one| one.name() == topic);
+    let known = found.map_or(&[][..], |topic| topic.partitions());
+    let leader = |id: &i32| {
+        let found = known.iter().find(|one| one.id() == *id);
+        found.map_or(-1, rdkafka::metadata::MetadataPartition::leader)
+    };
+    Ok(partitions.iter().map(leader).collect())
+}
+
 /// The last stable offsets as the leaders tell them, each asked with the epoch that the client knows; `None` = not told.
 pub(crate) fn ends_of(
     consumer: &BaseConsumer<ClientLog>,
     topic: &str,
     partitions: &[i32],
-) -> Result<Vec<Option<i64>>, KafkaError> {
+) -> Result<Vec<Result<Option<i64>, KafkaError>>, KafkaError> {
     let mut asked = TopicPartitionList::with_capacity(partitions.len());
     for &partition in partitions {
         // The question for a time, with "the latest" in its place.
         asked.add_partition_offset(topic, partition, Offset::End)?;
     }
     let told = consumer.offsets_for_times(asked, CALL_TIMEOUT)?;
-    let mut ends = Vec::with_capacity(partitions.len());
-    for &partition in partitions {
-        let found = told.find_partition(topic, partition);
-        ends.push(match found {
-            Some(found) => {
-                found.error()?;
-                match found.offset() {
-                    Offset::Offset(end) => Some(end),
-                    _ => None,
-                }
-            }
-            None => None,
-        });
-    }
-    Ok(ends)
+    let end = |&partition: &i32| {
+        let Some(found) = told.find_partition(topic, partition) else {
+            return Ok(None);
+        };
+        found.error()?;
+        Ok(match found.offset() {
+            Offset::Offset(end) => Some(end),
+            _ => None,
+        })
+    };
+    Ok(partitions.iter().map(end).collect())
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use highwater_api::StreamEnvironment;
 use highwater_connectors::{
-    ConnectorError, ElementsSource, ExternalIdentity, Marker, MarkerPosition, MarkerReading,
-    MemoryOutput, OutputBatch, OutputTarget, Sink, SinkFacts, SinkWriter, TargetError,
-    WriterContext,
+    ConnectorError, ElementsSource, ExternalIdentity, KnownMarkers, Marker, MarkerPosition,
+    MarkerReading, MemoryOutput, OutputBatch, OutputTarget, Sink, SinkFacts, SinkWriter,
+    TargetError, WriterContext,
 };
 use highwater_graph::PlanDefaults;
 use highwater_graph::check::Checkpoints;
@@ -70,6 +70,8 @@ impl Sink for FaultySink {
 struct Panicking;
 
 impl OutputTarget for Panicking {
+    fn expect_markers(&mut self, _: KnownMarkers) {}
+
     fn identity(&mut self) -> Result<ExternalIdentity, TargetError> {
         panic!("the target has a bug")
     }

@@ -8,7 +8,7 @@ use highwater_protocol::checkpoint::CheckpointEvent;
 use highwater_protocol::recovery::{Fault, RegionEffect, RegionEvent, RegionRecovery};
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::SlotKey;
-use highwater_types::{Classified, ErrorKind, Parallelism, SubtaskIndex};
+use highwater_types::{ErrorKind, Parallelism, SubtaskIndex};
 use highwater_worker::{FailureReport, WorkerCommand};
 use tokio::task::JoinError;
 
@@ -156,10 +156,8 @@ impl Coordinator {
                     match code.target(&context).map_err(|error| failed(&error))? {
                         Some(mut target) => {
                             target.expect_markers(known);
-                            target.open_session().map_err(|error| JobFailure {
-                                kind: error.kind(),
-                                ..target_failed(&error)
-                            })
+                            let opened = target.open_session();
+                            opened.map_err(|error| target_failed(&error))
                         }
                         None => Ok(()),
                     }

@@ -7,7 +7,9 @@ use super::chance::{
     two_racing_writers_publish_every_checkpoint_once, writers_in_turns_follow_the_model,
 };
 use crate::output::{OutputBatch, OutputRecord};
-use crate::sink::{Marker, MarkerKind, MarkerPosition, MarkerReading, OutputTarget, TargetError};
+use crate::sink::{
+    KnownMarkers, Marker, MarkerKind, MarkerPosition, MarkerReading, OutputTarget, TargetError,
+};
 
 /// How long the suite tries to break the laws by chance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +38,7 @@ type Make<'a> = &'a mut dyn FnMut(SubtaskIndex) -> Box<dyn OutputTarget>;
 /// All values that a reader of committed data sees, in any order between slots.
 type ReadCommitted<'a> = &'a mut dyn FnMut() -> Vec<Vec<u8>>;
 
-/// Checks the laws of [`OutputTarget`] on slots 0 to 11 of a place that holds nothing yet.
+/// Checks the laws of [`OutputTarget`] on slots 0 to 12 of a place that holds nothing yet.
 ///
 /// # Panics
 /// When a law does not hold.
@@ -60,6 +62,7 @@ pub fn output_target_suite(effort: Effort, make: Make<'_>, read_committed: ReadC
     bench(later_marker_is_reported);
     bench(calls_without_a_session_are_refused);
     bench(position_lies_before_markers_to_come);
+    bench(place_that_is_required_is_found_or_lost);
     bench(writers_in_turns_follow_the_model);
     bench(faults_by_chance_neither_lose_nor_double_output);
     bench(two_racing_writers_publish_every_checkpoint_once);
@@ -324,4 +327,35 @@ fn position_lies_before_markers_to_come(bench: &mut Bench<'_>) {
         other.identity().expect("the place has an identity"),
         identity
     );
+}
+
+fn place_that_is_required_is_found_or_lost(bench: &mut Bench<'_>) {
+    let mut first = bench.session();
+    let known = first.identity().expect("the place has an identity");
+    stage(&mut *first, &bench.batch(&["x"]));
+    first.commit(output(1, 1)).expect("the commit succeeds");
+    let system = known.system.clone();
+    let named = |place: &str| KnownMarkers::In {
+        system: system.clone(),
+        place: place.to_owned(),
+    };
+    let made = |place: &str| KnownMarkers::Made(Some(place.to_owned()));
+    let there = [named(&known.markers), made(&known.markers)];
+    for required in there.into_iter().chain([KnownMarkers::Made(None)]) {
+        let mut target = bench.target();
+        target.expect_markers(required);
+        assert_eq!(target.identity().expect("the place is there"), known);
+        target.open_session().expect("a session opens");
+        assert_eq!(read(&mut *target, 1), Some(MarkerKind::Output));
+    }
+    for required in [named("another place"), made("another place")] {
+        let mut target = bench.target();
+        target.expect_markers(required);
+        for lost in [target.identity().map(drop), target.open_session()] {
+            assert!(
+                matches!(lost, Err(TargetError::MarkerLost(_))),
+                "law 6: another place stands for the one that is required: {lost:?}"
+            );
+        }
+    }
 }

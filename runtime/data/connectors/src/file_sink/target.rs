@@ -10,8 +10,8 @@ use super::session::Session;
 use crate::error::ConnectorError;
 use crate::output::OutputBatch;
 use crate::sink::{
-    ExternalIdentity, Marker, MarkerKind, MarkerPosition, MarkerReading, OutputTarget, TargetError,
-    WriterContext,
+    ExternalIdentity, KnownMarkers, Marker, MarkerKind, MarkerPosition, MarkerReading,
+    OutputTarget, RequiredMarkers, TargetError, WriterContext,
 };
 
 const BUFFER_BYTES: usize = 128 * 1024;
@@ -33,6 +33,7 @@ struct Staged {
 pub struct FileTarget {
     directory: PathBuf,
     slot: SlotDirectory,
+    known: KnownMarkers,
     session: Option<Session>,
     staged: Option<Staged>,
 }
@@ -43,6 +44,7 @@ impl FileTarget {
         Self {
             directory: directory.to_owned(),
             slot: SlotDirectory::new(directory, context.lineage, &context.uid, context.subtask),
+            known: KnownMarkers::default(),
             session: None,
             staged: None,
         }
@@ -69,6 +71,38 @@ impl FileTarget {
             object: self.slot.path().display().to_string(),
             reason: format!("no {what} is open"),
         })
+    }
+
+    /// The place of the markers, which is the directory itself. It is made if none is required, else it must be there: one
+    /// that was put in its place holds none of what is committed.
+    fn place(&self) -> Result<String, TargetError> {
+        let failed = |error| {
+            let failed = ConnectorError::io(self.directory.display(), "identity");
+            TargetError::unclear(failed(error))
+        };
+        let named = |identity| format!("files/{identity}");
+        let found = read_identity(&self.directory).map_err(failed)?.map(named);
+        // A directory is a system of its own: where nothing is, the sink has moved to.
+        let required = self
+            .known
+            .required_in(|| Ok(found.clone().unwrap_or_default()))?;
+        match (required, found) {
+            (RequiredMarkers::MayBeMade, None) => {
+                let made = identity_of(&self.directory).map_err(failed)?;
+                Ok(named(made))
+            }
+            (RequiredMarkers::MayBeMade | RequiredMarkers::Any, Some(found)) => Ok(found),
+            (RequiredMarkers::This(required), Some(found)) if found == required => Ok(found),
+            (_, found) => Err(TargetError::MarkerLost(ConnectorError::PositionLost {
+                object: self.directory.display().to_string(),
+                position: 0,
+                reason: match found {
+                    Some(found) => format!("it was replaced: it is {found} now"),
+                    None => "it does not exist any more, and with it is gone what was committed"
+                        .to_owned(),
+                },
+            })),
+        }
     }
 
     /// One past the last marker of the sink: a marker stands at its number.
@@ -98,10 +132,12 @@ impl FileTarget {
 }
 
 impl OutputTarget for FileTarget {
+    fn expect_markers(&mut self, known: KnownMarkers) {
+        self.known = known;
+    }
+
     fn identity(&mut self) -> Result<ExternalIdentity, TargetError> {
-        let identity = identity_of(&self.directory);
-        let identity = identity.map_err(ConnectorError::io(self.directory.display(), "identity"));
-        let name = format!("files/{}", identity.map_err(TargetError::unclear)?);
+        let name = self.place()?;
         Ok(ExternalIdentity {
             system: name.clone(),
             markers: name,
@@ -121,6 +157,10 @@ impl OutputTarget for FileTarget {
     fn open_session(&mut self) -> Result<(), TargetError> {
         self.staged = None;
         self.session = None;
+        // A session needs no identity, but what is required must be there before it makes directories.
+        if self.known != KnownMarkers::Unnamed {
+            self.place()?;
+        }
         self.session = Some(Session::open(&self.slot).map_err(TargetError::session_lost)?);
         Ok(())
     }
@@ -219,13 +259,19 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+fn read_identity(directory: &Path) -> io::Result<Option<String>> {
+    match fs::read_to_string(directory.join(IDENTITY)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
+    }
+}
+
 /// What the directory was called when it was made: a name that a directory made later does not get.
 fn identity_of(directory: &Path) -> io::Result<String> {
-    let path = directory.join(IDENTITY);
-    match fs::read_to_string(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        other => return other,
+    if let Some(identity) = read_identity(directory)? {
+        return Ok(identity);
     }
+    let path = directory.join(IDENTITY);
     fs::create_dir_all(directory)?;
     let (prepared, mut file) = create_unused(directory)?;
     let made = file.metadata()?.modified()?;

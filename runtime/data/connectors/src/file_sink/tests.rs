@@ -8,7 +8,7 @@ use highwater_types::{Chunk, EventTime};
 use super::*;
 use crate::contract::{Effort, output_target_suite, writer_context};
 use crate::output::{OutputBatch, OutputRecord};
-use crate::sink::{Marker, MarkerKind, MarkerPosition, TargetError};
+use crate::sink::{KnownMarkers, Marker, MarkerKind, MarkerPosition, TargetError};
 
 const fn marker(number: u64, epoch: u64) -> Marker {
     Marker {
@@ -224,6 +224,22 @@ fn a_directory_put_in_place_of_another_has_another_identity() {
     fs::rename(&one, root.path().join("moved")).unwrap();
     assert_ne!(identity(&one), first);
     assert_eq!(identity(&root.path().join("moved")), first);
+}
+
+#[test]
+fn a_directory_that_is_required_and_gone_is_not_made_again() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("out");
+    let known = FileTarget::new(&directory, &writer_context(0)).identity();
+    let place = known.unwrap().markers;
+    fs::remove_dir_all(&directory).unwrap();
+    for known in [Some(place), None].map(KnownMarkers::Made) {
+        let mut target = FileTarget::new(&directory, &writer_context(0));
+        target.expect_markers(known);
+        let lost = target.open_session().unwrap_err();
+        assert!(matches!(lost, TargetError::MarkerLost(_)), "{lost:?}");
+        assert!(!directory.exists());
+    }
 }
 
 #[test]

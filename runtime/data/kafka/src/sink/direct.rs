@@ -6,7 +6,7 @@ use highwater_connectors::{ConnectorError, DirectWriter, Encoder, OutputBatch, T
 use highwater_types::Chunk;
 use rdkafka::producer::BaseProducer;
 
-use super::missing::{MissingReports, look_for, refusal};
+use super::missing::{look_for, refusal};
 use super::target::{PRODUCING, send_all, wait_delivered};
 use crate::connection::KafkaConnection;
 use crate::context::DeliveryLog;
@@ -21,6 +21,8 @@ pub(super) struct KafkaWriter<E> {
     deliveries: DeliveryLog,
     encoder: E,
     batch: OutputBatch,
+    /// The last partition that was written to.
+    last_partition: i32,
 }
 
 impl<E> KafkaWriter<E> {
@@ -43,6 +45,7 @@ impl<E> KafkaWriter<E> {
             deliveries,
             encoder,
             batch: OutputBatch::default(),
+            last_partition: 0,
         })
     }
 
@@ -61,7 +64,7 @@ impl<E> KafkaWriter<E> {
         if !matches!(error, ConnectorError::Missing { .. }) {
             return error;
         }
-        let verdict = MissingReports::default().judge(look_for(&self.connection, &self.topic));
+        let verdict = look_for(&self.connection, &self.topic, self.last_partition);
         refusal(verdict, &self.object).unwrap_or_else(|| ConnectorError::Unavailable {
             object: self.object.clone(),
             reason: "a broker did not know the topic or a partition of it".to_owned(),
@@ -83,7 +86,8 @@ impl<T, E: Encoder<T>> DirectWriter<T> for KafkaWriter<E> {
     fn write(&mut self, chunk: &mut Chunk<T>) -> Result<(), ConnectorError> {
         self.batch.clear();
         self.encoder.encode(chunk, &mut self.batch)?;
-        send_all(&self.producer, &self.topic, &self.batch).map_err(|error| {
+        let (topic, last) = (&self.topic, &mut self.last_partition);
+        send_all(&self.producer, topic, &self.batch, last).map_err(|error| {
             self.looked(cause(delivery_error(
                 &self.object,
                 &error,

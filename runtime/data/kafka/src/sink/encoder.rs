@@ -84,8 +84,7 @@ impl<T: Record, V: ValueFormat<T>, K: ValueFormat<T>> Encoder<T> for KafkaEncode
             if deletes {
                 output.value = None;
             }
-            let bytes = [output.key, output.value].into_iter().flatten();
-            self.limit.check(bytes.map(<[u8]>::len).sum())?;
+            self.limit.check(&output)?;
             out.push(&output);
         }
         Ok(())
@@ -122,10 +121,10 @@ mod tests {
         let (value, key) = (Arc::new(text), Arc::new(first_letter));
         let mut encoder = KafkaEncoder::new(value, key, None, partitions, limit());
         let mut out = OutputBatch::default();
-        // The letter of the key counts too.
-        let mut fits = chunk(&[&"x".repeat(999_999)]);
+        // The letter of the key and what the client adds count too.
+        let mut fits = chunk(&[&"x".repeat(999_963)]);
         encoder.encode(&mut fits, &mut out).unwrap();
-        let mut large = chunk(&[&"x".repeat(1_000_000)]);
+        let mut large = chunk(&[&"x".repeat(999_964)]);
         let refused = encoder.encode(&mut large, &mut out).unwrap_err();
         assert!(refused.to_string().contains("kafka topic t"), "{refused}");
         assert_eq!(out.count(), 1);

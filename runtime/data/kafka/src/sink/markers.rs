@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use highwater_connectors::{
     ConnectorError, KnownMarkers, Marker, MarkerKind, MarkerPosition, MarkerReading,
+    RequiredMarkers,
 };
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -73,14 +74,15 @@ enum Found {
     Identity(String),
 }
 
-/// Whether it is the topic that the manifest names; `None` = it names none that can be read. Else what is wrong.
-fn judge(required: Option<&str>, found: Found) -> Result<String, String> {
+/// Whether it is the topic that is required. Else what is wrong.
+fn judge(required: RequiredMarkers<'_>, found: Found) -> Result<String, String> {
     match (found, required) {
-        (Found::Identity(found), None) => Ok(found),
-        (Found::Identity(found), Some(required)) if found == required => Ok(found),
-        (Found::Identity(found), Some(required)) => Err(format!(
-            "it was deleted and made anew: its identity is {found}, and the checkpoint names {required}"
-        )),
+        (Found::Identity(found), RequiredMarkers::This(required)) if found != required => {
+            Err(format!(
+                "it was deleted and made anew: its identity is {found}, and the checkpoint names {required}"
+            ))
+        }
+        (Found::Identity(found), _) => Ok(found),
         (Found::Empty, _) => Err("it was deleted and made anew: it is empty".to_owned()),
         (Found::Nothing, _) => {
             Err("it does not exist any more, and with it is gone what was committed".to_owned())
@@ -188,13 +190,9 @@ impl MarkerTopic {
         }
         let place = self.asking(|topic| {
             let known = topic.known.clone();
-            let system = match known {
-                KnownMarkers::In { .. } => topic.cluster_id()?,
-                _ => String::new(),
-            };
-            match known.required_in(&system) {
-                None => topic.find_or_make(),
-                Some(required) => {
+            match known.required_in(|| topic.cluster_id())? {
+                RequiredMarkers::MayBeMade => topic.find_or_make(),
+                required => {
                     let found = topic.look_for_identity()?;
                     judge(required, found).map_err(|reason| topic.lost(0, &reason))
                 }
@@ -205,10 +203,14 @@ impl MarkerTopic {
     }
 
     /// What stands where the topic must be. Brokers may not know it for a moment, or not yet what it holds, so only what is
-    /// found again and again counts; one that does not answer is no answer.
+    /// found again and again counts; one that does not answer is no answer. That nothing is there is asked of the
+    /// controller at last: what a broker knows of a topic may be old.
     fn look_for_identity(&mut self) -> Result<Found, ConnectorError> {
         let mut found = Found::Nothing;
-        for _ in 0..MISSING_LOOKS_MAX {
+        for look in 0..MISSING_LOOKS_MAX {
+            if look > 0 {
+                self.inspector()?.wait_a_moment();
+            }
             let exists = self.inspector()?.find()?;
             found = if exists.is_none() {
                 Found::Nothing
@@ -217,9 +219,27 @@ impl MarkerTopic {
             } else {
                 Found::Empty
             };
-            self.inspector()?.wait_a_moment();
+        }
+        if found == Found::Nothing {
+            self.confirm_missing()?;
         }
         Ok(found)
+    }
+
+    /// An error as long as the controller knows the topic that the brokers do not. One that may not say it is believed.
+    fn confirm_missing(&self) -> Result<(), ConnectorError> {
+        let admin = Admin::open(&self.settings.connection, &self.object())?;
+        match admin.exists(&self.topic)? {
+            Some(false) => Ok(()),
+            Some(true) => Err(ConnectorError::Unavailable {
+                object: self.object(),
+                reason: "its controller knows it, and its brokers do not tell about it".to_owned(),
+            }),
+            None => {
+                tracing::warn!(target: "highwater::kafka", topic = self.topic, "the controller does not say whether it exists");
+                Ok(())
+            }
+        }
     }
 
     fn find_or_make(&mut self) -> Result<String, ConnectorError> {
@@ -496,14 +516,20 @@ mod tests {
     #[test]
     fn only_the_topic_that_the_manifest_names_is_the_marker_topic() {
         let identity = |name: &str| Found::Identity(name.to_owned());
-        assert_eq!(judge(Some("a"), identity("a")), Ok("a".to_owned()));
-        assert_eq!(judge(None, identity("a")), Ok("a".to_owned()));
-        for required in [Some("a"), None] {
+        assert_eq!(
+            judge(RequiredMarkers::This("a"), identity("a")),
+            Ok("a".to_owned())
+        );
+        assert_eq!(
+            judge(RequiredMarkers::Any, identity("a")),
+            Ok("a".to_owned())
+        );
+        for required in [RequiredMarkers::This("a"), RequiredMarkers::Any] {
             assert!(judge(required, Found::Empty).unwrap_err().contains("empty"));
             let gone = judge(required, Found::Nothing).unwrap_err();
             assert!(gone.contains("does not exist"), "{gone}");
         }
-        let other = judge(Some("a"), identity("b")).unwrap_err();
+        let other = judge(RequiredMarkers::This("a"), identity("b")).unwrap_err();
         assert!(
             other.contains("identity is b") && other.contains("names a"),
             "{other}"

@@ -1,17 +1,12 @@
-//! An output topic that a broker does not know: gone, or only not known there for a moment.
+//! An output topic that a broker does not know: gone, made anew with fewer partitions, or only not known there for a moment.
 //!
 //! Called by the target and by the direct writer after such an answer. Metadata travels from broker to broker, so one answer
-//! decides nothing: the topic is looked for again and again, and only then, or after many such answers in a row although it
-//! is found, the output is refused by name.
+//! decides nothing: the topic is looked for again and again, and the output is refused by name only for what was seen then.
 
 use highwater_connectors::ConnectorError;
 
 use crate::connection::KafkaConnection;
-use crate::topic::TopicInspector;
-
-/// Answers in a row before the output is refused although the topic is there: a partition that is written to is not. With
-/// the pace of lost sessions some twenty seconds.
-const REPORTS_MAX: u32 = 10;
+use crate::topic::{TopicFacts, TopicInspector};
 
 /// What is to be done after an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,40 +15,32 @@ pub(super) enum Verdict {
     Again,
     /// The topic does not exist.
     Missing,
-    /// It exists and is not what the output is made for.
-    Other,
+    /// It has so many partitions only, and this one is written to.
+    Fewer { partitions: i32, partition: i32 },
 }
 
-/// Counts the answers of one slot.
-#[derive(Debug, Default)]
-pub(super) struct MissingReports(u32);
-
-impl MissingReports {
-    /// Records have arrived: whatever was missing is there.
-    pub(super) fn arrived(&mut self) {
-        self.0 = 0;
-    }
-
-    /// Judges one more answer. `found` = whether the topic was found afterwards; `None` = nobody could say.
-    pub(super) fn judge(&mut self, found: Option<bool>) -> Verdict {
-        self.0 = self.0.saturating_add(1);
-        match found {
-            Some(false) => Verdict::Missing,
-            Some(true) if self.0 >= REPORTS_MAX => Verdict::Other,
-            Some(true) | None => Verdict::Again,
-        }
-    }
-}
-
-/// Looks for the topic, with clients of its own: the one that was told so may hold to it for long.
-pub(super) fn look_for(connection: &KafkaConnection, topic: &str) -> Option<bool> {
-    let found = TopicInspector::open(connection, topic).and_then(|one| one.find_patiently());
-    match found {
-        Ok(found) => Some(found.is_some()),
+/// Looks for the topic, with clients of its own: the one that was told so may hold to it for long. `partition` = the
+/// last one that is written to.
+pub(super) fn look_for(connection: &KafkaConnection, topic: &str, partition: i32) -> Verdict {
+    let found = TopicInspector::open(connection, topic);
+    match found.and_then(|one| one.find_with(partition.saturating_add(1))) {
+        Ok(found) => judge(found, partition),
         Err(error) => {
             tracing::warn!(target: "highwater::kafka", topic, %error, "whether the topic exists is not known");
-            None
+            Verdict::Again
         }
+    }
+}
+
+/// Judges what many looks have found.
+const fn judge(found: Option<TopicFacts>, partition: i32) -> Verdict {
+    match found {
+        None => Verdict::Missing,
+        Some(TopicFacts { partitions, .. }) if partition >= partitions => Verdict::Fewer {
+            partitions,
+            partition,
+        },
+        Some(_) => Verdict::Again,
     }
 }
 
@@ -62,16 +49,19 @@ pub(super) fn refusal(verdict: Verdict, object: &str) -> Option<ConnectorError> 
     let reason = match verdict {
         Verdict::Again => return None,
         Verdict::Missing => {
-            "the topic does not exist any more; create it again and start the job again"
+            "the topic does not exist any more; create it again and start the job again".to_owned()
         }
-        Verdict::Other => {
-            "the topic exists, but a partition that is written to does not: it was made anew with fewer partitions; give it \
-             as many as before and start the job again"
-        }
+        Verdict::Fewer {
+            partitions,
+            partition,
+        } => format!(
+            "the topic has {partitions} partitions, and partition {partition} is written to: it was made anew with fewer; \
+             give it as many as before and start the job again"
+        ),
     };
     Some(ConnectorError::Configuration {
         connector: object.to_owned(),
-        reason: reason.to_owned(),
+        reason,
     })
 }
 
@@ -79,32 +69,29 @@ pub(super) fn refusal(verdict: Verdict, object: &str) -> Option<ConnectorError> 
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_topic_is_missing_only_after_it_was_looked_for() {
-        let mut reports = MissingReports::default();
-        assert_eq!(reports.judge(Some(true)), Verdict::Again, "for a moment");
-        assert_eq!(reports.judge(None), Verdict::Again, "no answer is none");
-        assert_eq!(reports.judge(Some(false)), Verdict::Missing);
+    const fn topic(partitions: i32) -> TopicFacts {
+        TopicFacts {
+            partitions,
+            replication: 1,
+        }
     }
 
     #[test]
-    fn what_is_found_and_reported_as_missing_for_ever_is_refused() {
-        let mut reports = MissingReports::default();
-        for _ in 1..REPORTS_MAX {
-            assert_eq!(reports.judge(Some(true)), Verdict::Again);
-        }
-        assert_eq!(reports.judge(Some(true)), Verdict::Other);
-        reports.arrived();
-        assert_eq!(reports.judge(Some(true)), Verdict::Again);
-        for _ in 0..REPORTS_MAX {
-            assert_eq!(reports.judge(None), Verdict::Again, "no broker answers");
-        }
+    fn only_what_was_seen_is_refused() {
+        assert_eq!(judge(None, 0), Verdict::Missing);
+        assert_eq!(judge(Some(topic(4)), 3), Verdict::Again, "for a moment");
+        let (partitions, partition) = (4, 4);
+        let fewer = Verdict::Fewer {
+            partitions,
+            partition,
+        };
+        assert_eq!(judge(Some(topic(4)), 4), fewer);
     }
 
     #[test]
     fn a_refusal_names_the_topic_and_the_next_step() {
         assert!(refusal(Verdict::Again, "kafka topic t").is_none());
-        for verdict in [Verdict::Missing, Verdict::Other] {
+        for verdict in [judge(None, 0), judge(Some(topic(1)), 1)] {
             let text = refusal(verdict, "kafka topic t").unwrap().to_string();
             assert!(text.contains("kafka topic t") && text.contains("start the job again"));
         }

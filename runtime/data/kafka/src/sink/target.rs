@@ -16,7 +16,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::markers::{MarkerTopic, marker_bytes};
-use super::missing::{MissingReports, look_for, refusal};
+use super::missing::{look_for, refusal};
 use crate::connection::KafkaConnection;
 use crate::context::DeliveryLog;
 use crate::failure::{connector_error, delivery_error, marker_error, transaction_error};
@@ -72,8 +72,8 @@ pub struct KafkaTarget {
     known: Option<MarkerPosition>,
     /// The marker of the last commit, until it was seen to be visible.
     settling: Option<u64>,
-    /// How often in a row a broker did not know the output topic.
-    missing: MissingReports,
+    /// The last partition of the output that was written to.
+    last_partition: i32,
 }
 
 impl KafkaTarget {
@@ -97,7 +97,7 @@ impl KafkaTarget {
             markers,
             known: None,
             settling: None,
-            missing: MissingReports::default(),
+            last_partition: 0,
         }
     }
 
@@ -179,7 +179,7 @@ impl KafkaTarget {
     }
 
     /// An output topic that a broker does not know is looked for; what is refused then is refused for good.
-    fn missed(&mut self, error: TargetError) -> TargetError {
+    fn missed(&self, error: TargetError) -> TargetError {
         let object = self.object();
         let is_output = matches!(
             &error,
@@ -188,8 +188,10 @@ impl KafkaTarget {
         if !is_output {
             return error;
         }
-        let found = look_for(&self.settings.connection, &self.settings.topic);
-        let verdict = self.missing.judge(found);
+        let TargetSettings {
+            connection, topic, ..
+        } = &self.settings;
+        let verdict = look_for(connection, topic, self.last_partition);
         refusal(verdict, &object).map_or(error, TargetError::Refused)
     }
 
@@ -270,8 +272,12 @@ impl KafkaTarget {
         let object = self.object();
         let topic = self.settings.topic.clone();
         let session = self.transaction()?;
-        send_all(&session.producer, &topic, batch)
-            .map_err(|error| delivery_error(&object, &error, session.deliveries.client_log()))
+        let mut last_partition = 0;
+        let sent = send_all(&session.producer, &topic, batch, &mut last_partition);
+        let sent =
+            sent.map_err(|error| delivery_error(&object, &error, session.deliveries.client_log()));
+        self.last_partition = self.last_partition.max(last_partition);
+        sent
     }
 
     fn commit_transaction(&mut self, marker: &Marker) -> Result<MarkerPosition, TargetError> {
@@ -380,9 +386,6 @@ impl OutputTarget for KafkaTarget {
 
     fn flush(&mut self) -> Result<(), TargetError> {
         let flushed = self.flush_session();
-        if flushed.is_ok() {
-            self.missing.arrived();
-        }
         self.give_up(flushed)
     }
 
@@ -413,14 +416,17 @@ pub(super) fn wait_delivered(producer: &BaseProducer<DeliveryLog>) -> Result<(),
     Err(KafkaError::Flush(Code::OperationTimedOut))
 }
 
-/// Hands every record of the batch to the client, waiting for room in its queue.
+/// Hands every record of the batch to the client, waiting for room in its queue. `last_partition` is raised to the last
+/// one that is written to.
 pub(super) fn send_all(
     producer: &BaseProducer<DeliveryLog>,
     topic: &str,
     batch: &OutputBatch,
+    last_partition: &mut i32,
 ) -> Result<(), KafkaError> {
     let mut sent = 0;
     for record in batch.iter() {
+        *last_partition = record.partition.unwrap_or(0).max(*last_partition);
         send_one(producer, topic, &record)?;
         sent += 1;
         if sent % POLL_EVERY == 0 {

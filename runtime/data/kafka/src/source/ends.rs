@@ -15,7 +15,7 @@ pub(super) struct EndLook {
     pub(super) end: i64,
 }
 
-/// Looks at all partitions until two in a row agree about each.
+/// Looks at all partitions until two in a row, a moment apart, agree about each.
 #[derive(Debug, Default)]
 pub(super) struct SteadyEnds {
     last: Vec<EndLook>,
@@ -41,22 +41,55 @@ impl SteadyEnds {
     }
 }
 
-/// What the client's "end of partition" means for a partition that is read up to an end.
+/// Reports of a leader that knows less than the end before the reader gives up: half a minute at the pace of a broker.
+const LAGS_MAX: u32 = 300;
+
+/// What the client's "end of partition" means for a partition that is read up to an end behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AtEnd {
     /// It is read to its end: what lies between holds no records for a reader.
     Ended,
-    /// The leader is to be asked whether it knows as much as the end, and then the rest is to be read again.
-    Doubtful,
+    /// The client is to begin the rest anew, and its next report is judged again.
+    Again,
+    /// Its leader has known less than the end for too long.
+    Lags,
 }
 
-/// The client reports the end of what the leader knew when it answered. `known` = since then somebody has asked the leader,
-/// was told of an end at or behind `end`, and has let the client begin anew.
-pub(super) const fn at_end(next: i64, end: i64, known: bool) -> AtEnd {
-    if known || next >= end {
-        AtEnd::Ended
-    } else {
-        AtEnd::Doubtful
+/// Judges the reports "end of partition" that come before the end of one partition.
+///
+/// A report tells what the broker knew that answered the fetch, not which one that was. So the leader is asked after each,
+/// and a report counts when the same leader knew as much as the end before the fetch and leads after it: whoever is
+/// elected in between may lag behind.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct EndReports {
+    /// The leader that knew as much as the end when it was asked last; the client has begun anew since.
+    knew: Option<i32>,
+    /// How often in a row the leader knew less.
+    lags: u32,
+}
+
+impl EndReports {
+    /// Takes what was found right after a report; `None` = nobody told.
+    pub(super) fn take(&mut self, look: Option<EndLook>, end: i64) -> AtEnd {
+        let knew = self.knew.take();
+        let Some(look) = look.filter(|look| look.leader >= 0) else {
+            return AtEnd::Again;
+        };
+        if look.end < end {
+            self.lags += 1;
+            return if self.lags > LAGS_MAX {
+                AtEnd::Lags
+            } else {
+                AtEnd::Again
+            };
+        }
+        self.lags = 0;
+        self.knew = Some(look.leader);
+        if knew == self.knew {
+            AtEnd::Ended
+        } else {
+            AtEnd::Again
+        }
     }
 }
 
@@ -103,10 +136,51 @@ mod tests {
         assert_eq!(ends.take(look([1, 2], [6, 9])), Some(vec![6, 9]));
     }
 
+    /// What becomes of a report after each of these looks, with 100 as the end.
+    fn reports(looks: &[Option<(i32, i64)>]) -> Vec<AtEnd> {
+        let mut reports = EndReports::default();
+        let look = |look: &Option<(i32, i64)>| look.map(|(leader, end)| EndLook { leader, end });
+        let looks = looks.iter().map(look);
+        looks.map(|look| reports.take(look, 100)).collect()
+    }
+
     #[test]
-    fn the_end_that_a_lagging_leader_reports_ends_nothing() {
-        assert_eq!(at_end(50, 100, false), AtEnd::Doubtful);
-        assert_eq!(at_end(100, 100, false), AtEnd::Ended);
-        assert_eq!(at_end(98, 100, true), AtEnd::Ended, "control records");
+    fn a_report_counts_when_its_leader_knew_the_end_before_and_leads_after_it() {
+        use AtEnd::{Again, Ended};
+        let knows = |leader| Some((leader, 100));
+        assert_eq!(reports(&[knows(1), knows(1)]), [Again, Ended]);
+        assert_eq!(reports(&[Some((1, 130)), knows(1)]), [Again, Ended]);
+    }
+
+    #[test]
+    fn a_leader_that_is_elected_after_the_question_and_lags_ends_nothing() {
+        use AtEnd::{Again, Ended};
+        let knows = |leader| Some((leader, 100));
+        // 1 was asked, 2 answered the fetch with what it knew by then, and knows everything a moment later.
+        let elected = [knows(1), knows(2), knows(2)];
+        assert_eq!(reports(&elected), [Again, Again, Ended]);
+        let lags = [knows(1), Some((2, 50)), knows(2), knows(2)];
+        assert_eq!(reports(&lags), [Again, Again, Again, Ended]);
+        let lags = [knows(1), Some((1, 50)), knows(1), knows(1)];
+        assert_eq!(reports(&lags), [Again, Again, Again, Ended]);
+        let silent = [knows(1), None, knows(1), knows(1)];
+        assert_eq!(reports(&silent), [Again, Again, Again, Ended]);
+        assert_eq!(reports(&[knows(-1), knows(-1)]), [Again, Again]);
+    }
+
+    #[test]
+    fn a_leader_that_lags_for_ever_is_told_and_one_that_catches_up_is_not() {
+        let lags = vec![Some((1, 50)); LAGS_MAX as usize];
+        assert!(!reports(&lags).contains(&AtEnd::Lags));
+        let mut longer = lags.clone();
+        longer.push(Some((1, 50)));
+        assert_eq!(reports(&longer).last(), Some(&AtEnd::Lags));
+        let mut catching_up = lags.clone();
+        catching_up.push(Some((1, 100)));
+        catching_up.extend(lags);
+        assert!(
+            !reports(&catching_up).contains(&AtEnd::Lags),
+            "not in a row"
+        );
     }
 }

@@ -63,12 +63,13 @@ impl KafkaEnumerator {
             .collect())
     }
 
-    /// The ends of all partitions, believed only when two looks in a row agree. They are asked for once in a lineage, and an
-    /// end that is too low would leave records unread for good.
+    /// The ends of all partitions, believed only when two looks in a row agree, a moment apart: a leader that lags tells the
+    /// same end twice within some milliseconds. They are asked for once in a lineage, and an end that is too low would leave
+    /// records unread for good.
     fn steady_ends(&self, count: i32) -> Result<Vec<i64>, ConnectorError> {
         let mut ends = SteadyEnds::default();
         for look in 0..END_LOOKS_MAX {
-            if look > 1 {
+            if look > 0 {
                 self.inspector.wait_a_moment();
             }
             let leaders = self.inspector.leaders(count)?;

@@ -5,8 +5,8 @@
 //!
 //! The end of a bounded partition is a last stable offset that existed when the source started. So it is reached with the
 //! first record at or behind it, or, where the last offsets hold no records, when the client reports the end of the
-//! partition. That report is believed only after the leader was asked: one that was just elected may answer fetches before
-//! it knows how far its own records are good, and its end would leave records unread.
+//! partition. That report is believed only when the leader was asked before and after it: one that was just elected may answer
+//! fetches before it knows how far its own records are good, and its end would leave records unread.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -22,18 +22,16 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::batch::{RawRecord, RecordBatch};
-use super::ends::{AtEnd, at_end};
+use super::ends::{AtEnd, EndLook, EndReports};
 use super::position::{LastRead, PartitionPosition};
 use crate::context::ClientLog;
 use crate::failure::{code_of, connector_error};
-use crate::topic::{CALL_TIMEOUT, ends_of};
+use crate::topic::{CALL_TIMEOUT, ends_of, leaders_of};
 
 /// How long the thread waits for records before it looks for commands.
 const IDLE_WAIT: Duration = Duration::from_millis(50);
 /// Records that are taken from the client before they are handed over, whatever else is there.
 const DRAIN_RECORDS_MAX: usize = 4_096;
-/// Reports of a leader that knows less than the end before the reader gives up: half a minute at the pace of a broker.
-const LAGS_MAX: u32 = 300;
 /// Looks at the group at the end: five seconds when the broker does not answer, then the job ends without knowing.
 const GROUP_LOOKS_MAX: u32 = 5;
 const GROUP_ANSWER: Duration = Duration::from_millis(900);
@@ -93,10 +91,7 @@ struct Open {
     at_end: bool,
     /// The client has reported an end before `end`, and the leader is to be asked about it.
     is_doubtful: bool,
-    /// The leader was asked, knows as much as `end`, and the client has begun anew since.
-    end_known: bool,
-    /// How often the leader knew less.
-    lags: u32,
+    reports: EndReports,
 }
 
 impl Open {
@@ -195,39 +190,62 @@ impl FetchThread {
         self.hand_over()
     }
 
-    /// Asks the leaders of partitions whose reported end comes before the end that they are read to, and begins their rest
-    /// anew: the next report is of what the leader knows by then. A leader that lags or does not answer is asked again with
-    /// the next report.
+    /// Asks the leaders of partitions whose reported end comes before the end that they are read to. Those that are not at
+    /// their end are begun anew: the next report is of what the leader knows by then.
     fn ask_leaders(&mut self) -> Result<(), Stop> {
         let doubtful = self.open.iter().filter(|(_, open)| open.is_doubtful);
         let doubtful: Vec<i32> = doubtful.map(|(&partition, _)| partition).collect();
         if doubtful.is_empty() {
             return Ok(());
         }
-        let told = ends_of(&self.consumer, &self.topic, &doubtful).unwrap_or_else(|error| {
-            tracing::warn!(target: "highwater::kafka", topic = self.topic, %error, "the ends of partitions are not told");
-            vec![None; doubtful.len()]
-        });
+        let looks = self.look_at(&doubtful);
         let mut again = Vec::with_capacity(doubtful.len());
-        for (partition, told) in doubtful.into_iter().zip(told) {
+        for (partition, look) in doubtful.into_iter().zip(looks) {
             let Some(open) = self.open.get_mut(&partition) else {
                 continue;
             };
             open.is_doubtful = false;
-            if let Some((end, told)) = open.end.zip(told) {
-                open.end_known = told >= end;
-                open.lags += u32::from(told < end);
-                if open.lags > LAGS_MAX {
+            let Some(end) = open.end else { continue };
+            match open.reports.take(look, end) {
+                AtEnd::Ended => open.next = open.next.max(end),
+                AtEnd::Again => again.push((partition, open.first())),
+                AtEnd::Lags => {
+                    let told = look.map_or(open.next, |look| look.end);
                     return Err(lagging(&self.topic, partition, (told, end)).into());
                 }
             }
-            again.push((partition, open.first()));
         }
         self.assign_again(&again)
     }
 
+    /// Leader and end of these partitions as they are told now; one that is not told is asked for with its next report.
+    fn look_at(&self, partitions: &[i32]) -> Vec<Option<EndLook>> {
+        let untold = |error: &KafkaError| {
+            tracing::warn!(target: "highwater::kafka", topic = self.topic, %error, "the end of a partition is not told");
+        };
+        let leaders = leaders_of(&self.consumer, &self.topic, partitions);
+        let told = leaders.and_then(|leaders| {
+            let ends = ends_of(&self.consumer, &self.topic, partitions)?;
+            Ok(leaders.into_iter().zip(ends))
+        });
+        let look = |(leader, end): (i32, Result<Option<i64>, KafkaError>)| {
+            let end = end.inspect_err(untold).ok().flatten();
+            end.map(|end| EndLook { leader, end })
+        };
+        match told {
+            Ok(told) => told.map(look).collect(),
+            Err(error) => {
+                untold(&error);
+                vec![None; partitions.len()]
+            }
+        }
+    }
+
     /// Lets the client begin anew at these offsets. A seek does not wake a partition that the client has given up.
     fn assign_again(&self, offsets: &[(i32, i64)]) -> Result<(), Stop> {
+        if offsets.is_empty() {
+            return Ok(());
+        }
         let list = self.list(offsets)?;
         let again = self.consumer.incremental_unassign(&list);
         let again = again.and_then(|()| self.consumer.incremental_assign(&list));
@@ -279,8 +297,7 @@ impl FetchThread {
                 batch: RecordBatch::new(split),
                 at_end: false,
                 is_doubtful: false,
-                end_known: false,
-                lags: 0,
+                reports: EndReports::default(),
             };
             offsets.push((partition, open.first()));
             self.open.insert(partition, open);
@@ -349,6 +366,7 @@ impl FetchThread {
             return;
         };
         partition.at_end = false;
+        partition.is_doubtful = false;
         let offset = message.offset();
         let time = message.timestamp().to_millis();
         let time = time.map_or(EventTime::NONE, EventTime);
@@ -385,12 +403,7 @@ impl FetchThread {
         if let KafkaError::PartitionEOF(partition) = error {
             if let Some(open) = self.open.get_mut(partition) {
                 open.at_end = true;
-                if let Some(end) = open.end {
-                    match at_end(open.next, end, open.end_known) {
-                        AtEnd::Ended => open.next = open.next.max(end),
-                        AtEnd::Doubtful => open.is_doubtful = true,
-                    }
-                }
+                open.is_doubtful = open.end.is_some_and(|end| open.next < end);
             }
             return Ok(());
         }

@@ -84,6 +84,10 @@ impl<T: Record, D: DecodeRecord<T>> KafkaReader<T, D> {
                 config.set(*property, *value);
             }
         }
+        if settings.end.is_some() {
+            // A follower lags as a matter of course; only the end that the leader reports can be checked with it.
+            config.remove("client.rack");
+        }
         let name = format!("highwater-{}-{}", context.job, context.uid);
         config.set("group.id", settings.group.as_ref().unwrap_or(&name));
         config.set("client.id", format!("{name}-{}", context.subtask));

@@ -3,7 +3,10 @@
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use highwater_connectors::{DirectWriter, Sink, SinkWriter, Source};
+use highwater_connectors::contract::reader_context;
+use highwater_connectors::{
+    ConnectorError, DirectWriter, ReaderPoll, Sink, SinkWriter, Source, SourceOutput,
+};
 use highwater_kafka::{EndPosition, KafkaSink, KafkaSource};
 use highwater_types::{Chunk, Classified, ErrorKind, EventTime};
 use rdkafka::mocking::MockCluster;
@@ -41,6 +44,56 @@ fn an_end_that_is_not_available_yet_is_waited_for() {
     let found = enumerator.discover().expect("the end is known");
     assert_eq!(found.splits.len(), 1);
     assert!(found.splits[0].position.contains(&2), "{:?}", found.splits);
+}
+
+/// What a bounded read of `topic` brings whose end was told by `of` and whose records come from `from`.
+fn read_up_to(of: &Cluster, from: &Cluster, topic: &str) -> Result<usize, ConnectorError> {
+    let unit: fn(&[u8]) -> Result<(), highwater_connectors::DecodeFailure> = |_| Ok(());
+    let bounded = |cluster: &Cluster| {
+        KafkaSource::new(cluster.connection(), topic, unit).until(EndPosition::Latest)
+    };
+    let found = bounded(of).enumerator()?.discover()?;
+    let mut reader = bounded(from).reader(&reader_context())?;
+    reader.add_splits(found.splits)?;
+    reader.no_more_splits();
+    let mut out = SourceOutput::default();
+    let mut read = 0;
+    loop {
+        let polled = reader.poll(&mut out)?;
+        read += out.records.drain().count();
+        match polled {
+            ReaderPoll::SplitEnded(_) => return Ok(read),
+            _ => std::thread::yield_now(),
+        }
+    }
+}
+
+/// The end was told when more was there than the leader knows by now, and it catches up.
+#[test]
+fn a_leader_that_lags_behind_the_end_is_waited_for() {
+    let (all, lagging) = (
+        Mock::new(1).expect("a cluster"),
+        Mock::new(1).expect("a cluster"),
+    );
+    let topic = unique("lagging");
+    let clusters = [&all, &lagging].map(|mock| {
+        mock.create_topic(&topic, 1, 1).expect("a topic");
+        cluster_of(mock)
+    });
+    let [of, from] = clusters;
+    of.write(&topic, 0, &["a", "b"]);
+    from.write(&topic, 0, &["a"]);
+    let (answers, answered) = sync_channel(1);
+    let reading = {
+        let (from, topic) = (from.clone(), topic.clone());
+        std::thread::spawn(move || answers.send(read_up_to(&of, &from, &topic)))
+    };
+    let early = answered.recv_timeout(Duration::from_millis(1_500));
+    assert!(early.is_err(), "it ended before its end: {early:?}");
+    from.write(&topic, 0, &["b"]);
+    let read = answered.recv_timeout(PATIENCE).expect("it ends");
+    assert_eq!(read.expect("it is read"), 2);
+    reading.join().expect("no panic").expect("the test waits");
 }
 
 type Write = fn(&String, &mut Vec<u8>);

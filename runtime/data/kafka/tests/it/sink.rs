@@ -1,7 +1,8 @@
 //! The sink as a whole: encoder and target together, upserts, and the writer that writes at once.
 
 use highwater_connectors::{
-    DirectWriter, Encoder, Marker, MarkerKind, OutputBatch, Sink, SinkWriter, ValueFormat,
+    DirectWriter, Encoder, Marker, MarkerKind, OutputBatch, OutputRecord, Sink, SinkWriter,
+    TargetError, ValueFormat,
 };
 use highwater_kafka::KafkaSink;
 use highwater_types::{Chunk, Classified, ErrorKind, EventTime};
@@ -146,31 +147,55 @@ fn a_direct_writer_names_a_record_that_is_too_large() {
     );
 }
 
-/// A slot without a session sends nothing before its checkpoint is acknowledged: the answer would come too late.
+/// Sends what an encoder made, past the encoder of another client: what client and broker say themselves.
+fn sent(sink: &KafkaSink<String, Write>, batch: &OutputBatch) -> Result<(), TargetError> {
+    let target = sink.target(&context(43, 0)).expect("the sink is whole");
+    let mut target = target.expect("a target");
+    target.open_session()?;
+    target.begin()?;
+    target.send(batch)?;
+    target.flush()
+}
+
+/// A slot without a session sends nothing before its checkpoint is acknowledged: the answer would come too late. What the
+/// encoder takes is taken, and what it refuses is refused, to the byte.
 #[test]
-fn an_encoder_refuses_what_the_topic_or_the_client_never_takes() {
+fn an_encoder_refuses_exactly_what_the_topic_or_the_client_never_takes() {
     let cluster = Cluster::shared();
     let topic = unique("limit");
     cluster.topic(&topic, 1);
-    let encoded = |connection: highwater_kafka::KafkaConnection, bytes: usize| {
+    let (plain, raised) = (cluster.connection(), cluster.connection());
+    let raised = raised.property("message.max.bytes", "5000000");
+    // What the client adds; what a batch and the record in it add to a value of this size.
+    let client_max = 1_000_000 - 36;
+    let topic_max = 1_048_588 - 72;
+    for (connection, max) in [(plain, client_max), (raised, topic_max)] {
         let sink = KafkaSink::new(connection, &topic, value as Write);
-        let record = format!("k={}", "x".repeat(bytes));
-        let mut out = OutputBatch::default();
-        transactional(&sink).encode(&mut chunk(&[&record]), &mut out)
-    };
-    let plain = || cluster.connection();
-    encoded(plain(), 1_000_000).expect("the client takes it");
-    let refused = encoded(plain(), 1_000_001).unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Invalid);
-    let raised = || plain().property("message.max.bytes", "5000000");
-    encoded(raised(), 1_000_001).expect("client and topic take it");
-    let refused = encoded(raised(), 1_100_000).unwrap_err().to_string();
-    assert!(
-        refused.contains(&topic) && refused.contains("max.message.bytes"),
-        "{refused}"
-    );
-    let packed = raised().property("compression.type", "zstd");
-    encoded(packed, 1_100_000).expect("only the broker knows");
+        let record = format!("k={}", "x".repeat(max));
+        let mut batch = OutputBatch::default();
+        let mut encoder = transactional(&sink);
+        encoder.encode(&mut chunk(&[&record]), &mut batch).unwrap();
+        sent(&sink, &batch).expect("client and broker take it");
+        let record = record + "x";
+        let refused = encoder.encode(&mut chunk(&[&record]), &mut batch);
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
+        let text = refused.to_string();
+        assert!(text.contains(&topic) && text.contains("max"), "{text}");
+        let mut above = OutputBatch::default();
+        let bytes = vec![b'x'; max + 1];
+        above.push(&OutputRecord::of_value(&bytes));
+        let refused = sent(&sink, &above).unwrap_err();
+        assert!(matches!(refused, TargetError::Refused(_)), "{refused}");
+    }
+    let packed = cluster.connection().property("compression.type", "zstd");
+    let packed = packed.property("message.max.bytes", "5000000");
+    let sink = KafkaSink::new(packed, &topic, value as Write);
+    let record = format!("k={}", "x".repeat(1_100_000));
+    let mut batch = OutputBatch::default();
+    let encoded = transactional(&sink).encode(&mut chunk(&[&record]), &mut batch);
+    encoded.expect("only the broker knows");
+    sent(&sink, &batch).expect("it is small enough now");
 }
 
 #[test]

@@ -398,6 +398,42 @@ fn an_output_topic_that_is_gone_is_refused_by_name() {
 }
 
 #[test]
+fn an_output_topic_that_was_made_anew_with_fewer_partitions_is_refused_by_name() {
+    let bench = Bench::new(Cluster::shared(), "fewer");
+    bench.cluster.grow(&bench.topic, 2);
+    let mut target = bench.session(0);
+    let mut of_the_second = OutputBatch::default();
+    let mut record = OutputRecord::of_value(b"a");
+    record.partition = Some(1);
+    of_the_second.push(&record);
+    let mut publish = |number| {
+        target.open_session()?;
+        target.begin()?;
+        target.send(&of_the_second)?;
+        target.flush()?;
+        target.commit(output(number)).map(drop)
+    };
+    publish(1).expect("it has two partitions");
+    bench.cluster.delete_topic(&bench.topic);
+    let made = || bench.cluster.try_topic(&bench.topic, 1);
+    assert!(highwater_testkit::process::wait_until(PATIENCE, made));
+    let mut rounds = 0;
+    let cause = loop {
+        rounds += 1;
+        assert!(rounds < 5, "a lost session is no end");
+        match publish(2).unwrap_err() {
+            TargetError::Refused(cause) => break cause,
+            other => assert!(!matches!(other, TargetError::MarkerLost(_)), "{other:?}"),
+        }
+    };
+    let message = cause.to_string();
+    assert!(
+        message.contains(&bench.topic) && message.contains("partition 1 is written to"),
+        "{message}"
+    );
+}
+
+#[test]
 fn t22_a_timeout_above_the_brokers_is_refused_with_both_numbers() {
     let cluster = Cluster::shared();
     let topic = unique("limits");

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use highwater_connectors::{
-    ConnectorError, ExternalIdentity, MarkerReading as TargetReading, OutputRecord, WakeHandle,
+    ConnectorError, ExternalIdentity, KnownMarkers, MarkerReading as TargetReading, OutputRecord,
+    WakeHandle,
 };
 use highwater_protocol::head_write::Authority;
 use highwater_protocol::paths::RelativePath;
@@ -67,6 +68,8 @@ impl Faulty {
 }
 
 impl OutputTarget for Faulty {
+    fn expect_markers(&mut self, _: KnownMarkers) {}
+
     fn identity(&mut self) -> Result<ExternalIdentity, TargetError> {
         Err(TargetError::Unclear(cause()))
     }
