@@ -28,6 +28,18 @@ fn the_command_line_is_sound() {
 }
 
 #[test]
+fn the_flag_for_the_version_says_what_the_command_says() {
+    for flag in ["--version", "-V"] {
+        let asked = Cli::try_parse_from(["job", flag]).err().unwrap();
+        assert!(!asked.use_stderr(), "it is no error");
+        assert_eq!(asked.to_string(), version());
+    }
+    // Behind a command too: no guess at the flag that is written alike.
+    let asked = Cli::try_parse_from(["job", "run", "--version"]);
+    assert!(!asked.err().unwrap().use_stderr(), "it is no error");
+}
+
+#[test]
 fn flags_of_the_job_are_taken_before_and_behind_the_command() {
     for line in [["--job", "fleet", "status"], ["status", "--job", "fleet"]] {
         let cli = Cli::try_parse_from(["job"].iter().chain(&line)).unwrap();
