@@ -60,6 +60,51 @@ fn a_bare_switch_means_yes_and_takes_no_command_for_its_value() {
 }
 
 #[test]
+fn a_restore_that_is_refused_over_state_names_a_flag_of_run() {
+    use highwater_protocol::recovery::Refusal;
+    use highwater_types::OperatorUid;
+
+    let uid = || OperatorUid::parse("count").unwrap();
+    let (old, new) = (String::from("tumbling 60 s"), String::from("tumbling 5 s"));
+    let refusals = [
+        Refusal::MissingOperator {
+            uid: uid(),
+            number: 7,
+        },
+        Refusal::MissingState {
+            uid: uid(),
+            state: "sum".to_owned(),
+        },
+        Refusal::KeyChanged {
+            uid: uid(),
+            old: old.clone(),
+            new: new.clone(),
+        },
+        Refusal::StateChanged {
+            uid: uid(),
+            state: "sum".to_owned(),
+            old: old.clone(),
+            new: new.clone(),
+        },
+        Refusal::FormChanged {
+            uid: uid(),
+            old,
+            new,
+        },
+    ];
+    let command = Cli::command();
+    let run = command.find_subcommand("run").unwrap();
+    for refusal in refusals {
+        let text = refusal.to_string();
+        let (_, flag) = text.split_once("--").unwrap();
+        let known = run
+            .get_arguments()
+            .any(|argument| argument.get_long() == Some(flag));
+        assert!(known, "no flag of `run`: {text}");
+    }
+}
+
+#[test]
 fn a_plan_is_shown_in_three_forms() {
     let settings = settings(&["plan", "--parallelism", "3", "--param", "name=cards"]);
     let text = plan(job, &settings, Format::Text).unwrap();
