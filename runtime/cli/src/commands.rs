@@ -25,7 +25,9 @@ pub type JobFunction = fn(&mut StreamEnvironment) -> Result<(), UserError>;
     about = "A Highwater stream job",
     long_about = "A Highwater stream job. `run` starts it, or goes on where its last run left off; `plan` shows what \
                   would run and touches nothing.",
-    disable_version_flag = true
+    display_name = "highwater",
+    version,
+    propagate_version = true
 )]
 struct Cli {
     #[command(flatten)]
@@ -143,10 +145,15 @@ pub(crate) fn say(text: &str) {
     }
 }
 
+/// What `version` and `--version` say.
+fn version() -> String {
+    format!("highwater {}\n", env!("CARGO_PKG_VERSION"))
+}
+
 fn dispatch(cli: Cli, job: JobFunction) -> Result<(), Failure> {
     let run_args = match &cli.command {
         Command::Version => {
-            say(&format!("highwater {}\n", env!("CARGO_PKG_VERSION")));
+            say(&version());
             return Ok(());
         }
         Command::Run(args) | Command::Plan { run: args, .. } => Some(args.as_ref()),

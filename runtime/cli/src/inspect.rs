@@ -91,9 +91,14 @@ pub fn list(job: &JobSettings) -> Result<(), Failure> {
     runtime()?.block_on(async {
         let opened = opened(job).await?;
         let confirmed = opened.head.head.confirmed;
-        let mut text = format!(
-            "{:>10} {:>6} {:>12} {:>6}  output\n",
-            "number", "epoch", "bytes", "files"
+        // The line that tells the owner of output files which folder is the current one.
+        let mut text = format!("lineage {}\n", opened.head.head.lineage);
+        append(
+            &mut text,
+            format_args!(
+                "{:>10} {:>6} {:>12} {:>6}  output\n",
+                "number", "epoch", "bytes", "files"
+            ),
         );
         for (_, manifest) in chain(&opened).await? {
             let output = match (pending(&manifest), manifest.id.number <= confirmed) {

@@ -190,9 +190,10 @@ impl Settings {
         environment: Environment,
     ) -> Result<Self, SettingError> {
         let variable = environment.get(CONFIG_VARIABLE).map(Path::new);
-        let file = match job.config.as_deref().or(variable) {
-            Some(path) => SettingsFile::read(path)?,
-            None => SettingsFile::default(),
+        let file = match (job.config.as_deref(), variable) {
+            (Some(path), _) => SettingsFile::read(path, "--config")?,
+            (None, Some(path)) => SettingsFile::read(path, CONFIG_VARIABLE)?,
+            (None, None) => SettingsFile::default(),
         };
         let mut flags = job.flags.0.clone();
         flags.extend(run.iter().flat_map(|run| run.flags.0.clone()));

@@ -53,6 +53,8 @@ impl Classified for IdError {
 }
 
 const NAME_LENGTH_MAX: usize = 63;
+/// The folder beside those of the jobs.
+const RESERVED: &str = "savepoints";
 
 fn check_name(what: &'static str, value: &str) -> Result<(), IdError> {
     let length = value.chars().count();
@@ -86,7 +88,7 @@ impl JobIdentity {
     /// Checks and takes a job identity: 1 to 63 lower-case letters, digits, `-`, `_`; `savepoints` is reserved.
     pub fn parse(value: &str) -> Result<Self, IdError> {
         check_name("job identity", value)?;
-        if value == "savepoints" {
+        if value == RESERVED {
             return Err(IdError::Reserved {
                 what: "job identity",
                 value: value.to_owned(),
@@ -102,6 +104,36 @@ impl JobIdentity {
 }
 
 impl fmt::Display for JobIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The name of a savepoint: names its folder below the folder of savepoints.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SavepointName(Arc<str>);
+
+impl SavepointName {
+    /// Checks and takes a savepoint name. The rules are those of job identities.
+    pub fn parse(value: &str) -> Result<Self, IdError> {
+        let what = "savepoint name";
+        check_name(what, value)?;
+        if value == RESERVED {
+            return Err(IdError::Reserved {
+                what,
+                value: value.to_owned(),
+            });
+        }
+        Ok(Self(Arc::from(value)))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SavepointName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -256,6 +288,12 @@ mod tests {
     fn names_are_checked_and_messages_name_the_value() {
         assert!(OperatorUid::parse("r1-count").is_ok());
         assert!(JobIdentity::parse("harbor-fleet_2").is_ok());
+        let savepoint = SavepointName::parse("Foo").unwrap_err().to_string();
+        assert!(
+            savepoint.starts_with("savepoint name `Foo` holds `F`; "),
+            "{savepoint}"
+        );
+        assert!(SavepointName::parse("savepoints").is_err());
         let upper = OperatorUid::parse("R1").unwrap_err();
         assert!(upper.to_string().contains("`R1` holds `R`"));
         assert!(OperatorUid::parse("").is_err());

@@ -28,6 +28,18 @@ fn the_command_line_is_sound() {
 }
 
 #[test]
+fn the_flag_for_the_version_says_what_the_command_says() {
+    for flag in ["--version", "-V"] {
+        let asked = Cli::try_parse_from(["job", flag]).err().unwrap();
+        assert!(!asked.use_stderr(), "it is no error");
+        assert_eq!(asked.to_string(), version());
+    }
+    // Behind a command too: no guess at the flag that is written alike.
+    let asked = Cli::try_parse_from(["job", "run", "--version"]);
+    assert!(!asked.err().unwrap().use_stderr(), "it is no error");
+}
+
+#[test]
 fn flags_of_the_job_are_taken_before_and_behind_the_command() {
     for line in [["--job", "fleet", "status"], ["status", "--job", "fleet"]] {
         let cli = Cli::try_parse_from(["job"].iter().chain(&line)).unwrap();
@@ -45,6 +57,51 @@ fn a_bare_switch_means_yes_and_takes_no_command_for_its_value() {
     let (bare, said) = ("--allow-unmatched-state", "--allow-unmatched-state=false");
     assert_eq!(unmatched(&["run", bare]), UnmatchedState::Drop);
     assert_eq!(unmatched(&["run", said]), UnmatchedState::Refuse);
+}
+
+#[test]
+fn a_restore_that_is_refused_over_state_names_a_flag_of_run() {
+    use highwater_protocol::recovery::Refusal;
+    use highwater_types::OperatorUid;
+
+    let uid = || OperatorUid::parse("count").unwrap();
+    let (old, new) = (String::from("tumbling 60 s"), String::from("tumbling 5 s"));
+    let refusals = [
+        Refusal::MissingOperator {
+            uid: uid(),
+            number: 7,
+        },
+        Refusal::MissingState {
+            uid: uid(),
+            state: "sum".to_owned(),
+        },
+        Refusal::KeyChanged {
+            uid: uid(),
+            old: old.clone(),
+            new: new.clone(),
+        },
+        Refusal::StateChanged {
+            uid: uid(),
+            state: "sum".to_owned(),
+            old: old.clone(),
+            new: new.clone(),
+        },
+        Refusal::FormChanged {
+            uid: uid(),
+            old,
+            new,
+        },
+    ];
+    let command = Cli::command();
+    let run = command.find_subcommand("run").unwrap();
+    for refusal in refusals {
+        let text = refusal.to_string();
+        let (_, flag) = text.split_once("--").unwrap();
+        let known = run
+            .get_arguments()
+            .any(|argument| argument.get_long() == Some(flag));
+        assert!(known, "no flag of `run`: {text}");
+    }
 }
 
 #[test]

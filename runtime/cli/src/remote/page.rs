@@ -27,6 +27,9 @@ fn write(page: &mut String, status: &Value, tasks: &Value) -> std::fmt::Result {
         status["epoch"],
         status["restarts"]
     )?;
+    if let Some(lineage) = status["lineage"].as_str() {
+        writeln!(page, "lineage {lineage}")?;
+    }
     let number = |value: &Value| count(value.as_u64().unwrap_or(0));
     let (taken, given) = (
         number(&status["records_in"]),
@@ -193,6 +196,7 @@ mod tests {
         let shown = status(
             &json!({
                 "job": "fleet", "phase": "running", "epoch": 2, "restarts": 1,
+                "lineage": "00000000000000000000000000000fab",
                 "records_in": 12_345, "records_out": 67, "watermark_lag_ms": 1_500,
                 "held_back_by": "r1-window",
                 "last_failure": { "task": "r1-window", "message": "out of memory" },
@@ -208,6 +212,7 @@ mod tests {
         );
         let expected = "\
 fleet  running  epoch 2  restarts 1
+lineage 00000000000000000000000000000fab
 records 12,345 in, 67 out in this attempt; watermark lag 1.5 s
 checkpoint 9, 250 ms ago, 2.0 KiB, output confirmed; 10 on its way; 1 given up, last: timeout
 held back by r1-window

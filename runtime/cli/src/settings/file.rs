@@ -36,12 +36,13 @@ pub struct SettingsFile {
 }
 
 impl SettingsFile {
-    /// Reads a file.
+    /// Reads a file that `named_by`, a flag or a variable, names.
     ///
     /// # Errors
     /// When it cannot be read, is no YAML, or says something that nobody understands.
-    pub fn read(path: &Path) -> Result<Self, SettingError> {
-        let refuse = |reason: String| SettingError::File {
+    pub fn read(path: &Path, named_by: &'static str) -> Result<Self, SettingError> {
+        let refuse = |reason: String| SettingError::Unreadable {
+            named_by,
             path: path.to_owned(),
             reason,
         };
@@ -209,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let error = SettingsFile::read(Path::new("no/such/job.yaml")).unwrap_err();
+        let error = SettingsFile::read(Path::new("no/such/job.yaml"), "--config").unwrap_err();
         assert!(error.to_string().contains("no/such/job.yaml"));
     }
 }

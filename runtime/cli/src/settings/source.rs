@@ -44,6 +44,19 @@ pub enum SettingError {
         reason: String,
     },
     /// The settings file cannot be read.
+    #[error(
+        "{named_by}: the settings file {} cannot be read: {reason}; name another one or leave {named_by} out",
+        path.display()
+    )]
+    Unreadable {
+        /// The flag or the variable that names it.
+        named_by: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The settings file says something that nobody understands.
     #[error("settings file {}: {reason}", path.display())]
     File {
         /// The file.

@@ -123,5 +123,13 @@ fn a_file_that_is_not_there_is_a_wrong_setting() {
         ..JobArgs::default()
     };
     let error = Settings::read(&job, None, environment(&[])).unwrap_err();
+    let text = error.to_string();
+    let expected = "--config: the settings file no/such/job.yaml cannot be read: ";
+    assert!(text.starts_with(expected), "{text}");
     assert_eq!(Failure::from(error).code, Code::Usage);
+
+    let variables = [(CONFIG_VARIABLE, "no/such/job.yaml")];
+    let error = Settings::read(&JobArgs::default(), None, environment(&variables)).unwrap_err();
+    let text = error.to_string();
+    assert!(text.starts_with("HIGHWATER_CONFIG: "), "{text}");
 }

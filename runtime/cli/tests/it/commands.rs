@@ -93,6 +93,8 @@ fn a_running_job_tells_its_status_and_stops_by_command_and_by_signal() {
     assert_eq!(status["phase"], "running");
     let page = said(&job.call(&["status"]));
     assert!(page.starts_with("numbers  running  epoch 1"), "{page}");
+    let lineage = format!("\nlineage {}\n", status["lineage"].as_str().unwrap());
+    assert!(page.contains(&lineage), "{page}");
     let stopped = job.call(&["stop", "--savepoint", "first"]);
     assert_eq!(stopped.status.code(), Some(0), "{}", complained(&stopped));
     assert_eq!(running.end(), Some(0));
@@ -179,6 +181,33 @@ fn a_fresh_run_says_that_it_leaves_state_behind() {
         complained(&fresh).contains("left behind"),
         "{}",
         complained(&fresh)
+    );
+}
+
+#[test]
+fn the_list_of_checkpoints_tells_which_folder_of_output_is_current() {
+    let job = Job::new();
+    let log = job.state().with_file_name("log");
+    let mut writer = FileLogWriter::open(&log, "numbers", 1).unwrap();
+    writer.append(0, b"no number").unwrap();
+    writer.finish().unwrap();
+    let out = log.with_file_name("out").join("bad");
+    let mut current = Vec::new();
+    for start in [
+        &["run", "--param", "log=log"][..],
+        &["run", "--fresh", "--param", "log=log"],
+    ] {
+        let ran = job.call(start);
+        assert_eq!(ran.status.code(), Some(0), "{}", complained(&ran));
+        let listed = said(&job.call(&["checkpoints", "list"]));
+        let first = listed.lines().next().unwrap();
+        let lineage = first.strip_prefix("lineage ").unwrap().to_owned();
+        assert!(out.join(&lineage).is_dir(), "{listed}");
+        current.push(lineage);
+    }
+    assert_ne!(
+        current[0], current[1],
+        "a fresh run has a folder of its own"
     );
 }
 

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use highwater_types::{
     AttemptId, CheckpointId, Classified, Epoch, ErrorKind, JobIdentity, Nonce, OperatorUid,
-    SubtaskIndex,
+    SavepointName, SubtaskIndex,
 };
 use serde::{Deserialize, Serialize};
 
@@ -366,9 +366,9 @@ pub struct SavepointPaths {
 }
 
 impl SavepointPaths {
-    /// The savepoint `name` below `folder`. A name obeys the rules of job identities.
+    /// The savepoint `name` below `folder`.
     pub fn parse(folder: &str, name: &str) -> Result<Self, highwater_types::id::IdError> {
-        let name = JobIdentity::parse(name)?;
+        let name = SavepointName::parse(name)?;
         Ok(Self {
             folder: format!("{}/{name}", folder.trim_end_matches('/')),
         })

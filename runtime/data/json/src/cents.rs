@@ -79,10 +79,10 @@ impl FromStr for Cents {
 /// The cents of a text that is one number and nothing else.
 fn parse(text: &str) -> Result<i64, Fault> {
     let (number, end) = number::scan(text, 0).map_err(|(_, fault)| fault)?;
-    match text.as_bytes().get(end) {
-        None => to_cents(&number),
-        Some(&byte) => Err(Fault::Trailing {
-            found: Found::at(Some(byte)),
+    match text.as_bytes().get(end..) {
+        None | Some([]) => to_cents(&number),
+        Some(rest) => Err(Fault::Trailing {
+            found: Found::at_start_of(rest),
         }),
     }
 }

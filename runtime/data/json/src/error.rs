@@ -89,7 +89,7 @@ pub enum Fault {
 }
 
 /// What stands at a place of the input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Found {
     /// The input ends.
     #[error("the end")]
@@ -115,23 +115,37 @@ pub enum Found {
     /// An array.
     #[error("an array")]
     Array,
+    /// A word that means nothing in JSON, cut after 40 bytes.
+    #[error("`{0}`")]
+    Word(String),
     /// Any other byte.
     #[error("byte 0x{0:02x}")]
     Byte(u8),
 }
 
 impl Found {
-    /// What begins with this byte.
-    pub(crate) const fn at(byte: Option<u8>) -> Self {
-        match byte {
+    /// What this input begins with.
+    #[cold]
+    pub(crate) fn at_start_of(input: &[u8]) -> Self {
+        match input.first() {
             None => Self::End,
             Some(b'"') => Self::Text,
             Some(b'-' | b'0'..=b'9') => Self::Number,
-            Some(b't' | b'f') => Self::Bool,
-            Some(b'n') => Self::Null,
             Some(b'{') => Self::Object,
             Some(b'[') => Self::Array,
-            Some(other) => Self::Byte(other),
+            Some(letter) if letter.is_ascii_alphabetic() => Self::word(input),
+            Some(&other) => Self::Byte(other),
+        }
+    }
+
+    /// The first letter does not tell: `this` is no boolean.
+    fn word(input: &[u8]) -> Self {
+        let of_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || !byte.is_ascii();
+        let end = input.iter().position(|byte| !of_word(byte));
+        match &input[..end.unwrap_or(input.len())] {
+            b"true" | b"false" => Self::Bool,
+            b"null" => Self::Null,
+            word => Self::Word(cut(&String::from_utf8_lossy(word))),
         }
     }
 }

@@ -177,7 +177,7 @@ fn malformed(bytes: &[u8], first: usize) -> (usize, Fault) {
 fn digit_missing(bytes: &[u8], at: usize) -> (usize, Fault) {
     let fault = Fault::Syntax {
         expected: "a digit",
-        found: Found::at(bytes.get(at).copied()),
+        found: Found::at_start_of(bytes.get(at..).unwrap_or_default()),
     };
     (at, fault)
 }

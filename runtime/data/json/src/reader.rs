@@ -161,9 +161,9 @@ impl<'a> Reader<'a> {
     #[cold]
     #[inline(never)]
     pub fn wrong_type(&self, expected: &'static str) -> JsonError {
-        let found = Found::at(self.bytes().get(self.at).copied());
+        let found = self.found();
         self.fail(match found {
-            Found::End | Found::Byte(_) => Fault::Syntax { expected, found },
+            Found::End | Found::Word(_) | Found::Byte(_) => Fault::Syntax { expected, found },
             _ => Fault::Type { expected, found },
         })
     }
@@ -171,8 +171,13 @@ impl<'a> Reader<'a> {
     #[cold]
     #[inline(never)]
     fn syntax(&self, expected: &'static str) -> JsonError {
-        let found = Found::at(self.bytes().get(self.at).copied());
+        let found = self.found();
         self.fail(Fault::Syntax { expected, found })
+    }
+
+    /// What stands here.
+    fn found(&self) -> Found {
+        Found::at_start_of(self.bytes().get(self.at..).unwrap_or_default())
     }
 
     #[inline]
@@ -429,8 +434,8 @@ impl<'a> Reader<'a> {
     pub fn finish(&mut self) -> Result<(), JsonError> {
         match self.peek() {
             None => Ok(()),
-            found => Err(self.fail(Fault::Trailing {
-                found: Found::at(found),
+            Some(_) => Err(self.fail(Fault::Trailing {
+                found: self.found(),
             })),
         }
     }

@@ -126,7 +126,17 @@ fn row_01_text_that_is_no_json_is_refused() {
         refused(text, "", "the record is empty");
     }
     refused("\u{feff}", "", "the record is empty");
-    refused("payment", "", "an object is expected, found byte 0x70");
+    refused("payment", "", "an object is expected, found `payment`");
+    // The first letter of a word does not make it a boolean or null.
+    refused(
+        "this is no order",
+        "",
+        "an object is expected, found `this`",
+    );
+    refused("no order", "", "an object is expected, found `no`");
+    refused("falsey", "", "an object is expected, found `falsey`");
+    refused("true, then", "", "an object is expected, found a boolean");
+    refused("null", "", "an object is expected, found null");
     refused("{", "", "found the end");
     refused("{]", "", "a key in quotes is expected");
     refused(
@@ -156,11 +166,7 @@ fn row_01_text_that_is_no_json_is_refused() {
     );
     refused(&PAYMENT[..PAYMENT.len() - 1], "", "found the end");
     refused(&PAYMENT[..PAYMENT.len() - 2], "status", "found the end");
-    refused(
-        format!("{PAYMENT}x"),
-        "",
-        "has ended, but byte 0x78 follows",
-    );
+    refused(format!("{PAYMENT}x"), "", "has ended, but `x` follows");
     refused(
         format!("{PAYMENT}{PAYMENT}"),
         "",

@@ -93,7 +93,8 @@ pub enum StateError {
     },
     /// The stored state is of another kind.
     #[error(
-        "{name} is stored as {stored} state and declared as {declared}; give the new one another name"
+        "{name} is stored as {stored} state and declared as {declared}; give the new one another name and drop the old \
+         one by --allow-unmatched-state"
     )]
     Kind {
         /// The state.
@@ -106,7 +107,7 @@ pub enum StateError {
     /// The key or namespace schema changed.
     #[error(
         "{name} is keyed by {part} `{declared}` but stored with {part} `{stored}`; the {part} schema cannot change: \
-         keep the old one, or give the operator a new uid and start it without its state"
+         keep the old one, or give the operator a new uid and drop the old state by --allow-unmatched-state"
     )]
     KeySchema {
         /// The state.
@@ -121,7 +122,7 @@ pub enum StateError {
     /// The value schema changed in a way that cannot be migrated.
     #[error(
         "{name} is declared with value `{declared}` but stored with `{stored}`: {reason}; add fields with a default or \
-         remove fields, or give the state a new name"
+         remove fields, or give the state a new name and drop the old one by --allow-unmatched-state"
     )]
     ValueSchema {
         /// The state.
@@ -136,7 +137,7 @@ pub enum StateError {
     /// The snapshot holds states that nobody opened.
     #[error(
         "the snapshot of operator `{uid}` holds state that the job does not open: {names}{hint}; open it under the \
-         stored name, or say `allow-unmatched-state` to drop it"
+         stored name, or drop it by --allow-unmatched-state"
     )]
     Unmatched {
         /// The operator.

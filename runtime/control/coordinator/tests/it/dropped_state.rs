@@ -121,7 +121,7 @@ async fn a_state_that_is_not_opened_any_more_is_refused_by_name_or_dropped_alone
     let refused = start(without, &storage, 2_000, UnmatchedState::Refuse);
     let refused = end_of(refused).await.unwrap_err();
     assert_eq!(refused.kind, ErrorKind::Invalid);
-    for part in ["operator `tally`", "`sum`", "allow-unmatched-state"] {
+    for part in ["operator `tally`", "`sum`", "--allow-unmatched-state"] {
         assert!(refused.message.contains(part), "{part}: {refused}");
     }
     assert!(!refused.message.contains("`count`"), "{refused}");

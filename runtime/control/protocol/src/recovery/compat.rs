@@ -34,7 +34,8 @@ pub struct RestoreOptions {
 pub enum Refusal {
     /// The operator has state and is not in the graph.
     #[error(
-        "operator {uid} has state in checkpoint {number} and is not in the job; restore its uid or drop its state by name"
+        "operator {uid} has state in checkpoint {number} and is not in the job; restore its uid, or drop its state by \
+         --allow-unmatched-state"
     )]
     MissingOperator {
         /// The operator.
@@ -43,7 +44,9 @@ pub enum Refusal {
         number: u64,
     },
     /// The state is not in its operator any more.
-    #[error("state `{state}` of operator {uid} is not in the job; restore it or drop it by name")]
+    #[error(
+        "state `{state}` of operator {uid} is not in the job; restore it, or drop it by --allow-unmatched-state"
+    )]
     MissingState {
         /// The operator.
         uid: OperatorUid,
@@ -52,7 +55,8 @@ pub enum Refusal {
     },
     /// The key has another schema.
     #[error(
-        "operator {uid} is keyed by {new}, its state by {old}; keep the key type or give the operator a new uid"
+        "operator {uid} is keyed by {new}, its state by {old}; keep the key type, or give the operator a new uid and drop \
+         the old state by --allow-unmatched-state"
     )]
     KeyChanged {
         /// The operator.
@@ -64,7 +68,8 @@ pub enum Refusal {
     },
     /// The state has another kind or an unreadable schema.
     #[error(
-        "state `{state}` of operator {uid} is {new}, it was written as {old}; keep the type or give it a new name"
+        "state `{state}` of operator {uid} is {new}, it was written as {old}; keep the type, or give it a new name and \
+         drop the old state by --allow-unmatched-state"
     )]
     StateChanged {
         /// The operator.
@@ -79,7 +84,7 @@ pub enum Refusal {
     /// The operator gives its state another meaning.
     #[error(
         "operator {uid} is `{new}`, its state was written by `{old}` and would be read wrongly; set it back, or give the \
-         operator a new uid and drop the old state by name"
+         operator a new uid and drop the old state by --allow-unmatched-state"
     )]
     FormChanged {
         /// The operator.
