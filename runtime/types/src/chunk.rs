@@ -153,9 +153,16 @@ impl<T> Chunk<T> {
     }
 
     /// Takes all records of a keyed stream out, with time and hash, keeping the memory for the next load.
+    ///
+    /// # Panics
+    /// If the chunk is not keyed: its records would be lost.
     #[inline]
     pub fn drain_keyed(&mut self) -> impl Iterator<Item = (T, EventTime, KeyHash)> + '_ {
-        debug_assert!(self.is_keyed(), "an unkeyed chunk has no hashes");
+        assert_eq!(
+            self.hashes.len(),
+            self.records.len(),
+            "each record of a keyed chunk has a hash"
+        );
         let headed = self.records.drain(..).zip(self.times.drain(..));
         let headed = headed.zip(self.hashes.drain(..));
         headed.map(|((record, time), hash)| (record, time, hash))

@@ -53,7 +53,8 @@
 //!
 //! - Accesses return no errors. What goes wrong in one (a foreign key group, a failing store) comes out of
 //!   [`KeyedStateBackend::after_chunk`], and a snapshot cannot be taken past it. Call it after every chunk.
-//! - The hash of a key is computed once, upstream, and rides in the chunk; it must be `key.key_hash()`.
+//! - The hash of a key is computed once for each record, upstream, and rides in the chunk; it must be `key.key_hash()`.
+//!   A table keeps half of it, and computes it again when it grows, shrinks or saves.
 //! - Order of iteration is fixed by the history, and no output may rely on it.
 //! - Every backend passes the suite in `contract` (feature `test-util`), and equal content has an equal
 //!   [`canonical_digest`].

@@ -26,6 +26,9 @@ impl<K, N, V> Default for Group<K, N, V> {
 pub(super) struct Slots<K, N, V>(Vec<Group<K, N, V>>);
 
 impl<K, N, V> Slots<K, N, V> {
+    /// Bytes of memory that a slot takes, the alignment of its group included.
+    pub(super) const SLOT_BYTES: usize = size_of::<Group<K, N, V>>() / GROUP;
+
     /// No slots, and no memory.
     pub(super) const fn new() -> Self {
         Self(Vec::new())
