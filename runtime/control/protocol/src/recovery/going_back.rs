@@ -22,6 +22,7 @@ use crate::mutant::{Mutant, planted};
 use crate::nonce::TrySource;
 use crate::paths::ManifestName;
 use crate::sink_slot::{MarkerKind, Purpose};
+use crate::source_start::base;
 use crate::stop::{NamedStop, SlotKey};
 
 /// Why a number is given up.
@@ -373,6 +374,8 @@ impl GoingBack {
         // The copy was of the number that it was asked for at: the driver says that it is not made any more.
         manifest.savepoint = None;
         manifest.parent = if reused { state.parent } else { *parent };
+        // The starts of sources that were added since belong to it as long as it comes back, and they are durable.
+        manifest.set_starts(manifest.parent.map(|parent| base(state, parent.name)));
         for sink in manifest.sinks.values_mut() {
             sink.slots
                 .values_mut()
