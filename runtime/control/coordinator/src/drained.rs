@@ -5,6 +5,7 @@
 //! that is not there yet, end.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::pin::pin;
 
 use highwater_protocol::head::{Head, HeadChange};
 use highwater_protocol::manifest::Manifest;
@@ -14,10 +15,13 @@ use highwater_protocol::steps::Step;
 use highwater_types::{AttemptId, Classified, ErrorKind};
 use highwater_worker::slot::error_chain;
 
-use crate::going_back::{Broken, Detour, Detoured, both};
+use crate::going_back::{Broken, Detour, Detoured, both, refuse};
 use crate::housekeeping::{Copied, export};
-use crate::setup::{JobFailure, JobOutcome};
+use crate::setup::JobOutcome;
 use crate::start::{decide, failure};
+
+/// Why nothing else is done for a job that was drained.
+const DRAINED: &str = "the job was drained and ends once its savepoint is copied";
 
 impl Detour<'_> {
     /// Confirms the output of the drained checkpoint and ends the job.
@@ -50,10 +54,22 @@ impl Detour<'_> {
     }
 
     /// Copies the savepoint out that whoever drained the job has asked for and that its leader did not live to copy.
-    async fn copy_owed(&self, savepoint: &str, current: &Manifest) -> Result<(), JobFailure> {
+    async fn copy_owed(&mut self, savepoint: &str, current: &Manifest) -> Result<(), Broken> {
         let place = SavepointPaths::parse(&self.setup.settings.savepoints, savepoint);
         let place = place.map_err(|error| failure(ErrorKind::Invalid, error.to_string()))?;
-        let copied = export(self.store, current, &place).await.map_err(|error| {
+        let copied = {
+            let (waits, stop) = (Some(self.waits), &self.setup.stop);
+            let mut copying = pin!(export(self.store, current, &place, waits, stop));
+            loop {
+                // Both arms are cancel-safe: the copy goes on where it is, a channel that was not taken from loses nothing.
+                tokio::select! {
+                    copied = &mut copying => break copied,
+                    Some(request) = self.requests.recv() => refuse(request, DRAINED)?,
+                }
+            }
+        };
+        self.waits.goes_on();
+        let copied = copied.map_err(|error| {
             let next = match error.kind() {
                 ErrorKind::Invalid => "move what has its name out of the way, then start again",
                 ErrorKind::Corrupt => "restore the file from a copy of the store, then start again",

@@ -34,8 +34,11 @@ use crate::restart::RestartDelay;
 use crate::savepoint::Savepoint;
 use crate::setup::{CoordinatorSetup, JobFailure, JobOutcome};
 use crate::start::{Externals, decide, failed, failure, may_restore};
-use crate::status::describe;
+use crate::status::{WaitBoard, describe};
 use crate::store::JobStore;
+
+/// Why nothing else is done for a job on its way back.
+const GOING_BACK: &str = "the job is going back to an older checkpoint";
 
 /// What may not be gone on from.
 #[derive(Clone, Debug)]
@@ -142,6 +145,8 @@ pub struct Detour<'a> {
     pub events: &'a mut mpsc::Receiver<WorkerEvent>,
     /// What the outside asks.
     pub requests: &'a mut mpsc::Receiver<JobRequest>,
+    /// Told what is waited for.
+    pub waits: &'a WaitBoard,
     /// The slots that were asked for something and have not answered, with the task that performs it.
     pub unanswered: BTreeMap<SlotKey, TaskId>,
 }
@@ -200,7 +205,7 @@ impl Detour<'_> {
             // Both arms are cancel-safe: the deadline is kept, a channel that was not taken from loses nothing.
             tokio::select! {
                 () = &mut over => return Ok(()),
-                Some(request) = self.requests.recv() => refuse(request)?,
+                Some(request) = self.requests.recv() => refuse(request, GOING_BACK)?,
             }
         }
     }
@@ -449,7 +454,7 @@ impl Detour<'_> {
                     let gone = || failure(ErrorKind::Bug, "the worker ended by itself");
                     return Ok(event.ok_or_else(gone)?);
                 }
-                Some(request) = self.requests.recv() => refuse(request)?,
+                Some(request) = self.requests.recv() => refuse(request, GOING_BACK)?,
             }
         }
     }
@@ -528,7 +533,7 @@ impl Detour<'_> {
 }
 
 /// Refuses what nobody can do now.
-fn refuse(request: JobRequest) -> Result<(), Broken> {
+pub(crate) fn refuse(request: JobRequest, reason: &str) -> Result<(), Broken> {
     let answer = match request {
         JobRequest::Cancel => return Err(Broken::Cancelled),
         JobRequest::Stop { answer, .. } => {
@@ -537,8 +542,8 @@ fn refuse(request: JobRequest) -> Result<(), Broken> {
         }
         JobRequest::Savepoint { answer, .. } | JobRequest::Checkpoint { answer } => answer,
     };
-    let reason = "the job is going back to an older checkpoint".to_owned();
-    crate::request::reply(answer, Err(RequestRefused::NotRunning(reason)));
+    let refused = RequestRefused::NotRunning(reason.to_owned());
+    crate::request::reply(answer, Err(refused));
     Ok(())
 }
 

@@ -6,8 +6,11 @@ use highwater_protocol::export::{ExportDecision, decide_export, exported};
 use highwater_protocol::gc::{Gc, GcEffect, GcEnd, GcEvent, Reach};
 use highwater_protocol::manifest::Manifest;
 use highwater_protocol::paths::{RelativePath, SavepointPaths};
+use highwater_protocol::steps::Step;
 use highwater_storage::{FileDigest, ObjectPath, PutOutcome, get_verified};
+use highwater_worker::StopHook;
 
+use crate::status::WaitBoard;
 use crate::store::{JobStore, StoreError, backoff, is_worth_waiting};
 
 /// How a collection ended, and what stood in its way.
@@ -81,7 +84,9 @@ pub enum Copied {
 }
 
 /// Copies a confirmed checkpoint out as a savepoint, unless it is there already: closed under reference, its own manifest
-/// written last. Waits for a store that does not answer for a while.
+/// written last. Waits for a store that does not answer for a while, and says so to `waits` where somebody looks there.
+///
+/// A copy that is left where it is stands as one whose process was killed.
 ///
 /// # Errors
 /// When the store does not answer for long, a file is damaged or missing, or a savepoint of this name with another
@@ -90,11 +95,18 @@ pub async fn export(
     store: &JobStore,
     manifest: &Manifest,
     target: &SavepointPaths,
+    waits: Option<&WaitBoard>,
+    stop: &StopHook,
 ) -> Result<Copied, StoreError> {
     let mut tries = 1;
     loop {
-        match export_once(store, manifest, target).await {
+        match export_once(store, manifest, target, stop).await {
             Err(error) if is_worth_waiting(&error, tries) => {
+                if let Some(waits) = waits {
+                    let what = format!("the copy of savepoint {}", target.folder());
+                    let reason = highwater_worker::slot::error_chain(&error);
+                    waits.waits(&what, &reason, tries);
+                }
                 tries += 1;
                 tokio::time::sleep(backoff(tries)).await;
             }
@@ -107,6 +119,7 @@ async fn export_once(
     store: &JobStore,
     manifest: &Manifest,
     target: &SavepointPaths,
+    stop: &StopHook,
 ) -> Result<Copied, StoreError> {
     let path = ObjectPath::parse(&target.manifest())?;
     let taken = || StoreError::SavepointExists {
@@ -125,9 +138,11 @@ async fn export_once(
             checksum: entry.checksum.0,
         };
         let bytes = get_verified(store.storage(), &from, digest).await?;
+        stop(Step::X1);
         store.storage().put(&to, bytes).await?;
     }
     let (bytes, _) = exported(manifest).encode();
+    stop(Step::X2);
     let written = store.storage().put_new(&path, bytes.into()).await?;
     if matches!(written, PutOutcome::Written(_)) {
         return Ok(Copied::Now);
@@ -202,6 +217,10 @@ mod tests {
 
     use super::*;
 
+    fn on() -> StopHook {
+        Arc::new(|_| {})
+    }
+
     /// A checkpoint of one file, `stored` in the store under the checksum of `written`.
     async fn checkpoint(stored: &'static [u8], written: &[u8]) -> (JobStore, Manifest) {
         let identity = JobIdentity::parse("job").unwrap();
@@ -237,10 +256,16 @@ mod tests {
     async fn a_savepoint_is_written_once_and_again_with_the_same_content_only() {
         let (store, mut manifest) = checkpoint(b"state", b"state").await;
         let target = SavepointPaths::parse("savepoints", "one").unwrap();
-        export(&store, &manifest, &target).await.unwrap();
-        export(&store, &manifest, &target).await.unwrap();
+        export(&store, &manifest, &target, None, &on())
+            .await
+            .unwrap();
+        export(&store, &manifest, &target, None, &on())
+            .await
+            .unwrap();
         manifest.lineage = Lineage(2);
-        let other = export(&store, &manifest, &target).await.unwrap_err();
+        let other = export(&store, &manifest, &target, None, &on())
+            .await
+            .unwrap_err();
         assert!(matches!(other, StoreError::SavepointExists { .. }));
     }
 
@@ -274,7 +299,9 @@ mod tests {
     async fn a_rotten_file_is_not_copied_into_a_savepoint() {
         let (store, manifest) = checkpoint(b"stale", b"state").await;
         let target = SavepointPaths::parse("savepoints", "one").unwrap();
-        let error = export(&store, &manifest, &target).await.unwrap_err();
+        let error = export(&store, &manifest, &target, None, &on())
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         let manifest = ObjectPath::parse(&target.manifest()).unwrap();
         assert_eq!(store.storage().get(&manifest).await.unwrap(), None);
@@ -288,7 +315,9 @@ mod tests {
         let folder = Some("savepoints/one".to_owned());
         assert_eq!(dropped(&store, "savepoints", &manifest).await, folder);
         let target = SavepointPaths::parse("savepoints", "one").unwrap();
-        export(&store, &manifest, &target).await.unwrap();
+        export(&store, &manifest, &target, None, &on())
+            .await
+            .unwrap();
         assert_eq!(dropped(&store, "savepoints", &manifest).await, None);
         manifest.lineage = Lineage(2);
         assert_eq!(dropped(&store, "savepoints", &manifest).await, folder);

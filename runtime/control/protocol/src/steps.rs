@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A step of a checkpoint (P) or of a recovery (R).
+/// A step of a checkpoint (P), of a recovery (R) or of the copy of a savepoint (X).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Step {
     /// The coordinator picks the number.
@@ -47,10 +47,14 @@ pub enum Step {
     R6,
     /// Output is re-published or committed, then records flow.
     R7,
+    /// A file of a savepoint is copied out; once for each file.
+    X1,
+    /// The manifest of a savepoint is written: it is complete.
+    X2,
 }
 
 impl Step {
-    /// All steps, in order.
+    /// The steps that every job takes which is started again, in order: of checkpoints, then of a recovery.
     pub const ALL: [Self; 19] = [
         Self::P1,
         Self::P2,
@@ -72,6 +76,8 @@ impl Step {
         Self::R6,
         Self::R7,
     ];
+    /// The steps that only a savepoint takes.
+    pub const SAVEPOINT: [Self; 2] = [Self::X1, Self::X2];
 }
 
 impl fmt::Display for Step {
@@ -82,7 +88,7 @@ impl fmt::Display for Step {
 
 /// A name that is no step.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no protocol step; use P1 to P12 or R1 to R7")]
+#[error("`{0}` is no protocol step; use P1 to P12, R1 to R7, X1 or X2")]
 pub struct StepError(String);
 
 impl FromStr for Step {
@@ -91,6 +97,7 @@ impl FromStr for Step {
     fn from_str(text: &str) -> Result<Self, StepError> {
         Self::ALL
             .into_iter()
+            .chain(Self::SAVEPOINT)
             .find(|step| step.to_string() == text)
             .ok_or_else(|| StepError(text.chars().take(40).collect()))
     }
@@ -125,7 +132,7 @@ mod tests {
 
     #[test]
     fn every_step_is_read_back_from_its_name() {
-        for step in Step::ALL {
+        for step in Step::ALL.into_iter().chain(Step::SAVEPOINT) {
             assert_eq!(step.to_string().parse(), Ok(step));
         }
         assert!(

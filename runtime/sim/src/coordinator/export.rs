@@ -7,6 +7,7 @@ use highwater_protocol::export::exported;
 use highwater_protocol::hash::ContentHash;
 use highwater_protocol::manifest::Manifest;
 use highwater_protocol::paths::{RelativePath, SavepointPaths};
+use highwater_protocol::steps::Step;
 use highwater_types::CheckpointId;
 
 use super::Coordinator;
@@ -66,6 +67,14 @@ impl Coordinator {
             return;
         };
         export.tries += 1;
+        let step = match (export.files.front(), &export.bytes) {
+            (Some(_), None) => None,
+            (Some(_), Some(_)) => Some(Step::X1),
+            (None, _) => Some(Step::X2),
+        };
+        if step.is_some_and(|step| !ctx.reached(step)) {
+            return;
+        }
         let put = |path, bytes| StoreOp::Put {
             path,
             bytes,

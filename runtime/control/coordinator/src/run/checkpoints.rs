@@ -1,5 +1,7 @@
 //! The effects of the checkpoint machine, performed in order.
 
+use std::sync::Arc;
+
 use highwater_protocol::checkpoint::{
     CheckpointEffect, CheckpointEvent, CheckpointFailure, JobEnd,
 };
@@ -259,9 +261,11 @@ impl Coordinator {
         let (store, manifest) = (self.store.clone(), self.manifest.clone());
         match target {
             Ok(target) => {
-                self.at_rim(
-                    async move { Done::Exported(id, export(&store, &manifest, &target).await) },
-                );
+                let stop = Arc::clone(&self.setup.stop);
+                self.at_rim(async move {
+                    let copied = export(&store, &manifest, &target, None, &stop).await;
+                    Done::Exported(id, copied)
+                });
             }
             Err(error) => {
                 tracing::error!(%error, "savepoint name");

@@ -116,6 +116,7 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, NotBegun> {
         last_attempt: &mut last_attempt,
         events,
         requests,
+        waits,
         unanswered: BTreeMap::new(),
     };
     let (manifest, tries) = usable(&mut detour, found, leader.savepoint, tries).await?;
@@ -228,6 +229,7 @@ impl Coordinator {
             last_attempt: &mut self.last_attempt,
             events,
             requests,
+            waits: &WaitBoard::new(self.status.clone()),
             unanswered: BTreeMap::new(),
         };
         let tries = self.machine.clone().into_tries();

@@ -8,24 +8,36 @@ use highwater_protocol::export::exported;
 use highwater_protocol::manifest::Manifest;
 use highwater_protocol::paths::SavepointPaths;
 use highwater_protocol::recovery::{SavepointWord, TakeAgain};
+use highwater_protocol::steps::Step;
 use highwater_storage::{FileDigest, ObjectPath, get_verified};
 use highwater_types::ErrorKind;
 use tokio::sync::oneshot;
 
 use crate::damage::{World, on};
 use crate::job::{RESUME, end_of};
+use crate::second_look::{Lie, Unsteady};
 
 fn place() -> SavepointPaths {
     SavepointPaths::parse("savepoints", "one").unwrap()
 }
 
+/// Whether the step is one of the copy.
+fn of_the_copy(step: Step) -> bool {
+    Step::SAVEPOINT.contains(&step)
+}
+
 /// Stops with savepoint `one` once a checkpoint is complete; the process dies right before the `fatal`th step after it
-/// was told. `false` = it ended before.
-async fn dies_stopping(world: &World, mode: StopMode, fatal: u64) -> bool {
+/// was told, of those that `counts` counts. `false` = it ended before.
+async fn dies_stopping(
+    world: &World,
+    mode: StopMode,
+    counts: fn(Step) -> bool,
+    fatal: u64,
+) -> bool {
     let (armed, reached) = (Arc::new(AtomicBool::new(false)), AtomicU64::new(0));
     let of_hook = Arc::clone(&armed);
     let hook = move |step| {
-        let counts = of_hook.load(Ordering::SeqCst);
+        let counts = of_hook.load(Ordering::SeqCst) && counts(step);
         let due = counts && reached.fetch_add(1, Ordering::SeqCst) + 1 == fatal;
         assert!(!due, "the process is killed at {step}, step {fatal}");
     };
@@ -47,23 +59,25 @@ async fn dies_stopping(world: &World, mode: StopMode, fatal: u64) -> bool {
     armed.store(true, Ordering::SeqCst);
     match handle.ended.await {
         Err(error) => error.is_panic(),
-        Ok(ended) => {
-            assert_eq!(ended, Ok(JobOutcome::Stopped));
+        // What copies is a task of its own: its end ends the job.
+        Ok(Err(failure)) => {
+            assert!(failure.message.contains("killed at X"), "{failure}");
+            true
+        }
+        Ok(Ok(ended)) => {
+            assert_eq!(ended, JobOutcome::Stopped);
             false
         }
     }
 }
 
-/// A world whose newest checkpoint was taken for savepoint `one`, which is not there.
+/// A world whose newest checkpoint was taken for savepoint `one`, which is not there: the process died before the first
+/// file was copied.
 async fn owing(mode: StopMode) -> World {
-    for fatal in (1..40).cycle().take(200) {
-        let world = World::in_memory();
-        let died = dies_stopping(&world, mode, fatal).await;
-        if died && owes(&world).await.is_some() {
-            return world;
-        }
-    }
-    panic!("invalid run: no process died between its checkpoint and the copy");
+    let world = World::in_memory();
+    assert!(dies_stopping(&world, mode, of_the_copy, 1).await);
+    assert!(owes(&world).await.is_some());
+    world
 }
 
 /// The manifest of `head`, if its savepoint is not there.
@@ -105,13 +119,12 @@ async fn forks(world: &World) {
     assert_eq!(ended, Ok(JobOutcome::Finished));
 }
 
-/// Dies at each step of a drained stop in turn; gives back how often the savepoint was owed then.
-async fn sweep() -> u64 {
-    let mut owed = 0;
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drained_stop_that_dies_at_any_step_has_its_savepoint_after_the_next_start() {
     for fatal in 1.. {
         let folder = tempfile::tempdir().unwrap();
         let world = World::in_files(folder.path());
-        if !dies_stopping(&world, StopMode::Drain, fatal).await {
+        if !dies_stopping(&world, StopMode::Drain, |_| true, fatal).await {
             assert!(fatal > 4, "invalid run: it ended at step {fatal}");
             break;
         }
@@ -121,26 +134,40 @@ async fn sweep() -> u64 {
             assert_eq!(checkpoint.savepoint, None);
             continue;
         }
-        owed += u64::from(owes(&world).await.is_some());
-        assert_eq!(world.runs(on()).await, Ok(JobOutcome::Stopped));
-        assert_complete(&world, &checkpoint).await;
-        assert!(!world.head().await.has_pending_output());
-        let before = world.files_below("savepoints").await;
-        assert_eq!(world.runs(on()).await, Ok(JobOutcome::Stopped));
-        assert_eq!(world.files_below("savepoints").await, before);
+        is_made_once(&world, &checkpoint).await;
     }
-    owed
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drained_stop_that_dies_at_any_step_has_its_savepoint_after_the_next_start() {
-    for _ in 0..8 {
-        // Which step comes when depends on the checkpoints that are under way.
-        if sweep().await > 0 {
-            return;
+async fn a_copy_that_dies_before_any_file_or_its_manifest_is_made_once() {
+    for fatal in 1.. {
+        let folder = tempfile::tempdir().unwrap();
+        let world = World::in_files(folder.path());
+        let died = dies_stopping(&world, StopMode::Drain, of_the_copy, fatal).await;
+        let checkpoint = world.manifest().await;
+        // Once for each file, and once for the manifest.
+        let steps = checkpoint.files.len() as u64 + 1;
+        assert_eq!(died, fatal <= steps, "step {fatal} of {steps}");
+        if !died {
+            assert!(steps > 2, "invalid run: {steps}");
+            assert_complete(&world, &checkpoint).await;
+            break;
         }
+        assert_eq!(owes(&world).await.as_ref(), Some(&checkpoint));
+        let made = world.files_below("savepoints").await.len() as u64;
+        assert_eq!(made, fatal - 1, "what was copied before");
+        is_made_once(&world, &checkpoint).await;
     }
-    panic!("invalid run: no savepoint was owed");
+}
+
+/// The next start makes the savepoint, the one after it nothing.
+async fn is_made_once(world: &World, checkpoint: &Manifest) {
+    assert_eq!(world.runs(on()).await, Ok(JobOutcome::Stopped));
+    assert_complete(world, checkpoint).await;
+    assert!(!world.head().await.has_pending_output());
+    let before = world.files_below("savepoints").await;
+    assert_eq!(world.runs(on()).await, Ok(JobOutcome::Stopped));
+    assert_eq!(world.files_below("savepoints").await, before);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -171,6 +198,33 @@ async fn a_copy_that_broke_off_after_any_file_is_finished() {
         world.storage.delete_many(&made).await.unwrap();
     }
     forks(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_is_heard_while_the_copy_waits_for_the_store() {
+    let mut world = owing(StopMode::Drain).await;
+    let checkpoint = world.manifest().await;
+    let steady = Arc::clone(&world.storage);
+    let path = checkpoint.files.keys().next().unwrap().clone();
+    Unsteady::before(&mut world, &path, vec![Lie::Silent; 1_000]);
+    let handle = world.start(on(), RESUME);
+    let mut status = handle.status.clone();
+    let waits = |status: &JobStatus| {
+        let waits = status.waits_for.as_deref();
+        waits.is_some_and(|waits| waits.contains("savepoints/one"))
+    };
+    status.wait_for(waits).await.unwrap();
+    let (answer, answered) = oneshot::channel();
+    let asked = JobRequest::Checkpoint { answer };
+    handle.requests.send(asked).await.unwrap();
+    let refused = answered.await.unwrap().unwrap_err();
+    assert!(refused.to_string().contains("drained"), "{refused}");
+    handle.requests.send(JobRequest::Cancel).await.unwrap();
+    assert_eq!(end_of(handle).await, Ok(JobOutcome::Cancelled));
+    assert_eq!(savepoint(&world).await, None);
+    world.storage = steady;
+    assert_eq!(world.runs(on()).await, Ok(JobOutcome::Stopped));
+    assert_complete(&world, &checkpoint).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
