@@ -19,7 +19,7 @@ use highwater_protocol::recovery::{
     Fault, GoingBack, GoingBackEffect, GoingBackEvent, GoingBackPlan, SlotDuty, return_of,
 };
 use highwater_protocol::steps::Step;
-use highwater_protocol::stop::{NamedStop, SlotKey};
+use highwater_protocol::stop::{GIVEN_UP_STEP, NamedStop, SlotKey};
 use highwater_types::{AttemptId, Classified, ErrorKind};
 use highwater_worker::files::JobFiles;
 use highwater_worker::slot::error_chain;
@@ -56,6 +56,8 @@ pub enum Work<'a> {
     GoBack,
     /// A savepoint is taken in place of the checkpoint in `head`.
     Take(&'a Savepoint),
+    /// The checkpoint in `head` is being given up, and a savepoint takes its place.
+    Replace(&'a Savepoint),
     /// The checkpoint in `head` was drained: its output is confirmed, then the job ends.
     End,
 }
@@ -168,6 +170,10 @@ impl Detour<'_> {
                     Some(current) => self.take(savepoint, current, &mut tries).await,
                     None => self.give_up(damage, &mut tries).await,
                 },
+                Work::Replace(savepoint) => match &damage.manifest {
+                    Some(current) => self.replace(savepoint, current, &mut tries).await,
+                    None => self.give_up(damage, &mut tries).await,
+                },
                 Work::End => match &damage.manifest {
                     Some(current) => self.end_drained(current).await,
                     None => self.give_up(damage, &mut tries).await,
@@ -217,7 +223,19 @@ impl Detour<'_> {
     ) -> Result<Detoured, Broken> {
         // A deposed leader misses files that its successor has collected: that is no damage.
         let head = self.still_leading().await?;
-        let target = self.target(&head, damage).await?;
+        let target = self.target(&head, damage).await;
+        let target = target.map_err(|broken| match broken {
+            Broken::Failed(mut failure)
+                if head.giving_up.is_some()
+                    && matches!(failure.kind, ErrorKind::Corrupt | ErrorKind::Invalid) =>
+            {
+                let number = head.number;
+                let message = failure.message;
+                failure.message = format!("{message}; as for checkpoint {number}, {GIVEN_UP_STEP}");
+                Broken::Failed(failure)
+            }
+            broken => broken,
+        })?;
         tracing::warn!(
             given_up = %head.checkpoint(),
             to = %target.1.id,

@@ -275,6 +275,54 @@ impl Detour<'_> {
         if head.has_pending_output() && !self.logs_are_whole(current).await? {
             return Ok(Detoured::LogDamaged);
         }
+        let (attempt, state) = self.copied(savepoint, &head, tries).await?;
+        let opened = self.trial_restore(attempt, &head, current, &state).await;
+        let cancelled = self.cancel(attempt).await;
+        if both(opened, cancelled)? == Trial::Void {
+            return Ok(Detoured::Void);
+        }
+        self.record_confirmed(&head).await?;
+        let head = self.still_leading().await?;
+        let (mut machine, effects) =
+            GoingBack::voluntary(head.clone(), state, &savepoint.facts, tries.clone());
+        let ended = self.drive(&mut machine, effects, (&head, current)).await;
+        *tries = machine.into_tries();
+        ended.0
+    }
+
+    /// Puts a savepoint in the place of `current`, the manifest of `head`, which is being given up: what was chosen to
+    /// take its place is not looked at.
+    pub(crate) async fn replace(
+        &mut self,
+        savepoint: &Savepoint,
+        current: &Manifest,
+        tries: &mut TrySource,
+    ) -> Result<Detoured, Broken> {
+        let head = self.still_leading().await?;
+        let (attempt, state) = self.copied(savepoint, &head, tries).await?;
+        self.open_alone(attempt, &head, &state).await?;
+        let (mut machine, effects) = GoingBack::replaced(
+            (head.clone(), current),
+            state,
+            &savepoint.facts,
+            self.shape,
+            tries.clone(),
+        );
+        let (ended, attempt) = self.drive(&mut machine, effects, (&head, current)).await;
+        *tries = machine.into_tries();
+        match attempt {
+            Some(attempt) => both(ended, self.cancel(attempt).await),
+            None => ended,
+        }
+    }
+
+    /// The state of a savepoint as that of the next number, with copies of its files, and the attempt that owns them.
+    async fn copied(
+        &mut self,
+        savepoint: &Savepoint,
+        head: &Head,
+        tries: &TrySource,
+    ) -> Result<(AttemptId, Manifest), Broken> {
         *self.last_attempt = self.last_attempt.next();
         let attempt = *self.last_attempt;
         let id = CheckpointId {
@@ -303,18 +351,7 @@ impl Detour<'_> {
             sinks = sinks.join(", "),
             "going back to a savepoint: output of the checkpoints after it will appear again"
         );
-        let opened = self.trial_restore(attempt, &head, current, &state).await;
-        let cancelled = self.cancel(attempt).await;
-        if both(opened, cancelled)? == Trial::Void {
-            return Ok(Detoured::Void);
-        }
-        self.record_confirmed(&head).await?;
-        let head = self.still_leading().await?;
-        let (mut machine, effects) =
-            GoingBack::voluntary(head.clone(), state, &savepoint.facts, tries.clone());
-        let ended = self.drive(&mut machine, effects, (&head, current)).await;
-        *tries = machine.into_tries();
-        ended.0
+        Ok((attempt, state))
     }
 
     /// The sources at the positions of `state`, which the outside still has.

@@ -141,7 +141,91 @@ fn a_choice_beside_visible_output_stops_whatever_was_damaged() {
             panic!("{effects:?}")
         };
         assert_eq!(*at, slot(1));
+        let text = effects_stop(&effects);
+        assert!(!text.contains("repair checkpoint"), "void is void: {text}");
+        for way_on in ["`--fork`", "`--fresh`"] {
+            assert!(text.contains(way_on), "{text}");
+        }
     }
+}
+
+fn effects_stop(effects: &[GoingBackEffect]) -> String {
+    let [GoingBackEffect::Stop(stop)] = effects else {
+        panic!("{effects:?}")
+    };
+    stop.to_string()
+}
+
+/// A savepoint in the place of checkpoint 4, which is being given up.
+fn replaced(given_up: &Manifest) -> (GoingBack, Vec<GoingBackEffect>) {
+    let savepoint = SavepointFacts {
+        folder: "savepoints/one".to_owned(),
+        hash: ContentHash(9),
+        lineage: Lineage(1),
+        id: id(2),
+    };
+    let head = chosen_head(&[0, 1]);
+    let mut state = manifest(2, &[]);
+    state.id = id(5);
+    let tries = TrySource::new(NonceStream::new(Nonce(6)));
+    GoingBack::replaced((head, given_up), state, &savepoint, &shape(3), tries)
+}
+
+#[test]
+fn a_savepoint_takes_the_place_of_what_is_given_up_and_nobody_needs_the_checkpoint_before() {
+    let given_up = manifest(4, &[0, 1]);
+    let (mut machine, effects) = replaced(&given_up);
+    assert_eq!(effects.len(), 2, "each slot with a log: {effects:?}");
+    assert_eq!(machine.step(&examined(0, Some(MarkerKind::Void))), []);
+    let effects = machine.step(&examined(1, None));
+    assert_eq!(effects, [void(1)], "head has chosen already");
+    let effects = machine.step(&GoingBackEvent::Voided(slot(1)));
+    let [GoingBackEffect::WriteManifest { name, bytes, .. }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    let state = Manifest::decode(bytes).unwrap();
+    assert_eq!(
+        (state.id.number, state.parent, state.starts),
+        (5, None, None)
+    );
+    assert_eq!(state.operators, manifest(2, &[]).operators);
+    let effects = machine.step(&GoingBackEvent::ManifestWritten(*name));
+    let [GoingBackEffect::WriteHead(change)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    let head = chosen_head(&[0, 1]).changed(change, Nonce(9));
+    assert_eq!((head.number, head.giving_up.is_none()), (5, true));
+    assert_eq!(head.origin.unwrap().savepoint, "savepoints/one");
+}
+
+#[test]
+fn a_savepoint_does_not_take_the_place_of_visible_output() {
+    let given_up = manifest(4, &[0, 1]);
+    let (mut machine, _) = replaced(&given_up);
+    machine.step(&examined(0, None));
+    let effects = machine.step(&examined(1, Some(MarkerKind::Output)));
+    assert!(effects_stop(&effects).starts_with("PartlyCommitted"));
+}
+
+#[test]
+#[should_panic(expected = "nothing is void before head says that it is given up")]
+fn a_savepoint_makes_no_choice() {
+    let given_up = manifest(4, &[0, 1]);
+    let savepoint = SavepointFacts {
+        folder: "savepoints/one".to_owned(),
+        hash: ContentHash(9),
+        lineage: Lineage(1),
+        id: id(2),
+    };
+    let tries = TrySource::new(NonceStream::new(Nonce(6)));
+    let head = head_at(&given_up, 3);
+    GoingBack::replaced(
+        (head, &given_up),
+        manifest(2, &[]),
+        &savepoint,
+        &shape(3),
+        tries,
+    );
 }
 
 #[test]
