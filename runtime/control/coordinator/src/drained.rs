@@ -43,7 +43,7 @@ impl Detour<'_> {
         }
         self.record_confirmed(&head).await?;
         if let Some(savepoint) = &current.savepoint {
-            self.copy_owed(savepoint, current).await?;
+            self.copy_owed(savepoint, current, DRAINED).await?;
         }
         tracing::warn!(
             checkpoint = %current.id,
@@ -53,8 +53,14 @@ impl Detour<'_> {
         Ok(Detoured::Ended(Ok(JobOutcome::Stopped)))
     }
 
-    /// Copies the savepoint out that whoever drained the job has asked for and that its leader did not live to copy.
-    async fn copy_owed(&mut self, savepoint: &str, current: &Manifest) -> Result<(), Broken> {
+    /// Copies the savepoint out that was asked for at `current` and that its leader did not live to copy. What is asked
+    /// meanwhile is refused, saying `doing`.
+    pub(crate) async fn copy_owed(
+        &mut self,
+        savepoint: &str,
+        current: &Manifest,
+        doing: &str,
+    ) -> Result<(), Broken> {
         let place = SavepointPaths::parse(&self.setup.settings.savepoints, savepoint);
         let place = place.map_err(|error| failure(ErrorKind::Invalid, error.to_string()))?;
         let copied = {
@@ -64,7 +70,7 @@ impl Detour<'_> {
                 // Both arms are cancel-safe: the copy goes on where it is, a channel that was not taken from loses nothing.
                 tokio::select! {
                     copied = &mut copying => break copied,
-                    Some(request) = self.requests.recv() => refuse(request, DRAINED)?,
+                    Some(request) = self.requests.recv() => refuse(request, doing)?,
                 }
             }
         };
@@ -75,8 +81,9 @@ impl Detour<'_> {
                 ErrorKind::Corrupt => "restore the file from a copy of the store, then start again",
                 _ => "start again when the store answers",
             };
+            let asked = if current.drained { "drained" } else { "asked" };
             let message = format!(
-                "the job was drained at checkpoint {} for savepoint {}, which is not there and could not be copied: {}; {next}",
+                "the job was {asked} at checkpoint {} for savepoint {}, which is not there and could not be copied: {}; {next}",
                 current.id,
                 place.folder(),
                 error_chain(&error)
@@ -87,7 +94,7 @@ impl Detour<'_> {
             tracing::warn!(
                 savepoint = place.folder(),
                 checkpoint = %current.id,
-                "the savepoint that the job was drained for was missing and is complete now"
+                "the savepoint that the job was asked for was missing and is complete now"
             );
         }
         Ok(())

@@ -38,7 +38,7 @@ use crate::status::{WaitBoard, describe};
 use crate::store::JobStore;
 
 /// Why nothing else is done for a job on its way back.
-const GOING_BACK: &str = "the job is going back to an older checkpoint";
+pub(crate) const GOING_BACK: &str = "the job is going back to an older checkpoint";
 
 /// What may not be gone on from.
 #[derive(Clone, Debug)]

@@ -22,7 +22,7 @@ use highwater_worker::WorkerEvent;
 use highwater_worker::slot::error_chain;
 
 use crate::deploy::{DeployInput, LogCheck, deployment};
-use crate::going_back::{Broken, Detour, Detoured, both};
+use crate::going_back::{Broken, Detour, Detoured, GOING_BACK, both};
 use crate::housekeeping::delete;
 use crate::setup::JobFailure;
 use crate::sources::{OpenSources, open_sources};
@@ -282,12 +282,28 @@ impl Detour<'_> {
             return Ok(Detoured::Void);
         }
         self.record_confirmed(&head).await?;
+        self.keep_promise(current).await?;
         let head = self.still_leading().await?;
         let (mut machine, effects) =
             GoingBack::voluntary(head.clone(), state, &savepoint.facts, tries.clone());
         let ended = self.drive(&mut machine, effects, (&head, current)).await;
         *tries = machine.into_tries();
         ended.0
+    }
+
+    /// Copies the savepoint that `current` owes, before the job does not go on from it. One whose files are damaged can
+    /// never be made: the job goes back without it, and the log names it.
+    async fn keep_promise(&mut self, current: &Manifest) -> Result<(), Broken> {
+        let Some(owed) = &current.savepoint else {
+            return Ok(());
+        };
+        match self.copy_owed(owed, current, GOING_BACK).await {
+            Err(Broken::Failed(failure)) if failure.kind == ErrorKind::Corrupt => {
+                tracing::warn!(error = failure.message, "a savepoint cannot be made");
+                Ok(())
+            }
+            copied => copied,
+        }
     }
 
     /// Puts a savepoint in the place of `current`, the manifest of `head`, which is being given up: what was chosen to

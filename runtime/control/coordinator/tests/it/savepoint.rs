@@ -17,14 +17,14 @@ use tokio::sync::oneshot;
 
 use crate::damage::{Counted, HARMS, Harm, World, counting, on};
 
-fn from(place: &str, word: SavepointWord) -> Wish {
+pub(crate) fn from(place: &str, word: SavepointWord) -> Wish {
     let place = SavepointPaths::at("savepoints", place).unwrap();
     let again = TakeAgain::No;
     Wish::Savepoint(SavepointWish { place, word, again })
 }
 
 /// Runs until two checkpoints are complete, takes a savepoint, and goes on until something newer is committed.
-async fn with_savepoint(world: &World, name: &str) {
+pub(crate) async fn with_savepoint(world: &World, name: &str) {
     let handle = world.start(on(), crate::job::RESUME);
     let mut status = handle.status.clone();
     let two = |status: &JobStatus| status.checkpoints.completed_count >= 2;
