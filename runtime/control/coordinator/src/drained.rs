@@ -5,7 +5,6 @@
 //! that is not there yet, end.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::pin::pin;
 
 use highwater_protocol::head::{Head, HeadChange};
 use highwater_protocol::manifest::Manifest;
@@ -15,7 +14,7 @@ use highwater_protocol::steps::Step;
 use highwater_types::{AttemptId, Classified, ErrorKind};
 use highwater_worker::slot::error_chain;
 
-use crate::going_back::{Broken, Detour, Detoured, both, refuse};
+use crate::going_back::{Broken, Detour, Detoured, GOING_BACK, both, hearing};
 use crate::housekeeping::{Copied, export};
 use crate::setup::JobOutcome;
 use crate::start::{decide, failure};
@@ -65,14 +64,8 @@ impl Detour<'_> {
         let place = place.map_err(|error| failure(ErrorKind::Invalid, error.to_string()))?;
         let copied = {
             let (waits, stop) = (Some(self.waits), &self.setup.stop);
-            let mut copying = pin!(export(self.store, current, &place, waits, stop));
-            loop {
-                // Both arms are cancel-safe: the copy goes on where it is, a channel that was not taken from loses nothing.
-                tokio::select! {
-                    copied = &mut copying => break copied,
-                    Some(request) = self.requests.recv() => refuse(request, doing)?,
-                }
-            }
+            let copying = export(self.store, current, &place, waits, stop);
+            hearing(self.requests, doing, copying).await?
         };
         self.waits.goes_on();
         let copied = copied.map_err(|error| {
@@ -145,7 +138,8 @@ impl Detour<'_> {
             (self.setup.stop)(Step::P8);
             let nonce = self.nonces.draw();
             let first = self.keeper.begin(&HeadChange::Confirm, nonce);
-            decide(self.store, self.keeper, first).await?;
+            let decided = decide(self.store, self.keeper, first, self.waits);
+            hearing(self.requests, GOING_BACK, decided).await??;
         }
         Ok(())
     }

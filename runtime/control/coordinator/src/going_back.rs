@@ -6,6 +6,7 @@
 //! state. A failure on the way leaves everything as it is, or says in `head` what a later going back finishes.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -287,7 +288,8 @@ impl Detour<'_> {
                     GoingBackEffect::MakeChoice(change) => {
                         (self.setup.stop)(Step::P8);
                         let first = self.keeper.begin(&change, self.nonces.draw());
-                        decide(self.store, self.keeper, first).await?;
+                        let decided = decide(self.store, self.keeper, first, self.waits);
+                        hearing(self.requests, GOING_BACK, decided).await??;
                         tracing::warn!(
                             number = from.0.number,
                             "none of its output is visible: given up"
@@ -313,7 +315,8 @@ impl Detour<'_> {
                     GoingBackEffect::WriteHead(change) => {
                         (self.setup.stop)(Step::P8);
                         let first = self.keeper.begin(&change, self.nonces.draw());
-                        decide(self.store, self.keeper, first).await?;
+                        let decided = decide(self.store, self.keeper, first, self.waits);
+                        hearing(self.requests, GOING_BACK, decided).await??;
                         let manifest = rebased.expect("the manifest is written before head");
                         tracing::warn!(number = manifest.id.number, "went back");
                         return Ok(Detoured::Back(Box::new(manifest)));
@@ -334,7 +337,7 @@ impl Detour<'_> {
     /// What takes the place of the checkpoint, whole to the last byte and restorable by this job. Checked before anything
     /// is given up: a choice between two damaged checkpoints is left to a person.
     async fn target(
-        &self,
+        &mut self,
         head: &Head,
         damage: &Damage,
     ) -> Result<(ManifestRef, Manifest), Broken> {
@@ -450,7 +453,7 @@ impl Detour<'_> {
 
     /// News that every detour hears: questions are answered, failures end it, everything else is late or of no interest.
     pub(crate) async fn other_news(
-        &self,
+        &mut self,
         event: WorkerEvent,
         attempt: AttemptId,
     ) -> Result<(), Broken> {
@@ -478,7 +481,12 @@ impl Detour<'_> {
     }
 
     /// Answers a slot whose session was lost (S5).
-    async fn answer(&self, of: AttemptId, attempt: AttemptId, slot: SlotKey) -> Result<(), Broken> {
+    async fn answer(
+        &mut self,
+        of: AttemptId,
+        attempt: AttemptId,
+        slot: SlotKey,
+    ) -> Result<(), Broken> {
         let head = self.still_leading().await?;
         if let Some(word) = authority(&head, head.epoch, of == attempt) {
             self.send(WorkerCommand::Authority(of, slot, word));
@@ -529,7 +537,7 @@ impl Detour<'_> {
     }
 
     /// A stop counts only if this leader still owns the epoch.
-    async fn stopped(&self, stop: &NamedStop) -> Broken {
+    async fn stopped(&mut self, stop: &NamedStop) -> Broken {
         match self.still_leading().await {
             Ok(_) => Broken::Failed(failed(stop)),
             Err(deposed) => deposed,
@@ -537,11 +545,12 @@ impl Detour<'_> {
     }
 
     /// `head`, just read, if it is still of this leader.
-    pub(crate) async fn still_leading(&self) -> Result<Head, Broken> {
+    pub(crate) async fn still_leading(&mut self) -> Result<Head, Broken> {
         let settled = self.keeper.settled();
         let own = settled.map(|settled| settled.head.clone());
         let own = own.ok_or_else(|| failure(ErrorKind::Bug, "head is not settled"))?;
-        self.store.assert_leading(own.epoch).await?;
+        let asserted = self.store.assert_leading(own.epoch, Some(self.waits));
+        hearing(self.requests, GOING_BACK, asserted).await??;
         Ok(own)
     }
 
@@ -550,8 +559,26 @@ impl Detour<'_> {
     }
 }
 
+/// Waits for what the store does, and hears what is asked meanwhile: a stop leaves it where it stands, as if the process had
+/// been killed there. Everything else is refused, saying `doing`.
+pub(crate) async fn hearing<T>(
+    requests: &mut mpsc::Receiver<JobRequest>,
+    doing: &str,
+    work: impl Future<Output = T>,
+) -> Result<T, Broken> {
+    let mut work = pin!(work);
+    loop {
+        // Both arms are cancel-safe: the work goes on where it is, a channel that was not taken from loses nothing.
+        tokio::select! {
+            biased;
+            done = &mut work => return Ok(done),
+            Some(request) = requests.recv() => refuse(request, doing)?,
+        }
+    }
+}
+
 /// Refuses what nobody can do now.
-pub(crate) fn refuse(request: JobRequest, reason: &str) -> Result<(), Broken> {
+fn refuse(request: JobRequest, reason: &str) -> Result<(), Broken> {
     let answer = match request {
         JobRequest::Cancel => return Err(Broken::Cancelled),
         JobRequest::Stop { answer, .. } => {
