@@ -5,7 +5,6 @@
 //! that is not there yet, end.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::pin::pin;
 
 use highwater_protocol::head::{Head, HeadChange};
 use highwater_protocol::manifest::Manifest;
@@ -15,7 +14,7 @@ use highwater_protocol::steps::Step;
 use highwater_types::{AttemptId, Classified, ErrorKind};
 use highwater_worker::slot::error_chain;
 
-use crate::going_back::{Broken, Detour, Detoured, both, refuse};
+use crate::going_back::{Broken, Detour, Detoured, GOING_BACK, both, hearing};
 use crate::housekeeping::{Copied, export};
 use crate::setup::JobOutcome;
 use crate::start::{decide, failure};
@@ -43,7 +42,7 @@ impl Detour<'_> {
         }
         self.record_confirmed(&head).await?;
         if let Some(savepoint) = &current.savepoint {
-            self.copy_owed(savepoint, current).await?;
+            self.copy_owed(savepoint, current, DRAINED).await?;
         }
         tracing::warn!(
             checkpoint = %current.id,
@@ -53,20 +52,20 @@ impl Detour<'_> {
         Ok(Detoured::Ended(Ok(JobOutcome::Stopped)))
     }
 
-    /// Copies the savepoint out that whoever drained the job has asked for and that its leader did not live to copy.
-    async fn copy_owed(&mut self, savepoint: &str, current: &Manifest) -> Result<(), Broken> {
+    /// Copies the savepoint out that was asked for at `current` and that its leader did not live to copy. What is asked
+    /// meanwhile is refused, saying `doing`.
+    pub(crate) async fn copy_owed(
+        &mut self,
+        savepoint: &str,
+        current: &Manifest,
+        doing: &str,
+    ) -> Result<(), Broken> {
         let place = SavepointPaths::parse(&self.setup.settings.savepoints, savepoint);
         let place = place.map_err(|error| failure(ErrorKind::Invalid, error.to_string()))?;
         let copied = {
             let (waits, stop) = (Some(self.waits), &self.setup.stop);
-            let mut copying = pin!(export(self.store, current, &place, waits, stop));
-            loop {
-                // Both arms are cancel-safe: the copy goes on where it is, a channel that was not taken from loses nothing.
-                tokio::select! {
-                    copied = &mut copying => break copied,
-                    Some(request) = self.requests.recv() => refuse(request, DRAINED)?,
-                }
-            }
+            let copying = export(self.store, current, &place, waits, stop);
+            hearing(self.requests, doing, copying).await?
         };
         self.waits.goes_on();
         let copied = copied.map_err(|error| {
@@ -75,8 +74,9 @@ impl Detour<'_> {
                 ErrorKind::Corrupt => "restore the file from a copy of the store, then start again",
                 _ => "start again when the store answers",
             };
+            let asked = if current.drained { "drained" } else { "asked" };
             let message = format!(
-                "the job was drained at checkpoint {} for savepoint {}, which is not there and could not be copied: {}; {next}",
+                "the job was {asked} at checkpoint {} for savepoint {}, which is not there and could not be copied: {}; {next}",
                 current.id,
                 place.folder(),
                 error_chain(&error)
@@ -87,7 +87,7 @@ impl Detour<'_> {
             tracing::warn!(
                 savepoint = place.folder(),
                 checkpoint = %current.id,
-                "the savepoint that the job was drained for was missing and is complete now"
+                "the savepoint that the job was asked for was missing and is complete now"
             );
         }
         Ok(())
@@ -138,7 +138,8 @@ impl Detour<'_> {
             (self.setup.stop)(Step::P8);
             let nonce = self.nonces.draw();
             let first = self.keeper.begin(&HeadChange::Confirm, nonce);
-            decide(self.store, self.keeper, first).await?;
+            let decided = decide(self.store, self.keeper, first, self.waits);
+            hearing(self.requests, GOING_BACK, decided).await??;
         }
         Ok(())
     }

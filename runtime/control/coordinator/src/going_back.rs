@@ -6,6 +6,7 @@
 //! state. A failure on the way leaves everything as it is, or says in `head` what a later going back finishes.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use highwater_protocol::recovery::{
     Fault, GoingBack, GoingBackEffect, GoingBackEvent, GoingBackPlan, SlotDuty, return_of,
 };
 use highwater_protocol::steps::Step;
-use highwater_protocol::stop::{NamedStop, SlotKey};
+use highwater_protocol::stop::{GIVEN_UP_STEP, NamedStop, SlotKey};
 use highwater_types::{AttemptId, Classified, ErrorKind};
 use highwater_worker::files::JobFiles;
 use highwater_worker::slot::error_chain;
@@ -38,7 +39,7 @@ use crate::status::{WaitBoard, describe};
 use crate::store::JobStore;
 
 /// Why nothing else is done for a job on its way back.
-const GOING_BACK: &str = "the job is going back to an older checkpoint";
+pub(crate) const GOING_BACK: &str = "the job is going back to an older checkpoint";
 
 /// What may not be gone on from.
 #[derive(Clone, Debug)]
@@ -56,6 +57,8 @@ pub enum Work<'a> {
     GoBack,
     /// A savepoint is taken in place of the checkpoint in `head`.
     Take(&'a Savepoint),
+    /// The checkpoint in `head` is being given up, and a savepoint takes its place.
+    Replace(&'a Savepoint),
     /// The checkpoint in `head` was drained: its output is confirmed, then the job ends.
     End,
 }
@@ -168,6 +171,10 @@ impl Detour<'_> {
                     Some(current) => self.take(savepoint, current, &mut tries).await,
                     None => self.give_up(damage, &mut tries).await,
                 },
+                Work::Replace(savepoint) => match &damage.manifest {
+                    Some(current) => self.replace(savepoint, current, &mut tries).await,
+                    None => self.give_up(damage, &mut tries).await,
+                },
                 Work::End => match &damage.manifest {
                     Some(current) => self.end_drained(current).await,
                     None => self.give_up(damage, &mut tries).await,
@@ -217,7 +224,19 @@ impl Detour<'_> {
     ) -> Result<Detoured, Broken> {
         // A deposed leader misses files that its successor has collected: that is no damage.
         let head = self.still_leading().await?;
-        let target = self.target(&head, damage).await?;
+        let target = self.target(&head, damage).await;
+        let target = target.map_err(|broken| match broken {
+            Broken::Failed(mut failure)
+                if head.giving_up.is_some()
+                    && matches!(failure.kind, ErrorKind::Corrupt | ErrorKind::Invalid) =>
+            {
+                let number = head.number;
+                let message = failure.message;
+                failure.message = format!("{message}; as for checkpoint {number}, {GIVEN_UP_STEP}");
+                Broken::Failed(failure)
+            }
+            broken => broken,
+        })?;
         tracing::warn!(
             given_up = %head.checkpoint(),
             to = %target.1.id,
@@ -269,7 +288,8 @@ impl Detour<'_> {
                     GoingBackEffect::MakeChoice(change) => {
                         (self.setup.stop)(Step::P8);
                         let first = self.keeper.begin(&change, self.nonces.draw());
-                        decide(self.store, self.keeper, first).await?;
+                        let decided = decide(self.store, self.keeper, first, self.waits);
+                        hearing(self.requests, GOING_BACK, decided).await??;
                         tracing::warn!(
                             number = from.0.number,
                             "none of its output is visible: given up"
@@ -295,7 +315,8 @@ impl Detour<'_> {
                     GoingBackEffect::WriteHead(change) => {
                         (self.setup.stop)(Step::P8);
                         let first = self.keeper.begin(&change, self.nonces.draw());
-                        decide(self.store, self.keeper, first).await?;
+                        let decided = decide(self.store, self.keeper, first, self.waits);
+                        hearing(self.requests, GOING_BACK, decided).await??;
                         let manifest = rebased.expect("the manifest is written before head");
                         tracing::warn!(number = manifest.id.number, "went back");
                         return Ok(Detoured::Back(Box::new(manifest)));
@@ -316,7 +337,7 @@ impl Detour<'_> {
     /// What takes the place of the checkpoint, whole to the last byte and restorable by this job. Checked before anything
     /// is given up: a choice between two damaged checkpoints is left to a person.
     async fn target(
-        &self,
+        &mut self,
         head: &Head,
         damage: &Damage,
     ) -> Result<(ManifestRef, Manifest), Broken> {
@@ -432,7 +453,7 @@ impl Detour<'_> {
 
     /// News that every detour hears: questions are answered, failures end it, everything else is late or of no interest.
     pub(crate) async fn other_news(
-        &self,
+        &mut self,
         event: WorkerEvent,
         attempt: AttemptId,
     ) -> Result<(), Broken> {
@@ -460,7 +481,12 @@ impl Detour<'_> {
     }
 
     /// Answers a slot whose session was lost (S5).
-    async fn answer(&self, of: AttemptId, attempt: AttemptId, slot: SlotKey) -> Result<(), Broken> {
+    async fn answer(
+        &mut self,
+        of: AttemptId,
+        attempt: AttemptId,
+        slot: SlotKey,
+    ) -> Result<(), Broken> {
         let head = self.still_leading().await?;
         if let Some(word) = authority(&head, head.epoch, of == attempt) {
             self.send(WorkerCommand::Authority(of, slot, word));
@@ -511,7 +537,7 @@ impl Detour<'_> {
     }
 
     /// A stop counts only if this leader still owns the epoch.
-    async fn stopped(&self, stop: &NamedStop) -> Broken {
+    async fn stopped(&mut self, stop: &NamedStop) -> Broken {
         match self.still_leading().await {
             Ok(_) => Broken::Failed(failed(stop)),
             Err(deposed) => deposed,
@@ -519,11 +545,12 @@ impl Detour<'_> {
     }
 
     /// `head`, just read, if it is still of this leader.
-    pub(crate) async fn still_leading(&self) -> Result<Head, Broken> {
+    pub(crate) async fn still_leading(&mut self) -> Result<Head, Broken> {
         let settled = self.keeper.settled();
         let own = settled.map(|settled| settled.head.clone());
         let own = own.ok_or_else(|| failure(ErrorKind::Bug, "head is not settled"))?;
-        self.store.assert_leading(own.epoch).await?;
+        let asserted = self.store.assert_leading(own.epoch, Some(self.waits));
+        hearing(self.requests, GOING_BACK, asserted).await??;
         Ok(own)
     }
 
@@ -532,8 +559,26 @@ impl Detour<'_> {
     }
 }
 
+/// Waits for what the store does, and hears what is asked meanwhile: a stop leaves it where it stands, as if the process had
+/// been killed there. Everything else is refused, saying `doing`.
+pub(crate) async fn hearing<T>(
+    requests: &mut mpsc::Receiver<JobRequest>,
+    doing: &str,
+    work: impl Future<Output = T>,
+) -> Result<T, Broken> {
+    let mut work = pin!(work);
+    loop {
+        // Both arms are cancel-safe: the work goes on where it is, a channel that was not taken from loses nothing.
+        tokio::select! {
+            biased;
+            done = &mut work => return Ok(done),
+            Some(request) = requests.recv() => refuse(request, doing)?,
+        }
+    }
+}
+
 /// Refuses what nobody can do now.
-pub(crate) fn refuse(request: JobRequest, reason: &str) -> Result<(), Broken> {
+fn refuse(request: JobRequest, reason: &str) -> Result<(), Broken> {
     let answer = match request {
         JobRequest::Cancel => return Err(Broken::Cancelled),
         JobRequest::Stop { answer, .. } => {

@@ -22,7 +22,7 @@ use highwater_worker::WorkerEvent;
 use highwater_worker::slot::error_chain;
 
 use crate::deploy::{DeployInput, LogCheck, deployment};
-use crate::going_back::{Broken, Detour, Detoured, both};
+use crate::going_back::{Broken, Detour, Detoured, GOING_BACK, both};
 use crate::housekeeping::delete;
 use crate::setup::JobFailure;
 use crate::sources::{OpenSources, open_sources};
@@ -275,6 +275,70 @@ impl Detour<'_> {
         if head.has_pending_output() && !self.logs_are_whole(current).await? {
             return Ok(Detoured::LogDamaged);
         }
+        let (attempt, state) = self.copied(savepoint, &head, tries).await?;
+        let opened = self.trial_restore(attempt, &head, current, &state).await;
+        let cancelled = self.cancel(attempt).await;
+        if both(opened, cancelled)? == Trial::Void {
+            return Ok(Detoured::Void);
+        }
+        self.record_confirmed(&head).await?;
+        self.keep_promise(current).await?;
+        let head = self.still_leading().await?;
+        let (mut machine, effects) =
+            GoingBack::voluntary(head.clone(), state, &savepoint.facts, tries.clone());
+        let ended = self.drive(&mut machine, effects, (&head, current)).await;
+        *tries = machine.into_tries();
+        ended.0
+    }
+
+    /// Copies the savepoint that `current` owes, before the job does not go on from it. One whose files are damaged can
+    /// never be made: the job goes back without it, and the log names it.
+    async fn keep_promise(&mut self, current: &Manifest) -> Result<(), Broken> {
+        let Some(owed) = &current.savepoint else {
+            return Ok(());
+        };
+        match self.copy_owed(owed, current, GOING_BACK).await {
+            Err(Broken::Failed(failure)) if failure.kind == ErrorKind::Corrupt => {
+                tracing::warn!(error = failure.message, "a savepoint cannot be made");
+                Ok(())
+            }
+            copied => copied,
+        }
+    }
+
+    /// Puts a savepoint in the place of `current`, the manifest of `head`, which is being given up: what was chosen to
+    /// take its place is not looked at.
+    pub(crate) async fn replace(
+        &mut self,
+        savepoint: &Savepoint,
+        current: &Manifest,
+        tries: &mut TrySource,
+    ) -> Result<Detoured, Broken> {
+        let head = self.still_leading().await?;
+        let (attempt, state) = self.copied(savepoint, &head, tries).await?;
+        self.open_alone(attempt, &head, &state).await?;
+        let (mut machine, effects) = GoingBack::replaced(
+            (head.clone(), current),
+            state,
+            &savepoint.facts,
+            self.shape,
+            tries.clone(),
+        );
+        let (ended, attempt) = self.drive(&mut machine, effects, (&head, current)).await;
+        *tries = machine.into_tries();
+        match attempt {
+            Some(attempt) => both(ended, self.cancel(attempt).await),
+            None => ended,
+        }
+    }
+
+    /// The state of a savepoint as that of the next number, with copies of its files, and the attempt that owns them.
+    async fn copied(
+        &mut self,
+        savepoint: &Savepoint,
+        head: &Head,
+        tries: &TrySource,
+    ) -> Result<(AttemptId, Manifest), Broken> {
         *self.last_attempt = self.last_attempt.next();
         let attempt = *self.last_attempt;
         let id = CheckpointId {
@@ -303,18 +367,7 @@ impl Detour<'_> {
             sinks = sinks.join(", "),
             "going back to a savepoint: output of the checkpoints after it will appear again"
         );
-        let opened = self.trial_restore(attempt, &head, current, &state).await;
-        let cancelled = self.cancel(attempt).await;
-        if both(opened, cancelled)? == Trial::Void {
-            return Ok(Detoured::Void);
-        }
-        self.record_confirmed(&head).await?;
-        let head = self.still_leading().await?;
-        let (mut machine, effects) =
-            GoingBack::voluntary(head.clone(), state, &savepoint.facts, tries.clone());
-        let ended = self.drive(&mut machine, effects, (&head, current)).await;
-        *tries = machine.into_tries();
-        ended.0
+        Ok((attempt, state))
     }
 
     /// The sources at the positions of `state`, which the outside still has.

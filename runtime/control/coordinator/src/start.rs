@@ -38,7 +38,7 @@ use crate::setup::{JobFailure, Wish};
 use crate::shape::shape_of;
 use crate::sources::{OpenSources, open_sources, state_of};
 use crate::status::WaitBoard;
-use crate::store::{HEAD_GONE, JobStore, Troubles, backoff};
+use crate::store::{HEAD_GONE, JobStore, backoff};
 use crate::trial_restore::Stage;
 
 /// What the outside of each sink is, and where its markers begin.
@@ -247,7 +247,7 @@ async fn take_over(
     let mut keeper = HeadKeeper::new(Some(found));
     let first = keeper.begin(&change, nonces.draw());
     (input.stop)(Step::R2);
-    decide(input.store, &mut keeper, first).await?;
+    decide(input.store, &mut keeper, first, input.waits).await?;
     let settled = keeper.settled().expect("a decided write settles head");
     let last_attempt = first_attempt(settled.head.epoch);
     Ok(Leader {
@@ -361,7 +361,7 @@ async fn begin(
         ),
     };
     (input.stop)(Step::R2);
-    decide(input.store, &mut keeper, first).await?;
+    decide(input.store, &mut keeper, first, input.waits).await?;
     Ok(Leader {
         keeper,
         manifest: Found::Whole(Box::new(manifest)),
@@ -436,12 +436,22 @@ pub(crate) async fn decide(
     store: &JobStore,
     keeper: &mut HeadKeeper,
     first: Vec<HeadWriteEffect>,
+    waits: &WaitBoard,
 ) -> Result<(), JobFailure> {
     let mut effects = VecDeque::from(first);
-    let troubles = Troubles::default();
+    let troubles = waits.troubles();
     while let Some(effect) = effects.pop_front() {
+        if let HeadWriteEffect::Put { tries, .. } | HeadWriteEffect::Read { tries } = &effect
+            && *tries > 1
+        {
+            let reason = "a write of head is not decided yet";
+            waits.waits("the checkpoint store", reason, *tries - 1);
+        }
         match effect {
-            HeadWriteEffect::Decided(HeadOutcome::Won(_)) => return Ok(()),
+            HeadWriteEffect::Decided(HeadOutcome::Won(_)) => {
+                waits.goes_on();
+                return Ok(());
+            }
             HeadWriteEffect::Decided(HeadOutcome::Superseded(other)) => {
                 let message = format!(
                     "another coordinator took the job in epoch {}; this one ends",

@@ -4,6 +4,8 @@ use highwater_types::{AttemptId, CheckpointId, Epoch, Lineage};
 use highwater_worker::FailureReport;
 use tokio::sync::watch;
 
+use crate::store::Troubles;
+
 /// Where a job is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobPhase {
@@ -139,6 +141,11 @@ impl WaitBoard {
         tracing::warn!(tries, reason, "waiting for {what}");
         let text = format!("{what}: {reason} (tried {tries} times)");
         self.0.send_modify(|status| status.waits_for = Some(text));
+    }
+
+    /// Where the troubles of a head write are told in the same status.
+    pub(crate) fn troubles(&self) -> Troubles {
+        Troubles::new(self.0.clone())
     }
 
     /// It waits for nothing any more.

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::setup::JobFailure;
 use crate::start::{failed, failure};
-use crate::status::JobStatus;
+use crate::status::{JobStatus, WaitBoard};
 
 /// Tries of a read that a job cannot start without, and of the copy of a savepoint.
 const TRIES_MAX: u32 = 8;
@@ -194,24 +194,35 @@ impl JobStore {
         }))
     }
 
-    /// Reads `head`, waiting for the store, and checks that it is of `epoch`.
+    /// Reads `head`, waiting for the store, and checks that it is of `epoch`. Says so to `waits` where somebody looks there.
     ///
     /// # Errors
     /// `Fenced` when a newer leader owns the job, `Corrupt` when `head` is gone or damaged.
-    pub async fn assert_leading(&self, epoch: Epoch) -> Result<(), JobFailure> {
+    pub async fn assert_leading(
+        &self,
+        epoch: Epoch,
+        waits: Option<&WaitBoard>,
+    ) -> Result<(), JobFailure> {
         let mut tries = 1;
         let found = loop {
             match self.read_head().await {
                 Ok(found) => break found,
                 Err(error) if error.kind() == ErrorKind::Transient => {
                     let error = highwater_worker::slot::error_chain(&error);
-                    tracing::warn!(error, "waiting for the checkpoint store");
+                    if let Some(waits) = waits {
+                        waits.waits("the checkpoint store", &error, tries);
+                    } else {
+                        tracing::warn!(error, "waiting for the checkpoint store");
+                    }
                     tries += 1;
                     tokio::time::sleep(backoff(tries)).await;
                 }
                 Err(error) => return Err(failed(&error)),
             }
         };
+        if let Some(waits) = waits {
+            waits.goes_on();
+        }
         match found.map(|found| found.head.epoch) {
             Some(found) if found == epoch => Ok(()),
             Some(found) => Err(deposed(found)),

@@ -2,14 +2,15 @@
 //!
 //! Called by the start of a leader before `head` names a state that no operator of this job has opened yet. It takes the
 //! way of every restore, so whatever an operator keeps, keyed or in lists, and whatever it can migrate, is judged by the
-//! operator itself. There are two: where a lineage begins nothing is pending, and the sessions of its sinks are of a
-//! lineage that nobody knows yet; where a job goes back, what `head` has pending is confirmed on the way.
+//! operator itself. Where a lineage begins nothing is pending, and the sessions of its sinks are of a lineage that
+//! nobody knows yet; where a job goes back, what `head` has pending is confirmed on the way, or is being given up.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use highwater_protocol::head::Head;
+use highwater_protocol::head::{Head, HeadChange, ManifestRef};
 use highwater_protocol::manifest::Manifest;
+use highwater_protocol::paths::ManifestName;
 use highwater_protocol::recovery::{RegionEffect, RegionEvent, RegionRecovery, SlotDuty};
 use highwater_protocol::steps::Step;
 use highwater_types::{AttemptId, ErrorKind};
@@ -21,6 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::deploy::{DeployInput, LogCheck, deployment};
 use crate::going_back::{Broken, Detour, both};
+use crate::request::until_ended;
 use crate::setup::JobFailure;
 use crate::start::{failed, failure};
 use crate::status::describe;
@@ -189,6 +191,52 @@ impl Detour<'_> {
                 effects.extend(region.step(event));
             }
         }
+    }
+
+    /// Opens the state of the savepoint that takes the place of what is given up: nothing is confirmed, as where a lineage
+    /// begins.
+    pub(crate) async fn open_alone(
+        &mut self,
+        attempt: AttemptId,
+        head: &Head,
+        state: &Manifest,
+    ) -> Result<(), Broken> {
+        let sources = self.open_sources(state).await?;
+        let name = ManifestName {
+            epoch: head.epoch,
+            number: state.id.number,
+            nonce: self.nonces.draw(),
+        };
+        let manifest = ManifestRef {
+            name,
+            hash: state.encode().1,
+        };
+        // As `head` would be.
+        let change = HeadChange::Rebase {
+            manifest,
+            origin: None,
+        };
+        let head = head.changed(&change, self.nonces.draw());
+        let deployed = deployment(&DeployInput {
+            program: &self.setup.program,
+            shape: self.shape,
+            head: &head,
+            manifest: state,
+            attempt,
+            sources: &sources,
+            first_markers: &self.externals.markers,
+            logs: LogCheck::Skip,
+            unmatched: self.setup.settings.restore.unmatched,
+        });
+        let deployed = deployed.map_err(|error| failed(&error))?;
+        let limit = self.setup.settings.cancellation_timeout;
+        let mut alone = Stage::new(&self.setup.worker, self.events, limit);
+        let opened = tokio::select! {
+            biased;
+            opened = alone.restore(deployed, &self.setup.stop) => opened,
+            () = until_ended(self.requests, self.waits) => Err(Broken::Cancelled),
+        };
+        both(opened, alone.clear().await)
     }
 
     fn confirm(&mut self, attempt: AttemptId, duties: Option<Vec<SlotDuty>>) {

@@ -23,6 +23,7 @@ pub fn exported(checkpoint: &Manifest) -> Manifest {
     copy.kind = SnapshotKind::Export;
     copy.parent = None;
     copy.savepoint = None;
+    copy.starts = None;
     for sink in copy.sinks.values_mut() {
         for output in sink.slots.values_mut() {
             *output = SlotOutput::Empty;

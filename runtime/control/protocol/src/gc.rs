@@ -13,6 +13,7 @@ use crate::head::{Head, ManifestRef};
 use crate::manifest::{Manifest, SlotOutput};
 use crate::mutant::{Mutant, planted};
 use crate::paths::{ManifestName, ObjectName, RelativePath, manifest as manifest_path};
+use crate::source_start::base_elsewhere;
 
 /// How many checkpoints are retained, at least 1. The one before the last is kept in any case: *Going back* leads there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,8 @@ impl Retention {
 pub struct Reach {
     /// Its parent.
     pub parent: Option<ManifestRef>,
+    /// The checkpoint that its sources' starts belong to, if it is not itself: they are kept, whether it is or not.
+    pub starts: Option<ManifestName>,
     /// Its state files.
     pub files: BTreeSet<RelativePath>,
     /// Its sink logs: needed only while it is the one in `head`.
@@ -58,6 +61,7 @@ impl Reach {
         });
         Self {
             parent: manifest.parent,
+            starts: base_elsewhere(manifest),
             files: manifest.files.keys().cloned().collect(),
             logs: logs.flatten().map(|part| part.path.clone()).collect(),
         }
@@ -237,11 +241,14 @@ impl Gc {
         kept
     }
 
-    /// The starts of sources that were added after a retained checkpoint, or after the one whose state came back in it.
+    /// The starts of sources that were added after a retained checkpoint or its parent, or after the one whose state came
+    /// back in a retained one, however long ago.
     fn starts(&self) -> impl Iterator<Item = &RelativePath> {
-        let parents = self.reaches.values().filter_map(|reach| reach.parent);
-        let bases = parents.map(|parent| parent.name);
-        let bases: BTreeSet<_> = bases.chain(self.reaches.keys().copied()).collect();
+        let reaches = self.reaches.values();
+        let named =
+            reaches.flat_map(|reach| [reach.parent.map(|parent| parent.name), reach.starts]);
+        let bases = named.flatten().chain(self.reaches.keys().copied());
+        let bases: BTreeSet<_> = bases.collect();
         let of_base = move |path: &RelativePath| match ObjectName::parse(path) {
             Some(ObjectName::SourceStart(base)) => bases.contains(&base),
             _ => false,

@@ -16,14 +16,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::ContentHash;
 use crate::head::ManifestRef;
-use crate::paths::RelativePath;
+use crate::paths::{ManifestName, RelativePath};
 use crate::sealed::{SealError, SealKind, seal, unseal};
 
 mod check;
 
 pub use check::ManifestFault;
 
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 /// The largest manifest: 10^5 files with all their key groups fit, a hostile one cannot take more memory than this.
 pub const MANIFEST_BYTES_MAX: usize = 256 << 20;
 const KIND: SealKind = SealKind {
@@ -324,6 +324,10 @@ pub struct Manifest {
     /// The savepoint that it was asked for as: the copy of this name is owed until it is there, whoever leads by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub savepoint: Option<String>,
+    /// The checkpoint that the starts of added sources belong to, if it is not this one: the same through every *Going
+    /// back*. `None` in a rebased one of an older format: its parent, see [`crate::source_start::base`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts: Option<ManifestName>,
     key_hash: String,
     /// Every file that the state refers to. Sink logs are listed with their slots.
     pub files: BTreeMap<RelativePath, FileEntry>,
@@ -400,12 +404,20 @@ impl Manifest {
             graph: title.graph,
             drained: false,
             savepoint: None,
+            starts: None,
             key_hash: KEY_HASH.to_owned(),
             files: BTreeMap::new(),
             operators: BTreeMap::new(),
             sources: BTreeMap::new(),
             sinks: BTreeMap::new(),
         }
+    }
+
+    /// Says whom the starts of added sources belong to. What is made of a manifest of an older format has this one then.
+    pub fn set_starts(&mut self, starts: Option<ManifestName>) {
+        self.starts = starts;
+        self.format = FORMAT;
+        env!("CARGO_PKG_VERSION").clone_into(&mut self.written_by);
     }
 
     /// The key hash that spread the keyed state.

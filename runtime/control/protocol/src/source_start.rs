@@ -56,11 +56,17 @@ impl SourceStart {
 }
 
 /// The checkpoint that starts belong to when `manifest`, found under `name`, is gone on from. After *Going back* it is
-/// the one whose state came back: records that were read since are given up with their output, and are read again.
+/// the one whose state came back, however often it did: records that were read since are given up with their output,
+/// and are read again.
 pub fn base(manifest: &Manifest, name: ManifestName) -> ManifestName {
-    match (manifest.kind, manifest.parent) {
-        (SnapshotKind::Rebased, Some(parent)) => parent.name,
-        _ => name,
+    base_elsewhere(manifest).unwrap_or(name)
+}
+
+/// [`base`], if it is not `manifest` itself. One that came back and does not say it is of a format below 4.
+pub(crate) fn base_elsewhere(manifest: &Manifest) -> Option<ManifestName> {
+    match (manifest.starts, manifest.kind) {
+        (None, SnapshotKind::Rebased) => manifest.parent.map(|parent| parent.name),
+        (starts, _) => starts,
     }
 }
 

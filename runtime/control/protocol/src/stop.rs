@@ -11,6 +11,22 @@ use highwater_types::{Classified, ErrorKind, OperatorUid};
 pub const MARKERS_LOST_STEP: &str = "restore the topic, or begin a new lineage beside the output that is there: from a savepoint with \
      `--from-savepoint` and `--fork`, or from the beginning with `--fresh`";
 
+/// What helps when a checkpoint is given up for good and the one before it cannot take its place.
+pub const GIVEN_UP_STEP: &str = "it is given up for good, so its own repair does not help: mend what stands against the one before it, put a \
+     savepoint in its place with `--from-savepoint` and `--go-back`, or begin a new lineage beside the output that is \
+     there: from a savepoint with `--from-savepoint` and `--fork`, or from the beginning with `--fresh`";
+
+fn after_visible(number: u64, giving_up: bool) -> String {
+    if giving_up {
+        "head has given it up and other slots may have no output of it any more, so its repair does not help; begin a new \
+         lineage beside the output that is there: from a savepoint with `--from-savepoint` and `--fork`, or from the \
+         beginning with `--fresh`"
+            .to_owned()
+    } else {
+        format!("repair checkpoint {number} or accept repeats by name")
+    }
+}
+
 /// One subtask of one sink: the unit of sink commit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SlotKey {
@@ -109,14 +125,16 @@ pub enum NamedStop {
     },
     /// Going back is impossible because a part of the output is visible.
     #[error(
-        "PartlyCommitted: checkpoint {number} cannot be given up, sink slot {slot} has committed its output; \
-         repair checkpoint {number} or accept repeats by name"
+        "PartlyCommitted: checkpoint {number} cannot be given up, sink slot {slot} has committed its output; {}",
+        after_visible(*number, *giving_up)
     )]
     PartlyCommitted {
         /// A slot with visible output.
         slot: SlotKey,
         /// The checkpoint.
         number: u64,
+        /// Whether `head` has chosen to give it up: what other slots have of it may be void, so it is never repaired.
+        giving_up: bool,
     },
     /// A sink with unconfirmed output is not in the new graph.
     #[error(

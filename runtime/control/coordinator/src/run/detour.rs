@@ -140,7 +140,7 @@ async fn usable(
     mut tries: TrySource,
 ) -> Result<(Manifest, TrySource), NotBegun> {
     let settled = detour.keeper.settled();
-    let chosen = settled.is_some_and(|settled| settled.head.giving_up.is_some());
+    let mut chosen = settled.is_some_and(|settled| settled.head.giving_up.is_some());
     let (mut is_void, mut fault) = (chosen, Fault::State);
     loop {
         let damage = Damage {
@@ -148,15 +148,17 @@ async fn usable(
             manifest: manifest.clone(),
         };
         let work = match (manifest, &savepoint) {
+            (Some(_), Some(savepoint)) if chosen => Work::Replace(savepoint),
             (Some(manifest), None) if !is_void && manifest.drained => Work::End,
             (Some(manifest), None) if !is_void => return Ok((manifest, tries)),
             (Some(_), Some(savepoint)) if !is_void => Work::Take(savepoint),
             _ => Work::GoBack,
         };
-        let is_taking = matches!(work, Work::Take(_));
+        let is_taking = matches!(work, Work::Take(_) | Work::Replace(_));
         let (detoured, left) = detour.run(work, &damage, tries).await;
         tries = left;
-        (is_void, fault) = (false, Fault::State);
+        // What was chosen is carried out, or the job ends.
+        (chosen, is_void, fault) = (false, false, Fault::State);
         manifest = match detoured {
             Detoured::Back(older) => Some(*older),
             // What is pending was being given up: that is finished, then the savepoint is taken.

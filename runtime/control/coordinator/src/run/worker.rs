@@ -197,7 +197,7 @@ impl Coordinator {
         };
         let store = self.store.clone();
         self.at_rim(async move {
-            match store.assert_leading(epoch).await {
+            match store.assert_leading(epoch, None).await {
                 Ok(()) => Done::Stopped(attempt, failed(&stop)),
                 Err(failure) => Done::Stopped(attempt, failure),
             }

@@ -13,9 +13,11 @@ use highwater_connectors::{
     SourceFacts, SourceOutput, SourceReader, Split, SplitEnumerator, SplitIndex,
 };
 use highwater_coordinator::JobOutcome;
+use highwater_coordinator::store::JobStore;
+use highwater_protocol::paths::{JobPaths, manifest};
 use highwater_protocol::steps::Step;
 use highwater_storage::{MemoryStorage, ObjectStorage};
-use highwater_types::{Boundedness, CheckpointId, ErrorKind, EventTime};
+use highwater_types::{Boundedness, CheckpointId, ErrorKind, EventTime, JobIdentity};
 
 use crate::job::{end_of, program_of, start_with};
 
@@ -178,14 +180,28 @@ impl Job {
 
     /// Runs `program` until it reaches step P7 for the `fatal`th time.
     async fn dies(&self, program: JobProgram, seed: u128, fatal: u64) {
+        self.dies_at((Step::P7, fatal), program, seed).await;
+    }
+
+    /// Runs `program` until it reaches a step for the `fatal`th time.
+    async fn dies_at(&self, (at, fatal): (Step, u64), program: JobProgram, seed: u128) {
         let reached = AtomicU64::new(0);
         let hook = move |step| {
-            let due = step == Step::P7 && reached.fetch_add(1, Ordering::SeqCst) + 1 == fatal;
-            assert!(!due, "the process is killed before its manifest {fatal}");
+            let due = step == at && reached.fetch_add(1, Ordering::SeqCst) + 1 == fatal;
+            assert!(!due, "the process is killed at its step {at:?} {fatal}");
         };
         let handle = start_with(program, &self.storage, seed, Arc::new(hook));
         let died = handle.ended.await.unwrap_err();
         assert!(died.is_panic(), "invalid run: {died}");
+    }
+
+    /// Deletes the manifest that `head` names: the job has to go back.
+    async fn lose_newest_manifest(&self) {
+        let identity = JobIdentity::parse("test-job").unwrap();
+        let store = JobStore::new(Arc::clone(&self.storage), JobPaths::new(identity));
+        let head = store.read_head().await.unwrap().unwrap().head;
+        let object = store.object(&manifest(&head.manifest.name)).unwrap();
+        self.storage.delete_many(&[object]).await.unwrap();
     }
 }
 
@@ -234,4 +250,34 @@ async fn a_position_that_has_expired_is_refused_before_records_flow() {
     let last = start_with(job.second(), &job.storage, 4_000, Arc::new(|_| {}));
     assert_eq!(end_of(last).await, Ok(JobOutcome::Finished));
     assert_eq!(job.late.1.records().unwrap(), [100]);
+}
+
+/// The program gains the source before the first going back, or after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_added_source_begins_once_however_often_the_job_goes_back() {
+    for is_before in [false, true] {
+        let job = Job::new();
+        let first = program_of(1, |env| job.first(env));
+        if is_before {
+            job.dies(first, 1_000, 3).await;
+            job.dies_at((Step::P9, 1), job.second(), 1_500).await;
+        } else {
+            job.dies_at((Step::P9, 3), first, 1_000).await;
+        }
+        for process in 2..4 {
+            job.lose_newest_manifest().await;
+            job.dies_at((Step::P9, 1), job.second(), process * 1_000)
+                .await;
+        }
+        job.lose_newest_manifest().await;
+        let last = start_with(job.second(), &job.storage, 9_000, Arc::new(|_| {}));
+        assert_eq!(end_of(last).await, Ok(JobOutcome::Finished));
+        // A look at the state that is to take the place of another one finds a record, too.
+        let first = if is_before { 100 } else { 101 };
+        let late = job.late.1.records().unwrap();
+        assert_eq!(late, [first], "its first start counts: {is_before}");
+        let mut numbers = job.numbers.1.records().unwrap();
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..2_000));
+    }
 }

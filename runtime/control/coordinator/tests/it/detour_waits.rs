@@ -4,12 +4,13 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use highwater_coordinator::{JobOutcome, JobRequest, RestartStrategy};
+use highwater_coordinator::{JobOutcome, JobRequest, JobStatus, RestartStrategy};
+use highwater_protocol::paths::RelativePath;
 use highwater_protocol::steps::Step;
 use highwater_types::ErrorKind;
 
 use crate::damage::{Harm, World, on};
-use crate::job::{end_of, settings};
+use crate::job::{RESUME, end_of, settings};
 use crate::second_look::{Lie, Unsteady};
 
 /// Waits until `arrival` is told of, off the runtime; whoever arrives later may still tell.
@@ -76,4 +77,34 @@ async fn a_sink_that_never_answers_does_not_hold_the_end_of_a_job_on_its_way_bac
     assert_eq!(world.runs(on()).await, Ok(JobOutcome::Finished));
     world.assert_exact();
     drop((go, arrival));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_is_heard_while_a_job_on_its_way_back_waits_for_the_store() {
+    let mut world = World::pending().await;
+    world.harm(&world.state_file().await, Harm::Flipped).await;
+    let steady = Arc::clone(&world.storage);
+    let head = RelativePath::parse("head").unwrap();
+    let unsteady = Unsteady::before(&mut world, &head, Vec::new());
+    // The store does not answer any more once the region finds the damage: whether it still leads is asked first.
+    let hook = Arc::clone(&unsteady);
+    let goes_silent = move |step| {
+        if step == Step::R5 {
+            hook.lie(vec![Lie::Silent; 1_000]);
+        }
+    };
+    let handle = world.start(Arc::new(goes_silent), RESUME);
+    let mut status = handle.status.clone();
+    let waits = |status: &JobStatus| {
+        let waits = status.waits_for.as_deref();
+        waits.is_some_and(|waits| waits.contains("the checkpoint store"))
+    };
+    let shown = tokio::time::timeout(Duration::from_secs(20), status.wait_for(waits)).await;
+    shown.expect("the status says what is waited for").unwrap();
+    handle.requests.send(JobRequest::Cancel).await.unwrap();
+    assert_eq!(end_of(handle).await, Ok(JobOutcome::Cancelled));
+    world.storage = steady;
+    assert_eq!((world.marker(0).await, world.marker(1).await), (None, None));
+    assert_eq!(world.runs(on()).await, Ok(JobOutcome::Finished));
+    world.assert_exact();
 }

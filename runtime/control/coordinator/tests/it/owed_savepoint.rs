@@ -13,8 +13,9 @@ use highwater_storage::{FileDigest, ObjectPath, get_verified};
 use highwater_types::ErrorKind;
 use tokio::sync::oneshot;
 
-use crate::damage::{World, on};
+use crate::damage::{Harm, World, on};
 use crate::job::{RESUME, end_of};
+use crate::savepoint::{from, with_savepoint};
 use crate::second_look::{Lie, Unsteady};
 
 fn place() -> SavepointPaths {
@@ -263,4 +264,56 @@ async fn a_name_that_somebody_else_has_taken_meanwhile_is_told_and_not_touched()
         assert_eq!(world.runs(on()).await, Ok(JobOutcome::Stopped));
         assert_complete(&world, &world.manifest().await).await;
     }
+}
+
+/// A world that can go back to savepoint `zero` while its newest checkpoint owes savepoint `one`.
+async fn owing_before_going_back() -> (World, Wish) {
+    let world = World::in_memory();
+    with_savepoint(&world, "zero").await;
+    assert!(dies_stopping(&world, StopMode::Suspend, of_the_copy, 1).await);
+    assert!(owes(&world).await.is_some(), "invalid run");
+    (world, from("zero", SavepointWord::GoBack))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_goes_back_by_its_users_will_makes_the_savepoint_that_it_owes_first() {
+    let (world, back) = owing_before_going_back().await;
+    let checkpoint = world.manifest().await;
+    let hook = |step| assert!(step != Step::P7, "killed before it goes back");
+    let died = world.start(Arc::new(hook), back.clone()).ended.await;
+    assert!(died.is_err_and(|died| died.is_panic()), "it ran on");
+    assert_complete(&world, &checkpoint).await;
+    assert_eq!(world.head().await.number, checkpoint.id.number);
+    let ended = end_of(world.start(on(), back)).await;
+    assert_eq!(ended, Ok(JobOutcome::Finished));
+    assert_complete(&world, &checkpoint).await;
+    forks(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_does_not_go_back_over_a_savepoint_whose_name_is_taken() {
+    let (world, back) = owing_before_going_back().await;
+    let checkpoint = world.manifest().await;
+    let path = ObjectPath::parse(&place().manifest()).unwrap();
+    let other: &[u8] = b"a savepoint of somebody else";
+    world.storage.put(&path, other.into()).await.unwrap();
+    let refused = end_of(world.start(on(), back.clone())).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Invalid, "{refused}");
+    for part in ["savepoints/one", "out of the way"] {
+        assert!(refused.message.contains(part), "{refused}");
+    }
+    assert_eq!(world.manifest().await, checkpoint, "it went back");
+    world.storage.delete_many(&[path]).await.unwrap();
+    let ended = end_of(world.start(on(), back)).await;
+    assert_eq!(ended, Ok(JobOutcome::Finished));
+    assert_complete(&world, &checkpoint).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_savepoint_that_can_never_be_made_does_not_keep_a_job_from_going_back() {
+    let (world, back) = owing_before_going_back().await;
+    world.harm(&world.state_file().await, Harm::Flipped).await;
+    let ended = end_of(world.start(on(), back)).await;
+    assert_eq!(ended, Ok(JobOutcome::Finished));
+    assert_eq!(savepoint(&world).await, None);
 }

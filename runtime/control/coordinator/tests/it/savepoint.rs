@@ -17,14 +17,14 @@ use tokio::sync::oneshot;
 
 use crate::damage::{Counted, HARMS, Harm, World, counting, on};
 
-fn from(place: &str, word: SavepointWord) -> Wish {
+pub(crate) fn from(place: &str, word: SavepointWord) -> Wish {
     let place = SavepointPaths::at("savepoints", place).unwrap();
     let again = TakeAgain::No;
     Wish::Savepoint(SavepointWish { place, word, again })
 }
 
 /// Runs until two checkpoints are complete, takes a savepoint, and goes on until something newer is committed.
-async fn with_savepoint(world: &World, name: &str) {
+pub(crate) async fn with_savepoint(world: &World, name: &str) {
     let handle = world.start(on(), crate::job::RESUME);
     let mut status = handle.status.clone();
     let two = |status: &JobStatus| status.checkpoints.completed_count >= 2;
@@ -268,4 +268,64 @@ async fn a_process_that_dies_at_any_step_takes_the_savepoint_once() {
     }
     assert_eq!(takes.len(), 1, "taken as {takes:?}");
     world.assert_exact_once_deduplicated();
+}
+
+/// A world whose newest checkpoint is being given up while the one before it is damaged, too.
+async fn given_up_for_a_damaged_one() -> World {
+    let world = World::in_memory();
+    with_savepoint(&world, "one").await;
+    world.die_pending().await;
+    let parent = world.manifest().await.parent.unwrap();
+    let older = world.store().manifest(&parent).await.unwrap();
+    let older = older.files.keys().next().unwrap().clone();
+    world.harm(&world.state_file().await, Harm::Flipped).await;
+    let hook = |step| assert!(step != Step::P10, "killed before the first void marker");
+    assert!(world.dies(Arc::new(hook)).await);
+    assert!(world.head().await.giving_up.is_some(), "invalid run");
+    world.harm(&older, Harm::Flipped).await;
+    world
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_savepoint_takes_the_place_of_what_is_given_up_although_the_checkpoint_before_is_damaged()
+{
+    let world = given_up_for_a_damaged_one().await;
+    let before = world.head().await;
+    let stopped = world.runs(on()).await.unwrap_err();
+    assert_eq!(stopped.kind, ErrorKind::Corrupt);
+    for part in ["StateDamaged", "`--go-back`", "`--fork`", "`--fresh`"] {
+        assert!(stopped.message.contains(part), "{part}: {stopped}");
+    }
+    // Whoever takes the savepoint dies before each step that is not one of a start, then somebody takes it.
+    for fatal in [Step::R5, Step::P10, Step::P7, Step::P8] {
+        let hook = move |step| assert!(step != fatal, "killed at {step}");
+        let back = from("one", SavepointWord::GoBack);
+        let died = world.start(Arc::new(hook), back).ended.await;
+        assert!(
+            died.is_err_and(|died| died.is_panic()),
+            "{fatal}: it ran on"
+        );
+        let head = world.head().await;
+        assert_eq!((head.number, head.origin), (before.number, None), "{fatal}");
+        assert!(head.giving_up.is_some(), "{fatal}");
+    }
+    let (hook, voided) = counting(Step::P10);
+    let back = world.start(hook, from("one", SavepointWord::GoBack));
+    assert_eq!(crate::job::end_of(back).await, Ok(JobOutcome::Finished));
+    assert_eq!(voided.load(Ordering::Relaxed), 0, "they were void by then");
+    let after = world.head().await;
+    assert_eq!(origin(&after), "savepoints/one");
+    assert_eq!(
+        (after.lineage, after.giving_up.is_none()),
+        (before.lineage, true)
+    );
+    world.assert_exact_once_deduplicated();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_given_up_for_a_damaged_checkpoint_is_left_behind_by_a_fork() {
+    let world = given_up_for_a_damaged_one().await;
+    let ended = run(&world, from("one", SavepointWord::Fork)).await;
+    assert_eq!(ended, Ok(JobOutcome::Finished));
+    assert_eq!(world.head().await.giving_up, None);
 }

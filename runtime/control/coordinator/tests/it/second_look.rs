@@ -52,6 +52,11 @@ impl Unsteady {
         unsteady
     }
 
+    /// Tells these lies from now on.
+    pub(crate) fn lie(&self, lies: Vec<Lie>) {
+        *self.lies.lock().unwrap() = lies;
+    }
+
     /// Says when the last lie is told.
     pub(crate) fn tells_when_steady(&self, told: SyncSender<()>) {
         *self.steady.lock().unwrap() = Some(told);

@@ -54,6 +54,7 @@ fn log(number: u64) -> RelativePath {
 fn reach(number: u64, parent: Option<u64>) -> Reach {
     Reach {
         parent: parent.map(reference),
+        starts: None,
         files: BTreeSet::from([data(1, number)]),
         logs: BTreeSet::from([log(number)]),
     }
@@ -133,6 +134,32 @@ fn schedule_17_the_start_of_an_added_source_stays_while_a_checkpoint_or_its_chil
     }
     let gone = |number| deleted.contains(&start(number));
     assert_eq!([1, 2, 3, 5].map(gone), [true, false, false, false]);
+}
+
+#[test]
+fn schedule_17_the_start_of_an_added_source_stays_while_a_state_that_came_back_twice_is_retained() {
+    let uid = highwater_types::OperatorUid::parse("late").unwrap();
+    let start = |number| crate::paths::source_start(&reference(number).name, &uid);
+    let (mut gc, _) = Gc::start(&head(5, 5), Retention::try_new(1).unwrap(), 6);
+    let mut listed = listing();
+    listed.extend([start(0), start(1), start(2)]);
+    gc.step(GcEvent::Listed(listed));
+    // The state of 1 came back as 3 and once more as 5: the manifests of 1 and 2 may go.
+    for (number, parent) in [(5, 3), (3, 2)] {
+        let starts = Some(reference(1).name);
+        let reach = Reach {
+            starts,
+            ..reach(number, Some(parent))
+        };
+        gc.step(GcEvent::ManifestRead(
+            reference(number).name,
+            Some(Box::new(reach)),
+        ));
+    }
+    let kept = gc.kept();
+    assert!(!kept.contains(&manifest_of(1)));
+    assert!(kept.contains(&start(1)));
+    assert!(!kept.contains(&start(0)));
 }
 
 #[test]

@@ -7,8 +7,11 @@ use std::collections::BTreeMap;
 
 use highwater_types::{CheckpointId, JobIdentity, MaxParallelism, OperatorUid};
 
-use super::{Blob, FileEntry, KEY_HASH, KeyedFile, Manifest, OperatorState, SinkState, SlotOutput};
-use crate::paths::{ObjectName, RelativePath};
+use super::{
+    Blob, FileEntry, KEY_HASH, KeyedFile, Manifest, OperatorState, SinkState, SlotOutput,
+    SnapshotKind,
+};
+use crate::paths::{ManifestName, ObjectName, RelativePath};
 
 /// What is wrong with a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +67,9 @@ pub enum ManifestFault {
     /// The parent is not older, or there is none although the number is not 0.
     #[error("the parent of checkpoint {0} is not older than it")]
     Parent(CheckpointId),
+    /// Only what came back by *Going back* has starts that belong to another checkpoint, and that one is older.
+    #[error("the starts of sources of checkpoint {0} belong to one that is not older than it")]
+    Starts(CheckpointId),
 }
 
 pub(super) fn sound(manifest: &Manifest) -> Result<(), ManifestFault> {
@@ -78,6 +84,12 @@ pub(super) fn sound(manifest: &Manifest) -> Result<(), ManifestFault> {
         .is_some_and(|parent| parent.name.number >= manifest.id.number)
     {
         return Err(ManifestFault::Parent(manifest.id));
+    }
+    let of_older = |name: ManifestName| {
+        manifest.kind == SnapshotKind::Rebased && name.number < manifest.id.number
+    };
+    if !manifest.starts.is_none_or(of_older) {
+        return Err(ManifestFault::Starts(manifest.id));
     }
     let add = |sum: u64, file: &FileEntry| sum.checked_add(file.length);
     manifest

@@ -193,7 +193,7 @@ fn lengths_that_overflow_are_refused() {
 
 #[test]
 fn a_newer_manifest_names_the_needed_version() {
-    let error = resealed(|text| text.replace("\"format\":3", "\"format\":4")).unwrap_err();
+    let error = resealed(|text| text.replace("\"format\":4", "\"format\":5")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
 }
 
@@ -201,9 +201,46 @@ fn a_newer_manifest_names_the_needed_version() {
 fn a_manifest_of_format_2_names_no_savepoint() {
     let read = resealed(|text| {
         assert!(!text.contains("savepoint"), "{text}");
-        text.replace("\"format\":3", "\"format\":2")
+        text.replace("\"format\":4", "\"format\":2")
     });
     assert_eq!(read.unwrap().savepoint, None);
+}
+
+#[test]
+fn a_manifest_of_format_3_does_not_say_whom_its_starts_belong_to() {
+    let read = resealed(|text| {
+        assert!(!text.contains("starts"), "{text}");
+        text.replace("\"format\":4", "\"format\":3")
+            .replace("\"kind\":\"checkpoint\"", "\"kind\":\"rebased\"")
+    });
+    let read = read.unwrap();
+    let parent = read.parent.unwrap().name;
+    let name = ManifestName {
+        number: 4,
+        ..parent
+    };
+    assert_eq!(read.starts, None);
+    assert_eq!(crate::source_start::base(&read, name), parent, "as it did");
+    let mut next = read;
+    next.set_starts(Some(parent));
+    let text = String::from_utf8(next.encode().0).unwrap();
+    assert!(text.starts_with("{\"format\":4,"), "{text}");
+}
+
+#[test]
+fn starts_belong_to_an_older_checkpoint_and_only_after_going_back() {
+    let mut manifest = sample();
+    let parent = manifest.parent.unwrap().name;
+    let number = |number| ManifestName { number, ..parent };
+    let refused = Err(ManifestFault::Starts(manifest.id));
+    manifest.starts = Some(number(2));
+    assert_eq!(manifest.check(), refused, "a checkpoint has its own");
+    manifest.kind = SnapshotKind::Rebased;
+    let (bytes, hash) = manifest.encode();
+    assert_eq!(Manifest::decode_named(&bytes, hash).unwrap(), manifest);
+    assert_eq!(crate::source_start::base(&manifest, number(4)), number(2));
+    manifest.starts = Some(number(4));
+    assert_eq!(manifest.check(), refused, "not older");
 }
 
 #[test]

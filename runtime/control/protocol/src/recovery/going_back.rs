@@ -22,6 +22,7 @@ use crate::mutant::{Mutant, planted};
 use crate::nonce::TrySource;
 use crate::paths::ManifestName;
 use crate::sink_slot::{MarkerKind, Purpose};
+use crate::source_start::base;
 use crate::stop::{NamedStop, SlotKey};
 
 /// Why a number is given up.
@@ -186,19 +187,58 @@ impl GoingBack {
             fault,
             tries,
         };
+        let effects = machine.examine(duties);
+        (machine, effects)
+    }
+
+    /// Gives the number of `head` up, as `head` has chosen, and puts a savepoint in its place: the checkpoint that was
+    /// chosen to take it is not needed, and may be damaged. `state` names files of the job, as in
+    /// [`GoingBack::voluntary`].
+    ///
+    /// # Panics
+    /// If `head` has not chosen: the checkpoint before is the choice then, if it is made at all.
+    pub fn replaced(
+        (head, given_up): (Head, &Manifest),
+        state: Manifest,
+        savepoint: &SavepointFacts,
+        shape: &JobShape,
+        tries: TrySource,
+    ) -> (Self, Vec<GoingBackEffect>) {
+        assert!(
+            head.giving_up.is_some(),
+            "nothing is void before head says that it is given up"
+        );
+        let duties = examinations(&head, given_up, Some(given_up), shape);
+        let origin = Origin::from((savepoint, tries.peek(head.number)));
+        let mut machine = Self {
+            phase: Phase::Done,
+            head,
+            target: Target {
+                state,
+                parent: None,
+                origin: Some(Box::new(origin)),
+            },
+            fault: Fault::State,
+            tries,
+        };
+        let effects = machine.examine(duties);
+        (machine, effects)
+    }
+
+    fn examine(&mut self, duties: Result<Vec<SlotDuty>, NamedStop>) -> Vec<GoingBackEffect> {
         let duties = match duties {
             Ok(duties) => duties,
-            Err(stop) => return (machine, vec![GoingBackEffect::Stop(stop)]),
+            Err(stop) => return vec![GoingBackEffect::Stop(stop)],
         };
         let slots = duties
             .iter()
             .map(|duty| (duty.slot.clone(), Answer::Waiting))
             .collect();
-        machine.phase = Phase::Examining(slots);
+        self.phase = Phase::Examining(slots);
         let mut effects: Vec<GoingBackEffect> =
             duties.into_iter().map(GoingBackEffect::Examine).collect();
-        machine.advance(&mut effects);
-        (machine, effects)
+        self.advance(&mut effects);
+        effects
     }
 
     /// Takes the state of a savepoint by the user's will (b). `state` names files of the job; what came after it up to
@@ -306,6 +346,7 @@ impl GoingBack {
             Fault::State => GoingBackEffect::Stop(NamedStop::PartlyCommitted {
                 slot,
                 number: self.head.number,
+                giving_up: self.head.giving_up.is_some(),
             }),
         });
     }
@@ -373,6 +414,8 @@ impl GoingBack {
         // The copy was of the number that it was asked for at: the driver says that it is not made any more.
         manifest.savepoint = None;
         manifest.parent = if reused { state.parent } else { *parent };
+        // The starts of sources that were added since belong to it as long as it comes back, and they are durable.
+        manifest.set_starts(manifest.parent.map(|parent| base(state, parent.name)));
         for sink in manifest.sinks.values_mut() {
             sink.slots
                 .values_mut()
@@ -427,7 +470,11 @@ fn examinations(
             let number = head.number;
             if !log.is_empty() && !head.has_pending_output() {
                 // `head` says that all of it is visible: nobody needs to ask.
-                return Err(NamedStop::PartlyCommitted { slot, number });
+                return Err(NamedStop::PartlyCommitted {
+                    slot,
+                    number,
+                    giving_up: false,
+                });
             }
             if let Some(stop) = unreachable_markers(&slot, number, known, shape) {
                 return Err(stop);

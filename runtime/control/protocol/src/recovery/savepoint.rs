@@ -196,6 +196,7 @@ pub fn take(
     // Whoever takes a drained savepoint says that the job is to read on.
     state.drained = false;
     state.savepoint = None;
+    state.starts = None;
     (state, names.into_iter().collect())
 }
 

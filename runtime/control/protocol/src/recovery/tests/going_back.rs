@@ -1,6 +1,7 @@
 //! Tests of *Going back*: every transition of the machine, every stop, and a return by the user's will.
 
 use super::*;
+use crate::source_start::base;
 
 fn going_back(logs: &[u32], readable: bool) -> (GoingBack, Vec<GoingBackEffect>) {
     let broken = manifest(4, logs);
@@ -140,7 +141,91 @@ fn a_choice_beside_visible_output_stops_whatever_was_damaged() {
             panic!("{effects:?}")
         };
         assert_eq!(*at, slot(1));
+        let text = effects_stop(&effects);
+        assert!(!text.contains("repair checkpoint"), "void is void: {text}");
+        for way_on in ["`--fork`", "`--fresh`"] {
+            assert!(text.contains(way_on), "{text}");
+        }
     }
+}
+
+fn effects_stop(effects: &[GoingBackEffect]) -> String {
+    let [GoingBackEffect::Stop(stop)] = effects else {
+        panic!("{effects:?}")
+    };
+    stop.to_string()
+}
+
+/// A savepoint in the place of checkpoint 4, which is being given up.
+fn replaced(given_up: &Manifest) -> (GoingBack, Vec<GoingBackEffect>) {
+    let savepoint = SavepointFacts {
+        folder: "savepoints/one".to_owned(),
+        hash: ContentHash(9),
+        lineage: Lineage(1),
+        id: id(2),
+    };
+    let head = chosen_head(&[0, 1]);
+    let mut state = manifest(2, &[]);
+    state.id = id(5);
+    let tries = TrySource::new(NonceStream::new(Nonce(6)));
+    GoingBack::replaced((head, given_up), state, &savepoint, &shape(3), tries)
+}
+
+#[test]
+fn a_savepoint_takes_the_place_of_what_is_given_up_and_nobody_needs_the_checkpoint_before() {
+    let given_up = manifest(4, &[0, 1]);
+    let (mut machine, effects) = replaced(&given_up);
+    assert_eq!(effects.len(), 2, "each slot with a log: {effects:?}");
+    assert_eq!(machine.step(&examined(0, Some(MarkerKind::Void))), []);
+    let effects = machine.step(&examined(1, None));
+    assert_eq!(effects, [void(1)], "head has chosen already");
+    let effects = machine.step(&GoingBackEvent::Voided(slot(1)));
+    let [GoingBackEffect::WriteManifest { name, bytes, .. }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    let state = Manifest::decode(bytes).unwrap();
+    assert_eq!(
+        (state.id.number, state.parent, state.starts),
+        (5, None, None)
+    );
+    assert_eq!(state.operators, manifest(2, &[]).operators);
+    let effects = machine.step(&GoingBackEvent::ManifestWritten(*name));
+    let [GoingBackEffect::WriteHead(change)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    let head = chosen_head(&[0, 1]).changed(change, Nonce(9));
+    assert_eq!((head.number, head.giving_up.is_none()), (5, true));
+    assert_eq!(head.origin.unwrap().savepoint, "savepoints/one");
+}
+
+#[test]
+fn a_savepoint_does_not_take_the_place_of_visible_output() {
+    let given_up = manifest(4, &[0, 1]);
+    let (mut machine, _) = replaced(&given_up);
+    machine.step(&examined(0, None));
+    let effects = machine.step(&examined(1, Some(MarkerKind::Output)));
+    assert!(effects_stop(&effects).starts_with("PartlyCommitted"));
+}
+
+#[test]
+#[should_panic(expected = "nothing is void before head says that it is given up")]
+fn a_savepoint_makes_no_choice() {
+    let given_up = manifest(4, &[0, 1]);
+    let savepoint = SavepointFacts {
+        folder: "savepoints/one".to_owned(),
+        hash: ContentHash(9),
+        lineage: Lineage(1),
+        id: id(2),
+    };
+    let tries = TrySource::new(NonceStream::new(Nonce(6)));
+    let head = head_at(&given_up, 3);
+    GoingBack::replaced(
+        (head, &given_up),
+        manifest(2, &[]),
+        &savepoint,
+        &shape(3),
+        tries,
+    );
 }
 
 #[test]
@@ -395,4 +480,76 @@ fn of_two_leaders_the_deposed_one_cannot_make_the_choice() {
         newer.giving_up.is_some(),
         "one that was made in time is taken over with the job"
     );
+}
+
+/// Runs a going back on which no slot has published, up to its manifest.
+fn rebased(mut machine: GoingBack, first: Vec<GoingBackEffect>) -> (Manifest, ManifestRef) {
+    let mut effects = std::collections::VecDeque::from(first);
+    while let Some(effect) = effects.pop_front() {
+        let event = match effect {
+            GoingBackEffect::Examine(duty) => GoingBackEvent::Examined {
+                slot: duty.slot,
+                found: None,
+            },
+            GoingBackEffect::MakeChoice(_) => GoingBackEvent::ChoiceDurable,
+            GoingBackEffect::WriteVoid { slot, .. } => GoingBackEvent::Voided(slot),
+            GoingBackEffect::WriteManifest { name, bytes, hash } => {
+                let manifest = Manifest::decode(&bytes).unwrap();
+                return (manifest, ManifestRef { name, hash });
+            }
+            other => panic!("{other:?}"),
+        };
+        effects.extend(machine.step(&event));
+    }
+    panic!("no manifest was written")
+}
+
+#[test]
+fn the_start_of_an_added_source_is_looked_for_in_one_place_however_often_a_state_comes_back() {
+    let started = reference(&manifest(3, &[0])).name;
+    // Checkpoint 4 is given up: 5 has the state of 3. So is 6, the first that knows the source: 7 has the state of 5.
+    let (machine, effects) = going_back(&[0, 1], true);
+    let (mut state, mut name) = rebased(machine, effects);
+    assert_eq!(base(&state, name.name), started);
+    for number in [6, 8] {
+        let mut broken = manifest(number, &[0, 1]);
+        broken.parent = Some(name);
+        let plan = GoingBackPlan {
+            head: head_at(&broken, number - 1),
+            target: (name, state),
+            given_up: Some(broken),
+            fault: Fault::State,
+        };
+        let tries = TrySource::new(NonceStream::new(Nonce(u128::from(number))));
+        let (machine, effects) = GoingBack::forced(plan, &shape(3), tries);
+        (state, name) = rebased(machine, effects);
+        assert_eq!(state.id.number, number + 1);
+        assert_eq!(base(&state, name.name), started);
+        assert_eq!(
+            crate::gc::Reach::of(&state).starts,
+            Some(started),
+            "a collection keeps it"
+        );
+    }
+}
+
+#[test]
+fn a_state_that_came_back_before_format_4_hands_on_the_base_that_it_had() {
+    let (machine, effects) = going_back(&[0, 1], true);
+    let (mut old, name) = rebased(machine, effects);
+    old.starts = None;
+    let started = base(&old, name.name);
+    assert_eq!(started, old.parent.unwrap().name);
+    let mut broken = manifest(6, &[0, 1]);
+    broken.parent = Some(name);
+    let plan = GoingBackPlan {
+        head: head_at(&broken, 5),
+        target: (name, old),
+        given_up: Some(broken),
+        fault: Fault::State,
+    };
+    let (machine, effects) =
+        GoingBack::forced(plan, &shape(3), TrySource::new(NonceStream::new(Nonce(6))));
+    let (state, name) = rebased(machine, effects);
+    assert_eq!(base(&state, name.name), started);
 }
