@@ -17,8 +17,9 @@ use highwater_protocol::manifest::{
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::ManifestName;
 use highwater_protocol::recovery::{
-    LeftBehind, Refusal, RestoreOptions, SavepointStart, StartDecision, StoreView, check_pending,
-    check_restore, decide_from_savepoint, decide_start, unmatched_operators,
+    LeftBehind, LostClaim, Refusal, RestoreOptions, SavepointStart, StartDecision, StoreView,
+    check_pending, check_restore, decide_from_savepoint, decide_lost_claim, decide_start,
+    unmatched_operators,
 };
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::MARKERS_LOST_STEP;
@@ -40,6 +41,10 @@ use crate::sources::{OpenSources, open_sources, state_of};
 use crate::status::WaitBoard;
 use crate::store::{HEAD_GONE, JobStore, backoff};
 use crate::trial_restore::Stage;
+
+/// How often `head` is read again because the leader that is to be deposed has moved it on. Each time it completed a
+/// checkpoint or confirmed one in the moment between reading and writing.
+const CLAIMS_MAX: u32 = 20;
 
 /// What the outside of each sink is, and where its markers begin.
 #[derive(Clone, Debug, Default)]
@@ -116,9 +121,28 @@ pub fn failed<E: Classified>(error: &E) -> JobFailure {
 /// With the reason, when the job may not start. `head` is as it was then, but for a raised epoch. What was made for a
 /// lineage that did not begin may be left: files for a collection, places of markers in the systems of sinks for good.
 pub(crate) async fn start(
-    input: StartInput<'_, '_>,
+    mut input: StartInput<'_, '_>,
     nonces: &mut NonceStream,
 ) -> Result<Leader, Broken> {
+    for _ in 0..CLAIMS_MAX {
+        if let Some(leader) = claim(&mut input, nonces).await? {
+            return Ok(leader);
+        }
+        tracing::info!("the running coordinator has moved `head` on meanwhile; it is read again");
+    }
+    let message = format!(
+        "the running coordinator moved `head` on each of {CLAIMS_MAX} times that this one was about to take the job over; \
+         stop that one first"
+    );
+    Err(failure(ErrorKind::Fenced, message).into())
+}
+
+/// Reads `head` and becomes the leader after it; `None` = the leader before has moved it on meanwhile, so nothing that was
+/// read holds any more.
+async fn claim(
+    input: &mut StartInput<'_, '_>,
+    nonces: &mut NonceStream,
+) -> Result<Option<Leader>, Broken> {
     let view = input.store.view().await.map_err(|error| failed(&error))?;
     let wish = match input.wish {
         Wish::Own(wish) => *wish,
@@ -126,15 +150,18 @@ pub(crate) async fn start(
     };
     match decide_start(input.identity, view, wish).map_err(|error| failed(&error))? {
         StartDecision::TakeOver(found) => take_over(input, found, None, nonces).await,
-        StartDecision::Begin { epoch } => begin(input, Beginning::of(epoch), nonces).await,
+        StartDecision::Begin { epoch } => {
+            let begun = begin(input, Beginning::of(epoch), nonces).await;
+            begun.map(Some)
+        }
         StartDecision::BeginAgain { head, leaves } => {
-            tell_left(&input, &head.head, leaves).await;
+            tell_left(input, &head.head, leaves).await;
             let again = Beginning {
                 epoch: head.head.epoch.next(),
                 before: Some(head),
                 savepoint: None,
             };
-            begin(input, again, nonces).await
+            begin(input, again, nonces).await.map(Some)
         }
     }
 }
@@ -153,11 +180,11 @@ async fn tell_left(input: &StartInput<'_, '_>, head: &Head, leaves: LeftBehind) 
 
 /// Starts from a savepoint. It is verified to the last byte before anything is written.
 async fn from_savepoint(
-    input: StartInput<'_, '_>,
+    input: &mut StartInput<'_, '_>,
     view: StoreView,
     wish: &SavepointWish,
     nonces: &mut NonceStream,
-) -> Result<Leader, Broken> {
+) -> Result<Option<Leader>, Broken> {
     let savepoint = Savepoint::read(input.store, &wish.place).await?;
     let words = (wish.word, wish.again);
     let decided = decide_from_savepoint(input.identity, view, &savepoint.facts, words);
@@ -181,10 +208,14 @@ async fn from_savepoint(
     match decided {
         SavepointStart::Resume(_) => unreachable!("gone on from above"),
         SavepointStart::GoBack(found) => take_over(input, found, Some(savepoint), nonces).await,
-        SavepointStart::Begin { epoch } => begin(input, begun(epoch, None), nonces).await,
+        SavepointStart::Begin { epoch } => {
+            let begun = begin(input, begun(epoch, None), nonces).await;
+            begun.map(Some)
+        }
         SavepointStart::Fork { head, leaves } => {
-            tell_left(&input, &head.head, leaves).await;
-            begin(input, begun(head.head.epoch.next(), Some(head)), nonces).await
+            tell_left(input, &head.head, leaves).await;
+            let fork = begun(head.head.epoch.next(), Some(head));
+            begin(input, fork, nonces).await.map(Some)
         }
     }
 }
@@ -206,18 +237,19 @@ impl Beginning {
     }
 }
 
+/// Raises the epoch of `head`; `None` = it has moved on within the old one.
 async fn take_over(
-    input: StartInput<'_, '_>,
+    input: &StartInput<'_, '_>,
     found: Versioned,
     savepoint: Option<Savepoint>,
     nonces: &mut NonceStream,
-) -> Result<Leader, Broken> {
+) -> Result<Option<Leader>, Broken> {
     let read = match input.store.manifest(&found.head.manifest).await {
         Err(error) if error.kind() != ErrorKind::Corrupt => return Err(failed(&error).into()),
         read => read,
     };
     let known = known_markers(&found.head, read.as_ref().ok());
-    let externals = externals(&input, found.head.lineage, &known).await?;
+    let externals = externals(input, found.head.lineage, &known).await?;
     let shape = shape_of(input.program, input.identity, &externals.systems);
     let options = &input.settings.restore;
     if let Some(savepoint) = &savepoint {
@@ -244,20 +276,26 @@ async fn take_over(
     let change = HeadChange::TakeOver {
         slots: shape.slot_counts(),
     };
+    let claimed = found.head.epoch.next();
     let mut keeper = HeadKeeper::new(Some(found));
     let first = keeper.begin(&change, nonces.draw());
     (input.stop)(Step::R2);
-    decide(input.store, &mut keeper, first, input.waits).await?;
+    if let Some(other) = settle(input.store, &mut keeper, first, input.waits).await? {
+        return match decide_lost_claim(claimed, &other.head) {
+            LostClaim::ReadAgain => Ok(None),
+            LostClaim::Deposed => Err(superseded(&other.head).into()),
+        };
+    }
     let settled = keeper.settled().expect("a decided write settles head");
     let last_attempt = first_attempt(settled.head.epoch);
-    Ok(Leader {
+    Ok(Some(Leader {
         keeper,
         manifest,
         shape,
         externals,
         savepoint,
         last_attempt,
-    })
+    }))
 }
 
 /// Whether this job may restore the manifest.
@@ -302,7 +340,7 @@ fn refused(manifest: &Manifest, checked: Result<(), Vec<Refusal>>) -> Result<(),
 }
 
 async fn begin(
-    mut input: StartInput<'_, '_>,
+    input: &mut StartInput<'_, '_>,
     beginning: Beginning,
     nonces: &mut NonceStream,
 ) -> Result<Leader, Broken> {
@@ -312,9 +350,9 @@ async fn begin(
         savepoint,
     } = beginning;
     let lineage = nonces.draw_lineage();
-    let externals = externals(&input, lineage, &BTreeMap::new()).await?;
+    let externals = externals(input, lineage, &BTreeMap::new()).await?;
     let shape = shape_of(input.program, input.identity, &externals.systems);
-    let sources = resolve(&input, savepoint.as_ref(), &shape).await?;
+    let sources = resolve(input, savepoint.as_ref(), &shape).await?;
     let title = ManifestTitle {
         identity: input.identity.clone(),
         lineage,
@@ -333,7 +371,7 @@ async fn begin(
             externals: &externals,
             sources,
         };
-        let taken = take_into(&mut input, &mut manifest, taking, nonces).await?;
+        let taken = take_into(input, &mut manifest, taking, nonces).await?;
         (origin, last_attempt) = (Some(taken.0), taken.1);
     }
     let reference = write_zero(input.store, &manifest, nonces).await?;
@@ -431,13 +469,34 @@ async fn write_zero(
     Ok(ManifestRef { name, hash })
 }
 
-/// Performs a head write to its decision.
+/// Performs a head write to its decision, which must be that it landed.
 pub(crate) async fn decide(
     store: &JobStore,
     keeper: &mut HeadKeeper,
     first: Vec<HeadWriteEffect>,
     waits: &WaitBoard,
 ) -> Result<(), JobFailure> {
+    match settle(store, keeper, first, waits).await? {
+        None => Ok(()),
+        Some(other) => Err(superseded(&other.head)),
+    }
+}
+
+fn superseded(by: &Head) -> JobFailure {
+    let message = format!(
+        "another coordinator took the job in epoch {}; this one ends",
+        by.epoch
+    );
+    failure(ErrorKind::Fenced, message)
+}
+
+/// Performs a head write to its decision: nothing where it landed, else what stands in its place.
+async fn settle(
+    store: &JobStore,
+    keeper: &mut HeadKeeper,
+    first: Vec<HeadWriteEffect>,
+    waits: &WaitBoard,
+) -> Result<Option<Box<Versioned>>, JobFailure> {
     let mut effects = VecDeque::from(first);
     let troubles = waits.troubles();
     while let Some(effect) = effects.pop_front() {
@@ -450,14 +509,11 @@ pub(crate) async fn decide(
         match effect {
             HeadWriteEffect::Decided(HeadOutcome::Won(_)) => {
                 waits.goes_on();
-                return Ok(());
+                return Ok(None);
             }
             HeadWriteEffect::Decided(HeadOutcome::Superseded(other)) => {
-                let message = format!(
-                    "another coordinator took the job in epoch {}; this one ends",
-                    other.head.epoch
-                );
-                return Err(failure(ErrorKind::Fenced, message));
+                waits.goes_on();
+                return Ok(Some(other));
             }
             HeadWriteEffect::Decided(HeadOutcome::Refused(refusal)) => {
                 let message = format!("head cannot be written: {refusal}; correct the store");

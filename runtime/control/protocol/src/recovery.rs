@@ -22,7 +22,10 @@ pub use region::{RegionEffect, RegionEvent, RegionRecovery, SlotDuty};
 pub use savepoint::{
     SavepointFacts, SavepointStart, SavepointWord, TakeAgain, Taker, decide_from_savepoint, take,
 };
-pub use start::{LeftBehind, StartDecision, StartError, StartWish, StoreView, decide_start};
+pub use start::{
+    LeftBehind, LostClaim, StartDecision, StartError, StartWish, StoreView, decide_lost_claim,
+    decide_start,
+};
 pub use takeover::{Adoption, AttemptReport, Takeover, TakeoverDecision};
 
 #[cfg(test)]

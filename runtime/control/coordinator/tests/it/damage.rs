@@ -39,12 +39,21 @@ fn record_of(index: u64, _: &mut Random) -> (u64, EventTime) {
 }
 
 /// Counts records per key and window; each count is committed by one of two slots.
-fn build(env: &mut StreamEnvironment, sink: impl Sink<Record = Counted>, window_ms: i64) {
+/// Records a second of a job that is to end soon.
+const QUICK: u64 = 12_000;
+/// Records a second of one that is still running when something else has happened.
+const SLOW: u64 = 300;
+
+fn build(
+    env: &mut StreamEnvironment,
+    sink: impl Sink<Record = Counted>,
+    (window_ms, rate): (i64, u64),
+) {
     let clock = Arc::new(SystemClock::start().unwrap());
     let source = GeneratorSource::builder("numbers", 7, record_of)
         .count(RECORDS)
         .splits(3)
-        .paced(RecordsPerSecond::try_new(12_000.0).unwrap(), clock);
+        .paced(RecordsPerSecond::try_new(rate as f64).unwrap(), clock);
     env.source("numbers", source.build().unwrap())
         .watermarks(WatermarkStrategy::bounded_out_of_orderness(10), |index| {
             EventTime(*index as i64)
@@ -75,10 +84,11 @@ pub(crate) const HARMS: [Harm; 3] = [Harm::Flipped, Harm::Cut, Harm::Gone];
 
 pub(crate) struct World {
     pub(crate) storage: Arc<dyn ObjectStorage>,
-    program: Arc<dyn Fn(i64) -> JobProgram>,
+    program: Arc<dyn Fn(i64, u64) -> JobProgram>,
     window_ms: i64,
     committed: Arc<dyn Fn() -> Vec<Counted>>,
     seeds: AtomicU64,
+    rate: AtomicU64,
 }
 
 impl World {
@@ -86,12 +96,15 @@ impl World {
         let (sink, collected) = CollectSink::exactly_once();
         Self {
             storage: Arc::new(MemoryStorage::default()),
-            program: Arc::new(move |window_ms| {
-                program_of(PARALLELISM, |env| build(env, sink.clone(), window_ms))
+            program: Arc::new(move |window_ms, rate| {
+                program_of(PARALLELISM, |env| {
+                    build(env, sink.clone(), (window_ms, rate));
+                })
             }),
             window_ms: WINDOW_MS,
             committed: Arc::new(move || collected.records().unwrap()),
             seeds: AtomicU64::new(1),
+            rate: AtomicU64::new(QUICK),
         }
     }
 
@@ -114,9 +127,9 @@ impl World {
         let target = out.clone();
         Self {
             storage: Arc::new(highwater_storage::LocalStorage::open(&state).unwrap()),
-            program: Arc::new(move |window_ms| {
+            program: Arc::new(move |window_ms, rate| {
                 let sink = FileSink::new(&target, line);
-                program_of(PARALLELISM, |env| build(env, sink, window_ms))
+                program_of(PARALLELISM, |env| build(env, sink, (window_ms, rate)))
             }),
             window_ms: WINDOW_MS,
             committed: Arc::new(move || {
@@ -125,7 +138,20 @@ impl World {
                 lines.map(parse).collect()
             }),
             seeds: AtomicU64::new(1),
+            rate: AtomicU64::new(QUICK),
         }
+    }
+
+    fn job(&self) -> JobProgram {
+        (self.program)(self.window_ms, self.rate.load(Ordering::Relaxed))
+    }
+
+    /// The jobs that `starts` starts do not come to the end of their input in the time of a test.
+    pub(crate) fn slowly<T>(&self, starts: impl FnOnce() -> T) -> T {
+        self.rate.store(SLOW, Ordering::Relaxed);
+        let started = starts();
+        self.rate.store(QUICK, Ordering::Relaxed);
+        started
     }
 
     fn seed(&self) -> u128 {
@@ -134,12 +160,7 @@ impl World {
 
     /// Starts the job as a process of its own.
     pub(crate) fn start(&self, hook: StopHook, wish: Wish) -> CoordinatorHandle {
-        start_wishing(
-            (self.program)(self.window_ms),
-            &self.storage,
-            (self.seed(), hook),
-            wish,
-        )
+        start_wishing(self.job(), &self.storage, (self.seed(), hook), wish)
     }
 
     /// Starts the job as a process of its own with these settings, its worker with a hook.
@@ -155,12 +176,7 @@ impl World {
             settings,
             inside,
         };
-        start_in(
-            (self.program)(self.window_ms),
-            &self.storage,
-            self.seed(),
-            manner,
-        )
+        start_in(self.job(), &self.storage, self.seed(), manner)
     }
 
     /// The same world under a program with windows of another size.
@@ -171,6 +187,7 @@ impl World {
             window_ms,
             committed: Arc::clone(&self.committed),
             seeds: AtomicU64::new(2_000),
+            rate: AtomicU64::new(QUICK),
         }
     }
 
@@ -228,12 +245,7 @@ impl World {
 
     /// Runs the job as a process of its own until `hook` panics: the process dies there. `false` = it finished before.
     pub(crate) async fn dies(&self, hook: StopHook) -> bool {
-        let handle = start_with(
-            (self.program)(self.window_ms),
-            &self.storage,
-            self.seed(),
-            hook,
-        );
+        let handle = start_with(self.job(), &self.storage, self.seed(), hook);
         let ended = tokio::time::timeout(std::time::Duration::from_mins(1), handle.ended).await;
         let ended = ended.expect("the process dies within a minute");
         match ended {
@@ -245,13 +257,7 @@ impl World {
 
     /// Runs the job as a process of its own, to its end.
     pub(crate) async fn runs(&self, hook: StopHook) -> Result<JobOutcome, JobFailure> {
-        end_of(start_with(
-            (self.program)(self.window_ms),
-            &self.storage,
-            self.seed(),
-            hook,
-        ))
-        .await
+        end_of(start_with(self.job(), &self.storage, self.seed(), hook)).await
     }
 
     /// Dies right before the first commit of a checkpoint in which every slot has output.
@@ -330,7 +336,7 @@ impl World {
 
     /// A new session of a slot, as another process would open it.
     pub(crate) async fn session(&self, slot: u32) -> Box<dyn OutputTarget> {
-        let program = (self.program)(self.window_ms);
+        let program = self.job();
         let plan = program.plan();
         let node = plan.sinks().next().unwrap();
         let context = WriterContext {

@@ -17,5 +17,6 @@ mod refusals;
 mod restore;
 mod savepoint;
 mod second_look;
+mod take_over;
 mod traps;
 mod trial_restore;

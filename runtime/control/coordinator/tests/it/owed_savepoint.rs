@@ -42,7 +42,7 @@ async fn dies_stopping(
         let due = counts && reached.fetch_add(1, Ordering::SeqCst) + 1 == fatal;
         assert!(!due, "the process is killed at {step}, step {fatal}");
     };
-    let handle = world.start(Arc::new(hook), RESUME);
+    let handle = world.slowly(|| world.start(Arc::new(hook), RESUME));
     let mut status = handle.status.clone();
     let running = |status: &JobStatus| {
         status.phase.word() == "running" && status.checkpoints.completed_count > 0

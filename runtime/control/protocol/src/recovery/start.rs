@@ -5,6 +5,7 @@
 
 use highwater_types::{Classified, Epoch, ErrorKind, JobIdentity, Lineage};
 
+use crate::head::Head;
 use crate::head_write::Versioned;
 use crate::paths::ManifestName;
 use crate::stop::NamedStop;
@@ -53,6 +54,25 @@ pub enum StartDecision {
         /// What is left behind.
         leaves: LeftBehind,
     },
+}
+
+/// What a leader does whose claim of a job did not land, because `head` had changed since it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LostClaim {
+    /// The leader that was to be deposed went on meanwhile. All that was read is void; it is read again.
+    ReadAgain,
+    /// Somebody else has claimed the job.
+    Deposed,
+}
+
+/// Decides by the epoch that was to be written and what stands in `head` instead. A claim always names a new epoch, so a
+/// change within an old one is no claim.
+pub fn decide_lost_claim(claimed: Epoch, found: &Head) -> LostClaim {
+    if found.epoch < claimed {
+        LostClaim::ReadAgain
+    } else {
+        LostClaim::Deposed
+    }
 }
 
 /// Why a job may not start.

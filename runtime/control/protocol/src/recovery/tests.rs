@@ -249,6 +249,18 @@ fn schedule_32_manifests_without_head_stop_and_leftovers_of_a_first_start_do_not
 }
 
 #[test]
+fn a_claim_that_the_old_leader_outran_is_made_again_and_one_that_was_overtaken_is_not() {
+    let at = |epoch| {
+        let mut head = head_at(&manifest(4, &[0]), 3);
+        head.epoch = Epoch(epoch);
+        decide_lost_claim(Epoch(5), &head)
+    };
+    assert_eq!(at(4), LostClaim::ReadAgain, "a checkpoint completed");
+    assert_eq!(at(5), LostClaim::Deposed, "another candidate was faster");
+    assert_eq!(at(6), LostClaim::Deposed);
+}
+
+#[test]
 fn a_head_is_resumed_and_fresh_says_what_it_leaves() {
     let job = JobIdentity::parse("job").unwrap();
     let head = versioned(head_at(&manifest(4, &[0]), 3));
