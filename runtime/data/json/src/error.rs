@@ -115,7 +115,7 @@ pub enum Found {
     /// An array.
     #[error("an array")]
     Array,
-    /// A word that means nothing in JSON, cut after 40 bytes.
+    /// A word that means nothing in JSON, with what is not ASCII escaped, cut after 40 bytes.
     #[error("`{0}`")]
     Word(String),
     /// Any other byte.
@@ -145,7 +145,7 @@ impl Found {
         match &input[..end.unwrap_or(input.len())] {
             b"true" | b"false" => Self::Bool,
             b"null" => Self::Null,
-            word => Self::Word(cut(&String::from_utf8_lossy(word))),
+            word => Self::Word(cut(&word.escape_ascii().to_string())),
         }
     }
 }

@@ -103,6 +103,15 @@ fn refused(text: impl AsRef<[u8]>, path: &str, part: &str) {
 }
 
 #[test]
+fn a_word_that_is_not_ascii_is_told_in_ascii() {
+    let error = read(b"A\xc2\x80").unwrap_err().to_string();
+    assert!(
+        error.contains(r"`A\xc2\x80`") && error.is_ascii(),
+        "{error}"
+    );
+}
+
+#[test]
 fn payment_is_read() {
     assert_eq!(value(PAYMENT), payment());
 }
