@@ -7,16 +7,15 @@ use highwater_api::JobProgram;
 use highwater_connectors::clock::SystemClock;
 use highwater_connectors::generator::{GeneratorSource, Random, RecordsPerSecond};
 use highwater_connectors::{CollectSink, Source};
-use highwater_coordinator::{CoordinatorHandle, JobOutcome, JobRequest, JobStatus, StopMode};
+use highwater_coordinator::{CoordinatorHandle, JobOutcome, JobStatus};
 use highwater_operators::{KeyedContext, KeyedProcessFunction, OpenContext, UserError};
 use highwater_protocol::recovery::UnmatchedState;
 use highwater_state::{StateHandle, ValueState};
 use highwater_storage::{MemoryStorage, ObjectStorage};
 use highwater_types::{ErrorKind, EventTime};
 use highwater_worker::StopHook;
-use tokio::sync::oneshot;
 
-use crate::job::{RESUME, end_of, program_of, settings, start_as};
+use crate::job::{RESUME, end_of, program_of, settings, start_as, suspend};
 
 const RECORDS: u64 = 600;
 const KEYS: u64 = 5;
@@ -105,15 +104,7 @@ async fn a_state_that_is_not_opened_any_more_is_refused_by_name_or_dropped_alone
     let mut status = handle.status.clone();
     let two = |status: &JobStatus| status.checkpoints.completed_count >= 2;
     status.wait_for(two).await.unwrap();
-    let (answer, answered) = oneshot::channel();
-    let stop = JobRequest::Stop {
-        mode: StopMode::Suspend,
-        savepoint: None,
-        answer,
-    };
-    handle.requests.send(stop).await.unwrap();
-    answered.await.unwrap().unwrap();
-    handle.ended.await.unwrap().unwrap();
+    suspend(handle).await;
     let read = collected.records().unwrap().len();
     assert!(read > 0 && read < RECORDS as usize, "invalid run: {read}");
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use highwater_api::{JobProgram, StreamEnvironment};
 use highwater_coordinator::{
-    CoordinatorHandle, CoordinatorSettings, CoordinatorSetup, JobFailure, JobOutcome,
-    RestartStrategy, Wish,
+    CoordinatorHandle, CoordinatorSettings, CoordinatorSetup, JobFailure, JobOutcome, JobRequest,
+    RestartStrategy, StopMode, Wish,
 };
 use highwater_graph::PlanDefaults;
 use highwater_graph::check::Checkpoints;
@@ -19,7 +19,7 @@ use highwater_storage::ObjectStorage;
 use highwater_types::{JobIdentity, MaxParallelism, Nonce, Parallelism};
 use highwater_worker::files::JobFiles;
 use highwater_worker::{Clock, StopHook, SystemClock, WorkerSettings, WorkerSetup};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// Compiles what `build` builds, for `parallelism` subtasks each.
 pub(crate) fn program_of(
@@ -181,4 +181,17 @@ pub(crate) fn start_in(
 pub(crate) async fn end_of(handle: CoordinatorHandle) -> Result<JobOutcome, JobFailure> {
     let ended = tokio::time::timeout(Duration::from_mins(1), handle.ended).await;
     ended.expect("the job ends within a minute").unwrap()
+}
+
+/// Stops the job with its state kept, and waits for its end.
+pub(crate) async fn suspend(handle: CoordinatorHandle) {
+    let (answer, answered) = oneshot::channel();
+    let stop = JobRequest::Stop {
+        mode: StopMode::Suspend,
+        savepoint: None,
+        answer,
+    };
+    handle.requests.send(stop).await.unwrap();
+    answered.await.unwrap().unwrap();
+    end_of(handle).await.unwrap();
 }

@@ -16,6 +16,7 @@ use highwater_types::ErrorKind;
 use tokio::sync::oneshot;
 
 use crate::damage::{Counted, HARMS, Harm, World, counting, on};
+use crate::job::suspend;
 
 pub(crate) fn from(place: &str, word: SavepointWord) -> Wish {
     let place = SavepointPaths::at("savepoints", place).unwrap();
@@ -41,15 +42,7 @@ pub(crate) async fn with_savepoint(world: &World, name: &str) {
             .is_some_and(|at| at.number > id.number + 1)
     };
     status.wait_for(newer).await.unwrap();
-    let (answer, answered) = oneshot::channel();
-    let stop = JobRequest::Stop {
-        mode: StopMode::Suspend,
-        savepoint: None,
-        answer,
-    };
-    handle.requests.send(stop).await.unwrap();
-    answered.await.unwrap().unwrap();
-    handle.ended.await.unwrap().unwrap();
+    suspend(handle).await;
 }
 
 async fn run(world: &World, wish: Wish) -> Result<JobOutcome, JobFailure> {

@@ -10,9 +10,7 @@ use highwater_connectors::clock::SystemClock;
 use highwater_connectors::generator::{GeneratorSource, Random, RecordsPerSecond};
 use highwater_connectors::{CollectSink, Source};
 use highwater_coordinator::store::JobStore;
-use highwater_coordinator::{
-    JobFailure, JobOutcome, JobRequest, JobStatus, SavepointWish, StopMode, Wish,
-};
+use highwater_coordinator::{JobFailure, JobOutcome, JobRequest, JobStatus, SavepointWish, Wish};
 use highwater_operators::{KeyedContext, KeyedProcessFunction, OpenContext, UserError};
 use highwater_protocol::head::Head;
 use highwater_protocol::paths::{JobPaths, SavepointPaths};
@@ -24,7 +22,7 @@ use highwater_worker::StopHook;
 use tokio::sync::oneshot;
 
 use crate::detour_waits::until;
-use crate::job::{RESUME, end_of, program_of, settings, start_as, start_wishing};
+use crate::job::{RESUME, end_of, program_of, settings, start_as, start_wishing, suspend};
 
 fn numbers() -> impl Source<Record = u64> {
     let number = |index: u64, _: &mut Random| (index, EventTime(index as i64));
@@ -84,15 +82,7 @@ impl Place {
         let request = JobRequest::Savepoint { name, answer };
         handle.requests.send(request).await.unwrap();
         answered.await.unwrap().unwrap();
-        let (answer, answered) = oneshot::channel();
-        let stop = JobRequest::Stop {
-            mode: StopMode::Suspend,
-            savepoint: None,
-            answer,
-        };
-        handle.requests.send(stop).await.unwrap();
-        answered.await.unwrap().unwrap();
-        handle.ended.await.unwrap().unwrap();
+        suspend(handle).await;
     }
 
     fn as_number(&self) -> JobProgram {
