@@ -49,6 +49,23 @@ pub trait Backing: Send {
     /// Of the kind that the store reports; the attempt fails with it.
     fn write(&mut self, rows: &[RowWrite]) -> Result<(), BackingError>;
 
+    /// Calls `visit` for the first `limit` rows from the first key of `range` on and before the second, in order of keys.
+    ///
+    /// # Errors
+    /// Of the kind that the store reports; the attempt fails with it.
+    fn scan(
+        &mut self,
+        range: (&RowKey, &RowKey),
+        limit: usize,
+        visit: VisitRow<'_>,
+    ) -> Result<(), BackingError>;
+
+    /// Removes all rows from `from` on and before `until`, at a cost that does not depend on how many they are.
+    ///
+    /// # Errors
+    /// Of the kind that the store reports; the attempt fails with it.
+    fn drop_range(&mut self, from: &RowKey, until: &RowKey) -> Result<(), BackingError>;
+
     /// Captures the rows as they are now, to be read while writes go on.
     ///
     /// # Errors

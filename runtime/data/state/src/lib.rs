@@ -73,6 +73,7 @@ mod operator_state;
 mod restore;
 mod snapshot;
 mod spread;
+mod store;
 mod table;
 mod ttl;
 
@@ -92,6 +93,10 @@ pub use operator_state::{OperatorRestore, OperatorSnapshot, Redistribution};
 pub use snapshot::{
     GroupBlock, KeyedSnapshot, RawKeyGroupState, StateBlock, StateHeader, UnsealedSnapshot,
     UnsealedState, canonical_digest,
+};
+pub use store::{
+    Freezing, FrozenStore, LocalDir, StateStore, StoreFactory, StoreFile, StoreFiles, StorePlace,
+    StoreReport,
 };
 pub use table::{Namespace, StateTable, TableSetup};
 pub use ttl::{Expiry, TtlCleanup, TtlConfig, TtlUpdate, TtlVisibility};

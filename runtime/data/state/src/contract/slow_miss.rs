@@ -120,6 +120,24 @@ impl Backing for SlowMissBacking {
         Ok(())
     }
 
+    fn scan(
+        &mut self,
+        (from, until): (&RowKey, &RowKey),
+        limit: usize,
+        visit: VisitRow<'_>,
+    ) -> Result<(), BackingError> {
+        if from < until {
+            let rows = self.rows.range(from..until).take(limit);
+            rows.for_each(|(key, value)| visit(key, value));
+        }
+        Ok(())
+    }
+
+    fn drop_range(&mut self, from: &RowKey, until: &RowKey) -> Result<(), BackingError> {
+        Arc::make_mut(&mut self.rows).retain(|key, _| key < from || key >= until);
+        Ok(())
+    }
+
     fn freeze(&mut self) -> Result<Box<dyn FrozenRows>, BackingError> {
         Ok(Box::new(Frozen(Arc::clone(&self.rows))))
     }

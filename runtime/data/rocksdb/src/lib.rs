@@ -1,0 +1,1 @@
+//! The `rocksdb` state backend.

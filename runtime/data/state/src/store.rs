@@ -1,0 +1,221 @@
+//! The seam of a local store: what lies behind the tables of an operator subtask when its state may outgrow memory.
+//!
+//! Implemented by a log-structured merge tree on local disk, and by a fake in `contract`; called by the backend. The store
+//! of a subtask holds the rows of each of its states ([`Backing`]), and is frozen as a whole at a checkpoint.
+//!
+//! Laws. A read sees every batch written before it. [`StateStore::freeze`] followed by [`Freezing::freeze`] captures every
+//! batch written before the first call and none after, if nothing is written until the second returns: the caller
+//! withholds its writes meanwhile, reads go on. What the second costs depends on what was written since the last one,
+//! not on the amount of data. A frozen store never changes, whatever happens to the one that it was taken of. The suite in
+//! `contract` checks all of it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use highwater_types::{KeyGroupRange, OperatorUid, ProcessingTime, SubtaskIndex};
+
+use crate::backing::{Backing, VisitRow};
+use crate::descriptor::StateDescriptor;
+use crate::error::BackingError;
+
+/// A directory on local disk that is removed, with all that it holds, when its last owner lets go of it.
+///
+/// Local disk is a cache: a directory that could not be removed costs room, and the next start of the worker finds it.
+#[derive(Clone, Debug)]
+pub struct LocalDir(Arc<Owned>);
+
+#[derive(Debug)]
+struct Owned(PathBuf);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        match std::fs::remove_dir_all(&self.0) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let dir = self.0.display();
+                tracing::warn!(%dir, %error, "a local directory is left for the next start to remove");
+            }
+        }
+    }
+}
+
+impl LocalDir {
+    /// Makes a directory, and those above it.
+    ///
+    /// # Errors
+    /// When it exists already or cannot be made.
+    pub fn create(path: PathBuf) -> io::Result<Self> {
+        if let Some(above) = path.parent() {
+            std::fs::create_dir_all(above)?;
+        }
+        std::fs::create_dir(&path)?;
+        Ok(Self::own(path))
+    }
+
+    /// Takes over a directory that exists already, or is about to be made by somebody else.
+    pub fn own(path: PathBuf) -> Self {
+        Self(Arc::new(Owned(path)))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0.0
+    }
+}
+
+/// One file of a frozen store.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StoreFile {
+    /// Its name in the directory: no path.
+    pub name: String,
+    /// Bytes.
+    pub length: u64,
+    /// Whether this name stands for these bytes for as long as the store lives: a checkpoint that has them already
+    /// need not store them again. Such a file may be shared by hard link, any other is copied.
+    pub is_immutable: bool,
+}
+
+/// The files of a frozen store, in a directory of their own. Only the store that wrote them understands them.
+#[derive(Clone, Debug)]
+pub struct StoreFiles {
+    /// The store that wrote them, as settings name it: `rocksdb`.
+    pub store: String,
+    /// Where they lie.
+    pub dir: LocalDir,
+    /// All of them, in order of names.
+    pub files: Vec<StoreFile>,
+}
+
+/// The store of one operator subtask.
+pub trait StateStore: Send {
+    /// Opens the rows of one state, with what the store was reopened with.
+    ///
+    /// # Errors
+    /// Of the kind that the store reports; the state is not opened.
+    fn open(&mut self, state: &StateDescriptor) -> Result<Box<dyn Backing>, BackingError>;
+
+    /// Removes the rows of a state that is not opened any more.
+    ///
+    /// # Errors
+    /// Of the kind that the store reports; the subtask does not start.
+    fn drop_state(&mut self, name: &str) -> Result<(), BackingError>;
+
+    /// Tells the processing time, by which compaction removes what is expired.
+    fn set_time(&mut self, now: ProcessingTime);
+
+    /// Begins to freeze all states. Costs nothing: the work is done by what it returns, on another thread, and the caller
+    /// writes nothing until that is done.
+    fn freeze(&mut self) -> Box<dyn Freezing>;
+
+    /// What the store takes and did.
+    fn report(&self) -> StoreReport;
+}
+
+/// A store that is being frozen.
+pub trait Freezing: Send {
+    /// Freezes it: flushes what is in memory, fixes the files.
+    ///
+    /// # Errors
+    /// Of the kind that the store reports; the snapshot fails with it.
+    fn freeze(self: Box<Self>) -> Result<Box<dyn FrozenStore>, BackingError>;
+}
+
+/// All states of a store as of one moment. May be read on another thread.
+pub trait FrozenStore: Send {
+    /// Calls `visit` once for each row of `state` in `groups`, in order of keys.
+    ///
+    /// # Errors
+    /// Of the kind that the store reports; the snapshot fails with it.
+    fn visit(
+        &mut self,
+        state: &str,
+        groups: KeyGroupRange,
+        visit: VisitRow<'_>,
+    ) -> Result<(), BackingError>;
+
+    /// The files: what an incremental checkpoint keeps.
+    ///
+    /// # Errors
+    /// Of the kind that the store reports; the snapshot fails with it.
+    fn files(&self) -> Result<StoreFiles, BackingError>;
+}
+
+/// What a store takes and did, for metrics. Bytes and counts since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreReport {
+    /// Bytes on local disk.
+    pub disk_bytes: u64,
+    /// Bytes of memory that only this store takes: write buffers, and what its readers hold outside of the shared cache.
+    pub memory_bytes: u64,
+    /// Compactions that wait or run, in bytes that they will rewrite.
+    pub compaction_pending_bytes: u64,
+}
+
+/// Which subtask a store is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StorePlace {
+    /// The operator.
+    pub uid: OperatorUid,
+    /// Its subtask.
+    pub subtask: SubtaskIndex,
+    /// The key groups of the subtask.
+    pub range: KeyGroupRange,
+}
+
+/// Makes the stores of a worker, out of one memory budget. Shared by its slots.
+pub trait StoreFactory: fmt::Debug + Send + Sync {
+    /// The store, as settings name it.
+    fn name(&self) -> &'static str;
+
+    /// An empty store.
+    ///
+    /// # Errors
+    /// Of the kind that the store reports; the subtask does not start.
+    fn create(&self, place: &StorePlace) -> Result<Box<dyn StateStore>, BackingError>;
+
+    /// A store that goes on from verified files of the same key groups. They are its own from here on.
+    ///
+    /// # Errors
+    /// Of the kind that the store reports; `Corrupt` when it does not understand the files.
+    fn reopen(
+        &self,
+        place: &StorePlace,
+        files: StoreFiles,
+    ) -> Result<Box<dyn StateStore>, BackingError>;
+
+    /// Reads verified files of any key groups, changing nothing.
+    ///
+    /// # Errors
+    /// Of the kind that the store reports; `Corrupt` when it does not understand the files.
+    fn read(&self, files: StoreFiles) -> Result<Box<dyn FrozenStore>, BackingError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_local_directory_goes_with_its_last_owner() {
+        let above = tempfile::tempdir().unwrap();
+        let path = above.path().join("a/b");
+        let dir = LocalDir::create(path.clone()).unwrap();
+        std::fs::write(path.join("file"), b"x").unwrap();
+        let other = dir.clone();
+        drop(dir);
+        assert!(path.join("file").exists());
+        drop(other);
+        assert!(!path.exists());
+        assert!(above.path().join("a").exists());
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_not_taken() {
+        let above = tempfile::tempdir().unwrap();
+        let refused = LocalDir::create(above.path().to_owned()).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+        assert!(above.path().exists());
+    }
+}
