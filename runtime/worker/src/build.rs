@@ -11,7 +11,7 @@ use highwater_api::code::{ErasedEnd, ErasedOutputs, ErasedPush, NodeCode, Sendin
 use highwater_connectors::{Split, WakeHandle, WriterContext};
 use highwater_graph::{EdgeId, JobVertex, NodeId, OutputName, Partitioning};
 use highwater_operators::{
-    OnUnmatched, OperatorContext, OperatorError, OperatorSnapshot, TaskClock,
+    OnUnmatched, OperatorContext, OperatorError, RestoredOperator, TaskClock,
 };
 use highwater_protocol::alignment::Alignment;
 use highwater_protocol::job::TaskId;
@@ -63,7 +63,7 @@ pub struct SubtaskParts {
     /// Sending ends of each output edge.
     pub senders: BTreeMap<EdgeId, Vec<ErasedEnd>>,
     /// Restored state of each operator.
-    pub states: BTreeMap<OperatorUid, OperatorSnapshot>,
+    pub states: BTreeMap<OperatorUid, RestoredOperator>,
     /// Splits of a source.
     pub splits: Vec<Split>,
     /// Whether a source gets no further split.

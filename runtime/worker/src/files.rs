@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use highwater_connectors::Split;
-use highwater_operators::{Collected, ListStateSnapshot, OperatorSnapshot, Redistribution};
+use highwater_operators::{
+    Collected, KeyedPart, ListStateSnapshot, Redistribution, RestoredOperator, RestoredPart,
+};
 use highwater_protocol::hash::ContentHash;
 use highwater_protocol::job::{TaskId, TaskSnapshot};
 use highwater_protocol::manifest::{
@@ -67,12 +69,13 @@ impl JobFiles {
     }
 
     /// Fetches the state of one operator subtask.
-    pub async fn restore(&self, state: RestoredState) -> Result<OperatorSnapshot, StorageError> {
+    pub async fn restore(&self, state: RestoredState) -> Result<RestoredOperator, StorageError> {
         let mut keyed = Vec::with_capacity(state.keyed.len());
         for (path, entry) in state.keyed {
-            keyed.push(self.fetch(&path, entry).await?.to_vec());
+            let bytes = self.fetch(&path, entry).await?.to_vec();
+            keyed.push(RestoredPart::Bytes(Arc::new(bytes)));
         }
-        Ok(OperatorSnapshot {
+        Ok(RestoredOperator {
             keyed,
             lists: state.lists,
         })
@@ -105,7 +108,13 @@ pub async fn store_part(files: &JobFiles, part: TaskPart) -> Result<TaskSnapshot
             uid: uid.clone(),
             subtask: part.task.subtask,
         };
-        for (at, bytes) in state.keyed.into_iter().enumerate() {
+        for (at, piece) in state.keyed.into_iter().enumerate() {
+            let bytes = match piece {
+                KeyedPart::Bytes(bytes) => bytes,
+                KeyedPart::InStore { .. } | KeyedPart::Pieces(_) => {
+                    unreachable!("no local store is there yet")
+                }
+            };
             let path = writer.file(part.id.number, &format!("keyed.{at}"));
             let entry = files.store(&path, Bytes::from(bytes)).await?;
             snapshot.files.insert(path.clone(), entry);

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use highwater_api::JobProgram;
-use highwater_operators::OperatorSnapshot;
+use highwater_operators::RestoredOperator;
 use highwater_protocol::job::{TaskId, TaskSnapshot};
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::recovery::Fault;
@@ -92,7 +92,7 @@ pub enum WorkerInput {
     /// The state of an attempt was fetched and verified, its logs were verified.
     Fetched(
         AttemptId,
-        Result<BTreeMap<OperatorSubtask, OperatorSnapshot>, (Fault, FailureReport)>,
+        Result<BTreeMap<OperatorSubtask, RestoredOperator>, (Fault, FailureReport)>,
     ),
     /// A task's part of a checkpoint was stored.
     Stored {
@@ -225,7 +225,7 @@ struct Worker {
 /// The attempt that the worker holds.
 struct Attempt {
     deployment: Box<Deployment>,
-    states: BTreeMap<OperatorSubtask, OperatorSnapshot>,
+    states: BTreeMap<OperatorSubtask, RestoredOperator>,
     mailboxes: Arc<BTreeMap<SlotKey, SinkMailbox>>,
     drivers: Vec<JoinHandle<()>>,
     unopened: BTreeSet<SlotIndex>,

@@ -190,7 +190,7 @@ mod tests {
         before.barrier();
         before.push_keyed(pairs(&[(1, 0)]), key_of);
         let setup = HarnessSetup {
-            restored: Some(before.collect()),
+            restored: Some(before.collect().into()),
             ..HarnessSetup::default()
         };
         let mut after = rolling(setup, Count);

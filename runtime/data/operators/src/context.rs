@@ -10,7 +10,7 @@ use highwater_types::{
 };
 
 use crate::operator::TaskClock;
-use crate::snapshot::OperatorSnapshot;
+use crate::snapshot::RestoredOperator;
 
 /// Handed to an operator when its chain is built on the slot thread.
 #[derive(Clone)]
@@ -35,7 +35,7 @@ pub struct OperatorContext {
     pub rim: tokio::runtime::Handle,
     /// The state of the last checkpoint: every keyed file that holds a group of this subtask, and its share of the
     /// lists. `None` = there was no checkpoint: a first start.
-    pub restored: Option<OperatorSnapshot>,
+    pub restored: Option<RestoredOperator>,
     /// What happens to stored state that the operator does not open.
     pub unmatched: OnUnmatched,
 }

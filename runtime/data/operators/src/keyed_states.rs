@@ -16,7 +16,9 @@ use highwater_types::{CheckpointBarrier, Chunk, ProcessingTime, Record, Watermar
 use crate::context::{OnUnmatched, OperatorContext};
 use crate::error::OperatorError;
 use crate::operator::{OperatorReport, TaskClock};
-use crate::snapshot::{ListStateSnapshot, OperatorSnapshot, Redistribution, SnapshotStep};
+use crate::snapshot::{
+    KeyedPart, ListStateSnapshot, OperatorSnapshot, Redistribution, RestoredPart, SnapshotStep,
+};
 
 /// The list state of the watermark: one item from each subtask, all given to each.
 const WATERMARK: &str = "highwater.watermark";
@@ -186,7 +188,7 @@ impl KeyedStates {
         let mut item = Vec::new();
         self.saved_watermark.encode(&mut item);
         OperatorSnapshot {
-            keyed: vec![file],
+            keyed: vec![KeyedPart::Bytes(file)],
             lists: vec![ListStateSnapshot {
                 name: WATERMARK.to_owned(),
                 redistribution: Redistribution::Union,
@@ -217,12 +219,17 @@ fn open_backend(
     let Some(restored) = &context.restored else {
         return Ok(KeyedStateBackend::new(setup));
     };
-    let files = restored
-        .keyed
-        .iter()
-        .cloned()
-        .map(KeyedSnapshot::from_bytes);
-    let files = files.collect::<Result<Vec<_>, _>>()?;
+    let mut files = Vec::new();
+    for part in &restored.keyed {
+        match part {
+            RestoredPart::Bytes(bytes) => {
+                files.push(KeyedSnapshot::from_bytes(bytes.as_ref().clone())?);
+            }
+            RestoredPart::File { .. } | RestoredPart::InStore { .. } => {
+                unreachable!("no local store is there yet")
+            }
+        }
+    }
     Ok(KeyedStateBackend::restore(
         setup,
         files,

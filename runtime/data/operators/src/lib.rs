@@ -57,7 +57,10 @@ pub use reduce::RollingReduce;
 pub use rekey::Rekey;
 pub use session_window::{SessionGap, SessionWindow, fixed_gap};
 pub use sink::DirectSink;
-pub use snapshot::{ListStateSnapshot, OperatorSnapshot, Redistribution, SnapshotStep};
+pub use snapshot::{
+    KeyedPart, ListStateSnapshot, OperatorSnapshot, Redistribution, RestoredOperator, RestoredPart,
+    SnapshotPieces, SnapshotStep,
+};
 pub use source::{
     DEAD_LETTERS, SourceHead, SourceInput, SourcePoll, SourceReport, SourceRules, TimestampAssigner,
 };

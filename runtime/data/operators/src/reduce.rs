@@ -145,7 +145,7 @@ mod tests {
         let mut before = summing(HarnessSetup::default(), None);
         push(&mut before, &[(1, 5), (2, 7)]);
         let setup = HarnessSetup {
-            restored: Some(before.snapshot()),
+            restored: Some(before.snapshot().into()),
             ..HarnessSetup::default()
         };
         let mut after = summing(setup, None);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use highwater_connectors::{KnownMarkers, WriterContext};
-use highwater_operators::OperatorSnapshot;
+use highwater_operators::RestoredOperator;
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::recovery::{Fault, SlotDuty};
 use highwater_protocol::stop::SlotKey;
@@ -198,7 +198,7 @@ impl Worker {
     pub(super) fn fetched(
         &mut self,
         attempt: AttemptId,
-        states: Result<BTreeMap<OperatorSubtask, OperatorSnapshot>, (Fault, FailureReport)>,
+        states: Result<BTreeMap<OperatorSubtask, RestoredOperator>, (Fault, FailureReport)>,
     ) {
         let Some(held) = self.active(attempt) else {
             return;

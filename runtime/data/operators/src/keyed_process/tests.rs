@@ -234,7 +234,7 @@ fn t07_overdue_processing_timers_fire_at_once_after_a_restore_once_and_in_order(
     drop(before);
     let setup = HarnessSetup {
         now: ProcessingTime(1_000),
-        restored: Some(snapshot),
+        restored: Some(snapshot.into()),
         ..HarnessSetup::default()
     };
     let mut after = Harness::new(setup, |context| open(&context));
@@ -355,7 +355,7 @@ fn a_snapshot_holds_the_state_at_the_barrier_whatever_comes_behind_it() {
     );
     ask(&mut harness, (0..4_000).map(|key| (key, Ask::Add(1))));
     let setup = HarnessSetup {
-        restored: Some(harness.collect()),
+        restored: Some(harness.collect().into()),
         ..HarnessSetup::default()
     };
     let mut restored = Harness::new(setup, |context| open(&context));
@@ -379,7 +379,7 @@ fn an_aborted_snapshot_leaves_the_next_one_whole() {
     harness.abort();
     ask(&mut harness, [(5, Ask::Add(1))]);
     let setup = HarnessSetup {
-        restored: Some(harness.snapshot()),
+        restored: Some(harness.snapshot().into()),
         ..HarnessSetup::default()
     };
     let mut restored = Harness::new(setup, |context| open(&context));
@@ -393,7 +393,7 @@ fn the_watermark_of_the_state_comes_back_and_the_end_of_input_does_not() {
     before.watermark(700);
     before.watermark(i64::MAX);
     let setup = HarnessSetup {
-        restored: Some(before.snapshot()),
+        restored: Some(before.snapshot().into()),
         ..HarnessSetup::default()
     };
     let mut after = Harness::new(setup, |context| open(&context));
@@ -520,7 +520,7 @@ fn a_snapshot_too_large_for_the_slot_thread_is_sealed_beside_it() {
         std::thread::yield_now();
     }
     let setup = HarnessSetup {
-        restored: Some(snapshot),
+        restored: Some(snapshot.into()),
         ..HarnessSetup::default()
     };
     let mut restored = Harness::new(setup, |context| open(&context));

@@ -95,7 +95,7 @@ where
 fn restored<F>(
     service: Service<F>,
     options: LookupOptions,
-    restored: Option<OperatorSnapshot>,
+    restored: Option<crate::RestoredOperator>,
 ) -> Harness<i64, i64>
 where
     F: Fn(i64, usize) -> Does + Send + Sync + 'static,
@@ -222,7 +222,7 @@ fn t26_inputs_without_an_emitted_answer_are_asked_again_after_a_restore() {
         drop(before);
         let service = slow_by_input();
         let calls = Arc::clone(&service.calls);
-        let mut after = restored(service, options(order, 10), Some(snapshot));
+        let mut after = restored(service, options(order, 10), Some(snapshot.into()));
         assert_eq!(after.room(), 8);
         after.advance_rim(ms(80));
         let mut output = after.take_output();
@@ -422,7 +422,7 @@ fn damaged_open_inputs_are_refused() {
         }],
     };
     let setup = HarnessSetup {
-        restored: Some(damaged),
+        restored: Some(damaged.into()),
         ..HarnessSetup::default()
     };
     let opened: Result<Harness<i64, i64>, _> = Harness::try_new(setup, |context| {

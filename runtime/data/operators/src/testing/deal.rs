@@ -1,16 +1,20 @@
 //! Deals the snapshots of all old subtasks out to new ones, as the coordinator does at a restore.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::snapshot::{ListStateSnapshot, OperatorSnapshot, Redistribution};
+use crate::snapshot::{
+    KeyedPart, ListStateSnapshot, OperatorSnapshot, Redistribution, RestoredOperator, RestoredPart,
+};
 
 /// What each of `parallelism` new subtasks gets: every keyed file, and its share of each list.
 ///
 /// Shape: one snapshot per old subtask in the order of subtasks, one per new subtask out.
-pub fn deal(snapshots: &[OperatorSnapshot], parallelism: u32) -> Vec<OperatorSnapshot> {
+pub fn deal(snapshots: &[OperatorSnapshot], parallelism: u32) -> Vec<RestoredOperator> {
     let keyed: Vec<_> = snapshots
         .iter()
-        .flat_map(|snapshot| snapshot.keyed.clone())
+        .flat_map(|snapshot| &snapshot.keyed)
+        .map(restored_part)
         .collect();
     let mut lists: BTreeMap<String, (Redistribution, Vec<Vec<u8>>)> = BTreeMap::new();
     for list in snapshots.iter().flat_map(|snapshot| &snapshot.lists) {
@@ -18,7 +22,7 @@ pub fn deal(snapshots: &[OperatorSnapshot], parallelism: u32) -> Vec<OperatorSna
         let (_, items) = lists.entry(list.name.clone()).or_insert(empty);
         items.extend(list.items.iter().cloned());
     }
-    let share = |subtask: usize| OperatorSnapshot {
+    let share = |subtask: usize| RestoredOperator {
         keyed: keyed.clone(),
         lists: lists
             .iter()
@@ -30,6 +34,31 @@ pub fn deal(snapshots: &[OperatorSnapshot], parallelism: u32) -> Vec<OperatorSna
             .collect(),
     };
     (0..parallelism as usize).map(share).collect()
+}
+
+impl From<OperatorSnapshot> for RestoredOperator {
+    /// What a subtask gets back at the same parallelism.
+    fn from(snapshot: OperatorSnapshot) -> Self {
+        Self {
+            keyed: snapshot.keyed.iter().map(restored_part).collect(),
+            lists: snapshot.lists,
+        }
+    }
+}
+
+/// A part as it comes back.
+///
+/// # Panics
+/// If its files are still to be made: those of a test fit into memory.
+fn restored_part(part: &KeyedPart) -> RestoredPart {
+    match part {
+        KeyedPart::Bytes(bytes) => RestoredPart::Bytes(Arc::new(bytes.clone())),
+        KeyedPart::InStore { head, files } => RestoredPart::InStore {
+            head: Arc::new(head.clone()),
+            files: files.clone(),
+        },
+        KeyedPart::Pieces(_) => panic!("a snapshot in pieces is not dealt out by a test"),
+    }
 }
 
 fn share_of(

@@ -18,7 +18,7 @@ use crate::context::OperatorContext;
 use crate::error::OperatorError;
 use crate::operator::{Operator, OperatorReport, Progress, TaskClock};
 use crate::outputs::{Outputs, SidePort};
-use crate::snapshot::OperatorSnapshot;
+use crate::snapshot::{OperatorSnapshot, RestoredOperator};
 
 /// What the operator finds when it is built.
 pub struct HarnessSetup {
@@ -31,7 +31,7 @@ pub struct HarnessSetup {
     /// The processing time at the start.
     pub now: ProcessingTime,
     /// The state to restore.
-    pub restored: Option<OperatorSnapshot>,
+    pub restored: Option<RestoredOperator>,
     /// The ports of side outputs that the test wants to see.
     pub sides: Vec<(String, Box<dyn SidePort>)>,
     /// The byte budget of keyed state.

@@ -5,7 +5,7 @@ use highwater_window::{Sliding, Tumbling};
 use super::*;
 use crate::aggregate_function::{Count, Sum};
 use crate::error::UserError;
-use crate::snapshot::OperatorSnapshot;
+use crate::snapshot::RestoredOperator;
 use crate::testing::{Harness, HarnessElement, HarnessSetup, SideReceiver, deal};
 
 /// A key and a value.
@@ -68,9 +68,12 @@ fn counting(options: WindowOptions<Pair>) -> Harness<Pair, Fired<u64>> {
     )
 }
 
-fn restored(options: WindowOptions<Pair>, from: OperatorSnapshot) -> Harness<Pair, Fired<u64>> {
+fn restored(
+    options: WindowOptions<Pair>,
+    from: impl Into<RestoredOperator>,
+) -> Harness<Pair, Fired<u64>> {
     let setup = HarnessSetup {
-        restored: Some(from),
+        restored: Some(from.into()),
         ..HarnessSetup::default()
     };
     windowed(setup, tumbling(10), Aggregated(Count), options)
@@ -243,7 +246,7 @@ fn windows_of_a_subtask_that_was_behind_fire_when_it_is_merged_with_one_ahead() 
     push(&mut behind, key, &[5]);
     let first = HarnessSetup {
         parallelism: 2,
-        restored: Some(ahead.snapshot()),
+        restored: Some(ahead.snapshot().into()),
         ..HarnessSetup::default()
     };
     let mut ahead = windowed(first, tumbling(10), Aggregated(Count), lateness(100));
