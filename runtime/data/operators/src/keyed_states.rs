@@ -5,7 +5,6 @@
 //! portion between chunks, and freezing a store or sorting a large snapshot is done on a thread that gives way.
 
 use std::fs::File;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
 use highwater_connectors::WakeHandle;
