@@ -723,4 +723,6 @@ fn downcast<S: KeyedState>(state: &mut dyn KeyedState) -> &mut S {
 }
 
 #[cfg(test)]
+mod local_tests;
+#[cfg(test)]
 mod tests;

@@ -7,11 +7,15 @@
 mod model;
 mod slow_miss;
 mod steps;
+mod store_steps;
+mod stores;
 mod subtask;
 
 use self::model::Model;
 pub use self::slow_miss::{SlowMissFactory, StoreCalls, copied};
 pub use self::steps::{Access, Step, seeded_steps};
+pub use self::store_steps::{StoreStep, check_store_steps, seeded_store_steps};
+pub use self::stores::check_store;
 use self::subtask::{Cluster, Crash, RestoreFrom};
 use std::sync::Arc;
 

@@ -1,0 +1,48 @@
+//! The suite of local stores on RocksDB, and random runs of it.
+
+use highwater_rocksdb::{RocksFactory, RocksOptions};
+use highwater_state::contract::{StoreStep, check_store, check_store_steps};
+use proptest::prelude::*;
+
+fn factory(dir: &tempfile::TempDir) -> RocksFactory {
+    RocksFactory::new(RocksOptions {
+        local_dir: dir.path().to_owned(),
+        memory_bytes: 8 << 20,
+        background_threads: 1,
+    })
+    .unwrap()
+}
+
+#[test]
+fn rocksdb_keeps_the_contract_and_leaves_no_file_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    check_store(&factory(&dir));
+    let left = std::fs::read_dir(dir.path()).unwrap();
+    assert_eq!(left.count(), 0);
+}
+
+fn step() -> impl Strategy<Value = StoreStep> {
+    let rows = proptest::collection::vec((any::<u8>(), any::<Option<u8>>()), 0..60);
+    let keys = proptest::collection::vec(any::<u8>(), 0..40);
+    prop_oneof![
+        8 => (any::<u8>(), rows).prop_map(|(state, rows)| StoreStep::Write(state, rows)),
+        2 => any::<(u8, u8, u8)>().prop_map(|(s, from, until)| StoreStep::DropRange(s, from, until)),
+        3 => (any::<u8>(), keys).prop_map(|(state, keys)| StoreStep::Fetch(state, keys)),
+        2 => any::<(u8, u8, u8, u8)>().prop_map(|(s, from, until, limit)| {
+            StoreStep::Scan(s, from, until, limit)
+        }),
+        1 => Just(StoreStep::Freeze),
+        1 => Just(StoreStep::Reopen),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #[test]
+    fn rocksdb_agrees_with_sorted_maps_on_random_runs(
+        steps in proptest::collection::vec(step(), 0..50),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        check_store_steps(&factory(&dir), &steps);
+    }
+}
