@@ -298,6 +298,7 @@ mod tests {
             path: writer.file(1, "state"),
             range: groups.range(SubtaskIndex(0), Parallelism(1)),
             groups: Vec::new(),
+            store: None,
         };
         let state = OperatorState {
             parallelism: Parallelism(1),

@@ -5,7 +5,9 @@ use highwater_types::OperatorUid;
 use super::*;
 use crate::head::{Head, HeadChange, ManifestRef};
 use crate::head_write::VersionTag;
-use crate::manifest::{FileEntry, KeyedFile, ManifestTitle, OperatorState, SnapshotKind};
+use crate::manifest::{
+    FileEntry, FilePart, KeyedFile, ManifestTitle, OperatorState, SnapshotKind, StoreParts,
+};
 use crate::paths::ManifestName;
 use highwater_types::{KeyGroupRange, MaxParallelism, Parallelism};
 
@@ -180,10 +182,24 @@ fn what_is_taken_has_names_of_its_own_and_the_bytes_of_the_savepoint() {
         checksum: ContentHash(8),
     };
     export.files.insert(old.clone(), entry);
+    let packed = RelativePath::parse("data/1-1/agg.0/2-keyed.0.0").unwrap();
+    export.files.insert(packed.clone(), entry);
+    let part = |name: &str, offset| FilePart {
+        name: name.to_owned(),
+        is_immutable: true,
+        path: packed.clone(),
+        offset,
+        length: 2,
+        checksum: ContentHash(9),
+    };
     let keyed = KeyedFile {
         path: old.clone(),
         range: KeyGroupRange { start: 0, end: 8 },
         groups: Vec::new(),
+        store: Some(StoreParts {
+            store: "rocksdb".to_owned(),
+            parts: vec![part("1.sst", 0), part("2.sst", 2)],
+        }),
     };
     let operator = OperatorState {
         parallelism: Parallelism(1),
@@ -206,12 +222,23 @@ fn what_is_taken_has_names_of_its_own_and_the_bytes_of_the_savepoint() {
         nonce: Nonce(nonce),
     };
     let (taken, copies) = take(&export, of_try(1));
-    let [(from, to)] = &copies[..] else {
+    let [(object, renamed), (from, to)] = &copies[..] else {
         panic!("{copies:?}")
     };
-    assert_eq!(*from, old);
+    assert_eq!(
+        (object, from),
+        (&packed, &old),
+        "an object of two files is copied once"
+    );
     assert_eq!(taken.files.get(to), Some(&entry));
-    assert_eq!(taken.operators[&uid].keyed[0].path, *to);
+    let file = &taken.operators[&uid].keyed[0];
+    assert_eq!(file.path, *to);
+    let parts: Vec<_> = file
+        .parts()
+        .iter()
+        .map(|part| (&part.path, part.offset))
+        .collect();
+    assert_eq!(parts, [(renamed, 0), (renamed, 2)]);
     assert_eq!((taken.lineage, taken.identity.as_str()), (OWN, "job"));
     assert_eq!(taken.check(), Ok(()));
     let (_, other) = take(&export, of_try(2));
