@@ -188,6 +188,8 @@ impl Setup {
             clock: Arc::clone(&clock),
             files: JobFiles::new(Arc::clone(storage), JobPaths::new(identity.clone())),
             rim: tokio::runtime::Handle::current(),
+            local: None,
+            store: None,
             nonces: NonceStream::new(random()),
             events,
             stop: Arc::clone(&stop),

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::ContentHash;
 use crate::head::ManifestRef;
-use crate::paths::{ManifestName, RelativePath};
+use crate::paths::{ManifestName, ObjectName, RelativePath};
 use crate::sealed::{SealError, SealKind, seal, unseal};
 
 mod check;
@@ -337,6 +337,15 @@ pub struct SinkState {
     pub slots: BTreeMap<u32, SlotOutput>,
 }
 
+/// Bytes of state of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct StateBytes {
+    /// In objects that it stored.
+    pub new: u64,
+    /// In objects of older checkpoints that it refers to.
+    pub referenced: u64,
+}
+
 /// One snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -461,6 +470,21 @@ impl Manifest {
     /// The key hash that spread the keyed state.
     pub fn key_hash(&self) -> &str {
         &self.key_hash
+    }
+
+    /// How much state it holds, and how much of that was there already.
+    pub fn state_bytes(&self) -> StateBytes {
+        let mut bytes = StateBytes::default();
+        for (path, file) in &self.files {
+            let is_new = ObjectName::parse(path).and_then(|name| name.id()) == Some(self.id);
+            let sum = if is_new {
+                &mut bytes.new
+            } else {
+                &mut bytes.referenced
+            };
+            *sum += file.length;
+        }
+        bytes
     }
 
     /// Whether any slot has output that needs a commit.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_types::CheckpointId;
 
-use crate::manifest::{FilePart, StoreParts};
+use crate::manifest::{FileEntry, FilePart, StoreParts};
 use crate::mutant::{Mutant, planted};
 use crate::paths::RelativePath;
 
@@ -30,19 +30,19 @@ const RIDE_SHARE: u64 = 4;
 pub struct HeldFiles {
     store: String,
     parts: BTreeMap<String, FilePart>,
-    lengths: BTreeMap<RelativePath, u64>,
+    objects: BTreeMap<RelativePath, FileEntry>,
 }
 
 impl HeldFiles {
-    /// What a checkpoint holds; `lengths` are those of the objects of the parts, in bytes.
-    pub fn new(store: &StoreParts, lengths: BTreeMap<RelativePath, u64>) -> Self {
+    /// What a checkpoint holds, with the objects of its parts. A part whose object is not there is never referred to.
+    pub fn new(store: &StoreParts, objects: BTreeMap<RelativePath, FileEntry>) -> Self {
         let parts = store.parts.iter();
         Self {
             store: store.store.clone(),
             parts: parts
                 .map(|part| (part.name.clone(), part.clone()))
                 .collect(),
-            lengths,
+            objects,
         }
     }
 
@@ -75,11 +75,21 @@ pub struct Referable {
 pub struct FilePlan {
     /// They are there already.
     pub referenced: Vec<FilePart>,
+    /// The objects that they lie in.
+    pub kept: BTreeMap<RelativePath, FileEntry>,
     /// Each of these becomes one object, its files one after another.
     pub objects: Vec<Vec<LocalFile>>,
 }
 
 impl Referable {
+    /// A try that refers to nothing.
+    pub fn nothing() -> Self {
+        Self {
+            held: HeldFiles::none(),
+            is_proven: true,
+        }
+    }
+
     /// The files that are worth a comparison: if the local bytes are those of the part, the try may refer to it.
     pub fn unproven(&self, store: &str, files: &[LocalFile]) -> Vec<FilePart> {
         if self.is_proven {
@@ -98,15 +108,19 @@ impl Referable {
             *live.entry(&part.path).or_default() += part.length;
         }
         candidates.retain(|_, part| {
-            let length = self.held.lengths.get(&part.path).copied();
-            length.is_some_and(|length| live[&part.path].saturating_mul(2) >= length)
+            let object = self.held.objects.get(&part.path);
+            object.is_some_and(|object| live[&part.path].saturating_mul(2) >= object.length)
         });
+        let mut kept = self.held.objects.clone();
+        let used: BTreeSet<_> = candidates.values().map(|part| &part.path).collect();
+        kept.retain(|path, _| used.contains(path));
         let missing = files
             .iter()
             .filter(|file| !candidates.contains_key(file.name.as_str()));
         let objects = packs(missing);
         FilePlan {
             referenced: candidates.into_values().cloned().collect(),
+            kept,
             objects,
         }
     }

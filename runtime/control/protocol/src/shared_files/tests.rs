@@ -36,18 +36,17 @@ fn path(id: CheckpointId, at: usize) -> RelativePath {
     writer.file(id.number, &format!("keyed.0.{at}"))
 }
 
+fn entry(length: u64) -> FileEntry {
+    FileEntry {
+        length,
+        checksum: ContentHash(length),
+    }
+}
+
 /// What a worker holds after it has carried out a plan. The content of a file is a number that is its checksum.
-fn carried_out(
-    id: CheckpointId,
-    plan: &FilePlan,
-    known: &HeldFiles,
-    content: impl Fn(&str) -> u64,
-) -> HeldFiles {
+fn carried_out(id: CheckpointId, plan: &FilePlan, content: impl Fn(&str) -> u64) -> HeldFiles {
     let mut parts = plan.referenced.clone();
-    let mut lengths: BTreeMap<_, _> = parts
-        .iter()
-        .map(|part| (part.path.clone(), known.lengths[&part.path]))
-        .collect();
+    let mut objects = plan.kept.clone();
     for (at, object) in plan.objects.iter().enumerate() {
         let (path, mut offset) = (path(id, at), 0);
         for file in object {
@@ -61,26 +60,24 @@ fn carried_out(
             });
             offset += file.length;
         }
-        lengths.insert(path, offset);
+        objects.insert(path, entry(offset));
     }
     let store = StoreParts {
         store: STORE.to_owned(),
         parts,
     };
-    HeldFiles::new(&store, lengths)
+    HeldFiles::new(&store, objects)
 }
 
 /// One subtask whose files never change their content.
 struct Bench {
     machine: SharedFiles,
-    all: HeldFiles,
 }
 
 impl Bench {
     fn new() -> Self {
         Self {
             machine: SharedFiles::start(id(0), HeldFiles::none()),
-            all: HeldFiles::none(),
         }
     }
 
@@ -91,8 +88,7 @@ impl Bench {
     }
 
     fn store(&mut self, number: u64, plan: &FilePlan) -> bool {
-        let held = carried_out(id(number), plan, &self.all, |_| 1);
-        self.all.lengths.extend(held.lengths.clone());
+        let held = carried_out(id(number), plan, |_| 1);
         self.machine.stored(id(number), held)
     }
 
@@ -197,7 +193,7 @@ fn a_restored_file_is_referred_to_only_if_its_bytes_were_compared() {
     let mut bench = Bench::new();
     let files = [file("1.sst", KIB), file("2.sst", KIB), file("CURRENT", 16)];
     let plan = bench.complete(1, &files);
-    let held = carried_out(id(1), &plan, &bench.all, |_| 1);
+    let held = carried_out(id(1), &plan, |_| 1);
     let mut machine = SharedFiles::start(id(1), held.clone());
     let now = [
         file("1.sst", KIB),
@@ -219,7 +215,7 @@ fn a_restored_file_is_referred_to_only_if_its_bytes_were_compared() {
     let equal = BTreeSet::from(["1.sst".to_owned(), "2.sst".to_owned()]);
     let whole = referable.plan(STORE, &files, &equal);
     assert_eq!(names(&whole.referenced), ["1.sst", "2.sst"]);
-    let next = carried_out(id(2), &whole, &held, |_| 1);
+    let next = carried_out(id(2), &whole, |_| 1);
     assert!(machine.stored(id(2), next));
     machine.completed(id(2));
     assert!(
@@ -374,7 +370,7 @@ impl Model {
             .filter(|part| part.checksum.0 == content[&part.name]);
         let equal = equal.map(|part| part.name.clone()).collect();
         let plan = referable.plan(STORE, &files, &equal);
-        let held = carried_out(id, &plan, &referable.held, |name| content[name]);
+        let held = carried_out(id, &plan, |name| content[name]);
         for (at, object) in plan.objects.iter().enumerate() {
             let (mut offset, mut slices) = (0, BTreeMap::new());
             for file in object {
@@ -391,7 +387,7 @@ impl Model {
         let Some((number, held, content)) = self.acked.take() else {
             return;
         };
-        let objects: BTreeSet<_> = held.lengths.keys().cloned().collect();
+        let objects: BTreeSet<_> = held.objects.keys().cloned().collect();
         let base = self.completed.last().map(|(_, _, objects)| objects);
         for path in &objects {
             let is_own = path.as_str().contains(&format!("/{number}-"));
@@ -443,7 +439,7 @@ impl Model {
         let parts = restored.map_or(Vec::new(), |(_, parts, _)| parts.clone());
         let lengths = parts
             .iter()
-            .map(|part| (part.path.clone(), self.bucket[&part.path].0));
+            .map(|part| (part.path.clone(), entry(self.bucket[&part.path].0)));
         let lengths = lengths.collect();
         let files = parts.iter().filter(|part| part.is_immutable);
         self.local = files
