@@ -8,7 +8,7 @@ use highwater_coordinator::store::JobStore;
 use highwater_protocol::hash::ContentHash;
 use highwater_protocol::head::ManifestRef;
 use highwater_protocol::head_write::Versioned;
-use highwater_protocol::manifest::{FilePart, Manifest, OperatorState, SlotOutput};
+use highwater_protocol::manifest::{FilePart, KeyedFile, Manifest, OperatorState, SlotOutput};
 use highwater_protocol::paths::{JobPaths, RelativePath};
 use highwater_storage::Location;
 use highwater_worker::files::{JobFiles, RestoreError};
@@ -210,7 +210,7 @@ fn parts_verified(manifest: &Manifest, path: &RelativePath, object: &[u8]) -> Re
         ContentHash::of(&object[from..until]) == part.checksum
     };
     let mut parts = files
-        .flat_map(|file| file.parts())
+        .flat_map(KeyedFile::parts)
         .filter(|part| part.path == *path);
     match parts.find(|part| !is_whole(part)) {
         None => Ok(()),

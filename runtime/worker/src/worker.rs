@@ -460,10 +460,10 @@ impl Worker {
                 };
                 let referable = held.files.begin(id, task.subtask, &operators);
                 self.store(TaskPart {
-                    range,
                     task,
                     attempt,
                     id,
+                    range,
                     operators,
                     referable,
                     splits,

@@ -45,7 +45,7 @@ pub enum PartError {
         uid: OperatorUid,
         /// Why.
         #[source]
-        source: OperatorError,
+        source: Box<OperatorError>,
     },
     /// The pieces of a snapshot do not make up the whole.
     #[error(

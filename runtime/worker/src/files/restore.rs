@@ -70,11 +70,11 @@ pub async fn restore(
             distinct.insert(file.path.clone(), (subtask.clone(), file.clone()));
         }
     }
-    let fetches = distinct.into_values().map(|(subtask, file)| async {
+    let wanted = distinct.into_values().map(|(subtask, file)| async {
         let fetched = fetch(files, local, file).await;
         fetched.map_err(|error| (subtask, error))
     });
-    let fetched: Vec<Fetched> = futures::stream::iter(fetches.collect::<Vec<_>>())
+    let fetched: Vec<Fetched> = futures::stream::iter(wanted.collect::<Vec<_>>())
         .buffer_unordered(OBJECTS_AT_ONCE)
         .try_collect()
         .await?;
@@ -155,7 +155,7 @@ async fn fetch(
     file: RestoredKeyed,
 ) -> Result<Fetched, RestoreError> {
     let RestoredKeyed { path, entry, store } = file;
-    let (mut held, mut bytes) = (HeldFiles::none(), RestoredBytes::default());
+    let (mut reusable, mut bytes) = (HeldFiles::none(), RestoredBytes::default());
     let part = match (store, local) {
         (None, Some(local)) if entry.length >= LARGE_BYTES => {
             let _room = files.room().await;
@@ -177,7 +177,7 @@ async fn fetch(
         (Some(store), Some(local)) => {
             let head = Arc::new(files.fetch(&path, entry).await?.to_vec());
             let placed = fetch_store(files, local, &store).await?;
-            (held, bytes) = (placed.held, placed.bytes);
+            (reusable, bytes) = (placed.held, placed.bytes);
             RestoredPart::InStore {
                 head,
                 files: placed.files,
@@ -189,7 +189,7 @@ async fn fetch(
         path,
         part,
         is_given: false,
-        held,
+        held: reusable,
         bytes,
     })
 }
@@ -269,7 +269,7 @@ async fn found_here(
     dir: &LocalDir,
     parts: &[FilePart],
 ) -> Result<BTreeSet<String>, RestoreError> {
-    let takes = parts.iter().map(|part| {
+    let tries = parts.iter().map(|part| {
         let (index, part, dir) = (Arc::clone(&local.index), part.clone(), dir.clone());
         async move {
             let take = move || {
@@ -282,7 +282,7 @@ async fn found_here(
             blocking(take).await
         }
     });
-    let taken = futures::stream::iter(takes.collect::<Vec<_>>()).buffer_unordered(OBJECTS_AT_ONCE);
+    let taken = futures::stream::iter(tries.collect::<Vec<_>>()).buffer_unordered(OBJECTS_AT_ONCE);
     let taken: Vec<Option<String>> = taken.try_collect().await?;
     Ok(taken.into_iter().flatten().collect())
 }

@@ -153,7 +153,7 @@ impl OperatorPart<'_> {
         for index in 0.. {
             let next = pieces.next_piece().map_err(|source| PartError::State {
                 uid: self.writer.uid.clone(),
-                source,
+                source: Box::new(source),
             })?;
             if let Some(before) = on_way.take() {
                 self.arrived(before)?;
@@ -227,10 +227,10 @@ impl OperatorPart<'_> {
             .block_on(self.files.store(&path, Bytes::from(head)))?;
         let named = objects.iter().map(|(path, entry)| (path.clone(), *entry));
         self.made.snapshot.files.extend(named);
-        let held = HeldFiles::new(&store, objects);
+        let in_store = HeldFiles::new(&store, objects);
         self.add(path, entry, self.range, Some(store));
         let uid = self.writer.uid.clone();
-        self.made.stores.insert(uid, (held, files));
+        self.made.stores.insert(uid, (in_store, files));
         Ok(())
     }
 }

@@ -194,7 +194,7 @@ fn a_restored_file_is_referred_to_only_if_its_bytes_were_compared() {
     let files = [file("1.sst", KIB), file("2.sst", KIB), file("CURRENT", 16)];
     let plan = bench.complete(1, &files);
     let held = carried_out(id(1), &plan, |_| 1);
-    let mut machine = SharedFiles::start(id(1), held.clone());
+    let mut machine = SharedFiles::start(id(1), held);
     let now = [
         file("1.sst", KIB),
         file("2.sst", 2 * KIB),
@@ -451,7 +451,9 @@ impl Model {
             self.next_file = 0;
             let written: Vec<_> = self.local.values().map(|(length, _)| *length).collect();
             self.local.clear();
-            written.into_iter().for_each(|length| self.write(length));
+            for length in written {
+                self.write(length);
+            }
         }
         let store = StoreParts {
             store: STORE.to_owned(),

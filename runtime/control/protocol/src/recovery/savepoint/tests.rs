@@ -166,6 +166,31 @@ fn going_back_stays_in_the_lineage_and_never_goes_ahead() {
     assert!(ahead.contains('9') && ahead.contains('7'), "{ahead}");
 }
 
+fn packed() -> RelativePath {
+    RelativePath::parse("data/1-1/agg.0/2-keyed.0.0").unwrap()
+}
+
+/// Two files of a local store in one object.
+fn two_in_one(files: &mut BTreeMap<RelativePath, FileEntry>) -> StoreParts {
+    let entry = FileEntry {
+        length: 5,
+        checksum: ContentHash(8),
+    };
+    files.insert(packed(), entry);
+    let part = |name: &str, offset| FilePart {
+        name: name.to_owned(),
+        is_immutable: true,
+        path: packed(),
+        offset,
+        length: 2,
+        checksum: ContentHash(9),
+    };
+    StoreParts {
+        store: "rocksdb".to_owned(),
+        parts: vec![part("1.sst", 0), part("2.sst", 2)],
+    }
+}
+
 #[test]
 fn what_is_taken_has_names_of_its_own_and_the_bytes_of_the_savepoint() {
     let mut export = Manifest::new(ManifestTitle {
@@ -182,24 +207,11 @@ fn what_is_taken_has_names_of_its_own_and_the_bytes_of_the_savepoint() {
         checksum: ContentHash(8),
     };
     export.files.insert(old.clone(), entry);
-    let packed = RelativePath::parse("data/1-1/agg.0/2-keyed.0.0").unwrap();
-    export.files.insert(packed.clone(), entry);
-    let part = |name: &str, offset| FilePart {
-        name: name.to_owned(),
-        is_immutable: true,
-        path: packed.clone(),
-        offset,
-        length: 2,
-        checksum: ContentHash(9),
-    };
     let keyed = KeyedFile {
         path: old.clone(),
         range: KeyGroupRange { start: 0, end: 8 },
         groups: Vec::new(),
-        store: Some(StoreParts {
-            store: "rocksdb".to_owned(),
-            parts: vec![part("1.sst", 0), part("2.sst", 2)],
-        }),
+        store: Some(two_in_one(&mut export.files)),
     };
     let operator = OperatorState {
         parallelism: Parallelism(1),
@@ -227,7 +239,7 @@ fn what_is_taken_has_names_of_its_own_and_the_bytes_of_the_savepoint() {
     };
     assert_eq!(
         (object, from),
-        (&packed, &old),
+        (&packed(), &old),
         "an object of two files is copied once"
     );
     assert_eq!(taken.files.get(to), Some(&entry));
