@@ -1,7 +1,12 @@
-//! The suite of local stores on RocksDB, and random runs of it.
+//! The suites of local stores and of state backends on RocksDB, and random runs of them.
+
+use std::sync::Arc;
 
 use highwater_rocksdb::{RocksFactory, RocksOptions};
-use highwater_state::contract::{StoreStep, check_store, check_store_steps};
+use highwater_state::Store;
+use highwater_state::contract::{
+    StoreStep, check_seeds, check_steps, check_store, check_store_steps, seeded_steps,
+};
 use proptest::prelude::*;
 
 fn factory(dir: &tempfile::TempDir) -> RocksFactory {
@@ -44,5 +49,33 @@ proptest! {
     ) {
         let dir = tempfile::tempdir().unwrap();
         check_store_steps(&factory(&dir), &steps);
+    }
+}
+
+/// A backend over RocksDB whose tables hold less than one entry, so that everything leaves memory after every chunk.
+fn store(dir: &tempfile::TempDir, cache_bytes: usize) -> Store {
+    Store::Local {
+        factory: Arc::new(factory(dir)),
+        cache_bytes,
+    }
+}
+
+#[test]
+fn the_state_backend_over_rocksdb_keeps_the_contract_of_the_heap() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = store(&dir, 64);
+    check_seeds(&mut || small.clone(), 0..4);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4, ..ProptestConfig::default() })]
+    #[test]
+    fn heap_and_rocksdb_agree_on_random_runs(seed in any::<u64>(), cache_bytes in 64usize..4_096) {
+        let dir = tempfile::tempdir().unwrap();
+        let steps = seeded_steps(seed, 40);
+        let store = store(&dir, cache_bytes);
+        let on_disk = check_steps(&mut || store.clone(), &steps);
+        let on_heap = check_steps(&mut Store::heap, &steps);
+        prop_assert_eq!(on_disk, on_heap);
     }
 }
