@@ -17,7 +17,7 @@ use crate::error::{At, RocksError};
 use crate::expiry::{RowExpiry, StoreClock};
 use crate::frozen::RocksFrozen;
 use crate::shared::{Db, LastError, Shared};
-use crate::store::{Families, OpenedFamily, RocksStore};
+use crate::store::{Families, RocksStore};
 use crate::tuning::{Resources, RocksOptions};
 
 /// The store, as settings and checkpoints name it. Never changes.
@@ -161,11 +161,7 @@ impl Opener {
             let expiry = RowExpiry::new(&clock);
             opened.push(opener.descriptor(&name, expiry.clone()));
             if name != DEFAULT_COLUMN_FAMILY_NAME {
-                let family = OpenedFamily {
-                    expiry,
-                    is_open: false,
-                };
-                families.insert(name, family);
+                families.insert(name, expiry);
             }
         }
         let db = Db::open_cf_descriptors(&options, dir.path(), opened)

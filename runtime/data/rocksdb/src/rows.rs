@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use highwater_state::{Backing, BackingError, FrozenRows, RowKey, RowWrite, VisitRow};
+use highwater_state::{Backing, BackingError, RowKey, RowWrite, VisitRow};
 use highwater_types::KeyGroup;
 use rocksdb::{DBRawIteratorWithThreadMode, ReadOptions, WriteBatch, WriteOptions};
 
@@ -166,11 +166,6 @@ impl Backing for RocksRows {
             self.drop_rows(from, until)?;
         }
         Ok(())
-    }
-
-    fn freeze(&mut self) -> Result<Box<dyn FrozenRows>, BackingError> {
-        let reason = "a state is frozen alone; its store is frozen as a whole";
-        Err(self.shared.at("a freeze").unexpected(reason).into())
     }
 }
 
