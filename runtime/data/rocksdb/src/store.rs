@@ -119,3 +119,6 @@ impl StateStore for RocksStore {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

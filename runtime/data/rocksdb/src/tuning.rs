@@ -84,11 +84,12 @@ impl Resources {
         options.set_allow_concurrent_memtable_write(false);
         options.set_enable_write_thread_adaptive_yield(false);
         let errors = errors.clone();
+        // A warning names the error before it counts; headers come at any level.
         options.set_info_logger(InfoLogger::new_callback_logger(
-            LogLevel::Error,
+            LogLevel::Warn,
             move |level, message| {
-                // Headers come at any level.
-                if matches!(level, LogLevel::Error | LogLevel::Fatal) {
+                let is_said = matches!(level, LogLevel::Warn | LogLevel::Error | LogLevel::Fatal);
+                if is_said && message.contains("rror") {
                     errors.set(message);
                 }
             },
