@@ -80,7 +80,7 @@ impl RocksStore {
 
     /// The sum of a property over all states. It is shown only, so that one which is not known counts as 0.
     fn sum(&self, property: &str) -> u64 {
-        let db = self.shared.unchecked();
+        let db = self.shared.db();
         let families = self.families.keys().filter_map(|name| db.cf_handle(name));
         families
             .filter_map(|family| db.property_int_value_cf(&family, property).ok().flatten())

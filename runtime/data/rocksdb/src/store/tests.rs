@@ -59,7 +59,7 @@ fn stamped(stamp: i64) -> Vec<u8> {
 }
 
 fn compact(store: &RocksStore) {
-    let db = store.shared.unchecked();
+    let db = store.shared.db();
     for name in store.families.keys() {
         let family = db.cf_handle(name).unwrap();
         db.flush_cf(&family).unwrap();
