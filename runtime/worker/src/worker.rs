@@ -14,7 +14,7 @@ use highwater_protocol::job::{TaskId, TaskSnapshot};
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::recovery::Fault;
 use highwater_protocol::stop::SlotKey;
-use highwater_state::StoreFactory;
+use highwater_state::Store;
 use highwater_types::{AttemptId, CheckpointId, ErrorKind, JobIdentity, SlotIndex, SubtaskIndex};
 use tokio::sync::mpsc;
 
@@ -66,8 +66,8 @@ pub struct WorkerSetup {
     pub rim: tokio::runtime::Handle,
     /// The directory of this process on local disk, if it has one.
     pub local: Option<LocalDirs>,
-    /// What makes the local stores of operator subtasks, if their state does not stay in memory.
-    pub store: Option<Arc<dyn StoreFactory>>,
+    /// Where keyed state rests.
+    pub store: Store,
     /// Nonces for the names of sink logs.
     pub nonces: NonceStream,
     /// Where events go.

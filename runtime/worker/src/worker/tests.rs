@@ -154,7 +154,7 @@ fn setup(
         files: JobFiles::new(storage, JobPaths::new(job)),
         rim: rim.handle().clone(),
         local: None,
-        store: None,
+        store: Store::heap(),
         nonces: NonceStream::new(Nonce(1)),
         events,
         stop: Arc::new(|_| {}),

@@ -160,7 +160,7 @@ pub(crate) fn start_in(
         files: JobFiles::new(Arc::clone(storage), JobPaths::new(job.clone())),
         rim,
         local: None,
-        store: None,
+        store: highwater_state::Store::heap(),
         nonces: NonceStream::new(Nonce(seed)),
         events,
         stop: manner.inside,

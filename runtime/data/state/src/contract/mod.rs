@@ -7,12 +7,18 @@
 mod model;
 mod slow_miss;
 mod steps;
+mod store_steps;
+mod stores;
 mod subtask;
 
+use std::ops::Range;
+
 use self::model::Model;
-pub use self::slow_miss::{SlowMissFactory, StoreCalls};
+pub use self::slow_miss::{SlowMissFactory, StoreCalls, copied};
 pub use self::steps::{Access, Step, seeded_steps};
-use self::subtask::Cluster;
+pub use self::store_steps::{StoreStep, check_store_steps, seeded_store_steps};
+pub use self::stores::check_store;
+use self::subtask::{Cluster, Crash, RestoreFrom};
 use crate::backend::Store;
 
 /// Makes the store of one subtask of one attempt.
@@ -34,14 +40,21 @@ pub fn check_steps(make_store: MakeStore<'_>, steps: &[Step]) -> Vec<u64> {
             Step::Advance(entries) => cluster.advance(&model, usize::from(*entries)),
             Step::Take => digests.extend(cluster.take(&mut model)),
             Step::Abort => cluster.abort(&mut model),
-            Step::Crash(parallelism) => {
-                cluster.crash(&mut model, make_store, u32::from(*parallelism % 5) + 1);
-            }
+            Step::Crash(how) => cluster.crash(&mut model, make_store, Crash::of(*how)),
         }
     }
     cluster.barrier(&mut model);
     digests.extend(cluster.take(&mut model));
-    cluster.crash(&mut model, make_store, 3);
+    for from in [RestoreFrom::Files, RestoreFrom::Canonical] {
+        cluster.crash(
+            &mut model,
+            make_store,
+            Crash {
+                parallelism: 3,
+                from,
+            },
+        );
+    }
     cluster.check_everything(&model);
     digests
 }
@@ -51,10 +64,18 @@ pub fn check_steps(make_store: MakeStore<'_>, steps: &[Step]) -> Vec<u64> {
 /// # Panics
 /// At the first difference.
 pub fn check_backend(make_store: MakeStore<'_>) {
-    for seed in 0..40 {
+    check_seeds(make_store, 0..40);
+}
+
+/// Runs some seeds of the suite: for a store on disk, which takes seconds for each.
+///
+/// # Panics
+/// At the first difference.
+pub fn check_seeds(make_store: MakeStore<'_>, seeds: Range<u64>) {
+    for seed in seeds {
         let steps = seeded_steps(seed, 60);
         let digests = check_steps(make_store, &steps);
-        let on_heap = check_steps(&mut || Store::Heap, &steps);
+        let on_heap = check_steps(&mut Store::heap, &steps);
         assert_eq!(
             digests, on_heap,
             "digests of seed {seed} differ from those of the heap"
