@@ -23,7 +23,7 @@ pub use self::value::ValueState;
 use crate::cell::{Cell, StoredForm};
 use crate::descriptor::{StateDescriptor, StateKind, StateSchemas};
 use crate::error::StateError;
-use crate::snapshot::UnsealedState;
+use crate::snapshot::{RowOrder, UnsealedState};
 use crate::table::{Namespace, StateTable, TableSetup};
 
 /// What one state holds now and did since it was opened.
@@ -51,6 +51,19 @@ pub trait KeyedState: Any + Send {
 
     /// While `withheld`, nothing is written to the store: it is being frozen.
     fn withhold_writes(&mut self, withheld: bool);
+
+    /// How its rows are ordered in a store.
+    fn row_order(&self) -> RowOrder {
+        RowOrder::Key
+    }
+
+    /// The store went on from files and holds rows of this state already, in the order of the state.
+    ///
+    /// # Errors
+    /// Of the store's kind when it cannot be asked for them.
+    fn adopt_stored(&mut self) -> Result<(), StateError> {
+        Ok(())
+    }
 
     /// Bytes of memory that the state takes.
     fn used_bytes(&self) -> usize;
