@@ -82,12 +82,12 @@ pub use backend::{
     BackendSetup, KeyedStateBackend, SnapshotProgress, StateHandle, Store, Unmatched,
 };
 pub use backing::{Backing, RowKey, RowWrite, VisitRow};
-pub use budget::MemoryBudget;
+pub use budget::{MemoryBudget, Relief, Relieved};
 pub use context::KeyContext;
 pub use descriptor::{StateDescriptor, StateKind, StateSchemas};
 pub use error::{BackingError, StateError, StateName};
 pub use keyed::{
-    AggregatingState, Aggregation, Drained, KeyedState, ListState, MapState, OpenState,
+    AggregatingState, Aggregation, ChunkKeys, Drained, KeyedState, ListState, MapState, OpenState,
     ReducingState, Reduction, SlicedState, StateReport, ValueState,
 };
 pub use operator_state::{OperatorRestore, OperatorSnapshot, Redistribution};

@@ -304,6 +304,11 @@ impl Restored {
         own.map(|(name, _)| name).collect()
     }
 
+    /// Whether the snapshot holds a state of this name.
+    pub(crate) fn holds(&self, name: &str) -> bool {
+        self.blocks.contains_key(name)
+    }
+
     /// Whether rows of a state that was not opened lie in the own store.
     pub(crate) fn holds_own(&self) -> bool {
         let mut all = self.blocks.values().flatten();

@@ -237,8 +237,8 @@ fn equal_content_has_an_equal_digest_at_any_parallelism_and_backend() {
             if is_paged {
                 setup.store = Store::Local {
                     factory: Arc::new(SlowMissFactory::default()),
-                    cache_bytes: 512,
                 };
+                setup.budget = MemoryBudget::with_cache(u64::MAX, 512);
             }
             let mut backend = KeyedStateBackend::new(setup);
             let map = MapState::<i64, (), i64, i64>::describe("map");

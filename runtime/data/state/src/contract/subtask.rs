@@ -9,7 +9,6 @@ use super::model::{Model, TTL_MS};
 use super::slow_miss::copied;
 use super::steps::Access;
 use crate::backend::{BackendSetup, KeyedStateBackend, StateHandle, Unmatched};
-use crate::budget::MemoryBudget;
 use crate::context::KeyContext;
 use crate::keyed::{
     AggregatingState, Aggregation, Drained, ListState, MapState, OpenState, ReducingState,
@@ -176,6 +175,7 @@ impl Cluster {
     fn deploy(&mut self, model: &Model, make_store: MakeStore<'_>, from: RestoreFrom) {
         self.subtasks.clear();
         for index in 0..self.parallelism.0 {
+            let (store, budget) = make_store();
             let setup = BackendSetup {
                 uid: OperatorUid::parse("suite").expect("the uid is well formed"),
                 subtask: SubtaskIndex(index),
@@ -183,8 +183,8 @@ impl Cluster {
                     .max_parallelism
                     .range(SubtaskIndex(index), self.parallelism),
                 max_parallelism: self.max_parallelism,
-                budget: MemoryBudget::unlimited(),
-                store: make_store(),
+                budget,
+                store,
             };
             let saved = self.saved.iter();
             let meets = saved.filter(|saved| saved.canonical.range.intersects(setup.range));
