@@ -20,7 +20,8 @@ use crate::descriptor::{StateDescriptor, StateKind};
 use crate::error::{StateError, StateName};
 use crate::keyed::KeyedState;
 use crate::snapshot::{
-    GroupBlock, KeyedSnapshot, RowOrder, RowsPlace, SavedRows, SealedInStore, StateHeader, UnsealedState,
+    GroupBlock, KeyedSnapshot, RowOrder, RowsPlace, SavedRows, SealedInStore, StateHeader,
+    UnsealedState,
 };
 use crate::store::{FrozenStore, StoreFactory, StoreFiles};
 

@@ -54,6 +54,22 @@ pub struct StateReport {
     pub rows_written: u64,
 }
 
+impl StateReport {
+    /// Adds what another table of the same state holds and did.
+    pub(crate) const fn add(&mut self, other: &Self) {
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+        self.expired += other.expired;
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.known_absent += other.known_absent;
+        self.unprepared += other.unprepared;
+        self.evicted += other.evicted;
+        self.evicted_dirty += other.evicted_dirty;
+        self.rows_written += other.rows_written;
+    }
+}
+
 /// What a backend does with a state, whatever its types.
 pub trait KeyedState: Any + Send {
     /// What the job declared.

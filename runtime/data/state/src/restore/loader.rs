@@ -57,7 +57,9 @@ impl Loader<'_> {
         let (name, mut portion, mut loaded) = (self.name, Portion::of(order), Ok(()));
         let visited = reader.visit(&name.state, groups, &mut |key, value| {
             if loaded.is_ok() {
-                loaded = portion.push(self.name, (key, value), |group, rows| self.load(group, rows));
+                loaded = portion.push(self.name, (key, value), |group, rows| {
+                    self.load(group, rows)
+                });
             }
         });
         visited.map_err(|source| read_error(name, source))?;
@@ -89,7 +91,11 @@ impl Loader<'_> {
 
     /// Takes in rows of the own store that lie in another order than the opened state has them: all of them pass through
     /// memory, because old and new rows would lie among each other.
-    fn reorder_own(&mut self, mut rows: Box<dyn Backing>, order: RowOrder) -> Result<(), StateError> {
+    fn reorder_own(
+        &mut self,
+        mut rows: Box<dyn Backing>,
+        order: RowOrder,
+    ) -> Result<(), StateError> {
         let all = (&first_row(), &behind_all());
         let mut held = Vec::new();
         let scanned = rows.scan(all, usize::MAX, &mut |key, value| {
@@ -105,7 +111,9 @@ impl Loader<'_> {
         })?;
         let mut portion = Portion::of(order);
         for (key, value) in &held {
-            portion.push(self.name, (key, value), |group, rows| self.load(group, rows))?;
+            portion.push(self.name, (key, value), |group, rows| {
+                self.load(group, rows)
+            })?;
         }
         portion.end(|group, rows| self.load(group, rows))
     }
@@ -122,7 +130,9 @@ impl Loader<'_> {
             scanned.map_err(|source| read_error(self.name, source))?;
             let mut portion = Portion::of(order);
             for (key, value) in &read {
-                portion.push(self.name, (key, value), |group, rows| self.load(group, rows))?;
+                portion.push(self.name, (key, value), |group, rows| {
+                    self.load(group, rows)
+                })?;
             }
             portion.end(|group, rows| self.load(group, rows))?;
             let Some((last, _)) = read.pop().filter(|_| found == PORTION_ROWS) else {

@@ -7,8 +7,8 @@ use highwater_types::{
     CheckpointId, DecodeError, KeyGroup, KeyGroupRange, MaxParallelism, OperatorUid,
 };
 
-use super::rows::{Distinct, GroupRows, RowBuffer};
 use super::order::RowOrder;
+use super::rows::{Distinct, GroupRows, RowBuffer};
 use super::{GroupBlock, KeyedSnapshot, RawKeyGroupState, RowsPlace, StateBlock, StateHeader};
 use crate::cell::CellForm;
 use crate::error::{BackingError, StateError, StateName};
