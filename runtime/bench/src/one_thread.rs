@@ -14,7 +14,7 @@ use highwater::operators::{
     DirectSink, Link, OperatorContext, Outputs, Port, Push, RollingReduce, SourceHead, SourceRules,
     TaskClock, map,
 };
-use highwater::state::MemoryBudget;
+use highwater::state::{MemoryBudget, Store};
 use highwater::time::{SplitWatermarks, StatusValve, WatermarkStrategy};
 use highwater::types::{
     Chunk, EventTime, JobIdentity, Key, Lineage, MaxParallelism, OperatorUid, Parallelism, Record,
@@ -106,6 +106,7 @@ fn receiver(
         clock: TaskClock::default(),
         wake: silent(),
         budget: MemoryBudget::unlimited(),
+        store: Store::heap(),
         rim: rim.clone(),
         restored: None,
         unmatched: highwater::operators::OnUnmatched::Refuse,

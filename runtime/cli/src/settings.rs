@@ -150,6 +150,24 @@ pub struct JobSettings {
     pub run_dir: PathBuf,
 }
 
+/// Where keyed state rests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateBackend {
+    /// In memory.
+    Heap,
+    /// On local disk, with the working set in memory.
+    RocksDb,
+}
+
+/// What keeps keyed state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateSettings {
+    /// Where it rests.
+    pub backend: StateBackend,
+    /// Where a local store keeps its files.
+    pub local_dir: PathBuf,
+}
+
 /// How a job runs.
 #[derive(Clone, Debug)]
 pub struct RunSettings {
@@ -157,6 +175,8 @@ pub struct RunSettings {
     pub plan: PlanDefaults,
     /// The worker.
     pub worker: WorkerSettings,
+    /// Where keyed state rests.
+    pub state: StateSettings,
     /// The coordinator.
     pub coordinator: CoordinatorSettings,
     /// Where the status server listens.
@@ -276,6 +296,13 @@ impl Settings {
                 slots: count("slots").unwrap_or(cores),
                 state_bytes_max: self.known_size("state.memory"),
                 spool_bytes_max: self.known_size("sink.spool"),
+            },
+            state: StateSettings {
+                backend: match self.known_text("state.backend").as_str() {
+                    "rocksdb" => StateBackend::RocksDb,
+                    _ => StateBackend::Heap,
+                },
+                local_dir: PathBuf::from(self.known_text("state.local-dir")),
             },
             coordinator: self.coordinator()?,
             rest_address: address.expect("the table has a default"),

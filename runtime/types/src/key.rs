@@ -168,6 +168,15 @@ impl KeyGroupRange {
         self.start < other.end && other.start < self.end
     }
 
+    /// The groups of both; empty, with an unspecified start, when they share none.
+    pub fn intersection(self, other: Self) -> Self {
+        let start = self.start.max(other.start);
+        Self {
+            start,
+            end: self.end.min(other.end).max(start),
+        }
+    }
+
     /// The groups in order.
     pub fn groups(self) -> impl Iterator<Item = KeyGroup> {
         (self.start..self.end).map(KeyGroup)

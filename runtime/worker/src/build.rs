@@ -17,7 +17,7 @@ use highwater_protocol::alignment::Alignment;
 use highwater_protocol::job::TaskId;
 use highwater_protocol::recovery::UnmatchedState;
 use highwater_protocol::stop::SlotKey;
-use highwater_state::MemoryBudget;
+use highwater_state::{MemoryBudget, Store};
 use highwater_time::StatusValve;
 use highwater_types::{Classified, JobIdentity, Lineage, OperatorUid, Parallelism, SubtaskIndex};
 
@@ -42,6 +42,8 @@ pub struct SliceContext {
     pub wake: WakeHandle,
     /// The byte budget of keyed state of the slot.
     pub budget: MemoryBudget,
+    /// Where keyed state rests.
+    pub store: Store,
     /// Whether state is restored rather than begun.
     pub is_restored: bool,
     /// What happens to stored state that its operator does not open any more.
@@ -225,6 +227,7 @@ impl ChainBuilder<'_> {
             clock: self.clock.clone(),
             wake: self.context.wake.clone(),
             budget: self.context.budget.clone(),
+            store: self.context.store.clone(),
             rim: self.context.rim.clone(),
             restored: self
                 .context

@@ -15,7 +15,7 @@ use highwater_operators::{
     Downstream, OperatorContext, OperatorError, OutputQueue, Progress, SourceInput, SourcePoll,
     TaskClock,
 };
-use highwater_state::MemoryBudget;
+use highwater_state::{MemoryBudget, Store};
 use highwater_time::{SourceSignal, StatusValve, ValveOutput};
 use highwater_types::{CheckpointBarrier, JobIdentity, Lineage, SubtaskIndex, Watermark};
 
@@ -157,6 +157,7 @@ impl Chain<'_> {
             clock: TaskClock::default(),
             wake: silent(),
             budget: MemoryBudget::unlimited(),
+            store: Store::heap(),
             rim: self.rim.clone(),
             restored: None,
             unmatched: highwater_operators::OnUnmatched::Refuse,

@@ -127,10 +127,22 @@ pub const SETTINGS: &[Setting] = &[
         "Where checkpoints and savepoints are kept: a directory, or `s3://bucket/prefix`.",
     ),
     run(
+        "state.backend",
+        Kind::Choice(&["heap", "rocksdb"]),
+        Preset::Value("heap"),
+        "Where keyed state rests: in memory, or on local disk with its working set in memory. Either reads the other's checkpoints.",
+    ),
+    run(
         "state.memory",
         Kind::size(MIB, 64 * TIB),
         Preset::Value("1GiB"),
-        "Keyed state that the job may hold in memory, all slots together.",
+        "Memory for keyed state, all slots together. `heap` refuses more state; `rocksdb` keeps tables, caches and write buffers within it and the rest on local disk.",
+    ),
+    run(
+        "state.local-dir",
+        Kind::Folder,
+        Preset::Value("./.highwater/local"),
+        "Where `rocksdb` keeps its files: a fast local disk. A cache: it may be lost at any time, and then costs a longer restart.",
     ),
     run(
         "sink.spool",

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use highwater_connectors::WakeHandle;
-use highwater_state::MemoryBudget;
+use highwater_state::{MemoryBudget, Store};
 use highwater_types::{
     JobIdentity, KeyGroupRange, MaxParallelism, OperatorUid, Parallelism, SubtaskIndex,
 };
@@ -31,6 +31,8 @@ pub struct OperatorContext {
     pub wake: WakeHandle,
     /// The byte budget of keyed state, shared by the slot.
     pub budget: MemoryBudget,
+    /// Where keyed state rests.
+    pub store: Store,
     /// Runs asynchronous work: the runtime at the rim.
     pub rim: tokio::runtime::Handle,
     /// The state of the last checkpoint: every keyed file that holds a group of this subtask, and its share of the
@@ -40,8 +42,8 @@ pub struct OperatorContext {
     pub unmatched: OnUnmatched,
 }
 
-/// Told of a state that is dropped: its name and rows.
-pub type TellDropped = dyn Fn(&str, u64) + Send + Sync;
+/// Told of a state that is dropped: its name, and its rows where they were counted.
+pub type TellDropped = dyn Fn(&str, Option<u64>) + Send + Sync;
 
 /// What happens to stored state that an operator does not open.
 #[derive(Clone, Default)]

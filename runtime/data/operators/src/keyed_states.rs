@@ -2,22 +2,26 @@
 //! saving in portions and sealing.
 //!
 //! Owned by every keyed operator. The rule it keeps: at a barrier nothing is copied; the scan that follows takes a
-//! portion between chunks, and sorting a large snapshot is done on a thread that gives way.
+//! portion between chunks, and freezing a store or sorting a large snapshot is done on a thread that gives way.
 
+use std::fs::File;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
 use highwater_connectors::WakeHandle;
 use highwater_state::{
-    BackendSetup, KeyedSnapshot, KeyedStateBackend, SnapshotProgress, StateError, Store, Unmatched,
-    UnsealedSnapshot,
+    BackendSetup, KeyedSnapshot, KeyedStateBackend, RestoredSnapshot, SealedPieces,
+    SnapshotProgress, StateError, Unmatched, UnsealedSnapshot,
 };
-use highwater_types::{CheckpointBarrier, Chunk, ProcessingTime, Record, Watermark};
+use highwater_types::{
+    BarrierKind, CheckpointBarrier, Chunk, KeyGroupRange, ProcessingTime, Record, Watermark,
+};
 
 use crate::context::{OnUnmatched, OperatorContext};
 use crate::error::OperatorError;
 use crate::operator::{OperatorReport, TaskClock};
 use crate::snapshot::{
-    KeyedPart, ListStateSnapshot, OperatorSnapshot, Redistribution, RestoredPart, SnapshotStep,
+    KeyedPart, ListStateSnapshot, OperatorSnapshot, Redistribution, RestoredPart, SnapshotPieces,
+    SnapshotStep,
 };
 
 /// The list state of the watermark: one item from each subtask, all given to each.
@@ -29,11 +33,31 @@ const PORTION_ENTRIES: usize = 1_024;
 /// Up to this many bytes of state a snapshot is sealed on the slot thread: it takes a few milliseconds at most.
 const SEAL_INLINE_BYTES: u64 = 1 << 20;
 
+/// About how many bytes a file of a canonical snapshot has that is made piece by piece.
+const PIECE_BYTES: u64 = 32 << 20;
+
 /// By how much a thread that seals stands behind those that process records, in the steps of `nice`.
 const SEAL_NICENESS: i32 = 10;
 
+/// What the thread that seals a snapshot tells.
+enum SealNews {
+    /// The local store is frozen, and may be written again.
+    Frozen,
+    /// The end.
+    Sealed(Result<KeyedPart, StateError>),
+}
+
 /// A snapshot that is being sealed on a thread of its own.
-struct Sealing(Receiver<Result<Vec<u8>, StateError>>);
+struct Sealing(Receiver<SealNews>);
+
+/// Which form a snapshot takes where a local store holds the rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SnapshotForm {
+    /// The files of the store: a checkpoint keeps those that it has already.
+    InStore,
+    /// The same bytes with every backend: what a savepoint is.
+    Canonical,
+}
 
 /// Keyed operators need the hash of every record.
 ///
@@ -52,6 +76,8 @@ pub(crate) struct KeyedStates {
     watermark: Watermark,
     /// The watermark of the open snapshot.
     saved_watermark: Watermark,
+    /// The form of the open snapshot.
+    form: SnapshotForm,
     sealing: Option<Sealing>,
     unmatched: OnUnmatched,
 }
@@ -61,10 +87,11 @@ impl KeyedStates {
     pub(crate) fn open(context: &OperatorContext) -> Result<Self, OperatorError> {
         let setup = BackendSetup {
             uid: context.uid.clone(),
+            subtask: context.subtask,
             range: context.key_groups(),
             max_parallelism: context.max_parallelism,
             budget: context.budget.clone(),
-            store: Store::Heap,
+            store: context.store.clone(),
         };
         Ok(Self {
             backend: open_backend(setup, context)?,
@@ -72,6 +99,7 @@ impl KeyedStates {
             wake: context.wake.clone(),
             watermark: read_watermark(context)?,
             saved_watermark: Watermark::MIN,
+            form: SnapshotForm::InStore,
             sealing: None,
             unmatched: context.unmatched.clone(),
         })
@@ -124,6 +152,12 @@ impl KeyedStates {
         let now = self.now();
         self.backend.begin_snapshot(barrier.id, now)?;
         self.saved_watermark = self.watermark;
+        self.form = match barrier.kind {
+            BarrierKind::Checkpoint => SnapshotForm::InStore,
+            BarrierKind::Savepoint | BarrierKind::StopSuspend | BarrierKind::StopDrain => {
+                SnapshotForm::Canonical
+            }
+        };
         Ok(())
     }
 
@@ -135,22 +169,23 @@ impl KeyedStates {
             }
             let is_small = self.backend.used_bytes() <= SEAL_INLINE_BYTES;
             let unsealed = self.backend.take_snapshot()?;
-            if is_small {
-                return Ok(SnapshotStep::Whole(self.whole(seal(unsealed)?)));
+            if is_small && !unsealed.is_in_store() {
+                return Ok(SnapshotStep::Whole(self.whole(seal(unsealed, self.form)?)));
             }
             self.sealing = Some(self.seal_beside(unsealed)?);
         }
-        let answer = self
-            .sealing
-            .as_ref()
-            .map(|Sealing(sealed)| sealed.try_recv());
-        let sealed = match answer {
-            Some(Ok(sealed)) => sealed,
-            Some(Err(TryRecvError::Disconnected)) => panic!("sealing a snapshot panicked"),
-            Some(Err(TryRecvError::Empty)) | None => return Ok(SnapshotStep::Waits),
-        };
-        self.sealing = None;
-        Ok(SnapshotStep::Whole(self.whole(sealed?)))
+        while let Some(Sealing(news)) = &self.sealing {
+            match news.try_recv() {
+                Ok(SealNews::Frozen) => self.backend.resume_writes(),
+                Ok(SealNews::Sealed(sealed)) => {
+                    self.sealing = None;
+                    return Ok(SnapshotStep::Whole(self.whole(sealed?)));
+                }
+                Err(TryRecvError::Disconnected) => panic!("sealing a snapshot panicked"),
+                Err(TryRecvError::Empty) => break,
+            }
+        }
+        Ok(SnapshotStep::Waits)
     }
 
     /// Gives the open snapshot up.
@@ -167,28 +202,41 @@ impl KeyedStates {
 
     /// Seals on a thread that gives way to those of records: it is busy for long, and nobody waits for it but the next
     /// checkpoint.
-    fn seal_beside(&self, unsealed: UnsealedSnapshot) -> Result<Sealing, OperatorError> {
-        let (send, sealed) = sync_channel(1);
-        let wake = self.wake.clone();
-        let seal = move || {
-            // Of this thread alone, as Linux has it; where that is refused the snapshot is sealed all the same.
-            let _niceness = rustix::process::nice(SEAL_NICENESS);
-            // Nobody waits for the bytes of a snapshot that was given up.
-            if send.send(seal(unsealed)).is_ok() {
+    fn seal_beside(&self, mut unsealed: UnsealedSnapshot) -> Result<Sealing, OperatorError> {
+        let (send, news) = sync_channel(2);
+        let (wake, form) = (self.wake.clone(), self.form);
+        // Nobody waits for the news of a snapshot that was given up.
+        let tell = move |news| {
+            let heard = send.send(news).is_ok();
+            if heard {
                 wake.wake();
             }
+            heard
+        };
+        let seal = move || {
+            if let Err(error) = unsealed.freeze() {
+                tell(SealNews::Sealed(Err(error)));
+                return;
+            }
+            if unsealed.is_in_store() && !tell(SealNews::Frozen) {
+                return;
+            }
+            // Of this thread alone, as Linux has it; where that is refused the snapshot is sealed all the same. Not sooner,
+            // because the table may have to hold more than its cache until the store is frozen.
+            let _niceness = rustix::process::nice(SEAL_NICENESS);
+            tell(SealNews::Sealed(seal(unsealed, form)));
         };
         let thread = std::thread::Builder::new().name("seal".to_owned());
         thread.spawn(seal).map_err(OperatorError::NoThread)?;
-        Ok(Sealing(sealed))
+        Ok(Sealing(news))
     }
 
-    /// The snapshot with this file.
-    fn whole(&self, file: Vec<u8>) -> OperatorSnapshot {
+    /// The snapshot with this part.
+    fn whole(&self, part: KeyedPart) -> OperatorSnapshot {
         let mut item = Vec::new();
         self.saved_watermark.encode(&mut item);
         OperatorSnapshot {
-            keyed: vec![KeyedPart::Bytes(file)],
+            keyed: vec![part],
             lists: vec![ListStateSnapshot {
                 name: WATERMARK.to_owned(),
                 redistribution: Redistribution::Union,
@@ -219,24 +267,59 @@ fn open_backend(
     let Some(restored) = &context.restored else {
         return Ok(KeyedStateBackend::new(setup));
     };
-    let mut files = Vec::new();
-    for part in &restored.keyed {
-        match part {
-            RestoredPart::Bytes(bytes) => {
-                files.push(KeyedSnapshot::from_bytes(bytes.as_ref().clone())?);
-            }
-            RestoredPart::File { .. } | RestoredPart::InStore { .. } => {
-                unreachable!("no local store is there yet")
-            }
-        }
-    }
+    let parts = restored.keyed.iter().map(restored_snapshot);
+    let snapshots = parts.collect::<Result<Vec<_>, _>>()?;
     Ok(KeyedStateBackend::restore(
         setup,
-        files,
+        snapshots,
         context.clock.now(),
     )?)
 }
 
-fn seal(unsealed: UnsealedSnapshot) -> Result<Vec<u8>, StateError> {
-    Ok(unsealed.seal()?.to_bytes())
+fn restored_snapshot(part: &RestoredPart) -> Result<RestoredSnapshot, StateError> {
+    match part {
+        RestoredPart::Bytes(bytes) => KeyedSnapshot::from_shared(bytes).map(RestoredSnapshot::from),
+        RestoredPart::File { name, dir } => {
+            let file = File::open(dir.path().join(name));
+            let file = file.map_err(|source| StateError::LocalFile {
+                what: format!("the snapshot file {name}"),
+                source,
+            })?;
+            KeyedSnapshot::from_file(file).map(RestoredSnapshot::from)
+        }
+        RestoredPart::InStore { head, files } => Ok(RestoredSnapshot {
+            snapshot: KeyedSnapshot::from_shared(head)?,
+            files: Some(files.clone()),
+        }),
+    }
+}
+
+/// Seals a snapshot whose store, if it has one, is frozen.
+fn seal(mut unsealed: UnsealedSnapshot, form: SnapshotForm) -> Result<KeyedPart, StateError> {
+    if !unsealed.is_in_store() {
+        return Ok(KeyedPart::Bytes(unsealed.seal()?.to_bytes()));
+    }
+    match form {
+        SnapshotForm::InStore => {
+            let sealed = unsealed.seal_in_store()?;
+            Ok(KeyedPart::InStore {
+                head: sealed.head.to_bytes(),
+                files: sealed.files,
+            })
+        }
+        SnapshotForm::Canonical => {
+            let pieces = unsealed.into_pieces(PIECE_BYTES)?;
+            Ok(KeyedPart::Pieces(Box::new(StatePieces(pieces))))
+        }
+    }
+}
+
+/// The canonical files of a subtask, one after another.
+struct StatePieces(SealedPieces);
+
+impl SnapshotPieces for StatePieces {
+    fn next_piece(&mut self) -> Result<Option<(KeyGroupRange, Vec<u8>)>, OperatorError> {
+        let piece = self.0.next_piece()?;
+        Ok(piece.map(|piece| (piece.range, piece.to_bytes())))
+    }
 }

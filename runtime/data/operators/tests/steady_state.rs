@@ -8,7 +8,7 @@ use highwater_operators::{
     Aggregated, Count, Link, Operator, OperatorContext, Outputs, Port, Push, RollingAggregate,
     RollingReduce, TaskClock, Window, WindowOptions, WindowParts, emit_result,
 };
-use highwater_state::MemoryBudget;
+use highwater_state::{MemoryBudget, Store};
 use highwater_types::chunk::CHUNK_RECORDS_MAX;
 use highwater_types::{
     Chunk, EventTime, JobIdentity, Key, MaxParallelism, OperatorUid, Parallelism, Record,
@@ -39,6 +39,7 @@ fn context(rim: &tokio::runtime::Handle) -> OperatorContext {
         clock: TaskClock::default(),
         wake: WakeHandle::new(|| {}),
         budget: MemoryBudget::unlimited(),
+        store: Store::heap(),
         rim: rim.clone(),
         restored: None,
         unmatched: highwater_operators::OnUnmatched::Refuse,

@@ -19,6 +19,7 @@ use highwater_state::{
 };
 use highwater_types::{
     CheckpointId, Key, KeyGroupRange, KeyHash, MaxParallelism, OperatorUid, ProcessingTime,
+    SubtaskIndex,
 };
 
 const KEYS: u64 = 1_000_000;
@@ -56,10 +57,11 @@ fn backend() -> KeyedStateBackend {
     let max_parallelism = MaxParallelism::DEFAULT;
     KeyedStateBackend::new(BackendSetup {
         uid: OperatorUid::parse("count").expect("the uid is well formed"),
+        subtask: SubtaskIndex(0),
         range: KeyGroupRange { start: 0, end: 720 },
         max_parallelism,
         budget: MemoryBudget::unlimited(),
-        store: Store::Heap,
+        store: Store::heap(),
     })
 }
 

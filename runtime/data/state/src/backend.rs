@@ -8,39 +8,64 @@ use std::any::Any;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use highwater_types::{
     CheckpointId, KeyGroup, KeyGroupRange, KeyHash, MaxParallelism, OperatorUid, ProcessingTime,
+    SubtaskIndex,
 };
 
-use crate::backing::BackingFactory;
+use crate::backing::Backing;
 use crate::budget::MemoryBudget;
 use crate::descriptor::{StateDescriptor, StateKind, StateSchemas};
-use crate::error::{StateError, StateName};
+use crate::error::{BackingError, StateError, StateName};
 use crate::keyed::{
     AggregatingState, Aggregation, KeyedState, OpenState, ReducingState, Reduction, StateReport,
 };
-use crate::restore::Restored;
-use crate::snapshot::{KeyedSnapshot, RawKeyGroupState, UnsealedSnapshot};
+use crate::restore::{OwnRows, Restored, RestoredSnapshot};
+use crate::snapshot::{
+    KeyedSnapshot, RawKeyGroupState, StoreView, UnsealedSnapshot, UnsealedState,
+};
+use crate::store::{StateStore, StoreFactory, StoreFiles, StorePlace, StoreReport};
 use crate::table::{Namespace, TableSetup};
 
 /// Where the state of a subtask rests.
+#[derive(Clone, Debug)]
 pub enum Store {
     /// In memory only.
-    Heap,
-    /// In a store, with each state's table as a cache of at most `cache_bytes`.
-    Paged {
-        /// Opens the store of each state.
-        factory: Box<dyn BackingFactory>,
+    Heap {
+        /// Reads the state of a checkpoint that a local store has written.
+        reads: Option<Arc<dyn StoreFactory>>,
+    },
+    /// In a local store, with each state's table as a cache of at most `cache_bytes`.
+    Local {
+        /// Makes the store.
+        factory: Arc<dyn StoreFactory>,
         /// Bytes that the table of one state may hold between chunks.
         cache_bytes: usize,
     },
+}
+
+impl Store {
+    /// In memory only, and nothing else can be read.
+    pub const fn heap() -> Self {
+        Self::Heap { reads: None }
+    }
+}
+
+/// The local store of a subtask.
+enum LocalStore {
+    /// Not needed yet; the files that it will go on from.
+    Closed(Option<StoreFiles>),
+    Open(Box<dyn StateStore>),
 }
 
 /// What a backend is made of.
 pub struct BackendSetup {
     /// The operator.
     pub uid: OperatorUid,
+    /// The subtask.
+    pub subtask: SubtaskIndex,
     /// The key groups of this subtask.
     pub range: KeyGroupRange,
     /// The key groups of the operator.
@@ -108,6 +133,7 @@ struct Running {
 /// The keyed state of one operator subtask.
 pub struct KeyedStateBackend {
     setup: BackendSetup,
+    local: LocalStore,
     states: Vec<Box<dyn KeyedState>>,
     restored: Restored,
     running: Option<Running>,
@@ -120,6 +146,7 @@ impl KeyedStateBackend {
     pub fn new(setup: BackendSetup) -> Self {
         Self {
             setup,
+            local: LocalStore::Closed(None),
             states: Vec::new(),
             restored: Restored::default(),
             running: None,
@@ -133,16 +160,22 @@ impl KeyedStateBackend {
     /// one. Rows are read and checked when their state is opened; end with [`KeyedStateBackend::finish_restore`].
     ///
     /// # Errors
-    /// `Invalid` when the maximum parallelism changed; `Corrupt` when files are missing or overlap.
+    /// `Invalid` when the maximum parallelism changed, or when a store wrote it that cannot be read here; `Corrupt` when files
+    /// are missing or overlap; of the store's kind when it cannot read its files.
     pub fn restore(
         setup: BackendSetup,
-        snapshots: Vec<KeyedSnapshot>,
+        snapshots: Vec<RestoredSnapshot>,
         now: ProcessingTime,
     ) -> Result<Self, StateError> {
         let groups = (setup.range, setup.max_parallelism);
-        let restored = Restored::collect(&setup.uid, groups, snapshots, now)?;
+        let stores = match &setup.store {
+            Store::Heap { reads } => (reads.as_deref(), None),
+            Store::Local { factory, .. } => (Some(factory.as_ref()), Some(factory.name())),
+        };
+        let (restored, files) = Restored::collect(&setup.uid, groups, snapshots, stores, now)?;
         let mut backend = Self::new(setup);
         backend.restored = restored;
+        backend.local = LocalStore::Closed(files);
         Ok(backend)
     }
 
@@ -276,8 +309,8 @@ impl KeyedStateBackend {
         self.restored.take_raw(&self.setup.uid, name)
     }
 
-    /// The stored states that nobody has opened, with the rows of each.
-    pub fn unmatched(&self) -> impl Iterator<Item = (&str, u64)> {
+    /// The stored states that nobody has opened, with the rows of each where that is known without reading them.
+    pub fn unmatched(&self) -> impl Iterator<Item = (&str, Option<u64>)> {
         self.restored.unmatched()
     }
 
@@ -287,12 +320,54 @@ impl KeyedStateBackend {
     /// `Invalid`, with the names, when stored states were not opened and `unmatched` refuses them.
     pub fn finish_restore(&mut self, unmatched: &Unmatched) -> Result<(), StateError> {
         match unmatched {
-            Unmatched::RefuseExcept(dropped) => self.restored.finish(&self.setup.uid, dropped),
-            Unmatched::Keep => Ok(()),
-            Unmatched::Drop => {
-                self.restored.drop_unmatched();
+            Unmatched::RefuseExcept(dropped) => {
+                let own = self.restored.finish(&self.setup.uid, dropped)?;
+                self.drop_own(&own)
+            }
+            Unmatched::Keep => {
+                self.restored.keep_unmatched(&self.setup.uid)?;
+                if self.restored.holds_own() {
+                    self.local_store()?;
+                }
                 Ok(())
             }
+            Unmatched::Drop => {
+                let own = self.restored.drop_unmatched();
+                self.drop_own(&own)
+            }
+        }
+    }
+
+    /// Removes states that nobody opens from the own store.
+    fn drop_own(&mut self, names: &[String]) -> Result<(), StateError> {
+        for name in names {
+            let dropped = self.local_store()?.drop_state(name);
+            dropped.map_err(|source| store_error(&self.setup.uid, "drop a state of", source))?;
+        }
+        Ok(())
+    }
+
+    /// The local store, opened when it is first needed.
+    fn local_store(&mut self) -> Result<&mut dyn StateStore, StateError> {
+        if let LocalStore::Closed(files) = &mut self.local {
+            let Store::Local { factory, .. } = &self.setup.store else {
+                unreachable!("only a backend with a local store opens one");
+            };
+            let place = StorePlace {
+                uid: self.setup.uid.clone(),
+                subtask: self.setup.subtask,
+                range: self.setup.range,
+            };
+            let opened = match files.take() {
+                Some(files) => factory.reopen(&place, files),
+                None => factory.create(&place),
+            };
+            let opened = opened.map_err(|source| store_error(&place.uid, "open", source))?;
+            self.local = LocalStore::Open(opened);
+        }
+        match &mut self.local {
+            LocalStore::Open(store) => Ok(store.as_mut()),
+            LocalStore::Closed(_) => unreachable!("it was opened above"),
         }
     }
 
@@ -302,6 +377,9 @@ impl KeyedStateBackend {
     /// The first error of an access since the last call; `Exhausted` when the slot is above its budget. The attempt must
     /// fail: what was emitted since the last checkpoint may be wrong.
     pub fn after_chunk(&mut self, now: ProcessingTime) -> Result<(), StateError> {
+        if let LocalStore::Open(store) = &mut self.local {
+            store.set_time(now);
+        }
         for state in &mut self.states {
             state.after_chunk(now)?;
         }
@@ -388,13 +466,16 @@ impl KeyedStateBackend {
 
     /// Saves what is not saved yet and hands the snapshot over, to be sealed on any thread.
     ///
+    /// With a local store nothing is written to it until it is frozen ([`UnsealedSnapshot::freeze`]): what would leave memory
+    /// waits for [`KeyedStateBackend::resume_writes`].
+    ///
     /// # Errors
     /// `Bug` when none is running; else the first error of an access or of the store. The snapshot is over either way.
     pub fn take_snapshot(&mut self) -> Result<UnsealedSnapshot, StateError> {
         let Some(running) = self.running.take() else {
             return Err(self.no_snapshot());
         };
-        let mut states = Vec::with_capacity(self.states.len());
+        let mut states = self.restored.carried();
         for at in 0..self.states.len() {
             match self.states[at].take_snapshot() {
                 Ok(state) => states.push(state),
@@ -406,20 +487,37 @@ impl KeyedStateBackend {
                 }
             }
         }
+        states.extend(running.raw.into_iter().map(UnsealedState::raw));
+        let store = match &mut self.local {
+            LocalStore::Open(store) => StoreView::Freezing(store.freeze()),
+            LocalStore::Closed(_) => StoreView::None,
+        };
+        self.withhold_writes(matches!(store, StoreView::Freezing(_)));
         Ok(UnsealedSnapshot {
             uid: self.setup.uid.clone(),
             max_parallelism: self.setup.max_parallelism,
             range: self.setup.range,
             checkpoint: running.checkpoint,
             states,
-            carried: self.restored.carried().cloned().collect(),
-            raw: running.raw,
+            store,
         })
     }
 
-    /// Forgets the running snapshot, if there is one.
+    /// The store is frozen, or nobody wants it frozen any more: it may be written again.
+    pub fn resume_writes(&mut self) {
+        self.withhold_writes(false);
+    }
+
+    fn withhold_writes(&mut self, withheld: bool) {
+        let states = self.states.iter_mut();
+        states.for_each(|state| state.withhold_writes(withheld));
+    }
+
+    /// Forgets the running snapshot, if there is one, and the one that was taken last: what is being frozen of it is of no
+    /// use any more.
     pub fn abort_snapshot(&mut self) {
         self.running = None;
+        self.resume_writes();
         self.states
             .iter_mut()
             .for_each(|state| state.abort_snapshot());
@@ -437,7 +535,17 @@ impl KeyedStateBackend {
     ) -> Result<KeyedSnapshot, StateError> {
         self.begin_snapshot(checkpoint, now)?;
         raw.into_iter().try_for_each(|raw| self.add_raw(raw))?;
-        self.take_snapshot()?.seal()
+        let sealed = self.take_snapshot()?.seal();
+        self.resume_writes();
+        sealed
+    }
+
+    /// What the local store takes and did; `None` when there is none.
+    pub fn store_report(&self) -> Option<StoreReport> {
+        match &self.local {
+            LocalStore::Open(store) => Some(store.report()),
+            LocalStore::Closed(_) => None,
+        }
     }
 
     fn table_setup(
@@ -445,30 +553,33 @@ impl KeyedStateBackend {
         descriptor: StateDescriptor,
         is_pageable: bool,
     ) -> Result<TableSetup, StateError> {
-        let range = self.setup.range;
-        let backing = match &mut self.setup.store {
-            Store::Paged {
-                factory,
-                cache_bytes,
-            } if is_pageable => {
-                let opened = factory
-                    .open(&descriptor, range)
-                    .map(|store| (store, *cache_bytes));
-                Some(opened.map_err(|source| StateError::Backing {
-                    name: self.name(&descriptor.name),
-                    operation: "open",
-                    kind: source.kind(),
-                    source,
-                })?)
+        let backing = match &self.setup.store {
+            Store::Local { cache_bytes, .. } if is_pageable => {
+                let cache_bytes = *cache_bytes;
+                Some((self.open_backing(&descriptor)?, cache_bytes))
             }
             _ => None,
         };
         Ok(TableSetup {
             uid: self.setup.uid.clone(),
             descriptor,
-            range,
+            range: self.setup.range,
             max_parallelism: self.setup.max_parallelism,
             backing,
+        })
+    }
+
+    fn open_backing(
+        &mut self,
+        descriptor: &StateDescriptor,
+    ) -> Result<Box<dyn Backing>, StateError> {
+        let name = self.name(&descriptor.name);
+        let opened = self.local_store()?.open(descriptor);
+        opened.map_err(|source| StateError::Backing {
+            name,
+            operation: "open",
+            kind: source.kind(),
+            source,
         })
     }
 
@@ -497,7 +608,15 @@ impl KeyedStateBackend {
     }
 
     fn add<S: KeyedState>(&mut self, mut state: S) -> Result<StateHandle<S>, StateError> {
-        self.restored.load(&self.setup.uid, &mut state)?;
+        let mut restored = std::mem::take(&mut self.restored);
+        let (uid, descriptor) = (self.setup.uid.clone(), state.descriptor().clone());
+        let mut own = OwnState {
+            backend: self,
+            descriptor,
+        };
+        let loaded = restored.load(&uid, &mut state, &mut own);
+        self.restored = restored;
+        loaded?;
         self.states.push(Box::new(state));
         self.charge()?;
         Ok(StateHandle {
@@ -541,6 +660,32 @@ impl KeyedStateBackend {
     }
 }
 
+/// The rows of a state in the own store, for a restore.
+struct OwnState<'a> {
+    backend: &'a mut KeyedStateBackend,
+    descriptor: StateDescriptor,
+}
+
+impl OwnRows for OwnState<'_> {
+    fn open(&mut self) -> Result<Box<dyn Backing>, StateError> {
+        self.backend.open_backing(&self.descriptor)
+    }
+
+    fn remove(&mut self) -> Result<(), StateError> {
+        let name = self.descriptor.name.clone();
+        self.backend.drop_own(&[name])
+    }
+}
+
+fn store_error(uid: &OperatorUid, operation: &'static str, source: BackingError) -> StateError {
+    StateError::Store {
+        uid: uid.clone(),
+        operation,
+        kind: source.kind(),
+        source,
+    }
+}
+
 impl Drop for KeyedStateBackend {
     /// Gives the budget back.
     fn drop(&mut self) {
@@ -555,5 +700,7 @@ fn downcast<S: KeyedState>(state: &mut dyn KeyedState) -> &mut S {
         .expect("a handle is used with the backend that made it")
 }
 
+#[cfg(test)]
+mod local_tests;
 #[cfg(test)]
 mod tests;

@@ -1,16 +1,13 @@
-//! The seam of a store behind the tables: what a log-structured merge tree on disk implements.
+//! The rows of one state in a local store: what lies behind a table.
 //!
 //! The typed table is then a write-back cache. The store sees bytes only and is called in bulk: one read for all
 //! misses of a chunk, writes in batches sorted by key group and key, never one call per record. The heap backend has no
 //! store behind its tables.
 //!
-//! Law: a read sees every batch written before it; `freeze` captures all batches written before it and none after,
-//! at a cost that does not depend on the amount of data; rows come out of a frozen view once each. The suite in
-//! `contract` checks it (feature `test-util`).
+//! The laws are those of the [store](crate::StateStore) that the rows are in.
 
-use highwater_types::{KeyGroup, KeyGroupRange};
+use highwater_types::KeyGroup;
 
-use crate::descriptor::StateDescriptor;
 use crate::error::BackingError;
 
 /// The key of a stored row: the key group, and the encoded key followed by the encoded namespace.
@@ -65,35 +62,7 @@ pub trait Backing: Send {
     /// # Errors
     /// Of the kind that the store reports; the attempt fails with it.
     fn drop_range(&mut self, from: &RowKey, until: &RowKey) -> Result<(), BackingError>;
-
-    /// Captures the rows as they are now, to be read while writes go on.
-    ///
-    /// # Errors
-    /// Of the kind that the store reports; the snapshot fails with it.
-    fn freeze(&mut self) -> Result<Box<dyn FrozenRows>, BackingError>;
 }
 
-/// What [`FrozenRows::visit`] calls for each row: key and value.
+/// What is called for each row that is read: key and value.
 pub type VisitRow<'a> = &'a mut dyn FnMut(&RowKey, &[u8]);
-
-/// Rows of a store as of one moment. May be read on another thread.
-pub trait FrozenRows: Send {
-    /// Calls `visit` once for each row, in any order.
-    ///
-    /// # Errors
-    /// Of the kind that the store reports; the snapshot fails with it.
-    fn visit(&mut self, visit: VisitRow<'_>) -> Result<(), BackingError>;
-}
-
-/// Opens a store for each state of a subtask.
-pub trait BackingFactory: Send {
-    /// Opens the empty store of one state of the subtask that owns `range`.
-    ///
-    /// # Errors
-    /// Of the kind that the store reports; the state is not opened.
-    fn open(
-        &mut self,
-        state: &StateDescriptor,
-        range: KeyGroupRange,
-    ) -> Result<Box<dyn Backing>, BackingError>;
-}

@@ -248,6 +248,38 @@ pub enum StateError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The store of a subtask failed as a whole.
+    #[error("operator `{uid}` could not {operation} its local store")]
+    Store {
+        /// The operator.
+        uid: OperatorUid,
+        /// `freeze`, `open`, ...
+        operation: &'static str,
+        /// Its kind, which is also the kind of this error.
+        kind: ErrorKind,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A snapshot in the form of another store was given to a program that has none.
+    #[error(
+        "the state of operator `{uid}` was saved by the store `{store}`, which this program does not have; start a program          that was built with it and take a savepoint, which every program reads"
+    )]
+    UnknownStore {
+        /// The operator.
+        uid: OperatorUid,
+        /// What wrote it.
+        store: String,
+    },
+    /// A file on local disk could not be read.
+    #[error("{what} could not be read from local disk; it is fetched again at the next start")]
+    LocalFile {
+        /// What was read.
+        what: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// A row occurs twice in one key group.
     #[error("{what} holds one key twice; this is a bug of the backend")]
     DuplicateKey {
@@ -271,14 +303,16 @@ impl Classified for StateError {
             | Self::KeySchema { .. }
             | Self::ValueSchema { .. }
             | Self::Unmatched { .. }
-            | Self::MaxParallelism { .. } => ErrorKind::Invalid,
+            | Self::MaxParallelism { .. }
+            | Self::UnknownStore { .. } => ErrorKind::Invalid,
             Self::Coverage { .. }
             | Self::Overlap { .. }
             | Self::Subtasks { .. }
             | Self::Checksum { .. }
             | Self::Format { .. }
             | Self::Decode { .. } => ErrorKind::Corrupt,
-            Self::Backing { kind, .. } => *kind,
+            Self::LocalFile { .. } => ErrorKind::Transient,
+            Self::Backing { kind, .. } | Self::Store { kind, .. } => *kind,
         }
     }
 }

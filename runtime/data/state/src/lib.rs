@@ -8,16 +8,17 @@
 //! ```
 //! use highwater_state::{BackendSetup, KeyContext, KeyedStateBackend, MemoryBudget, OpenState, Store};
 //! use highwater_state::{SnapshotProgress, StateError, StateTable, Unmatched, ValueState};
-//! use highwater_types::{CheckpointId, Key, KeyGroupRange, KeyHash, MaxParallelism, OperatorUid, ProcessingTime};
+//! use highwater_types::{CheckpointId, Key, KeyGroupRange, KeyHash, MaxParallelism, OperatorUid, ProcessingTime, SubtaskIndex};
 //!
 //! # fn main() -> Result<(), StateError> {
 //! // Open: once, from the snapshots of a checkpoint or empty. Handles are kept by the operator.
 //! let setup = BackendSetup {
 //!     uid: OperatorUid::parse("count").expect("a good uid"),
+//!     subtask: SubtaskIndex(0),
 //!     range: KeyGroupRange { start: 0, end: 720 },
 //!     max_parallelism: MaxParallelism::DEFAULT,
 //!     budget: MemoryBudget::new(1 << 30),
-//!     store: Store::Heap,
+//!     store: Store::heap(),
 //! };
 //! let mut backend = KeyedStateBackend::restore(setup, Vec::new(), ProcessingTime(0))?;
 //! let counts = backend.open::<StateTable<i64, (), u64>>(StateTable::<i64, (), u64>::describe("counts"))?;
@@ -80,7 +81,7 @@ mod ttl;
 pub use backend::{
     BackendSetup, KeyedStateBackend, SnapshotProgress, StateHandle, Store, Unmatched,
 };
-pub use backing::{Backing, BackingFactory, FrozenRows, RowKey, RowWrite, VisitRow};
+pub use backing::{Backing, RowKey, RowWrite, VisitRow};
 pub use budget::MemoryBudget;
 pub use context::KeyContext;
 pub use descriptor::{StateDescriptor, StateKind, StateSchemas};
@@ -90,9 +91,10 @@ pub use keyed::{
     ReducingState, Reduction, SlicedState, StateReport, ValueState,
 };
 pub use operator_state::{OperatorRestore, OperatorSnapshot, Redistribution};
+pub use restore::RestoredSnapshot;
 pub use snapshot::{
-    GroupBlock, KeyedSnapshot, RawKeyGroupState, StateBlock, StateHeader, UnsealedSnapshot,
-    UnsealedState, canonical_digest,
+    GroupBlock, KeyedSnapshot, RawKeyGroupState, RowsPlace, SealedInStore, SealedPieces,
+    StateBlock, StateHeader, UnsealedSnapshot, UnsealedState, canonical_digest,
 };
 pub use store::{
     Freezing, FrozenStore, LocalDir, StateStore, StoreFactory, StoreFile, StoreFiles, StorePlace,

@@ -4,42 +4,101 @@
 //! and cover the own key groups once, every checksum holds, every schema fits. Rows of an older value schema are rewritten
 //! on the way in.
 
+mod loader;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use highwater_types::migrate::migrate;
-use highwater_types::record::{decode_length, encode_length, take};
 use highwater_types::{
-    Compatibility, DecodeError, KeyGroup, KeyGroupRange, MaxParallelism, OperatorUid,
-    ProcessingTime, Schema,
+    Compatibility, KeyGroup, KeyGroupRange, MaxParallelism, OperatorUid, ProcessingTime, Schema,
 };
 
+use self::loader::{Loader, blocks_of};
+
+use crate::backing::Backing;
 use crate::cell::StoredForm;
 use crate::descriptor::{StateDescriptor, StateKind};
 use crate::error::{StateError, StateName};
 use crate::keyed::KeyedState;
-use crate::snapshot::rows::{next_row, push_row};
-use crate::snapshot::{KeyedSnapshot, StateBlock, StateHeader};
+use crate::snapshot::{
+    GroupBlock, KeyedSnapshot, RowsPlace, SavedRows, SealedInStore, StateHeader, UnsealedState,
+};
+use crate::store::{FrozenStore, StoreFactory, StoreFiles};
+
+/// A snapshot of the checkpoint that is restored, with the files of its store where it has one.
+pub struct RestoredSnapshot {
+    /// The snapshot.
+    pub snapshot: KeyedSnapshot,
+    /// Verified files in which rows of it lie.
+    pub files: Option<StoreFiles>,
+}
+
+impl From<KeyedSnapshot> for RestoredSnapshot {
+    fn from(snapshot: KeyedSnapshot) -> Self {
+        Self {
+            snapshot,
+            files: None,
+        }
+    }
+}
+
+impl From<SealedInStore> for RestoredSnapshot {
+    fn from(sealed: SealedInStore) -> Self {
+        Self {
+            snapshot: sealed.head,
+            files: Some(sealed.files),
+        }
+    }
+}
+
+/// Where the rows of a stored state are.
+enum StoredRows {
+    /// In the snapshot.
+    Groups(Vec<GroupBlock>),
+    /// In a store that is only read: which, and the key groups to take.
+    Frozen(usize, KeyGroupRange),
+    /// In the own store, which went on from the files.
+    Own,
+}
+
+/// One stored state of one file.
+struct Stored {
+    header: StateHeader,
+    rows: StoredRows,
+}
 
 /// Stored states that wait to be opened.
 #[derive(Default)]
 pub(crate) struct Restored {
-    /// By name; one block for each file that has the state.
-    blocks: BTreeMap<String, Vec<StateBlock>>,
+    /// By name; one for each file that has the state.
+    blocks: BTreeMap<String, Vec<Stored>>,
+    /// The stores of other key groups, or of another backend.
+    readers: Vec<Box<dyn FrozenStore>>,
     /// Opened states that the snapshot did not hold.
     new: Vec<StateDescriptor>,
     /// The last access of values that carry none.
     now: ProcessingTime,
 }
 
+/// What the own store does when a state is opened: see [`Restored::load`].
+pub(crate) trait OwnRows {
+    /// The rows of the state `name` as they are in the own store.
+    fn open(&mut self) -> Result<Box<dyn Backing>, StateError>;
+
+    /// Removes them.
+    fn remove(&mut self) -> Result<(), StateError>;
+}
+
 impl Restored {
-    /// Takes what `range` owns out of `snapshots`, without looking into the rows.
+    /// Takes what `range` owns out of `snapshots`, without looking into the rows. Returns also the files from which the own
+    /// store goes on, if there are any: those of the own key groups, written by the store `own`.
     pub(crate) fn collect(
         uid: &OperatorUid,
         (range, max_parallelism): (KeyGroupRange, MaxParallelism),
-        snapshots: Vec<KeyedSnapshot>,
+        snapshots: Vec<RestoredSnapshot>,
+        (factory, own): (Option<&dyn StoreFactory>, Option<&str>),
         now: ProcessingTime,
-    ) -> Result<Self, StateError> {
-        for snapshot in &snapshots {
+    ) -> Result<(Self, Option<StoreFiles>), StateError> {
+        for RestoredSnapshot { snapshot, .. } in &snapshots {
             if snapshot.uid != *uid {
                 return Err(StateError::ForeignOperator {
                     uid: uid.clone(),
@@ -55,26 +114,86 @@ impl Restored {
             }
         }
         check_coverage(uid, range, &snapshots)?;
-        let mut blocks: BTreeMap<String, Vec<StateBlock>> = BTreeMap::new();
-        for mut state in snapshots.into_iter().flat_map(|snapshot| snapshot.states) {
-            state.groups.retain(|block| range.contains(block.group));
-            blocks
-                .entry(state.header.name.clone())
-                .or_default()
-                .push(state);
-        }
-        Ok(Self {
-            blocks,
-            new: Vec::new(),
+        let mut restored = Self {
             now,
-        })
+            ..Self::default()
+        };
+        let mut goes_on = None;
+        for RestoredSnapshot { snapshot, files } in snapshots {
+            if !snapshot.range.intersects(range) {
+                continue;
+            }
+            let held = snapshot.range;
+            let is_own = held == range && files.as_ref().map(|files| files.store.as_str()) == own;
+            let reader = match files {
+                Some(files) if is_own => {
+                    goes_on = Some(files);
+                    None
+                }
+                Some(files) => Some(restored.read(uid, factory, files)?),
+                None => None,
+            };
+            for state in snapshot.states {
+                let rows = match (state.place, reader) {
+                    (RowsPlace::Here, _) => {
+                        let mut groups = state.groups;
+                        groups.retain(|block| range.contains(block.group));
+                        StoredRows::Groups(groups)
+                    }
+                    (RowsPlace::InStore, Some(reader)) => {
+                        StoredRows::Frozen(reader, held.intersection(range))
+                    }
+                    (RowsPlace::InStore, None) if is_own => StoredRows::Own,
+                    (RowsPlace::InStore, None) => {
+                        return Err(StateError::Format {
+                            at: "the states",
+                            reason: format!(
+                                "the rows of state `{}` of operator `{uid}` lie in the files of a store, and none came \
+                                 with it",
+                                state.header.name
+                            ),
+                        });
+                    }
+                };
+                let name = state.header.name.clone();
+                let stored = Stored {
+                    header: state.header,
+                    rows,
+                };
+                restored.blocks.entry(name).or_default().push(stored);
+            }
+        }
+        Ok((restored, goes_on))
     }
 
-    /// Loads what is stored under the name of `state` into it.
+    fn read(
+        &mut self,
+        uid: &OperatorUid,
+        factory: Option<&dyn StoreFactory>,
+        files: StoreFiles,
+    ) -> Result<usize, StateError> {
+        let Some(factory) = factory.filter(|factory| factory.name() == files.store) else {
+            return Err(StateError::UnknownStore {
+                uid: uid.clone(),
+                store: files.store,
+            });
+        };
+        let reader = factory.read(files).map_err(|source| StateError::Store {
+            uid: uid.clone(),
+            operation: "read the files of",
+            kind: source.kind(),
+            source,
+        })?;
+        self.readers.push(reader);
+        Ok(self.readers.len() - 1)
+    }
+
+    /// Loads what is stored under the name of `state` into it. `own` gives access to its rows in the own store.
     pub(crate) fn load(
         &mut self,
         uid: &OperatorUid,
         state: &mut dyn KeyedState,
+        own: &mut dyn OwnRows,
     ) -> Result<(), StateError> {
         let descriptor = state.descriptor().clone();
         let name = StateName {
@@ -85,27 +204,31 @@ impl Restored {
             self.new.push(descriptor);
             return Ok(());
         };
-        for block in blocks {
-            let compatibility = check_header(&name, &block.header, &descriptor)?;
-            let form = StoredForm {
-                timed: block.header.timed,
-                keeps_time: descriptor.ttl.is_some(),
-                now: self.now,
+        for Stored { header, rows } in blocks {
+            let compatibility = check_header(&name, header, &descriptor)?;
+            let mut loader = Loader {
+                name: &name,
+                header,
+                descriptor: &descriptor,
+                migrates: compatibility == Compatibility::Migrate,
+                form: StoredForm {
+                    timed: header.timed,
+                    keeps_time: descriptor.ttl.is_some(),
+                    now: self.now,
+                },
+                state: &mut *state,
             };
-            for group in &block.groups {
-                let rows = group.verified(&name)?;
-                if compatibility == Compatibility::Migrate {
-                    let rows =
-                        migrate_rows(rows, &block.header, &descriptor).map_err(|source| {
-                            StateError::Decode {
-                                what: format!("a row of {name} in key group {}", group.group),
-                                source,
-                            }
-                        })?;
-                    state.load(group.group, &rows, &form)?;
-                } else {
-                    state.load(group.group, rows, &form)?;
+            match rows {
+                StoredRows::Groups(groups) => {
+                    for group in groups {
+                        loader.load(group.group, &group.verified(&name)?)?;
+                    }
                 }
+                StoredRows::Frozen(reader, groups) => {
+                    let reader = self.readers[*reader].as_mut();
+                    loader.load_frozen(reader, *groups)?;
+                }
+                StoredRows::Own => loader.load_own(own)?,
             }
         }
         self.blocks.remove(&descriptor.name);
@@ -123,16 +246,15 @@ impl Restored {
             state: name.to_owned(),
         };
         let mut groups = Vec::new();
-        for block in self.blocks.get(name).into_iter().flatten() {
-            if block.header.kind != StateKind::Raw {
-                return Err(StateError::Kind {
-                    name: full,
-                    stored: block.header.kind,
-                    declared: StateKind::Raw,
-                });
+        for Stored { header, rows } in self.blocks.get(name).into_iter().flatten() {
+            let StoredRows::Groups(blocks) = rows else {
+                return Err(kind_of(full, header.kind));
+            };
+            if header.kind != StateKind::Raw {
+                return Err(kind_of(full, header.kind));
             }
-            for group in &block.groups {
-                groups.push((group.group, group.verified(&full)?.to_vec()));
+            for group in blocks {
+                groups.push((group.group, group.verified(&full)?.into_owned()));
             }
         }
         self.blocks.remove(name);
@@ -140,17 +262,19 @@ impl Restored {
         Ok(groups)
     }
 
-    /// Fails when stored states were not opened, unless they are in `dropped`, which are forgotten.
+    /// Fails when stored states were not opened, unless they are in `dropped`, which are forgotten. Returns the names of
+    /// those of them that lie in the own store.
     pub(crate) fn finish(
         &mut self,
         uid: &OperatorUid,
         dropped: &BTreeSet<String>,
-    ) -> Result<(), StateError> {
-        self.blocks.retain(|name, _| !dropped.contains(name));
-        if self.blocks.is_empty() {
-            return Ok(());
+    ) -> Result<Vec<String>, StateError> {
+        let kept = self.blocks.keys().filter(|name| !dropped.contains(*name));
+        let names: Vec<_> = kept.map(|name| format!("`{name}`")).collect();
+        if names.is_empty() {
+            return Ok(self.drop_unmatched());
         }
-        let names: Vec<_> = self.blocks.keys().map(|name| format!("`{name}`")).collect();
+        self.blocks.retain(|name, _| !dropped.contains(name));
         Err(StateError::Unmatched {
             uid: uid.clone(),
             names: names.join(", "),
@@ -158,27 +282,77 @@ impl Restored {
         })
     }
 
-    /// The stored states that were not opened, with the rows of each.
-    pub(crate) fn unmatched(&self) -> impl Iterator<Item = (&str, u64)> {
-        let rows = |block: &StateBlock| block.groups.iter().map(|group| group.count).sum::<u64>();
+    /// The stored states that were not opened, with the rows of each where that is known without reading them.
+    pub(crate) fn unmatched(&self) -> impl Iterator<Item = (&str, Option<u64>)> {
+        let rows = |stored: &Stored| match &stored.rows {
+            StoredRows::Groups(groups) => Some(groups.iter().map(|group| group.count).sum::<u64>()),
+            StoredRows::Frozen(..) | StoredRows::Own => None,
+        };
         let blocks = self.blocks.iter();
         blocks.map(move |(name, blocks)| (name.as_str(), blocks.iter().map(rows).sum()))
     }
 
-    /// Forgets all stored states that were not opened.
-    pub(crate) fn drop_unmatched(&mut self) {
-        self.blocks.clear();
+    /// Forgets all stored states that were not opened. Returns the names of those in the own store.
+    pub(crate) fn drop_unmatched(&mut self) -> Vec<String> {
+        self.readers.clear();
+        let dropped = std::mem::take(&mut self.blocks).into_iter();
+        let is_own = |blocks: &[Stored]| {
+            let mut rows = blocks.iter().map(|stored| &stored.rows);
+            rows.any(|rows| matches!(rows, StoredRows::Own))
+        };
+        let own = dropped.filter(|(_, blocks)| is_own(blocks));
+        own.map(|(name, _)| name).collect()
+    }
+
+    /// Whether rows of a state that was not opened lie in the own store.
+    pub(crate) fn holds_own(&self) -> bool {
+        let mut all = self.blocks.values().flatten();
+        all.any(|stored| matches!(stored.rows, StoredRows::Own))
+    }
+
+    /// Keeps what was not opened for the snapshots to come: rows that lie elsewhere come into memory.
+    pub(crate) fn keep_unmatched(&mut self, uid: &OperatorUid) -> Result<(), StateError> {
+        for (name, stored) in &mut self.blocks {
+            let name = StateName {
+                uid: uid.clone(),
+                state: name.clone(),
+            };
+            for Stored { rows, .. } in stored {
+                let groups = match rows {
+                    StoredRows::Own => continue,
+                    StoredRows::Groups(groups) => {
+                        let held = groups.iter().map(|group| group.in_memory(&name));
+                        held.collect::<Result<Vec<_>, _>>()?
+                    }
+                    StoredRows::Frozen(reader, groups) => {
+                        blocks_of(&name, self.readers[*reader].as_mut(), *groups)?
+                    }
+                };
+                *rows = StoredRows::Groups(groups);
+            }
+        }
+        self.readers.clear();
+        Ok(())
     }
 
     /// What was not opened, to go into the next snapshot as it is.
-    pub(crate) fn carried(&self) -> impl Iterator<Item = &StateBlock> {
-        self.blocks.values().flatten()
+    pub(crate) fn carried(&self) -> Vec<UnsealedState> {
+        let all = self.blocks.values().flatten();
+        let carried = all.map(|Stored { header, rows }| UnsealedState {
+            header: header.clone(),
+            rows: match rows {
+                StoredRows::Groups(groups) => SavedRows::Blocks(groups.clone()),
+                StoredRows::Own => SavedRows::InStore(None),
+                StoredRows::Frozen(..) => SavedRows::Blocks(Vec::new()),
+            },
+        });
+        carried.collect()
     }
 
     fn rename_hint(&self) -> String {
         let mut hint = String::new();
         for (name, blocks) in &self.blocks {
-            let header = blocks.first().map(|block| &block.header);
+            let header = blocks.first().map(|stored| &stored.header);
             let twin = self.new.iter().find(|new| {
                 header
                     .is_some_and(|header| header.kind == new.kind && header.schemas == new.schemas)
@@ -199,7 +373,7 @@ impl Restored {
 fn check_coverage(
     uid: &OperatorUid,
     range: KeyGroupRange,
-    snapshots: &[KeyedSnapshot],
+    snapshots: &[RestoredSnapshot],
 ) -> Result<(), StateError> {
     if snapshots.is_empty() {
         return Ok(());
@@ -207,7 +381,7 @@ fn check_coverage(
     for group in range.groups() {
         let holders = snapshots
             .iter()
-            .filter(|snapshot| snapshot.range.contains(group));
+            .filter(|restored| restored.snapshot.range.contains(group));
         match holders.count() {
             0 => {
                 return Err(StateError::Coverage {
@@ -226,6 +400,14 @@ fn check_coverage(
         }
     }
     Ok(())
+}
+
+const fn kind_of(name: StateName, stored: StateKind) -> StateError {
+    StateError::Kind {
+        name,
+        stored,
+        declared: StateKind::Raw,
+    }
 }
 
 fn check_header(
@@ -275,46 +457,4 @@ fn check_same(
         stored: stored.to_string(),
         declared: declared.to_string(),
     })
-}
-
-/// Rewrites the values of rows; keys, and so the order, stay.
-fn migrate_rows(
-    mut rows: &[u8],
-    stored: &StateHeader,
-    declared: &StateDescriptor,
-) -> Result<Vec<u8>, DecodeError> {
-    let (mut out, mut value) = (Vec::with_capacity(rows.len()), Vec::new());
-    while !rows.is_empty() {
-        let (key, old) = next_row(&mut rows)?;
-        value.clear();
-        migrate_value(old, stored, declared, &mut value)?;
-        push_row(key, &value, &mut out);
-    }
-    Ok(out)
-}
-
-fn migrate_value(
-    mut old: &[u8],
-    stored: &StateHeader,
-    declared: &StateDescriptor,
-    out: &mut Vec<u8>,
-) -> Result<(), DecodeError> {
-    let input = &mut old;
-    let parts = match stored.kind {
-        StateKind::List | StateKind::Map => {
-            let count = decode_length(input)?;
-            encode_length(count, out);
-            count
-        }
-        _ => 1,
-    };
-    for _ in 0..parts {
-        if stored.timed {
-            out.extend_from_slice(take(input, size_of::<ProcessingTime>(), "last access")?);
-        }
-        for (old, new) in stored.schemas.values.iter().zip(&declared.schemas.values) {
-            migrate(old, new, input, out)?;
-        }
-    }
-    Ok(())
 }

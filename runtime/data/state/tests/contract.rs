@@ -1,5 +1,7 @@
 //! The contract suite on the heap and on a store that is only good at bulk, and random runs of it.
 
+use std::sync::Arc;
+
 use highwater_state::Store;
 use highwater_state::contract::{
     Access, SlowMissFactory, Step, check_backend, check_steps, seeded_steps,
@@ -7,8 +9,8 @@ use highwater_state::contract::{
 use proptest::prelude::*;
 
 fn paged(factory: &SlowMissFactory) -> Store {
-    Store::Paged {
-        factory: Box::new(factory.clone()),
+    Store::Local {
+        factory: Arc::new(factory.clone()),
         // Less than one entry: everything is evicted after every chunk.
         cache_bytes: 64,
     }
@@ -16,7 +18,7 @@ fn paged(factory: &SlowMissFactory) -> Store {
 
 #[test]
 fn heap_keeps_the_contract() {
-    check_backend(&mut || Store::Heap);
+    check_backend(&mut Store::heap);
 }
 
 #[test]
@@ -31,8 +33,8 @@ fn table_over_a_store_keeps_the_contract_and_reads_in_bulk() {
 #[test]
 fn table_over_a_store_that_never_evicts_keeps_the_contract() {
     let factory = SlowMissFactory::default();
-    check_backend(&mut || Store::Paged {
-        factory: Box::new(factory.clone()),
+    check_backend(&mut || Store::Local {
+        factory: Arc::new(factory.clone()),
         cache_bytes: usize::MAX,
     });
 }
@@ -64,7 +66,7 @@ proptest! {
     #[test]
     fn backends_agree_on_random_runs(steps in proptest::collection::vec(step(), 0..40)) {
         let factory = SlowMissFactory::default();
-        let on_heap = check_steps(&mut || Store::Heap, &steps);
+        let on_heap = check_steps(&mut Store::heap, &steps);
         let in_store = check_steps(&mut || paged(&factory), &steps);
         prop_assert_eq!(on_heap, in_store);
     }

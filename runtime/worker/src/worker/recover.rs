@@ -8,7 +8,7 @@ use highwater_operators::RestoredOperator;
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::recovery::{Fault, SlotDuty};
 use highwater_protocol::stop::SlotKey;
-use highwater_state::MemoryBudget;
+use highwater_state::{MemoryBudget, Store};
 use highwater_storage::StorageError;
 use highwater_types::{AttemptId, Classified, ErrorKind, Parallelism, SlotIndex, SubtaskIndex};
 
@@ -261,6 +261,7 @@ impl Worker {
                 rim: self.setup.rim.clone(),
                 wake: self.slots[slot.0 as usize].waker.handle(),
                 budget: budget.clone(),
+                store: Store::heap(),
                 is_restored: held.deployment.history == History::Restored,
                 unmatched: held.deployment.unmatched,
                 sinks: Arc::clone(&held.mailboxes),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use highwater_connectors::WakeHandle;
-use highwater_state::MemoryBudget;
+use highwater_state::{MemoryBudget, Store};
 use highwater_types::{
     BarrierKind, CheckpointBarrier, CheckpointId, Chunk, Epoch, EventTime, JobIdentity, Key,
     KeyHash, MaxParallelism, OperatorUid, Parallelism, ProcessingTime, Record, StreamStatus,
@@ -36,6 +36,8 @@ pub struct HarnessSetup {
     pub sides: Vec<(String, Box<dyn SidePort>)>,
     /// The byte budget of keyed state.
     pub budget: MemoryBudget,
+    /// Where keyed state rests.
+    pub store: Store,
 }
 
 impl Default for HarnessSetup {
@@ -48,6 +50,7 @@ impl Default for HarnessSetup {
             restored: None,
             sides: Vec::new(),
             budget: MemoryBudget::unlimited(),
+            store: Store::heap(),
         }
     }
 }
@@ -109,6 +112,7 @@ impl<In: Record, Out: Record> Harness<In, Out> {
             clock: clock.clone(),
             wake,
             budget: setup.budget,
+            store: setup.store,
             rim: runtime.handle().clone(),
             restored: setup.restored,
             unmatched: crate::OnUnmatched::Refuse,

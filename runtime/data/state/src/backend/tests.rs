@@ -19,10 +19,11 @@ fn setup(index: u32, parallelism: u32) -> BackendSetup {
     let max_parallelism = MaxParallelism::try_new(16).unwrap();
     BackendSetup {
         uid: OperatorUid::parse("r1-count").unwrap(),
+        subtask: SubtaskIndex(index),
         range: max_parallelism.range(SubtaskIndex(index), Parallelism(parallelism)),
         max_parallelism,
         budget: MemoryBudget::unlimited(),
-        store: Store::Heap,
+        store: Store::heap(),
     }
 }
 
@@ -53,8 +54,12 @@ fn names_saved() -> KeyedSnapshot {
         .unwrap()
 }
 
+fn restores(snapshots: Vec<KeyedSnapshot>) -> Vec<RestoredSnapshot> {
+    snapshots.into_iter().map(RestoredSnapshot::from).collect()
+}
+
 fn restored(snapshots: Vec<KeyedSnapshot>) -> KeyedStateBackend {
-    KeyedStateBackend::restore(whole(), snapshots, ProcessingTime(0)).unwrap()
+    KeyedStateBackend::restore(whole(), restores(snapshots), ProcessingTime(0)).unwrap()
 }
 
 fn refusal<T>(result: Result<T, StateError>, kind: ErrorKind) -> String {
@@ -150,7 +155,7 @@ fn t44_states_left_over_are_kept_or_dropped_by_rule() {
     for (rule, is_there) in [(Unmatched::Keep, true), (Unmatched::Drop, false)] {
         let mut backend = restored(vec![saved.clone()]);
         let left: Vec<_> = backend.unmatched().collect();
-        assert_eq!(left, [("names", 100)], "by name, with its rows");
+        assert_eq!(left, [("names", Some(100))], "by name, with its rows");
         backend.finish_restore(&rule).unwrap();
         let next = backend
             .snapshot_now(checkpoint(), ProcessingTime(0), Vec::new())
@@ -169,7 +174,8 @@ fn t44_states_left_over_are_kept_or_dropped_by_rule() {
 fn t12_a_changed_max_parallelism_is_refused() {
     let mut changed = whole();
     changed.max_parallelism = MaxParallelism::try_new(32).unwrap();
-    let result = KeyedStateBackend::restore(changed, vec![names_saved()], ProcessingTime(0));
+    let result =
+        KeyedStateBackend::restore(changed, restores(vec![names_saved()]), ProcessingTime(0));
     let message = refusal(result, ErrorKind::Invalid);
     assert!(
         message.contains("stored with max parallelism 16 and started with 32"),
@@ -180,7 +186,8 @@ fn t12_a_changed_max_parallelism_is_refused() {
 #[test]
 fn files_must_cover_every_own_key_group_once() {
     let saved = names_saved();
-    let restore = |snapshots| KeyedStateBackend::restore(whole(), snapshots, ProcessingTime(0));
+    let restore =
+        |snapshots| KeyedStateBackend::restore(whole(), restores(snapshots), ProcessingTime(0));
     let mut half = saved.clone();
     half.range.end = 8;
     let message = refusal(restore(vec![half.clone()]), ErrorKind::Corrupt);
@@ -197,7 +204,8 @@ fn any_damaged_byte_is_found_before_a_value_is_used() {
     let bytes = names_saved().to_bytes();
     let open = |bytes: Vec<u8>| {
         let snapshot = KeyedSnapshot::from_bytes(bytes)?;
-        let mut backend = KeyedStateBackend::restore(whole(), vec![snapshot], ProcessingTime(0))?;
+        let mut backend =
+            KeyedStateBackend::restore(whole(), restores(vec![snapshot]), ProcessingTime(0))?;
         backend.open::<Names>(Names::describe("names")).map(|_| ())
     };
     open(bytes.clone()).unwrap();
@@ -227,8 +235,8 @@ fn equal_content_has_an_equal_digest_at_any_parallelism_and_backend() {
             let mut setup = setup(index, parallelism);
             let (range, max) = (setup.range, setup.max_parallelism);
             if is_paged {
-                setup.store = Store::Paged {
-                    factory: Box::new(SlowMissFactory::default()),
+                setup.store = Store::Local {
+                    factory: Arc::new(SlowMissFactory::default()),
                     cache_bytes: 512,
                 };
             }
@@ -486,7 +494,8 @@ fn st11_a_full_snapshot_leaves_expired_values_out() {
 #[test]
 fn st10_a_ttl_can_be_switched_on_and_off_between_runs() {
     let ttl = TtlConfig::after_write(10);
-    let restore = |saved| KeyedStateBackend::restore(whole(), vec![saved], ProcessingTime(500));
+    let restore =
+        |saved| KeyedStateBackend::restore(whole(), restores(vec![saved]), ProcessingTime(500));
     let mut timed = restore(names_saved()).unwrap();
     let names = timed
         .open::<Names>(Names::describe("names").with_ttl(ttl))

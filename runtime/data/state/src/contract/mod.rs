@@ -10,9 +10,9 @@ mod steps;
 mod subtask;
 
 use self::model::Model;
-pub use self::slow_miss::{SlowMissFactory, StoreCalls};
+pub use self::slow_miss::{SlowMissFactory, StoreCalls, copied};
 pub use self::steps::{Access, Step, seeded_steps};
-use self::subtask::Cluster;
+use self::subtask::{Cluster, Crash, RestoreFrom};
 use crate::backend::Store;
 
 /// Makes the store of one subtask of one attempt.
@@ -34,14 +34,21 @@ pub fn check_steps(make_store: MakeStore<'_>, steps: &[Step]) -> Vec<u64> {
             Step::Advance(entries) => cluster.advance(&model, usize::from(*entries)),
             Step::Take => digests.extend(cluster.take(&mut model)),
             Step::Abort => cluster.abort(&mut model),
-            Step::Crash(parallelism) => {
-                cluster.crash(&mut model, make_store, u32::from(*parallelism % 5) + 1);
-            }
+            Step::Crash(how) => cluster.crash(&mut model, make_store, Crash::of(*how)),
         }
     }
     cluster.barrier(&mut model);
     digests.extend(cluster.take(&mut model));
-    cluster.crash(&mut model, make_store, 3);
+    for from in [RestoreFrom::Files, RestoreFrom::Canonical] {
+        cluster.crash(
+            &mut model,
+            make_store,
+            Crash {
+                parallelism: 3,
+                from,
+            },
+        );
+    }
     cluster.check_everything(&model);
     digests
 }
@@ -54,7 +61,7 @@ pub fn check_backend(make_store: MakeStore<'_>) {
     for seed in 0..40 {
         let steps = seeded_steps(seed, 60);
         let digests = check_steps(make_store, &steps);
-        let on_heap = check_steps(&mut || Store::Heap, &steps);
+        let on_heap = check_steps(&mut Store::heap, &steps);
         assert_eq!(
             digests, on_heap,
             "digests of seed {seed} differ from those of the heap"

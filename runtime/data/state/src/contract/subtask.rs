@@ -6,6 +6,7 @@ use highwater_types::{
 
 use super::MakeStore;
 use super::model::{Model, TTL_MS};
+use super::slow_miss::copied;
 use super::steps::Access;
 use crate::backend::{BackendSetup, KeyedStateBackend, StateHandle, Unmatched};
 use crate::budget::MemoryBudget;
@@ -14,7 +15,9 @@ use crate::keyed::{
     AggregatingState, Aggregation, Drained, ListState, MapState, OpenState, ReducingState,
     SlicedState, ValueState,
 };
-use crate::snapshot::{KeyedSnapshot, RawKeyGroupState, UnsealedSnapshot, canonical_digest};
+use crate::restore::RestoredSnapshot;
+use crate::snapshot::{KeyedSnapshot, RawKeyGroupState, canonical_digest};
+use crate::store::StoreFiles;
 use crate::table::StateTable;
 use crate::ttl::{TtlConfig, TtlUpdate};
 
@@ -97,7 +100,57 @@ pub(super) struct Cluster {
     parallelism: Parallelism,
     max_parallelism: MaxParallelism,
     checkpoint: CheckpointId,
-    saved: Vec<KeyedSnapshot>,
+    saved: Vec<Saved>,
+}
+
+/// What one subtask saved last.
+struct Saved {
+    canonical: KeyedSnapshot,
+    /// The same, with rows left in the files of its store.
+    in_store: Option<(Vec<u8>, StoreFiles)>,
+}
+
+/// Which form of a snapshot is restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RestoreFrom {
+    /// The canonical one.
+    Canonical,
+    /// The files of the store, where there is one.
+    Files,
+}
+
+/// How the subtasks come back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Crash {
+    pub(super) parallelism: u32,
+    pub(super) from: RestoreFrom,
+}
+
+impl Crash {
+    /// By a number: how many there are then, and what they come back from.
+    pub(super) fn of(how: u8) -> Self {
+        let from = if (how / 5).is_multiple_of(3) {
+            RestoreFrom::Canonical
+        } else {
+            RestoreFrom::Files
+        };
+        Self {
+            parallelism: u32::from(how % 5) + 1,
+            from,
+        }
+    }
+}
+
+impl Saved {
+    fn restored(&self, from: RestoreFrom) -> RestoredSnapshot {
+        match &self.in_store {
+            Some((head, files)) if from == RestoreFrom::Files => RestoredSnapshot {
+                snapshot: KeyedSnapshot::from_bytes(head.clone()).expect("the head is read back"),
+                files: Some(copied(files)),
+            },
+            _ => self.canonical.clone().into(),
+        }
+    }
 }
 
 fn text(value: u8) -> String {
@@ -116,15 +169,16 @@ impl Cluster {
             },
             saved: Vec::new(),
         };
-        cluster.deploy(&Model::default(), make_store);
+        cluster.deploy(&Model::default(), make_store, RestoreFrom::Canonical);
         cluster
     }
 
-    fn deploy(&mut self, model: &Model, make_store: MakeStore<'_>) {
+    fn deploy(&mut self, model: &Model, make_store: MakeStore<'_>, from: RestoreFrom) {
         self.subtasks.clear();
         for index in 0..self.parallelism.0 {
             let setup = BackendSetup {
                 uid: OperatorUid::parse("suite").expect("the uid is well formed"),
+                subtask: SubtaskIndex(index),
                 range: self
                     .max_parallelism
                     .range(SubtaskIndex(index), self.parallelism),
@@ -132,7 +186,9 @@ impl Cluster {
                 budget: MemoryBudget::unlimited(),
                 store: make_store(),
             };
-            let snapshots = self.saved.clone();
+            let saved = self.saved.iter();
+            let meets = saved.filter(|saved| saved.canonical.range.intersects(setup.range));
+            let snapshots = meets.map(|saved| saved.restored(from)).collect();
             let mut backend = KeyedStateBackend::restore(setup, snapshots, model.now)
                 .expect("the snapshots of the suite restore");
             let handles = Handles::open(&mut backend);
@@ -208,15 +264,25 @@ impl Cluster {
         model.saved = model.barrier.take()?;
         let mut saved = Vec::new();
         for subtask in &mut self.subtasks {
-            let taken = subtask
-                .backend
-                .take_snapshot()
-                .and_then(UnsealedSnapshot::seal);
-            let bytes = taken.expect("a snapshot of the suite is taken").to_bytes();
-            saved.push(KeyedSnapshot::from_bytes(bytes).expect("its bytes are read back"));
+            let taken = subtask.backend.take_snapshot();
+            let mut taken = taken.expect("a snapshot of the suite is taken");
+            taken.freeze().expect("the store freezes");
+            subtask.backend.resume_writes();
+            let in_store = taken.is_in_store().then(|| {
+                let sealed = taken.seal_in_store().expect("the store has its files");
+                (sealed.head.to_bytes(), sealed.files)
+            });
+            let whole = taken.seal().expect("a snapshot of the suite is sealed");
+            let canonical = KeyedSnapshot::from_bytes(whole.to_bytes());
+            saved.push(Saved {
+                canonical: canonical.expect("its bytes are read back"),
+                in_store,
+            });
         }
         self.saved = saved;
-        Some(canonical_digest(&self.saved))
+        let saved = self.saved.iter();
+        let canonical: Vec<_> = saved.map(|saved| saved.canonical.clone()).collect();
+        Some(canonical_digest(&canonical))
     }
 
     pub(super) fn abort(&mut self, model: &mut Model) {
@@ -227,11 +293,11 @@ impl Cluster {
     }
 
     /// Loses all subtasks and starts again from the last snapshot at another parallelism.
-    pub(super) fn crash(&mut self, model: &mut Model, make_store: MakeStore<'_>, parallelism: u32) {
+    pub(super) fn crash(&mut self, model: &mut Model, make_store: MakeStore<'_>, how: Crash) {
         model.barrier = None;
         model.live = model.saved.clone();
-        self.parallelism = Parallelism(parallelism);
-        self.deploy(model, make_store);
+        self.parallelism = Parallelism(how.parallelism);
+        self.deploy(model, make_store, how.from);
     }
 
     /// Compares every state of every key with the model.

@@ -46,6 +46,12 @@ pub trait KeyedState: Any + Send {
     /// What the job declared.
     fn descriptor(&self) -> &StateDescriptor;
 
+    /// Whether rows of the state may lie in a store.
+    fn is_paged(&self) -> bool;
+
+    /// While `withheld`, nothing is written to the store: it is being frozen.
+    fn withhold_writes(&mut self, withheld: bool);
+
     /// Bytes of memory that the state takes.
     fn used_bytes(&self) -> usize;
 
@@ -122,6 +128,14 @@ impl<K: Key, N: Namespace, C: Cell> KeyedState for StateTable<K, N, C> {
         self.descriptor()
     }
 
+    fn is_paged(&self) -> bool {
+        self.is_paged()
+    }
+
+    fn withhold_writes(&mut self, withheld: bool) {
+        self.withhold_writes(withheld);
+    }
+
     fn used_bytes(&self) -> usize {
         self.used_bytes()
     }
@@ -165,6 +179,14 @@ macro_rules! keyed_state_by_table {
         impl<$($params)*> $crate::keyed::KeyedState for $state {
             fn descriptor(&self) -> &$crate::StateDescriptor {
                 self.table.descriptor()
+            }
+
+            fn is_paged(&self) -> bool {
+                self.table.is_paged()
+            }
+
+            fn withhold_writes(&mut self, withheld: bool) {
+                self.table.withhold_writes(withheld);
             }
 
             fn used_bytes(&self) -> usize {

@@ -153,6 +153,14 @@ impl<K: Key, N: Namespace + Ord, V: Record> KeyedState for SlicedState<K, N, V> 
         &self.setup.descriptor
     }
 
+    fn is_paged(&self) -> bool {
+        false
+    }
+
+    fn withhold_writes(&mut self, _: bool) {
+        // Slices live on the heap.
+    }
+
     fn used_bytes(&self) -> usize {
         self.slices
             .values()
@@ -196,13 +204,12 @@ impl<K: Key, N: Namespace + Ord, V: Record> KeyedState for SlicedState<K, N, V> 
         for table in self.tables_mut().filter(|table| table.is_saving()) {
             match table.take_snapshot().map(|saved| saved.rows) {
                 Ok(SavedRows::Rows(rows)) => all.append(rows),
-                Ok(SavedRows::Frozen { .. }) => {}
+                Ok(SavedRows::Blocks(_) | SavedRows::InStore(_)) => {}
                 Err(error) => refused = Err(error),
             }
         }
         self.retired.clear();
         refused.map(|()| UnsealedState {
-            uid: self.setup.uid.clone(),
             header: StateHeader::of(&self.setup.descriptor),
             rows: SavedRows::Rows(all),
         })

@@ -1,9 +1,10 @@
-//! The bytes of a keyed snapshot, version 1.
+//! The bytes of a keyed snapshot, version 2. Version 1, which knows no store, is read as well.
 //!
 //! ```text
 //! "HWKS"  version u16  length of header u32  header  XXH3-64 of all before  key groups, back to back
 //! header:     uid text, max parallelism u32, first group u16, end group u16, checkpoint u64 + epoch u64, states
-//! state:      name text, kind u8, timed u8, key schema, namespace schema, value schemas, groups
+//! state:      name text, kind u8, timed u8, place u8, key schema, namespace schema, value schemas, groups
+//!             (place 0: its key groups follow; 1: its rows lie in the files of a local store. Version 1 has no place.)
 //! key group:  group u16, rows u64, offset u64, length u64, checksum u64   (offset from the first key group)
 //! ```
 //!
@@ -11,6 +12,9 @@
 //! restore may read the header and then only the key groups that it wants. Checksums of key groups are checked where the
 //! bytes are used ([`GroupBlock::verified`]).
 
+use std::fs::File;
+use std::ops::RangeInclusive;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use highwater_types::key::hash_bytes;
@@ -19,13 +23,15 @@ use highwater_types::{
     CheckpointId, DecodeError, Epoch, KeyGroup, KeyGroupRange, MaxParallelism, OperatorUid, Record,
 };
 
+use super::block::{GroupBlock, SnapshotBytes};
 use super::schema_bytes::{read_many, read_schema, read_text, write_schema, write_text};
-use super::{GroupBlock, KeyedSnapshot, StateBlock, StateHeader};
+use super::{KeyedSnapshot, RowsPlace, StateBlock, StateHeader};
 use crate::descriptor::{StateKind, StateSchemas};
 use crate::error::StateError;
 
 const MAGIC: &[u8; 4] = b"HWKS";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+const VERSIONS: RangeInclusive<u16> = 1..=VERSION;
 const PREFIX_BYTES: usize = 10;
 const CHECKSUM_BYTES: usize = 8;
 
@@ -41,7 +47,7 @@ impl KeyedSnapshot {
         out.extend_from_slice(&header);
         hash_bytes(&out).0.encode(&mut out);
         for block in self.states.iter().flat_map(|state| &state.groups) {
-            out.extend_from_slice(block.bytes());
+            out.extend_from_slice(block.held());
         }
         out
     }
@@ -65,18 +71,64 @@ impl KeyedSnapshot {
     /// # Errors
     /// `Corrupt` when the bytes are no snapshot of a known version, or the header is damaged.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, StateError> {
-        let (header, data) = split_header(&bytes)?;
-        let mut input = &bytes[PREFIX_BYTES..PREFIX_BYTES + header];
-        let parsed = Header::read(&mut input).map_err(|source| StateError::Decode {
+        Self::from_shared(&Arc::new(bytes))
+    }
+
+    /// Reads a snapshot out of bytes that others hold too.
+    ///
+    /// # Errors
+    /// As [`KeyedSnapshot::from_bytes`].
+    pub fn from_shared(bytes: &Arc<Vec<u8>>) -> Result<Self, StateError> {
+        let prefix = read_prefix(bytes)?;
+        let end = PREFIX_BYTES + prefix.header + CHECKSUM_BYTES;
+        let head = bytes.get(..end.min(bytes.len())).unwrap_or_default();
+        Self::read(
+            &prefix,
+            head,
+            bytes.len(),
+            &SnapshotBytes::Memory(Arc::clone(bytes)),
+        )
+    }
+
+    /// Reads a snapshot out of a file on local disk: the header now, key groups when they are wanted.
+    ///
+    /// # Errors
+    /// As [`KeyedSnapshot::from_bytes`]; `Transient` when the file cannot be read.
+    pub fn from_file(file: File) -> Result<Self, StateError> {
+        let refuse = |source| StateError::LocalFile {
+            what: "the header of a keyed snapshot".to_owned(),
+            source,
+        };
+        let length = file.metadata().map_err(refuse)?.len() as usize;
+        let mut start = vec![0; PREFIX_BYTES.min(length)];
+        file.read_exact_at(&mut start, 0).map_err(refuse)?;
+        let prefix = read_prefix(&start)?;
+        let end = PREFIX_BYTES + prefix.header + CHECKSUM_BYTES;
+        let mut head = vec![0; end.min(length)];
+        file.read_exact_at(&mut head, 0).map_err(refuse)?;
+        Self::read(&prefix, &head, length, &SnapshotBytes::File(Arc::new(file)))
+    }
+
+    fn read(
+        prefix: &Prefix,
+        head: &[u8],
+        length: usize,
+        source: &SnapshotBytes,
+    ) -> Result<Self, StateError> {
+        let data = check_header(prefix, head)?;
+        let mut input = &head[PREFIX_BYTES..PREFIX_BYTES + prefix.header];
+        let parsed = Header::read(&mut input, prefix.version);
+        let parsed = parsed.map_err(|source| StateError::Decode {
             what: "the header of a keyed snapshot".to_owned(),
             source,
         })?;
-        let buffer = Arc::new(bytes);
         let mut states = Vec::with_capacity(parsed.states.len());
-        for (header, groups) in parsed.states {
-            let groups = groups.into_iter().map(|group| group.place(&buffer, data));
+        for state in parsed.states {
+            let groups = state.groups.into_iter();
+            let groups = groups.map(|group| group.place(source, data, length));
             states.push(StateBlock {
-                header,
+                header: state.header,
+                place: state.place,
                 groups: groups.collect::<Result<_, _>>()?,
             });
         }
@@ -94,6 +146,10 @@ fn write_state(state: &StateBlock, offset: &mut u64, out: &mut Vec<u8>) {
     write_text(&state.header.name, out);
     out.push(state.header.kind.code());
     out.push(u8::from(state.header.timed));
+    out.push(match state.place {
+        RowsPlace::Here => 0,
+        RowsPlace::InStore => 1,
+    });
     write_schema(&state.header.schemas.key, out);
     write_schema(&state.header.schemas.namespace, out);
     encode_length(state.header.schemas.values.len() as u64, out);
@@ -102,7 +158,7 @@ fn write_state(state: &StateBlock, offset: &mut u64, out: &mut Vec<u8>) {
     }
     encode_length(state.groups.len() as u64, out);
     for block in &state.groups {
-        let length = block.bytes().len() as u64;
+        let length = block.length();
         block.group.0.encode(out);
         block.count.encode(out);
         offset.encode(out);
@@ -112,25 +168,44 @@ fn write_state(state: &StateBlock, offset: &mut u64, out: &mut Vec<u8>) {
     }
 }
 
-/// Checks magic, version and checksum of the header. Returns the length of the header and where the data begins.
-fn split_header(bytes: &[u8]) -> Result<(usize, usize), StateError> {
-    let refuse = |reason: String| StateError::Format {
+/// What the first bytes of a snapshot say.
+struct Prefix {
+    version: u16,
+    /// Bytes of the header.
+    header: usize,
+}
+
+fn refuse(reason: String) -> StateError {
+    StateError::Format {
         at: "the prefix",
         reason,
-    };
+    }
+}
+
+/// Checks magic and version.
+fn read_prefix(bytes: &[u8]) -> Result<Prefix, StateError> {
     if bytes.len() < PREFIX_BYTES || &bytes[..4] != MAGIC {
         return Err(refuse(
             "it does not begin as a keyed snapshot does".to_owned(),
         ));
     }
     let version = u16::from_le_bytes([bytes[4], bytes[5]]);
-    if version != VERSION {
+    if !VERSIONS.contains(&version) {
         return Err(refuse(format!(
-            "it has version {version}, this program reads version {VERSION}; use the program that wrote it or a newer one"
+            "it has version {version}, this program reads versions {} to {}; use the program that wrote it or a newer one",
+            VERSIONS.start(),
+            VERSIONS.end(),
         )));
     }
-    let header = u32::from_le_bytes([bytes[6], bytes[7], bytes[8], bytes[9]]) as usize;
-    let end = PREFIX_BYTES + header;
+    Ok(Prefix {
+        version,
+        header: u32::from_le_bytes([bytes[6], bytes[7], bytes[8], bytes[9]]) as usize,
+    })
+}
+
+/// Checks the checksum of the header. Returns where the data begins.
+fn check_header(prefix: &Prefix, bytes: &[u8]) -> Result<usize, StateError> {
+    let end = PREFIX_BYTES + prefix.header;
     let Some(mut stored) = bytes.get(end..end + CHECKSUM_BYTES) else {
         return Err(refuse(format!(
             "it ends after {} bytes, inside its header",
@@ -149,7 +224,7 @@ fn split_header(bytes: &[u8]) -> Result<(usize, usize), StateError> {
             found,
         });
     }
-    Ok((header, end + CHECKSUM_BYTES))
+    Ok(end + CHECKSUM_BYTES)
 }
 
 /// One line of the table of key groups.
@@ -172,27 +247,33 @@ impl GroupLine {
         })
     }
 
-    fn place(self, buffer: &Arc<Vec<u8>>, data: usize) -> Result<GroupBlock, StateError> {
+    fn place(
+        self,
+        source: &SnapshotBytes,
+        data: usize,
+        length: usize,
+    ) -> Result<GroupBlock, StateError> {
         let start = data.saturating_add(self.offset as usize);
         let end = start.saturating_add(self.length as usize);
-        if end > buffer.len() {
+        if end > length {
             return Err(StateError::Format {
                 at: "the table of key groups",
                 reason: format!(
-                    "key group {} lies at {start}..{end} of {} bytes; the file is cut short",
+                    "key group {} lies at {start}..{end} of {length} bytes; the file is cut short",
                     self.group,
-                    buffer.len()
                 ),
             });
         }
-        Ok(GroupBlock {
-            group: self.group,
-            count: self.count,
-            checksum: self.checksum,
-            buffer: Arc::clone(buffer),
-            range: start..end,
-        })
+        let summed = (self.group, self.count, self.checksum);
+        Ok(GroupBlock::inside(summed, source.clone(), start..end))
     }
+}
+
+/// One state of the header.
+struct StateLine {
+    header: StateHeader,
+    place: RowsPlace,
+    groups: Vec<GroupLine>,
 }
 
 struct Header {
@@ -200,11 +281,11 @@ struct Header {
     max_parallelism: MaxParallelism,
     range: KeyGroupRange,
     checkpoint: CheckpointId,
-    states: Vec<(StateHeader, Vec<GroupLine>)>,
+    states: Vec<StateLine>,
 }
 
 impl Header {
-    fn read(input: &mut &[u8]) -> Result<Self, DecodeError> {
+    fn read(input: &mut &[u8], version: u16) -> Result<Self, DecodeError> {
         let uid = OperatorUid::parse(&read_text(input)?).map_err(|_| DecodeError::Value {
             what: "operator uid",
             value: 0,
@@ -222,7 +303,7 @@ impl Header {
             number: u64::decode(input)?,
             epoch: Epoch(u64::decode(input)?),
         };
-        let states = read_many(input, read_state)?;
+        let states = read_many(input, |input| read_state(input, version))?;
         Ok(Self {
             uid,
             max_parallelism,
@@ -233,7 +314,7 @@ impl Header {
     }
 }
 
-fn read_state(input: &mut &[u8]) -> Result<(StateHeader, Vec<GroupLine>), DecodeError> {
+fn read_state(input: &mut &[u8], version: u16) -> Result<StateLine, DecodeError> {
     let name = read_text(input)?;
     let code = take(input, 1, "state kind")?[0];
     let kind = StateKind::from_code(code).ok_or_else(|| DecodeError::Value {
@@ -241,6 +322,7 @@ fn read_state(input: &mut &[u8]) -> Result<(StateHeader, Vec<GroupLine>), Decode
         value: u64::from(code),
     })?;
     let timed = bool::decode(input)?;
+    let in_store = version > 1 && bool::decode(input)?;
     let schemas = StateSchemas {
         key: read_schema(input)?,
         namespace: read_schema(input)?,
@@ -253,5 +335,14 @@ fn read_state(input: &mut &[u8]) -> Result<(StateHeader, Vec<GroupLine>), Decode
         timed,
         schemas,
     };
-    Ok((header, groups))
+    let place = if in_store {
+        RowsPlace::InStore
+    } else {
+        RowsPlace::Here
+    };
+    Ok(StateLine {
+        header,
+        place,
+        groups,
+    })
 }

@@ -51,8 +51,7 @@ impl GroupRows {
             return false;
         }
         let buffer = &mut self.groups[(group.0 - self.range.start) as usize];
-        push_row(key, value, &mut buffer.bytes);
-        buffer.count += 1;
+        buffer.push(key, value);
         true
     }
 
@@ -70,6 +69,11 @@ impl GroupRows {
 }
 
 impl RowBuffer {
+    pub(crate) fn push(&mut self, key: &[u8], value: &[u8]) {
+        push_row(key, value, &mut self.bytes);
+        self.count += 1;
+    }
+
     /// The rows sorted by key, and whether any key occurs twice.
     pub(crate) fn sorted(&self) -> Result<(Vec<u8>, Distinct), DecodeError> {
         let mut rows = Vec::with_capacity(self.count as usize);

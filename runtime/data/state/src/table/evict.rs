@@ -97,6 +97,9 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
             return;
         };
         paging.forget_absent();
+        if paging.is_withheld {
+            return;
+        }
         let (limit, removals) = (paging.cache_bytes, paging.removed.len());
         if removals > REMOVALS_MAX && self.saving.is_none() {
             self.save_removals();

@@ -24,6 +24,8 @@ pub(crate) struct Paging<K, N> {
     /// Looked up in this chunk and absent.
     absent: Directory<K, N, ()>,
     batch: Vec<RowWrite>,
+    /// Nothing may be written: the store is being frozen.
+    pub(crate) is_withheld: bool,
     /// Bytes that the table may hold before it evicts.
     pub(crate) cache_bytes: usize,
     /// Where eviction goes on.
@@ -41,6 +43,7 @@ impl<K: Key, N: Record + Eq + Hash> Paging<K, N> {
             removed: Directory::new(),
             absent: Directory::new(),
             batch: Vec::new(),
+            is_withheld: false,
             cache_bytes,
             evict_table: 0,
             unprepared: 0,
@@ -81,6 +84,10 @@ impl<K: Key, N: Record + Eq + Hash> Paging<K, N> {
         if self.batch.is_empty() {
             return Ok(());
         }
+        debug_assert!(
+            !self.is_withheld,
+            "nothing is written while the store is frozen"
+        );
         self.batch.reverse();
         self.batch.sort_by(|a, b| a.key.cmp(&b.key));
         self.batch.dedup_by(|a, b| a.key == b.key);

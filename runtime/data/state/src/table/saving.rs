@@ -91,31 +91,28 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
                 uid: self.uid.clone(),
             });
         };
-        let rows = match self.freeze() {
-            None => SavedRows::Rows(saving.rows),
-            Some(frozen) => SavedRows::Frozen {
-                rows: frozen?,
-                range: self.range,
-                form: saving.form,
-                recode: recode::<C>,
-            },
+        let flushed = self.paging.as_mut().map(|paging| paging.flush());
+        let rows = match flushed.transpose() {
+            Ok(None) => SavedRows::Rows(saving.rows),
+            Ok(Some(())) => SavedRows::InStore(Some((saving.form, recode::<C>))),
+            Err(source) => return Err(self.backing_error("write to", source)),
         };
         Ok(UnsealedState {
-            uid: self.uid.clone(),
             header: StateHeader::of(&self.descriptor),
             rows,
         })
     }
 
+    /// While `withheld`, nothing is written to the store: what has to leave memory waits.
+    pub(crate) fn withhold_writes(&mut self, withheld: bool) {
+        if let Some(paging) = self.paging.as_mut() {
+            paging.is_withheld = withheld;
+        }
+    }
+
     /// Forgets the running snapshot.
     pub(crate) fn abort_snapshot(&mut self) {
         self.saving = None;
-    }
-
-    fn freeze(&mut self) -> Option<Result<Box<dyn crate::backing::FrozenRows>, StateError>> {
-        let paging = self.paging.as_mut()?;
-        let frozen = paging.flush().and_then(|()| paging.backing.freeze());
-        Some(frozen.map_err(|source| self.backing_error("freeze", source)))
     }
 
     /// The next entry that the running snapshot owes; saving it costs one of the budget, and so do some slots without.

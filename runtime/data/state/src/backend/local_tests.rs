@@ -1,0 +1,380 @@
+//! A backend over a local store: what is saved in its files and what is read of the files of others.
+
+use std::sync::Arc;
+
+use highwater_types::{Classified, Epoch, ErrorKind, Key, Parallelism, SubtaskIndex};
+
+use super::*;
+use crate::context::KeyContext;
+use crate::contract::{SlowMissFactory, copied};
+use crate::keyed::{SlicedState, ValueState};
+use crate::snapshot::{SealedInStore, canonical_digest};
+use crate::ttl::TtlConfig;
+
+type Names = ValueState<i64, (), String>;
+
+/// A store whose tables hold almost nothing.
+fn local() -> Store {
+    Store::Local {
+        factory: Arc::new(SlowMissFactory::default()),
+        cache_bytes: 512,
+    }
+}
+
+fn heap() -> Store {
+    Store::Heap {
+        reads: Some(Arc::new(SlowMissFactory::default())),
+    }
+}
+
+fn setup(index: u32, parallelism: u32, store: Store) -> BackendSetup {
+    let max_parallelism = MaxParallelism::try_new(16).unwrap();
+    BackendSetup {
+        uid: OperatorUid::parse("r1-count").unwrap(),
+        subtask: SubtaskIndex(index),
+        range: max_parallelism.range(SubtaskIndex(index), Parallelism(parallelism)),
+        max_parallelism,
+        budget: MemoryBudget::unlimited(),
+        store,
+    }
+}
+
+fn checkpoint() -> CheckpointId {
+    CheckpointId {
+        number: 7,
+        epoch: Epoch(1),
+    }
+}
+
+fn at(key: &i64, now: i64) -> KeyContext<'_, i64> {
+    KeyContext::new(key.key_hash(), key, ProcessingTime(now))
+}
+
+fn restore(store: Store, from: Vec<RestoredSnapshot>) -> KeyedStateBackend {
+    KeyedStateBackend::restore(setup(0, 1, store), from, ProcessingTime(500)).unwrap()
+}
+
+/// Names of the keys 0 to 199, saved by a backend over a local store.
+fn names_saved() -> UnsealedSnapshot {
+    let mut backend = KeyedStateBackend::new(setup(0, 1, local()));
+    let names = backend.open::<Names>(Names::describe("names")).unwrap();
+    for key in 0..200 {
+        backend.get(names).set(at(&key, 0), format!("name {key}"));
+        backend.after_chunk(ProcessingTime(0)).unwrap();
+    }
+    backend
+        .begin_snapshot(checkpoint(), ProcessingTime(0))
+        .unwrap();
+    let raw = RawKeyGroupState {
+        name: "raw".to_owned(),
+        groups: vec![(KeyGroup(3), vec![1, 2, 3])],
+    };
+    backend.add_raw(raw).unwrap();
+    backend.take_snapshot().unwrap()
+}
+
+/// The same, as a checkpoint keeps it.
+fn in_store() -> RestoredSnapshot {
+    let SealedInStore { head, files } = names_saved().seal_in_store().unwrap();
+    let head = KeyedSnapshot::from_bytes(head.to_bytes()).unwrap();
+    RestoredSnapshot {
+        snapshot: head,
+        files: Some(copied(&files)),
+    }
+}
+
+fn check_names(backend: &mut KeyedStateBackend, names: StateHandle<Names>) {
+    for key in (0..200).step_by(7) {
+        let found = backend.get(names).get(at(&key, 0)).cloned();
+        assert_eq!(found, Some(format!("name {key}")), "key {key}");
+    }
+}
+
+fn digest(backend: &mut KeyedStateBackend) -> u64 {
+    let raw = backend.take_raw("raw").unwrap();
+    let raw = RawKeyGroupState {
+        name: "raw".to_owned(),
+        groups: raw,
+    };
+    let saved = backend
+        .snapshot_now(checkpoint(), ProcessingTime(0), vec![raw])
+        .unwrap();
+    canonical_digest(&[saved])
+}
+
+#[test]
+fn st32_files_of_a_store_come_back_into_it_and_into_the_heap_with_one_digest() {
+    let expected = canonical_digest(&[names_saved().seal().unwrap()]);
+    for store in [local(), heap()] {
+        let mut backend = restore(store, vec![in_store()]);
+        let names = backend.open::<Names>(Names::describe("names")).unwrap();
+        check_names(&mut backend, names);
+        assert_eq!(digest(&mut backend), expected);
+    }
+}
+
+#[test]
+fn a_snapshot_of_a_store_reads_on_at_another_parallelism() {
+    let mut found = 0;
+    for index in 0..3 {
+        let setup = setup(index, 3, local());
+        let range = setup.range;
+        let snapshots = vec![in_store()];
+        let mut backend = KeyedStateBackend::restore(setup, snapshots, ProcessingTime(0)).unwrap();
+        let names = backend.open::<Names>(Names::describe("names")).unwrap();
+        let max = backend.max_parallelism();
+        for key in (0..200i64).filter(|key| range.contains(key.key_hash().group(max))) {
+            let held = backend.get(names).get(at(&key, 0)).cloned();
+            assert_eq!(held, Some(format!("name {key}")));
+            found += 1;
+        }
+    }
+    assert_eq!(found, 200);
+}
+
+#[test]
+fn a_program_without_the_store_refuses_its_files_by_name() {
+    let refused = KeyedStateBackend::restore(
+        setup(0, 1, Store::heap()),
+        vec![in_store()],
+        ProcessingTime(0),
+    );
+    let error = refused.map(|_| ()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    let message = error.to_string();
+    assert!(message.contains("`slow-miss`"), "{message}");
+    assert!(message.contains("operator `r1-count`"), "{message}");
+}
+
+#[test]
+fn a_head_without_its_files_is_damage() {
+    let snapshot = in_store().snapshot;
+    let refused = KeyedStateBackend::restore(
+        setup(0, 1, local()),
+        vec![snapshot.into()],
+        ProcessingTime(0),
+    );
+    let error = refused.map(|_| ()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("state `names`"), "{error}");
+}
+
+#[test]
+fn pieces_cover_every_key_group_once_and_make_the_whole() {
+    let whole = names_saved().seal().unwrap();
+    let mut pieces = names_saved().into_pieces(500).unwrap();
+    let mut all = Vec::new();
+    while let Some(piece) = pieces.next_piece().unwrap() {
+        all.push(KeyedSnapshot::from_bytes(piece.to_bytes()).unwrap());
+    }
+    assert!(all.len() > 3, "{} pieces", all.len());
+    let mut next = 0;
+    for piece in &all {
+        assert_eq!(piece.range.start, next);
+        next = piece.range.end;
+    }
+    assert_eq!(next, 16);
+    assert_eq!(canonical_digest(&all), canonical_digest(&[whole]));
+    let pieces = all.into_iter().map(RestoredSnapshot::from).collect();
+    let mut backend = restore(Store::heap(), pieces);
+    let names = backend.open::<Names>(Names::describe("names")).unwrap();
+    check_names(&mut backend, names);
+}
+
+#[test]
+fn t44_states_of_the_store_that_nobody_opens_are_kept_or_dropped_by_rule() {
+    for store in [local, heap] {
+        for (rule, is_there) in [(Unmatched::Keep, true), (Unmatched::Drop, false)] {
+            let mut backend = restore(store(), vec![in_store()]);
+            let left: Vec<_> = backend.unmatched().collect();
+            assert_eq!(left, [("names", None), ("raw", Some(1))]);
+            backend.finish_restore(&rule).unwrap();
+            let next = backend
+                .snapshot_now(checkpoint(), ProcessingTime(0), Vec::new())
+                .unwrap();
+            let mut backend = restore(local(), vec![next.into()]);
+            let names = backend.open::<Names>(Names::describe("names")).unwrap();
+            let found = backend.get(names).get(at(&5, 0)).is_some();
+            assert_eq!(found, is_there, "{rule:?}");
+        }
+    }
+}
+
+#[test]
+fn a_dropped_state_is_gone_from_the_files_of_the_next_checkpoint() {
+    let mut backend = restore(local(), vec![in_store()]);
+    // Opens the store, so that the files go on.
+    backend.open::<Names>(Names::describe("other")).unwrap();
+    backend.finish_restore(&Unmatched::Drop).unwrap();
+    backend
+        .begin_snapshot(checkpoint(), ProcessingTime(0))
+        .unwrap();
+    let sealed = backend.take_snapshot().unwrap().seal_in_store().unwrap();
+    let names: Vec<_> = sealed
+        .head
+        .states
+        .iter()
+        .map(|state| &state.header.name)
+        .collect();
+    assert_eq!(names, ["other"]);
+    let mut frozen = SlowMissFactory::default().read(sealed.files).unwrap();
+    let (mut rows, groups) = (0, KeyGroupRange { start: 0, end: 16 });
+    frozen
+        .visit("names", groups, &mut |_, _| rows += 1)
+        .unwrap();
+    assert_eq!(rows, 0);
+}
+
+#[test]
+fn st10_a_ttl_can_be_switched_on_and_off_over_rows_that_stay_in_the_store() {
+    let ttl = TtlConfig::after_write(10);
+    let mut timed = restore(local(), vec![in_store()]);
+    let names = timed
+        .open::<Names>(Names::describe("names").with_ttl(ttl))
+        .unwrap();
+    let lives = timed.get(names).get(at(&5, 509)).is_some();
+    assert!(lives, "from the restore on");
+    assert!(timed.get(names).get(at(&5, 510)).is_none());
+    timed.finish_restore(&Unmatched::Drop).unwrap();
+    timed
+        .begin_snapshot(checkpoint(), ProcessingTime(509))
+        .unwrap();
+    let sealed = timed.take_snapshot().unwrap().seal_in_store().unwrap();
+    assert!(sealed.head.states[0].header.timed);
+    let again = RestoredSnapshot {
+        snapshot: sealed.head,
+        files: Some(copied(&sealed.files)),
+    };
+    let mut plain = restore(local(), vec![again]);
+    let names = plain.open::<Names>(Names::describe("names")).unwrap();
+    let found = plain.get(names).get(at(&6, 99_999)).cloned();
+    assert_eq!(found.as_deref(), Some("name 6"));
+}
+
+#[test]
+fn a_state_that_cannot_page_takes_its_rows_out_of_the_store_and_back_in() {
+    type Sliced = SlicedState<i64, i64, u64>;
+    let mut backend = KeyedStateBackend::new(setup(0, 1, local()));
+    let plain = ValueState::<i64, i64, u64>::describe("counts");
+    let counts = backend.open::<ValueState<i64, i64, u64>>(plain).unwrap();
+    for key in 0..50i64 {
+        let at = KeyContext::new(key.key_hash(), &key, ProcessingTime(0));
+        backend.get(counts).set(at.in_namespace(&(key % 3)), 7);
+    }
+    backend
+        .begin_snapshot(checkpoint(), ProcessingTime(0))
+        .unwrap();
+    let sealed = backend.take_snapshot().unwrap().seal_in_store().unwrap();
+    let again = RestoredSnapshot {
+        snapshot: sealed.head,
+        files: Some(copied(&sealed.files)),
+    };
+    let mut backend = restore(local(), vec![again]);
+    let counts = backend.open::<Sliced>(Sliced::describe("counts")).unwrap();
+    for key in 0..50i64 {
+        let found = backend.get(counts).get(key.key_hash(), &key, &(key % 3));
+        assert_eq!(found.copied(), Some(7), "key {key}");
+    }
+}
+
+#[test]
+fn while_a_store_is_frozen_nothing_leaves_memory_and_reads_go_on() {
+    let mut backend = restore(local(), vec![in_store()]);
+    let names = backend.open::<Names>(Names::describe("names")).unwrap();
+    backend
+        .begin_snapshot(checkpoint(), ProcessingTime(0))
+        .unwrap();
+    let mut taken = backend.take_snapshot().unwrap();
+    for key in 0..200 {
+        backend.get(names).set(at(&key, 0), "after".to_owned());
+        backend.after_chunk(ProcessingTime(0)).unwrap();
+    }
+    let held = backend.reports()[0].entries;
+    assert_eq!(held, 200, "all of what was written waits in memory");
+    taken.freeze().unwrap();
+    backend.resume_writes();
+    backend.after_chunk(ProcessingTime(0)).unwrap();
+    assert!(backend.reports()[0].entries < 50);
+    let mut before = restore(heap(), vec![taken.seal().unwrap().into()]);
+    let names = before.open::<Names>(Names::describe("names")).unwrap();
+    check_names(&mut before, names);
+}
+
+#[test]
+fn a_snapshot_that_is_given_up_while_it_freezes_lets_writes_go_on() {
+    let mut backend = restore(local(), vec![in_store()]);
+    let names = backend.open::<Names>(Names::describe("names")).unwrap();
+    backend
+        .begin_snapshot(checkpoint(), ProcessingTime(0))
+        .unwrap();
+    let taken = backend.take_snapshot().unwrap();
+    backend.abort_snapshot();
+    for key in 0..200 {
+        backend.get(names).set(at(&key, 0), "after".to_owned());
+        backend.after_chunk(ProcessingTime(0)).unwrap();
+    }
+    assert!(backend.reports()[0].entries < 50);
+    drop(taken);
+}
+
+#[test]
+fn a_snapshot_file_on_disk_is_read_when_it_is_wanted_and_its_damage_is_found() {
+    let bytes = names_saved().seal().unwrap().to_bytes();
+    let open = |bytes: &[u8]| {
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, bytes).unwrap();
+        let snapshot = KeyedSnapshot::from_file(file)?;
+        let from = vec![snapshot.into()];
+        let mut backend =
+            KeyedStateBackend::restore(setup(0, 1, local()), from, ProcessingTime(0))?;
+        backend.take_raw("raw")?;
+        let names = backend.open::<Names>(Names::describe("names"))?;
+        check_names(&mut backend, names);
+        Ok(())
+    };
+    let refused = |result: Result<(), StateError>| result.unwrap_err().kind();
+    open(&bytes).unwrap();
+    for at in (0..bytes.len()).step_by(11) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 4;
+        assert_eq!(refused(open(&damaged)), ErrorKind::Corrupt, "byte {at}");
+    }
+    for at in (0..bytes.len()).step_by(97) {
+        assert_eq!(
+            refused(open(&bytes[..at])),
+            ErrorKind::Corrupt,
+            "cut at {at}"
+        );
+    }
+}
+
+/// A snapshot of format version 1: names of the keys 0 to 2 with a time to live, and raw bytes of group 3.
+const VERSION_1: &str = "48574b530100ec0000000872312d636f756e7410000000000010000700000000000000010000000000000002056e616d65730101069490\
+    7c480947be7f019edcc40908315fb8010d11a6e8601cfd69470303000100000000000000000000000000000019000000000000008458ce\
+    f926b4246d09000100000000000000190000000000000019000000000000000f491e9eed83d26a0e000100000000000000320000000000\
+    000019000000000000006e27fb1cae2953fd0674696d6572730600019edcc40908315fb8019edcc40908315fb800010300010000000000\
+    00004b0000000000000003000000000000003b73ae32769bceeb9fc896b1d02a8aba0802000000000000000f0500000000000000066e61\
+    6d6520320800000000000000000f0500000000000000066e616d6520300801000000000000000f0500000000000000066e616d65203101\
+    0203";
+
+#[test]
+fn a_snapshot_of_version_1_is_still_read() {
+    let digits = VERSION_1.as_bytes().as_chunks::<2>().0.iter();
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    let bytes: Vec<u8> = digits.map(byte).collect();
+    assert_eq!(u16::from_le_bytes([bytes[4], bytes[5]]), 1);
+    for store in [local(), heap()] {
+        let snapshot = KeyedSnapshot::from_bytes(bytes.clone()).unwrap();
+        let mut backend = restore(store, vec![snapshot.into()]);
+        let ttl = TtlConfig::after_write(1_000);
+        let names = Names::describe("names").with_ttl(ttl);
+        let names = backend.open::<Names>(names).unwrap();
+        for key in 0..3 {
+            let found = backend.get(names).get(at(&key, 1_004)).cloned();
+            assert_eq!(found, Some(format!("name {key}")));
+        }
+        assert!(backend.get(names).get(at(&0, 1_005)).is_none());
+        let raw = backend.take_raw("timers").unwrap();
+        assert_eq!(raw, [(KeyGroup(3), vec![1, 2, 3])]);
+    }
+}
