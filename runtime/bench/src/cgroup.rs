@@ -56,24 +56,20 @@ impl Cgroup {
         let own = fs::read_to_string("/proc/self/cgroup").context("/proc/self/cgroup")?;
         let mounts = fs::read_to_string("/proc/self/mounts").context("/proc/self/mounts")?;
         let name = format!("highwater-bench-{}", std::process::id());
-        let group = match (
-            own_of(&own, &mounts, "memory"),
-            own_of(&own, &mounts, "cpuacct"),
-        ) {
-            (Some(memory), Some(cpu)) => Self {
+        let first = own_of(&own, &mounts, "memory").zip(own_of(&own, &mounts, "cpuacct"));
+        let group = if let Some((memory, cpu)) = first {
+            Self {
                 version: Version::One,
                 memory: memory.join(&name),
                 cpu: cpu.join(&name),
-            },
-            _ => {
-                let own =
-                    unified(&own, &mounts).context("neither version of cgroups is mounted")?;
-                let folder = delegated(&own)?.join(&name);
-                Self {
-                    version: Version::Two,
-                    memory: folder.clone(),
-                    cpu: folder,
-                }
+            }
+        } else {
+            let own = unified(&own, &mounts).context("neither version of cgroups is mounted")?;
+            let folder = delegated(&own)?.join(&name);
+            Self {
+                version: Version::Two,
+                memory: folder.clone(),
+                cpu: folder,
             }
         };
         group.folders().try_for_each(|folder| {
@@ -110,7 +106,7 @@ impl Cgroup {
         if self.memory.join(swap.0).exists() {
             write(swap.0, swap.1)?;
         }
-        let found: u64 = self.number(&self.memory, limit)?;
+        let found: u64 = number(&self.memory, limit)?;
         ensure!(found <= bytes, "the kernel keeps a limit of {found} bytes");
         Ok(())
     }
@@ -137,10 +133,8 @@ impl Cgroup {
     /// User and system time of all processes that were ever in the group.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         match self.version {
-            Version::One => Ok(Duration::from_nanos(
-                self.number(&self.cpu, "cpuacct.usage")?,
-            )),
-            Version::Two => Ok(Duration::from_micros(self.field(
+            Version::One => Ok(Duration::from_nanos(number(&self.cpu, "cpuacct.usage")?)),
+            Version::Two => Ok(Duration::from_micros(field(
                 &self.cpu,
                 "cpu.stat",
                 "usage_usec",
@@ -155,8 +149,8 @@ impl Cgroup {
             Version::Two => ("anon", "file"),
         };
         Ok(GroupMemory {
-            anonymous: self.field(&self.memory, "memory.stat", anonymous)?,
-            cache: self.field(&self.memory, "memory.stat", cache)?,
+            anonymous: field(&self.memory, "memory.stat", anonymous)?,
+            cache: field(&self.memory, "memory.stat", cache)?,
         })
     }
 
@@ -166,23 +160,23 @@ impl Cgroup {
             Version::One => "memory.oom_control",
             Version::Two => "memory.events",
         };
-        self.field(&self.memory, file, "oom_kill")
+        field(&self.memory, file, "oom_kill")
     }
+}
 
-    fn number(&self, folder: &Path, name: &str) -> Result<u64> {
-        let file = folder.join(name);
-        let text = fs::read_to_string(&file).with_context(|| format!("{}", file.display()))?;
-        text.trim()
-            .parse()
-            .with_context(|| format!("{} holds no number", file.display()))
-    }
+fn number(folder: &Path, name: &str) -> Result<u64> {
+    let file = folder.join(name);
+    let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    text.trim()
+        .parse()
+        .with_context(|| format!("{} holds no number", file.display()))
+}
 
-    fn field(&self, folder: &Path, name: &str, field: &str) -> Result<u64> {
-        let file = folder.join(name);
-        let text = fs::read_to_string(&file).with_context(|| format!("{}", file.display()))?;
-        let found = field_of(&text, field);
-        found.with_context(|| format!("{} has no {field}", file.display()))
-    }
+fn field(folder: &Path, name: &str, field: &str) -> Result<u64> {
+    let file = folder.join(name);
+    let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    let found = field_of(&text, field);
+    found.with_context(|| format!("{} has no {field}", file.display()))
 }
 
 impl Drop for Cgroup {

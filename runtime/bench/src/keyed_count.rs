@@ -182,7 +182,7 @@ fn results_first(plan: &Plan, peer: Option<&Flink>) -> Result<()> {
                 theirs.digest
             );
         }
-        who = format!("Flink {} and {who}", VERSION);
+        who = format!("Flink {VERSION} and {who}");
     }
     println!(
         "results: {COMPARED} records, digest {:016x}, the same as {who}",

@@ -34,13 +34,12 @@ impl Metrics {
                 .next()
                 .and_then(|text| text.parse().ok());
             let Some(value) = value else { continue };
-            match head.strip_suffix("_bucket").zip(bound(labels)) {
-                Some((name, bound)) => all.add_bucket(name, bound, value),
-                None => {
-                    *all.sums.entry(head.to_owned()).or_default() += value;
-                    let most = all.most.entry(head.to_owned()).or_insert(value);
-                    *most = most.max(value);
-                }
+            if let Some((name, bound)) = head.strip_suffix("_bucket").zip(bound(labels)) {
+                all.add_bucket(name, bound, value);
+            } else {
+                *all.sums.entry(head.to_owned()).or_default() += value;
+                let most = all.most.entry(head.to_owned()).or_insert(value);
+                *most = most.max(value);
             }
         }
         all
@@ -48,7 +47,10 @@ impl Metrics {
 
     fn add_bucket(&mut self, name: &str, bound: f64, count: f64) {
         let buckets = self.buckets.entry(name.to_owned()).or_default();
-        match buckets.iter_mut().find(|(known, _)| *known == bound) {
+        match buckets
+            .iter_mut()
+            .find(|(known, _)| known.total_cmp(&bound).is_eq())
+        {
             Some((_, sum)) => *sum += count,
             None => buckets.push((bound, count)),
         }

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use highwater_testkit::S3;
 
 /// A run that takes longer hangs.
-const PATIENCE: Duration = Duration::from_mins(60);
+const PATIENCE: Duration = Duration::from_hours(1);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Our backends of state.

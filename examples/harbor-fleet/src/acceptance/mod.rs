@@ -4,12 +4,13 @@
 //! from the outside: by what a `read_committed` consumer sees, by the group's offsets, by the objects in the store. The
 //! rule: a run in which nothing was pending at the kill proves nothing; it is repeated at another instant and never
 //! counted. In reading order: the arguments, the servers (cluster, store), the process, the payments, one run with its
-//! judge, the drills that are made of it, the boundary vectors, and the lanes that run them side by side.
+//! judge, the drills that are made of it (those of the local disk apart), the boundary vectors, and the lanes that run them side by side.
 
 use std::process::ExitCode;
 
 mod args;
 mod cluster;
+mod disk;
 mod drill;
 mod feed;
 mod judge;

@@ -63,7 +63,7 @@ impl fmt::Display for Restore {
     }
 }
 
-/// Pauses in seconds, each as the upper bound of the bucket in which it lies.
+/// Pauses in seconds, each as the upper bound of the bucket in which it lies; not a number where the job does not tell.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pauses {
     pub(super) checkpoints: u64,
@@ -173,6 +173,27 @@ impl fmt::Display for Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pauses_that_the_job_does_not_tell_are_a_missed_bar() {
+        let pauses = |p999| Pauses {
+            checkpoints: 2_000,
+            failed: 0,
+            gigabytes: 1.0,
+            p50: 0.001,
+            p99: 0.001,
+            p999,
+            most: 0.01,
+        };
+        let missed = |p999| {
+            let table = Table {
+                pauses: Some(pauses(p999)),
+                ..Table::default()
+            };
+            table.bars().any(|bar| bar.missed().is_some())
+        };
+        assert!(!missed(0.01) && missed(0.02) && missed(f64::NAN));
+    }
 
     #[test]
     fn a_checkpoint_of_unchanged_state_is_held_to_its_bar_in_every_size() {

@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 use crate::program::{Backend, JobCommand};
 
 /// Whatever is waited for is there within this time.
-const PATIENCE: Duration = Duration::from_mins(60);
+const PATIENCE: Duration = Duration::from_hours(1);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const JOB: &str = "sweep";
 

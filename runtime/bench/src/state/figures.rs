@@ -59,7 +59,7 @@ impl Measured {
         };
         let records = last.records - first.records;
         let misses = |at: &Sample| seen.metrics_at(at.wall_seconds)?.sum(MISSES);
-        let missed = misses(&last).zip(misses(&first));
+        let fetched = misses(&last).zip(misses(&first));
         let begin = run.samples.iter().find(|sample| sample.records > 0.0);
         let end = run.samples.iter().find(|sample| sample.records >= filled);
         let fill_rate = begin.zip(end).map_or(f64::NAN, |(begin, end)| {
@@ -69,7 +69,7 @@ impl Measured {
             cpu_rate: records / (cpu(&last)? - cpu(&first)?),
             wall_rate: records / (last.wall_seconds - first.wall_seconds),
             fill_rate,
-            hit_rate: missed.map(|(last, first)| 1.0 - (last - first) / records),
+            hit_rate: fetched.map(|(last, first)| 1.0 - (last - first) / records),
             run,
             seen,
         })
