@@ -11,6 +11,7 @@
     reason = "a benchmark owns a clock, waits for processes of other programs, and speaks on its standard streams"
 )]
 
+mod backend;
 mod bars;
 mod cgroup;
 mod checkpoints;
@@ -42,10 +43,11 @@ fn main() -> ExitCode {
         Some("keyed-count") => keyed_count::main(),
         Some("instructions") => instructions::main(),
         Some("state") => state::main(),
+        Some("backend") => backend::main(),
         Some("checkpoints") => checkpoints::main(),
         Some("help" | "--help" | "-h") | None => {
             println!(
-                "benchmarks: keyed-count, instructions, state, checkpoints; every other command is that of a job binary"
+                "benchmarks: keyed-count, instructions, state, checkpoints, backend; every other command is that of a job binary"
             );
             ExitCode::SUCCESS
         }

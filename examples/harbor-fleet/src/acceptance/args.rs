@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::{Args as Flags, Parser, ValueEnum};
 
 /// What there is to say about the drills, for `--help`.
@@ -89,6 +89,22 @@ impl Backing {
             said.extend(["--state-local-dir".to_owned(), local.display().to_string()]);
         }
         said
+    }
+
+    /// Memory for keyed state in bytes.
+    ///
+    /// # Errors
+    /// When it is not given, or is no size of whole KiB, MiB or GiB.
+    pub(super) fn memory_bytes(&self) -> anyhow::Result<u64> {
+        let small = (self.backend == Backend::Rocksdb).then_some(Self::SMALL);
+        let text = self.state_memory.as_deref().or(small);
+        let text = text.context("--state-memory is not given")?;
+        let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+        let found = units.iter().find_map(|(unit, bits)| {
+            let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+            number.checked_mul(1 << bits)
+        });
+        found.with_context(|| format!("`{text}` is no size such as 16MiB"))
     }
 
     /// The same with another backend.
@@ -273,6 +289,14 @@ mod tests {
             said(&["--backend", "rocksdb"]),
             "--state-backend rocksdb --state-memory 16MiB --state-local-dir /l"
         );
+    }
+
+    #[test]
+    fn memory_is_a_size_with_its_unit() {
+        let of = |more: &[&str]| args(more).backing.memory_bytes();
+        assert_eq!(of(&["--state-memory", "2GiB"]).unwrap(), 2 << 30);
+        assert_eq!(of(&["--backend", "rocksdb"]).unwrap(), 16 << 20);
+        assert!(of(&[]).is_err() && of(&["--state-memory", "12"]).is_err());
     }
 
     #[test]

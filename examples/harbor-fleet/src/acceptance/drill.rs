@@ -9,7 +9,7 @@ use highwater_protocol::steps::Step;
 use super::args::Drill;
 use super::cluster::Cluster;
 use super::disk;
-use super::feed::Logs;
+use super::feed::{Logs, Rate};
 use super::judge::{Verdict, judge};
 use super::scene::{Halt, Kill, MustPend, RunName, Scene};
 use super::testbed::Testbed;
@@ -81,8 +81,8 @@ impl Order {
         if self.drill == Drill::Vectors {
             return vectors::run(testbed, cluster, &self.name());
         }
-        let profile = self.profile();
-        let mut scene = Scene::open(testbed, cluster, &self.name(), profile, self.random())?;
+        let input = (self.profile(), Rate::CI);
+        let mut scene = Scene::open(testbed, cluster, &self.name(), input, self.random())?;
         let logs = self.play(&mut scene)?;
         let verdict = judge(&scene, &logs)?;
         if verdict.violations.is_empty() {

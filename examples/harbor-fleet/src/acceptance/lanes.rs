@@ -112,7 +112,7 @@ fn orders(args: &Args, base: u64) -> anyhow::Result<VecDeque<Order>> {
 }
 
 /// Bits that differ from one call to the next; short, so that people can type them.
-fn random_seed() -> u64 {
+pub(super) fn random_seed() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
     std::collections::hash_map::RandomState::new()
         .build_hasher()

@@ -17,7 +17,7 @@ use highwater_testkit::process::wait_until;
 use serde_json::Value;
 
 use super::cluster::{Cluster, Isolation};
-use super::feed::{Feed, Logs};
+use super::feed::{Feed, Logs, Rate};
 use super::process::{JobSpec, Process, Start, is_stop_point};
 use super::store::{Store, positions};
 use super::testbed::Testbed;
@@ -152,7 +152,7 @@ impl<'a> Scene<'a> {
         testbed: &'a Testbed,
         cluster: &'a Cluster,
         run: &RunName,
-        profile: Profile,
+        (profile, rate): (Profile, Rate),
         random: Random,
     ) -> anyhow::Result<Self> {
         let (spec, topics) = (job_of(testbed, run), Topics::of(run));
@@ -160,7 +160,7 @@ impl<'a> Scene<'a> {
         let partitions = profile.partitions as i32;
         cluster.create(&topics.all(partitions))?;
         let store = Store::open(&spec.state, &spec.s3_endpoint, &spec.name, testbed.rim())?;
-        let feed = Feed::start(cluster, &topics.input(), profile)?;
+        let feed = Feed::start(cluster, &topics.input(), profile, rate)?;
         Ok(Self {
             testbed,
             cluster,
@@ -423,14 +423,12 @@ impl<'a> Scene<'a> {
         self.wait("the payments are written", |scene| scene.feed.is_over())?;
         let logs = self.feed.logs()?;
         let input = self.topics.input();
-        let mut ends = BTreeMap::new();
-        for (partition, log) in (0..).zip(&logs) {
+        let ends = logs.ends();
+        for (&partition, &lines) in &ends {
             let end = self.cluster.ends(&input, partition)?.high;
-            if end != log.lines {
-                let lines = log.lines;
+            if end != lines {
                 bail!("partition {partition} of the input holds {end} records of {lines}");
             }
-            ends.insert(partition, end);
         }
         self.wait("a checkpoint covers all payments", |scene| {
             scene.group().is_ok_and(|group| group == ends)
