@@ -6,14 +6,17 @@ use highwater_api::JobProgram;
 use highwater_connectors::Split;
 use highwater_protocol::head::Head;
 use highwater_protocol::job::JobShape;
-use highwater_protocol::manifest::{Blob, HexBytes, LogObject, Manifest, SlotOutput};
+use highwater_protocol::manifest::{Blob, HexBytes, KeyedFile, LogObject, Manifest, SlotOutput};
+use highwater_protocol::paths::RelativePath;
 use highwater_protocol::recovery::{UnmatchedState, assign};
 use highwater_protocol::stop::SlotKey;
 use highwater_types::{
     AttemptId, CheckpointId, Classified, ErrorKind, OperatorUid, Parallelism, SubtaskIndex,
 };
 use highwater_worker::files::list_snapshot;
-use highwater_worker::{Deployment, History, MarkerPlace, OperatorSubtask, RestoredState};
+use highwater_worker::{
+    Deployment, History, MarkerPlace, OperatorSubtask, RestoredKeyed, RestoredState, RestoredStore,
+};
 
 use crate::sources::OpenSources;
 
@@ -194,13 +197,7 @@ fn states(
                 })
                 .or_default();
             for file in share.files {
-                let entry = manifest.files.get(&file.path);
-                let entry = entry.ok_or_else(|| DeployError::Unlisted {
-                    id: manifest.id,
-                    uid: uid.clone(),
-                    path: file.path.to_string(),
-                })?;
-                restored.keyed.push((file.path, *entry));
+                restored.keyed.push(restored_keyed(manifest, uid, file)?);
             }
             for (name, blobs) in lists {
                 let mode = modes[name.as_str()];
@@ -217,6 +214,31 @@ fn states(
         }
     }
     Ok(states)
+}
+
+/// A keyed file with what the manifest says of its bytes, and of the objects that hold the files of its store.
+fn restored_keyed(
+    manifest: &Manifest,
+    uid: &OperatorUid,
+    file: KeyedFile,
+) -> Result<RestoredKeyed, DeployError> {
+    let entry_of = |path: &RelativePath| {
+        let entry = manifest.files.get(path).copied();
+        entry.ok_or_else(|| DeployError::Unlisted {
+            id: manifest.id,
+            uid: uid.clone(),
+            path: path.to_string(),
+        })
+    };
+    let mut objects = BTreeMap::new();
+    for part in file.parts() {
+        objects.insert(part.path.clone(), entry_of(&part.path)?);
+    }
+    Ok(RestoredKeyed {
+        entry: entry_of(&file.path)?,
+        path: file.path,
+        store: file.store.map(|parts| RestoredStore { parts, objects }),
+    })
 }
 
 /// Deals out the splits of every source.
@@ -263,7 +285,7 @@ mod tests {
 
     use highwater_protocol::hash::ContentHash;
     use highwater_protocol::job::OperatorShape;
-    use highwater_protocol::manifest::{KeyedFile, ManifestTitle, OperatorState, SnapshotKind};
+    use highwater_protocol::manifest::{ManifestTitle, OperatorState, SnapshotKind};
     use highwater_protocol::paths::DataWriter;
     use highwater_types::{Epoch, JobIdentity, Lineage, MaxParallelism};
 
@@ -298,6 +320,7 @@ mod tests {
             path: writer.file(1, "state"),
             range: groups.range(SubtaskIndex(0), Parallelism(1)),
             groups: Vec::new(),
+            store: None,
         };
         let state = OperatorState {
             parallelism: Parallelism(1),

@@ -126,6 +126,7 @@ impl Task {
             path: path.clone(),
             range,
             groups,
+            store: None,
         };
         snapshot.files.insert(path.clone(), entry(&bytes));
         snapshot.keyed.insert(uid("agg"), vec![keyed]);

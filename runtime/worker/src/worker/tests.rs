@@ -151,6 +151,8 @@ fn setup(
         clock: Arc::new(ManualClock::default()),
         files: JobFiles::new(storage, JobPaths::new(job)),
         rim: rim.handle().clone(),
+        local: None,
+        store: Store::heap(),
         nonces: NonceStream::new(Nonce(1)),
         events,
         stop: Arc::new(|_| {}),
@@ -195,7 +197,7 @@ fn failure_of(fault: Fault, duties: Vec<SlotDuty>) -> FailureReport {
         told.ok().flatten()
     };
     worker.send(WorkerCommand::Prepare(deployment()));
-    assert!(matches!(next(), Some(WorkerEvent::Verified(ATTEMPT))));
+    assert!(matches!(next(), Some(WorkerEvent::Verified(ATTEMPT, _))));
     worker.send(WorkerCommand::Confirm(ATTEMPT, duties));
     let failed = next();
     // Nothing is built yet, so there is no slice to drop: the answer waits for the drivers only.
@@ -263,6 +265,7 @@ fn a_job_off_the_loop_that_panics_is_answered() {
         inputs,
         slots: Vec::new(),
         current: None,
+        kept: KeptFiles::default(),
         board: FigureBoard::default(),
     };
     worker.prepare(deployment());
@@ -273,7 +276,8 @@ fn a_job_off_the_loop_that_panics_is_answered() {
         sink: uid(),
         slot: 0,
     });
-    worker.off_loop(job, Err, move |result| WorkerInput::Stored {
+    let lost = |message| Err(PartFailure::lost(message));
+    worker.off_loop(job, lost, move |result| WorkerInput::Stored {
         task,
         attempt: ATTEMPT,
         id: id(1),
@@ -282,7 +286,7 @@ fn a_job_off_the_loop_that_panics_is_answered() {
     let WorkerInput::Stored { result, .. } = answers.recv_timeout(LIMIT).unwrap() else {
         panic!("the job answers")
     };
-    assert!(result.unwrap_err().contains("the store has a bug"));
+    assert!(result.unwrap_err().message.contains("the store has a bug"));
     drop(told);
 }
 
@@ -297,7 +301,7 @@ fn an_attempt_that_is_sent_twice_or_beside_another_ends_no_thread() {
     };
     worker.send(WorkerCommand::Prepare(deployment()));
     worker.send(WorkerCommand::Prepare(deployment()));
-    assert!(matches!(next(), Some(WorkerEvent::Verified(ATTEMPT))));
+    assert!(matches!(next(), Some(WorkerEvent::Verified(ATTEMPT, _))));
     let mut other = deployment();
     other.attempt = AttemptId(2);
     worker.send(WorkerCommand::Prepare(other));

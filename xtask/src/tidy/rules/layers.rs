@@ -78,6 +78,11 @@ const SAME_LAYER: &[(&str, &str, &str)] = &[
         "Kafka is one implementation of the source and sink contracts",
     ),
     (
+        "highwater-rocksdb",
+        "highwater-state",
+        "RocksDB is one implementation of the seam behind the tables",
+    ),
+    (
         "highwater-connectors",
         "highwater-json",
         "a dead letter is a record of the engine, and a sink of JSON takes it as it takes a job's own",

@@ -159,6 +159,8 @@ pub(crate) fn start_in(
         clock: Arc::clone(&manner.clock),
         files: JobFiles::new(Arc::clone(storage), JobPaths::new(job.clone())),
         rim,
+        local: None,
+        store: highwater_state::Store::heap(),
         nonces: NonceStream::new(Nonce(seed)),
         events,
         stop: manner.inside,

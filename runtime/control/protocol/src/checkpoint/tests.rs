@@ -469,6 +469,7 @@ fn l2_files_of_the_last_checkpoint_may_be_named_again() {
         path,
         range,
         groups: Vec::new(),
+        store: None,
     };
     snapshot.keyed.insert(uid("agg"), vec![keyed]);
     for number in [id.number, id.number + 1] {

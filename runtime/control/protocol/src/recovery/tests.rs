@@ -136,6 +136,7 @@ fn manifest(number: u64, logs: &[u32]) -> Manifest {
         path,
         range: KeyGroupRange { start: 0, end: 12 },
         groups: groups.collect(),
+        store: None,
     };
     let state = OperatorState {
         parallelism: Parallelism(1),

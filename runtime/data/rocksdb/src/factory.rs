@@ -1,0 +1,205 @@
+//! Opens databases: the empty ones of new subtasks, those that go on from a checkpoint, and those that are only read.
+//!
+//! One for a worker. Rule: files that were handed in are compared with what was said of them, and whatever RocksDB does
+//! not understand of them is `Corrupt`.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use highwater_state::{
+    BackingError, FrozenStore, LocalDir, StateStore, StoreFactory, StoreFiles, StorePlace,
+};
+use rocksdb::{ColumnFamilyDescriptor, DEFAULT_COLUMN_FAMILY_NAME, Options};
+
+use crate::error::{At, RocksError};
+use crate::expiry::{RowExpiry, StoreClock};
+use crate::frozen::RocksFrozen;
+use crate::shared::{Db, LastError, Shared};
+use crate::store::{Families, OpenedFamily, RocksStore};
+use crate::tuning::{Resources, RocksOptions};
+
+/// The store, as settings and checkpoints name it. Never changes.
+pub(crate) const NAME: &str = "rocksdb";
+
+/// Makes the stores of a worker on local disk, out of one memory budget.
+pub struct RocksFactory {
+    opener: Arc<Opener>,
+}
+
+impl RocksFactory {
+    /// Takes the memory and the threads. Makes no file.
+    ///
+    /// # Errors
+    /// `Bug` when RocksDB refuses to start.
+    pub fn new(options: RocksOptions) -> Result<Self, RocksError> {
+        let at = At {
+            operation: "the start of the store",
+            dir: &options.local_dir,
+        };
+        let resources = Resources::new(&options).map_err(|error| at.status(&error))?;
+        Ok(Self {
+            opener: Arc::new(Opener {
+                options,
+                resources,
+                made: AtomicU64::new(0),
+            }),
+        })
+    }
+
+    /// Bytes of memory that all stores take: blocks, indexes, filters and write buffers.
+    pub fn used_bytes(&self) -> u64 {
+        self.opener.resources.cache.get_usage() as u64
+    }
+}
+
+impl fmt::Debug for RocksFactory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RocksFactory")
+            .field("options", &self.opener.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl StoreFactory for RocksFactory {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn create(&self, place: &StorePlace) -> Result<Box<dyn StateStore>, BackingError> {
+        let label = format!("{}-{}", place.uid, place.subtask);
+        let dir = self.opener.new_dir(&label);
+        Ok(Box::new(Opener::create(&self.opener, dir)?))
+    }
+
+    fn reopen(
+        &self,
+        _: &StorePlace,
+        files: StoreFiles,
+    ) -> Result<Box<dyn StateStore>, BackingError> {
+        check_files(&files)?;
+        Ok(Box::new(Opener::reopen(&self.opener, files.dir)?))
+    }
+
+    fn read(&self, files: StoreFiles) -> Result<Box<dyn FrozenStore>, BackingError> {
+        check_files(&files)?;
+        Ok(Box::new(RocksFrozen::open(
+            Arc::clone(&self.opener),
+            files,
+        )?))
+    }
+}
+
+/// Compares the files with what is said of them: RocksDB notices a missing or short file late and by number.
+fn check_files(files: &StoreFiles) -> Result<(), RocksError> {
+    let at = At {
+        operation: "the opening of stored files",
+        dir: files.dir.path(),
+    };
+    if files.store != NAME {
+        let reason = format!("they are files of `{}`, not of `{NAME}`", files.store);
+        return Err(at.damaged(reason));
+    }
+    for file in &files.files {
+        let found = match std::fs::metadata(files.dir.path().join(&file.name)) {
+            Ok(found) => found.len(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(at.damaged(format!("file `{}` is missing", file.name)));
+            }
+            Err(error) => return Err(at.io(&error)),
+        };
+        if found != file.length {
+            let (name, length) = (&file.name, file.length);
+            let reason = format!("file `{name}` has {found} bytes, not {length}");
+            return Err(at.damaged(reason));
+        }
+    }
+    Ok(())
+}
+
+/// What the factory and all that it made open databases with.
+pub(crate) struct Opener {
+    options: RocksOptions,
+    pub(crate) resources: Resources,
+    /// Directories that were named.
+    made: AtomicU64,
+}
+
+impl Opener {
+    /// A directory that does not exist yet, removed with its last owner.
+    pub(crate) fn new_dir(&self, label: &str) -> LocalDir {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        LocalDir::own(self.options.local_dir.join(format!("{number}-{label}")))
+    }
+
+    fn create(opener: &Arc<Self>, dir: LocalDir) -> Result<RocksStore, RocksError> {
+        let at = At {
+            operation: "the making of a store",
+            dir: dir.path(),
+        };
+        let errors = LastError::default();
+        let mut options = opener.database(at, &errors)?;
+        options.create_if_missing(true);
+        options.set_error_if_exists(true);
+        let db = Db::open(&options, dir.path()).map_err(|error| at.status(&error))?;
+        let shared = Shared::new(db, dir, errors);
+        let (clock, families) = (StoreClock::new(), Families::new());
+        Ok(RocksStore::new(shared, Arc::clone(opener), clock, families))
+    }
+
+    fn reopen(opener: &Arc<Self>, dir: LocalDir) -> Result<RocksStore, RocksError> {
+        let at = At {
+            operation: "the reopening of a store",
+            dir: dir.path(),
+        };
+        let errors = LastError::default();
+        let options = opener.database(at, &errors)?;
+        let (clock, mut families) = (StoreClock::new(), Families::new());
+        let mut opened = Vec::new();
+        for name in list_families(at, &options)? {
+            let expiry = RowExpiry::new(&clock);
+            opened.push(opener.descriptor(&name, expiry.clone()));
+            if name != DEFAULT_COLUMN_FAMILY_NAME {
+                let family = OpenedFamily {
+                    expiry,
+                    is_open: false,
+                };
+                families.insert(name, family);
+            }
+        }
+        let db = Db::open_cf_descriptors(&options, dir.path(), opened)
+            .map_err(|error| at.status_of_files(&error))?;
+        let shared = Shared::new(db, dir, errors);
+        Ok(RocksStore::new(shared, Arc::clone(opener), clock, families))
+    }
+
+    /// Opens a directory without changing anything in it.
+    pub(crate) fn open_to_read(&self, dir: &Path) -> Result<Db, RocksError> {
+        let at = At {
+            operation: "the opening of frozen files",
+            dir,
+        };
+        let options = self.database(at, &LastError::default())?;
+        let clock = StoreClock::new();
+        let families = list_families(at, &options)?;
+        let opened = families
+            .iter()
+            .map(|name| self.descriptor(name, RowExpiry::new(&clock)));
+        Db::open_cf_descriptors_read_only(&options, dir, opened, false)
+            .map_err(|error| at.status_of_files(&error))
+    }
+
+    fn database(&self, at: At<'_>, errors: &LastError) -> Result<Options, RocksError> {
+        let options = self.resources.database(errors);
+        options.map_err(|error| at.unexpected(error))
+    }
+
+    fn descriptor(&self, name: &str, expiry: RowExpiry) -> ColumnFamilyDescriptor {
+        ColumnFamilyDescriptor::new(name, self.resources.column_family(expiry))
+    }
+}
+
+fn list_families(at: At<'_>, options: &Options) -> Result<Vec<String>, RocksError> {
+    Db::list_cf(options, at.dir).map_err(|error| at.status_of_files(&error))
+}

@@ -1,0 +1,137 @@
+//! One database with what all who use it must know: where it lies, and whether it has failed.
+//!
+//! Shared by a store, the rows of its states and its freezes, on two threads at most. Rule: the first error, in the
+//! foreground or in the background, is kept, and every later call is refused with it.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use highwater_state::LocalDir;
+use highwater_types::{Classified, ErrorKind};
+use rocksdb::{BoundColumnFamily, DBWithThreadMode, MultiThreaded};
+
+use crate::error::{At, RocksError};
+
+pub(crate) type Db = DBWithThreadMode<MultiThreaded>;
+
+/// The last error that RocksDB logged: the only place where an error in the background has a name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LastError(Arc<Mutex<Option<String>>>);
+
+impl LastError {
+    pub(crate) fn set(&self, message: &str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(message.trim().to_owned());
+    }
+
+    fn get(&self) -> Option<String> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+#[derive(Debug)]
+struct Failure {
+    message: String,
+    kind: ErrorKind,
+}
+
+/// An open database. Closed before its directory goes.
+pub(crate) struct Shared {
+    db: Db,
+    dir: LocalDir,
+    errors: LastError,
+    failed: OnceLock<Failure>,
+}
+
+/// How many errors met flushes and compactions since the database was opened.
+const BACKGROUND_ERRORS: &str = "rocksdb.background-errors";
+
+impl Shared {
+    pub(crate) fn new(db: Db, dir: LocalDir, errors: LastError) -> Self {
+        Self {
+            db,
+            dir,
+            errors,
+            failed: OnceLock::new(),
+        }
+    }
+
+    /// The database, for what cannot fail.
+    pub(crate) fn unchecked(&self) -> &Db {
+        &self.db
+    }
+
+    /// Does something that reads.
+    pub(crate) fn read<R>(
+        &self,
+        operation: &'static str,
+        run: impl FnOnce(&Db) -> Result<R, rocksdb::Error>,
+    ) -> Result<R, RocksError> {
+        self.check(operation)?;
+        run(&self.db).map_err(|error| self.fail(self.at(operation).status(&error)))
+    }
+
+    /// Does something that writes. An error in the background, before or meanwhile, is its error.
+    pub(crate) fn write<R>(
+        &self,
+        operation: &'static str,
+        run: impl FnOnce(&Db) -> Result<R, rocksdb::Error>,
+    ) -> Result<R, RocksError> {
+        let result = self.read(operation, run)?;
+        self.check_background(operation)?;
+        Ok(result)
+    }
+
+    /// The column family of a state.
+    pub(crate) fn family<'a>(
+        &self,
+        db: &'a Db,
+        name: &str,
+    ) -> Result<Arc<BoundColumnFamily<'a>>, RocksError> {
+        db.cf_handle(name).ok_or_else(|| {
+            let reason = format!("the column family `{name}` is gone while its state is open");
+            self.fail(self.at("an access").unexpected(reason))
+        })
+    }
+
+    pub(crate) fn at(&self, operation: &'static str) -> At<'_> {
+        At {
+            operation,
+            dir: self.dir.path(),
+        }
+    }
+
+    /// Takes the store out of use for `error`.
+    pub(crate) fn fail(&self, error: RocksError) -> RocksError {
+        self.failed.get_or_init(|| Failure {
+            message: error.to_string(),
+            kind: error.kind(),
+        });
+        error
+    }
+
+    pub(crate) fn check(&self, operation: &'static str) -> Result<(), RocksError> {
+        self.failed.get().map_or(Ok(()), |failure| {
+            Err(RocksError::Refused {
+                operation,
+                dir: self.dir.path().to_owned(),
+                first: failure.message.clone(),
+                kind: failure.kind,
+            })
+        })
+    }
+
+    /// Takes the store out of use when a flush or a compaction failed. Takes the mutex of the database: once a batch.
+    pub(crate) fn check_background(&self, operation: &'static str) -> Result<(), RocksError> {
+        let at = self.at(operation);
+        match self.db.property_int_value(BACKGROUND_ERRORS) {
+            Ok(Some(0)) => Ok(()),
+            Ok(Some(_)) => Err(self.fail(at.logged(self.errors.get().as_deref()))),
+            Ok(None) => {
+                Err(self.fail(at.unexpected("RocksDB does not count its background errors")))
+            }
+            Err(error) => Err(self.fail(at.status(&error))),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! How RocksDB is set up: what a worker shares between its stores, and the options of databases and column families.
+//!
+//! Made by the factory, read whenever a database or column family is opened. Everything that differs from the default
+//! of RocksDB says why; figures are of `examples/store_cost.rs`.
+
+use std::path::PathBuf;
+
+use rocksdb::{
+    BlockBasedIndexType, BlockBasedOptions, Cache, ChecksumType, DBCompressionType, Env,
+    InfoLogger, LogLevel, Options, WriteBufferManager,
+};
+
+use crate::expiry::RowExpiry;
+use crate::shared::LastError;
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+/// What the stores of a worker are made of.
+#[derive(Clone, Debug)]
+pub struct RocksOptions {
+    /// All databases lie below it. The caller made it, and nobody else writes there.
+    pub local_dir: PathBuf,
+    /// Bytes of memory of all stores together: blocks, indexes, filters and write buffers.
+    pub memory_bytes: u64,
+    /// Threads that compact, shared by all stores, at least 1. One more writes out full write buffers.
+    pub background_threads: u32,
+}
+
+/// What the stores of a worker share.
+pub(crate) struct Resources {
+    pub(crate) cache: Cache,
+    write_buffers: WriteBufferManager,
+    env: Env,
+    background_threads: i32,
+    write_buffer_bytes: usize,
+}
+
+impl Resources {
+    pub(crate) fn new(options: &RocksOptions) -> Result<Self, rocksdb::Error> {
+        let memory = usize::try_from(options.memory_bytes).unwrap_or(usize::MAX);
+        let cache = Cache::new_hyper_clock_cache(memory, 0);
+        // A quarter goes to write buffers, charged to the cache. No stall: one would stop all slots until the idle
+        // store that holds the memory is written to again. Beyond the quarter each write makes its store flush.
+        let buffers = (memory / 4).max(MIB);
+        let write_buffers =
+            WriteBufferManager::new_write_buffer_manager_with_cache(buffers, false, cache.clone());
+        let background_threads =
+            i32::try_from(options.background_threads.max(1)).unwrap_or(i32::MAX);
+        let mut env = Env::new()?;
+        env.set_low_priority_background_threads(background_threads);
+        // Flushes have a thread of their own: a freeze waits for them and must not wait for a compaction.
+        env.set_high_priority_background_threads(1);
+        Ok(Self {
+            cache,
+            write_buffers,
+            env,
+            background_threads,
+            // A freeze writes out what the buffers hold: a full one takes 25 ms here.
+            write_buffer_bytes: (buffers / 4).clamp(MIB, 16 * MIB),
+        })
+    }
+
+    /// Options of a database. What it logs of errors goes to `errors`.
+    pub(crate) fn database(&self, errors: &LastError) -> Result<Options, rocksdb::Error> {
+        // Only a string can say these. A store that closes has nothing to save, and one that met an error is not used
+        // any more: RocksDB must not mend it behind our back.
+        let text = "avoid_flush_during_shutdown=true;max_bgerror_resume_count=0";
+        let mut options = Options::default().get_options_from_string(text)?;
+        options.set_env(&self.env);
+        options.set_write_buffer_manager(&self.write_buffers);
+        // One flush and the compactions of this store at a time; the threads are shared with the others.
+        options.set_max_background_jobs(self.background_threads.saturating_add(1));
+        // Without a limit every file of every store stays open.
+        options.set_max_open_files(512);
+        // Every checkpoint copies the manifest: it begins anew beyond this size, or 6 times what it must say.
+        options.set_max_manifest_file_size(64 * KIB);
+        options.set_manifest_preallocation_size(64 * KIB);
+        // No reading of every file at open, no threads for statistics.
+        options.set_skip_stats_update_on_db_open(true);
+        options.set_stats_dump_period_sec(0);
+        options.set_stats_persist_period_sec(0);
+        // One writer: the subtask.
+        options.set_allow_concurrent_memtable_write(false);
+        options.set_enable_write_thread_adaptive_yield(false);
+        let errors = errors.clone();
+        options.set_info_logger(InfoLogger::new_callback_logger(
+            LogLevel::Error,
+            move |level, message| {
+                // Headers come at any level.
+                if matches!(level, LogLevel::Error | LogLevel::Fatal) {
+                    errors.set(message);
+                }
+            },
+        ));
+        Ok(options)
+    }
+
+    /// Options of the column family of one state.
+    pub(crate) fn column_family(&self, expiry: RowExpiry) -> Options {
+        let mut options = Options::default();
+        options.set_block_based_table_factory(&self.table());
+        options.set_write_buffer_size(self.write_buffer_bytes);
+        options.set_max_write_buffer_number(3);
+        // The default is 1 MiB, which every state of every subtask would take with its first row.
+        options.set_arena_block_size(64 * KIB);
+        options.set_level_compaction_dynamic_level_bytes(true);
+        options.set_max_bytes_for_level_base(4 * self.write_buffer_bytes as u64);
+        options.set_target_file_size_base(32 * MIB as u64);
+        // Stalls of the writer come late: they stop a slot, and L0 files cost readers a filter each.
+        options.set_level_zero_slowdown_writes_trigger(24);
+        options.set_level_zero_stop_writes_trigger(48);
+        options.set_compression_type(DBCompressionType::Lz4);
+        options.set_compaction_filter_factory(expiry);
+        options
+    }
+
+    fn table(&self) -> BlockBasedOptions {
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(&self.cache);
+        table.set_block_size(4 * KIB);
+        table.set_format_version(6);
+        table.set_bloom_filter(10.0, false);
+        table.set_checksum_type(ChecksumType::XXH3);
+        // Indexes and filters count against the budget, and in parts, so that state of many times the budget still
+        // finds what it needs of them in memory.
+        table.set_cache_index_and_filter_blocks(true);
+        table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+        table.set_partition_filters(true);
+        table.set_metadata_block_size(4 * KIB);
+        table.set_pin_top_level_index_and_filter(true);
+        table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+        table
+    }
+}
