@@ -13,8 +13,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use highwater_state::contract::{SlowMissFactory, check_backend, check_steps, seeded_steps};
+use highwater_rocksdb::{RocksFactory, RocksOptions};
+use highwater_state::contract::{
+    SlowMissFactory, check_backend, check_steps, check_store, seeded_steps,
+};
 use highwater_state::{Store, StoreFactory};
+use tempfile::TempDir;
 
 use crate::program::refuse;
 
@@ -30,7 +34,7 @@ use crate::program::refuse;
 )]
 struct Arguments {
     /// Random runs on each backend.
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
     cases: u64,
     /// Steps of a run; one is a chunk of up to 47 accesses, a barrier, a snapshot, a crash and so on.
     #[arg(long, default_value_t = 120)]
@@ -46,56 +50,122 @@ struct Arguments {
 /// One way to keep state.
 struct Kind {
     name: &'static str,
-    /// Makes the function that makes the store of each subtask of each attempt.
-    open: fn() -> Result<Make>,
+    store: Below,
+    /// Bytes that the table of a state may hold between chunks.
+    cache_bytes: usize,
+    /// Each subtask of each attempt on heap and store in turn: what one left, the other restores.
+    is_in_turn: bool,
 }
 
-type Make = Box<dyn FnMut() -> Store>;
+/// What is below the tables.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Below {
+    Nothing,
+    /// A store in memory that is only good at bulk.
+    Fake,
+    /// RocksDB on local disk.
+    Rocks,
+}
 
 /// Less than one entry: everything is evicted after every chunk.
 const NOTHING_STAYS: usize = 64;
+/// Memory of RocksDB, so little that write buffers are flushed now and then.
+const ROCKS_BYTES: u64 = 8 << 20;
 
 const KINDS: &[Kind] = &[
-    Kind {
-        name: "heap",
-        open: || Ok(Box::new(Store::heap)),
-    },
-    Kind {
-        name: "fake-small-cache",
-        open: || Ok(over(Arc::new(SlowMissFactory::default()), NOTHING_STAYS)),
-    },
-    Kind {
-        name: "fake-large-cache",
-        open: || Ok(over(Arc::new(SlowMissFactory::default()), usize::MAX)),
-    },
-    Kind {
-        name: "fake-and-heap-in-turn",
-        open: || Ok(in_turn(Arc::new(SlowMissFactory::default()), NOTHING_STAYS)),
-    },
+    Kind::new("heap", Below::Nothing, usize::MAX),
+    Kind::new("fake-small-cache", Below::Fake, NOTHING_STAYS),
+    Kind::new("fake-large-cache", Below::Fake, usize::MAX),
+    Kind::new("fake-and-heap-in-turn", Below::Fake, NOTHING_STAYS).in_turn(),
+    Kind::new("rocksdb-small-cache", Below::Rocks, NOTHING_STAYS),
+    Kind::new("rocksdb-large-cache", Below::Rocks, usize::MAX),
+    Kind::new("rocksdb-and-heap-in-turn", Below::Rocks, NOTHING_STAYS).in_turn(),
 ];
 
-fn over(factory: Arc<dyn StoreFactory>, cache_bytes: usize) -> Make {
-    Box::new(move || Store::Local {
-        factory: Arc::clone(&factory),
-        cache_bytes,
-    })
+impl Kind {
+    const fn new(name: &'static str, store: Below, cache_bytes: usize) -> Self {
+        Self {
+            name,
+            store,
+            cache_bytes,
+            is_in_turn: false,
+        }
+    }
+
+    const fn in_turn(mut self) -> Self {
+        self.is_in_turn = true;
+        self
+    }
 }
 
-/// Each subtask of each attempt on the other of the two: what one left, the other restores.
-fn in_turn(factory: Arc<dyn StoreFactory>, cache_bytes: usize) -> Make {
-    let mut on_heap = false;
-    Box::new(move || {
-        on_heap = !on_heap;
-        if on_heap {
-            return Store::Heap {
-                reads: Some(Arc::clone(&factory)),
-            };
+/// A kind with its store, which all its cases share as the subtasks of a worker do.
+struct Opened<'a> {
+    kind: &'a Kind,
+    factory: Option<Arc<dyn StoreFactory>>,
+    _folder: Option<TempDir>,
+}
+
+impl<'a> Opened<'a> {
+    fn of(kind: &'a Kind) -> Result<Self> {
+        let (mut factory, mut folder) = (None::<Arc<dyn StoreFactory>>, None);
+        match kind.store {
+            Below::Nothing => {}
+            Below::Fake => factory = Some(Arc::new(SlowMissFactory::default())),
+            Below::Rocks => {
+                let below = folder_in_memory()?;
+                let rocks = RocksFactory::new(RocksOptions {
+                    local_dir: below.path().to_owned(),
+                    memory_bytes: ROCKS_BYTES,
+                    background_threads: 1,
+                });
+                factory = Some(Arc::new(rocks?));
+                folder = Some(below);
+            }
         }
-        Store::Local {
-            factory: Arc::clone(&factory),
-            cache_bytes,
+        Ok(Self {
+            kind,
+            factory,
+            _folder: folder,
+        })
+    }
+
+    /// The function that makes the store of each subtask of each attempt of a case.
+    fn make(&self) -> impl FnMut() -> Store {
+        let (mut on_heap, in_turn) = (self.factory.is_none(), self.kind.is_in_turn);
+        move || {
+            on_heap ^= in_turn;
+            match &self.factory {
+                Some(factory) if !on_heap => Store::Local {
+                    factory: Arc::clone(factory),
+                    cache_bytes: self.kind.cache_bytes,
+                },
+                reads => Store::Heap {
+                    reads: reads.clone(),
+                },
+            }
         }
-    })
+    }
+
+    /// The suites: that of stores on the one that keeps files, and that of backends.
+    fn suites(&self) -> Result<()> {
+        if let Some(factory) = &self.factory
+            && self.kind.store == Below::Rocks
+        {
+            guarded(|| check_store(factory.as_ref())).context("the suite of stores")?;
+        }
+        guarded(|| check_backend(&mut self.make())).context("the suite of backends")
+    }
+
+    /// One random run on the backend, on the model and on the heap. How many digests there were.
+    fn case(&self, seed: u64, steps: usize) -> Result<u64> {
+        let steps = seeded_steps(seed, steps);
+        let digests = guarded(|| check_steps(&mut self.make(), &steps))?;
+        let on_heap = guarded(|| check_steps(&mut Store::heap, &steps)).context("on the heap")?;
+        if digests != on_heap {
+            bail!("the canonical digests differ from those of the heap");
+        }
+        Ok(digests.len() as u64)
+    }
 }
 
 /// Runs what the command line asks for.
@@ -144,7 +214,7 @@ fn check(arguments: &Arguments) -> Result<String> {
         digests += compared;
     }
     Ok(format!(
-        "{} backends, the contract suite and {cases} random runs of {} steps each, {digests} canonical digests equal to those of \
+        "{} backends, the contract suites and {cases} random runs of {} steps each, {digests} canonical digests equal to those of \
          the heap",
         kinds.len(),
         arguments.steps
@@ -153,8 +223,8 @@ fn check(arguments: &Arguments) -> Result<String> {
 
 /// The suite and all cases of a backend, on every core. How many digests were equal.
 fn one_kind(kind: &Kind, arguments: &Arguments) -> Result<u64> {
-    let mut make = (kind.open)().with_context(|| kind.name.to_owned())?;
-    guarded(|| check_backend(&mut make)).with_context(|| format!("{}: the suite", kind.name))?;
+    let opened = Opened::of(kind).with_context(|| kind.name.to_owned())?;
+    opened.suites().with_context(|| kind.name.to_owned())?;
     let (next, compared) = (AtomicU64::new(0), AtomicU64::new(0));
     let lane = || -> Result<()> {
         loop {
@@ -163,7 +233,7 @@ fn one_kind(kind: &Kind, arguments: &Arguments) -> Result<u64> {
                 return Ok(());
             }
             let seed = arguments.first + at;
-            let digests = one_case(kind, seed, arguments.steps).with_context(|| {
+            let digests = opened.case(seed, arguments.steps).with_context(|| {
                 format!(
                     "{}, seed {seed}; again: --only {} --cases 1 --first {seed} --steps {}",
                     kind.name, kind.name, arguments.steps
@@ -183,16 +253,12 @@ fn one_kind(kind: &Kind, arguments: &Arguments) -> Result<u64> {
     Ok(compared.into_inner())
 }
 
-/// One random run on the backend, on the model and on the heap. How many digests there were.
-fn one_case(kind: &Kind, seed: u64, steps: usize) -> Result<u64> {
-    let steps = seeded_steps(seed, steps);
-    let mut make = (kind.open)()?;
-    let digests = guarded(|| check_steps(&mut make, &steps))?;
-    let on_heap = guarded(|| check_steps(&mut Store::heap, &steps)).context("on the heap")?;
-    if digests != on_heap {
-        bail!("the canonical digests differ from those of the heap");
-    }
-    Ok(digests.len() as u64)
+/// Where the system keeps files in memory.
+const IN_MEMORY: &str = "/dev/shm";
+
+/// A folder in memory where there is one: a run opens and closes hundreds of databases, and each waits for its disk.
+fn folder_in_memory() -> std::io::Result<TempDir> {
+    tempfile::tempdir_in(IN_MEMORY).or_else(|_| tempfile::tempdir())
 }
 
 /// Turns a panic of the suite into an error with its words.
@@ -212,7 +278,8 @@ mod tests {
     fn every_backend_has_a_name_of_its_own_and_passes_a_short_run() {
         for (at, kind) in KINDS.iter().enumerate() {
             assert!(KINDS[at + 1..].iter().all(|other| other.name != kind.name));
-            assert!(one_case(kind, 5, 40).unwrap() > 0, "{}", kind.name);
+            let opened = Opened::of(kind).unwrap();
+            assert!(opened.case(5, 40).unwrap() > 0, "{}", kind.name);
         }
     }
 
