@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use highwater_state::Store;
 use highwater_state::contract::{
-    Access, SlowMissFactory, Step, check_backend, check_steps, seeded_steps,
+    Access, SlowMissFactory, Step, check_backend, check_steps, check_store, seeded_steps,
 };
 use proptest::prelude::*;
 
@@ -14,6 +14,11 @@ fn paged(factory: &SlowMissFactory) -> Store {
         // Less than one entry: everything is evicted after every chunk.
         cache_bytes: 64,
     }
+}
+
+#[test]
+fn a_store_that_is_only_good_at_bulk_is_a_store() {
+    check_store(&SlowMissFactory::default());
 }
 
 #[test]
