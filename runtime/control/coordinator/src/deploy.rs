@@ -285,9 +285,11 @@ mod tests {
 
     use highwater_protocol::hash::ContentHash;
     use highwater_protocol::job::OperatorShape;
-    use highwater_protocol::manifest::{ManifestTitle, OperatorState, SnapshotKind};
+    use highwater_protocol::manifest::{
+        FileEntry, FilePart, ManifestTitle, OperatorState, SnapshotKind, StoreParts,
+    };
     use highwater_protocol::paths::DataWriter;
-    use highwater_types::{Epoch, JobIdentity, Lineage, MaxParallelism};
+    use highwater_types::{Epoch, JobIdentity, KeyGroupRange, Lineage, MaxParallelism};
 
     use super::*;
 
@@ -350,5 +352,66 @@ mod tests {
         let refused = states(&shape, &manifest).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Corrupt);
         assert!(refused.to_string().contains("operator agg"), "{refused}");
+    }
+
+    #[test]
+    fn the_files_of_a_local_store_are_handed_out_with_the_objects_that_they_lie_in() {
+        let id = CheckpointId {
+            number: 1,
+            epoch: Epoch(1),
+        };
+        let mut manifest = Manifest::new(ManifestTitle {
+            identity: JobIdentity::parse("job").unwrap(),
+            lineage: Lineage(1),
+            id,
+            kind: SnapshotKind::Checkpoint,
+            parent: None,
+            graph: ContentHash(1),
+        });
+        let [head, object] = ["data/1-1/agg.0/1-keyed.0", "data/1-1/agg.0/1-keyed.0.0"]
+            .map(|path| RelativePath::parse(path).unwrap());
+        let entry = |length| FileEntry {
+            length,
+            checksum: ContentHash(length),
+        };
+        manifest.files.insert(head.clone(), entry(1));
+        let part = |name: &str| FilePart {
+            name: name.to_owned(),
+            is_immutable: true,
+            path: object.clone(),
+            offset: 0,
+            length: 2,
+            checksum: ContentHash(3),
+        };
+        let parts = StoreParts {
+            store: "rocksdb".to_owned(),
+            parts: vec![part("1.sst"), part("2.sst")],
+        };
+        let file = KeyedFile {
+            path: head.clone(),
+            range: KeyGroupRange { start: 0, end: 8 },
+            groups: Vec::new(),
+            store: Some(parts.clone()),
+        };
+        let uid = OperatorUid::parse("agg").unwrap();
+        let refused = restored_keyed(&manifest, &uid, file.clone()).unwrap_err();
+        assert_eq!(
+            refused.kind(),
+            ErrorKind::Corrupt,
+            "the object is not listed"
+        );
+        manifest.files.insert(object.clone(), entry(4));
+        let handed = restored_keyed(&manifest, &uid, file).unwrap();
+        let objects = BTreeMap::from([(object, entry(4))]);
+        let store = Some(RestoredStore { parts, objects });
+        let entry = entry(1);
+        assert_eq!(
+            handed,
+            RestoredKeyed {
+                path: head,
+                entry,
+                store
+            }
+        );
     }
 }

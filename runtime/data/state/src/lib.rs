@@ -93,7 +93,7 @@ pub use keyed::{
 pub use operator_state::{OperatorRestore, OperatorSnapshot, Redistribution};
 pub use restore::RestoredSnapshot;
 pub use snapshot::{
-    GroupBlock, KeyedSnapshot, RawKeyGroupState, RowsPlace, SealedInStore, SealedPieces,
+    GroupBlock, KeyedSnapshot, RawKeyGroupState, RowOrder, RowsPlace, SealedInStore, SealedPieces,
     StateBlock, StateHeader, UnsealedSnapshot, UnsealedState, canonical_digest,
 };
 pub use store::{

@@ -27,6 +27,9 @@ use crate::messages::{
 /// A snapshot file of this size goes to local disk, if there is one, and not into memory. In bytes.
 const LARGE_BYTES: u64 = 8 << 20;
 
+/// Questions whether an object is there that are on their way at once.
+const LOOKS_AT_ONCE: usize = 16;
+
 /// The state of an attempt, verified.
 #[derive(Debug, Default)]
 pub struct Restored {
@@ -229,15 +232,8 @@ async fn fetch_store(
         .buffer_unordered(OBJECTS_AT_ONCE)
         .try_collect::<()>()
         .await?;
-    let mut sound: BTreeMap<_, _> = owned(wanted);
-    for (path, entry) in unread {
-        // The next checkpoint refers to nothing that is not there: it is stored again from local disk.
-        if files.is_there(path, *entry).await? {
-            sound.insert(path.clone(), *entry);
-        } else {
-            tracing::warn!(%path, "an object of the checkpoint is missing; its files are here and are stored again");
-        }
-    }
+    let mut sound = owned(wanted);
+    sound.extend(still_there(files, unread).await?);
     let placed = parts.iter().map(|part| StoreFile {
         name: part.name.clone(),
         length: part.length,
@@ -254,6 +250,26 @@ async fn fetch_store(
         held: HeldFiles::new(&store.parts, sound),
         bytes,
     })
+}
+
+/// Those objects that are there with their length. The next checkpoint refers to no other: what lies in them is stored
+/// again from local disk.
+async fn still_there(
+    files: &JobFiles,
+    objects: Vec<(&RelativePath, &FileEntry)>,
+) -> Result<BTreeMap<RelativePath, FileEntry>, RestoreError> {
+    let looks = objects.into_iter().map(|(path, entry)| async move {
+        let is_there = files.is_there(path, *entry).await?;
+        if !is_there {
+            tracing::warn!(%path, "an object of the checkpoint is missing; its files are here and are stored again");
+        }
+        Ok::<_, RestoreError>(is_there.then(|| (path.clone(), *entry)))
+    });
+    let found: Vec<Option<_>> = futures::stream::iter(looks.collect::<Vec<_>>())
+        .buffer_unordered(LOOKS_AT_ONCE)
+        .try_collect()
+        .await?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 fn owned(objects: Vec<(&RelativePath, &FileEntry)>) -> BTreeMap<RelativePath, FileEntry> {

@@ -24,7 +24,7 @@ use crate::budget::{Relief, Relieved};
 use crate::cell::{Cell, StoredForm};
 use crate::descriptor::{StateDescriptor, StateKind, StateSchemas};
 use crate::error::StateError;
-use crate::snapshot::UnsealedState;
+use crate::snapshot::{RowOrder, UnsealedState};
 use crate::table::{Namespace, StateTable, TableSetup};
 
 /// What one state holds now and did since it was opened.
@@ -54,6 +54,22 @@ pub struct StateReport {
     pub rows_written: u64,
 }
 
+impl StateReport {
+    /// Adds what another table of the same state holds and did.
+    pub(crate) const fn add(&mut self, other: &Self) {
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+        self.expired += other.expired;
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.known_absent += other.known_absent;
+        self.unprepared += other.unprepared;
+        self.evicted += other.evicted;
+        self.evicted_dirty += other.evicted_dirty;
+        self.rows_written += other.rows_written;
+    }
+}
+
 /// What a backend does with a state, whatever its types.
 pub trait KeyedState: Any + Send {
     /// What the job declared.
@@ -64,6 +80,19 @@ pub trait KeyedState: Any + Send {
 
     /// While `withheld`, nothing is written to the store: it is being frozen.
     fn withhold_writes(&mut self, withheld: bool);
+
+    /// How its rows are ordered in a store.
+    fn row_order(&self) -> RowOrder {
+        RowOrder::Key
+    }
+
+    /// The store went on from files and holds rows of this state already, in the order of the state.
+    ///
+    /// # Errors
+    /// Of the store's kind when it cannot be asked for them.
+    fn adopt_stored(&mut self) -> Result<(), StateError> {
+        Ok(())
+    }
 
     /// Bytes of memory that the state takes.
     fn used_bytes(&self) -> usize;

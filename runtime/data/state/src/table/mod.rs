@@ -8,6 +8,7 @@
 mod ahead;
 mod chunk;
 mod directory;
+mod drain;
 mod evict;
 mod filter;
 mod likely;

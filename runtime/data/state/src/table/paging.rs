@@ -141,6 +141,11 @@ impl<K: Key, N: Record + Eq + Hash> Paging<K, N> {
         Ok(())
     }
 
+    /// Whether changes wait to be written.
+    pub(crate) const fn has_pending(&self) -> bool {
+        !self.batch.is_empty()
+    }
+
     /// Reads rows; `keys` are sorted and distinct.
     pub(crate) fn fetch(&mut self, keys: &[RowKey]) -> Result<Vec<Option<Vec<u8>>>, BackingError> {
         self.flush()?;

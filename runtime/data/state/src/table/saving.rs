@@ -17,7 +17,7 @@ use crate::backing::RowKey;
 use crate::cell::{Cell, CellForm, StoredForm, recode};
 use crate::error::StateError;
 use crate::snapshot::rows::{GroupRows, next_row};
-use crate::snapshot::{SavedRows, StateHeader, UnsealedState};
+use crate::snapshot::{RowOrder, SavedRows, StateHeader, UnsealedState};
 use crate::ttl::Expiry;
 
 /// How many slots that owe nothing cost as much of the budget as an entry that is saved.
@@ -105,7 +105,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         let flushed = self.paging.as_mut().map(|paging| paging.flush());
         let rows = match flushed.transpose() {
             Ok(None) => SavedRows::Rows(saving.rows),
-            Ok(Some(())) => SavedRows::InStore(Some((saving.form, recode::<C>))),
+            Ok(Some(())) => SavedRows::InStore(RowOrder::Key, Some((saving.form, recode::<C>))),
             Err(source) => return Err(self.backing_error("write to", source)),
         };
         Ok(UnsealedState {
