@@ -45,6 +45,8 @@ impl RocksRows {
             shared,
             family,
             write_options,
+            // Blocks of rows fill the cache, though the table above is one: reads without cost the same here, but would leave
+            // out indexes and filters too once they have been pushed out.
             fetch_options: ReadOptions::default(),
             keys: Vec::new(),
             ends: Vec::new(),
