@@ -140,7 +140,10 @@ impl Job {
         let begun = std::time::Instant::now();
         taken.freeze().expect("the store freezes");
         self.backend.resume_writes();
-        println!("checkpoint: saved in {saved:.1?}, frozen in {:.1?}", begun.elapsed());
+        println!(
+            "checkpoint: saved in {saved:.1?}, frozen in {:.1?}",
+            begun.elapsed()
+        );
     }
 }
 

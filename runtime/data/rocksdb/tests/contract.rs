@@ -7,6 +7,7 @@ use std::sync::Arc;
 use highwater_rocksdb::{RocksFactory, RocksOptions};
 use highwater_state::contract::{
     StoreStep, check_steps, check_store, check_store_steps, on_heap, over, seeded_steps,
+    seeded_store_steps,
 };
 use proptest::prelude::*;
 
@@ -56,7 +57,7 @@ fn step() -> impl Strategy<Value = StoreStep> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
     #[test]
     fn rocksdb_agrees_with_sorted_maps_on_random_runs(
         steps in proptest::collection::vec(step(), 0..50),
