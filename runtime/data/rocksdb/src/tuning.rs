@@ -1,7 +1,8 @@
 //! How RocksDB is set up: what a worker shares between its stores, and the options of databases and column families.
 //!
 //! Made by the factory, read whenever a database or column family is opened. Everything that differs from the default
-//! of RocksDB says why; figures are of `examples/store_cost.rs`.
+//! of RocksDB says why. Figures are of 2 million rows of 16 + 24 bytes in batches of 1,024 on two cores, 64 MiB of memory, as
+//! `examples/store_cost.rs` measures them, with one option changed at a time.
 
 use std::path::PathBuf;
 
