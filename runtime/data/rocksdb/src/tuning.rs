@@ -137,12 +137,12 @@ impl Resources {
         // A key that is nowhere costs 0.3 us. Ribbon filters save a third of 1.25 bytes a row and cost 10 % of reads.
         table.set_bloom_filter(10.0, false);
         table.set_checksum_type(ChecksumType::XXH3);
-        // Indexes and filters count against the budget. They are some 7 % of small rows: state of many times the budget
-        // keeps them in parts, of which the cache then has the hot ones. That costs a third more for a row that is read,
-        // and 0.5 us for a key that is nowhere.
+        // Indexes and filters count against the budget, and are some 7 % of small rows. A store of many times the budget
+        // keeps them in parts, of which the cache then has the hot ones. That costs a third more for a row that is read and
+        // 0.5 us for a key that is nowhere, so it begins at twice the budget, which a worker of few slots still holds whole.
         table.set_cache_index_and_filter_blocks(true);
         table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-        if stored_bytes > self.memory_bytes {
+        if stored_bytes / 2 > self.memory_bytes {
             table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
             table.set_partition_filters(true);
             table.set_metadata_block_size(4 * KIB);
