@@ -1,11 +1,10 @@
-//! The suites of local stores and of state backends on RocksDB, and random runs of them.
+//! The suite of local stores on RocksDB, and random runs of it.
 
 use std::sync::Arc;
 
 use highwater_rocksdb::{RocksFactory, RocksOptions};
-use highwater_state::Store;
 use highwater_state::contract::{
-    StoreStep, check_seeds, check_steps, check_store, check_store_steps, seeded_steps,
+    StoreStep, check_steps, check_store, check_store_steps, on_heap, over, seeded_steps,
 };
 use proptest::prelude::*;
 
@@ -52,30 +51,17 @@ proptest! {
     }
 }
 
-/// A backend over RocksDB whose tables hold less than one entry, so that everything leaves memory after every chunk.
-fn store(dir: &tempfile::TempDir, cache_bytes: usize) -> Store {
-    Store::Local {
-        factory: Arc::new(factory(dir)),
-        cache_bytes,
-    }
-}
-
 #[test]
-fn the_state_backend_over_rocksdb_keeps_the_contract_of_the_heap() {
+fn tables_over_rocksdb_keep_the_contract_and_agree_with_the_heap() {
     let dir = tempfile::tempdir().unwrap();
-    let small = store(&dir, 64);
-    check_seeds(&mut || small.clone(), 0..4);
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 4, ..ProptestConfig::default() })]
-    #[test]
-    fn heap_and_rocksdb_agree_on_random_runs(seed in any::<u64>(), cache_bytes in 64usize..4_096) {
-        let dir = tempfile::tempdir().unwrap();
-        let steps = seeded_steps(seed, 40);
-        let store = store(&dir, cache_bytes);
-        let on_disk = check_steps(&mut || store.clone(), &steps);
-        let on_heap = check_steps(&mut Store::heap, &steps);
-        prop_assert_eq!(on_disk, on_heap);
+    let factory = Arc::new(factory(&dir));
+    // Less than one entry, so that everything is evicted after every chunk; and room for all.
+    for cache_bytes in [64, u64::MAX] {
+        let mut make = || over(Arc::<RocksFactory>::clone(&factory), cache_bytes);
+        for seed in 0..3 {
+            let steps = seeded_steps(seed, 60);
+            let digests = check_steps(&mut make, &steps);
+            assert_eq!(digests, check_steps(&mut on_heap, &steps), "seed {seed}");
+        }
     }
 }
