@@ -152,7 +152,20 @@ pub(crate) fn start_in(
     seed: u128,
     manner: Manner,
 ) -> CoordinatorHandle {
-    start_over(program, storage, seed, (manner, None, Store::heap()))
+    let rest = Rest {
+        local: None,
+        store: Store::heap(),
+        table_bytes: 1 << 30,
+    };
+    start_over(program, storage, seed, (manner, rest))
+}
+
+/// Where keyed state rests.
+pub(crate) struct Rest {
+    pub(crate) local: Option<LocalDirs>,
+    pub(crate) store: Store,
+    /// Bytes that the tables of the worker may hold.
+    pub(crate) table_bytes: u64,
 }
 
 /// The same, with keyed state that rests elsewhere than on the heap.
@@ -160,7 +173,7 @@ pub(crate) fn start_over(
     program: JobProgram,
     storage: &Arc<dyn ObjectStorage>,
     seed: u128,
-    (manner, local, store): (Manner, Option<LocalDirs>, Store),
+    (manner, rest): (Manner, Rest),
 ) -> CoordinatorHandle {
     let job = JobIdentity::parse("test-job").unwrap();
     let rim = tokio::runtime::Handle::current();
@@ -170,15 +183,15 @@ pub(crate) fn start_over(
         job: job.clone(),
         settings: WorkerSettings {
             slots: 2,
-            state_bytes_max: 1 << 30,
+            state_bytes_max: rest.table_bytes,
             store_bytes_max: 0,
             spool_bytes_max: 1 << 24,
         },
         clock: Arc::clone(&manner.clock),
         files: JobFiles::new(Arc::clone(storage), JobPaths::new(job.clone())),
         rim,
-        local,
-        store,
+        local: rest.local,
+        store: rest.store,
         nonces: NonceStream::new(Nonce(seed)),
         events,
         stop: manner.inside,

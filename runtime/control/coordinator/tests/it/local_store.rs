@@ -21,12 +21,12 @@ use highwater_types::{ErrorKind, EventTime, JobIdentity, Nonce};
 use highwater_worker::{LocalDirs, SystemClock};
 use tokio::sync::oneshot;
 
-use crate::job::{Manner, end_of, program_of, start_over};
+use crate::job::{Manner, Rest, end_of, program_of, start_over};
 
 const RECORDS: u64 = 20_000;
 const KEYS: u64 = 2_003;
 /// Little, so that most rows are in the store and not in the table before it.
-const CACHE_BYTES: usize = 1 << 10;
+const TABLE_BYTES: u64 = 256 << 10;
 
 /// Counts the records of each key.
 #[derive(Clone, Default)]
@@ -149,17 +149,20 @@ fn start(
         background_threads: 1,
     };
     let factory: Arc<dyn StoreFactory> = Arc::new(RocksFactory::new(options).unwrap());
-    let store = match backend {
-        Backend::Heap => Store::Heap {
-            reads: Some(factory),
-        },
-        Backend::RocksDb => Store::Local {
-            factory,
-            cache_bytes: CACHE_BYTES,
-        },
+    let (store, table_bytes) = match backend {
+        Backend::Heap => {
+            let reads = Some(factory);
+            (Store::Heap { reads }, 1 << 30)
+        }
+        Backend::RocksDb => (Store::Local { factory }, TABLE_BYTES),
+    };
+    let rest = Rest {
+        local: Some(dirs),
+        store,
+        table_bytes,
     };
     let program = world.program(parallelism, faults, rate);
-    start_over(program, &world.storage, seed, (manner, Some(dirs), store))
+    start_over(program, &world.storage, seed, (manner, rest))
 }
 
 /// The checkpoint in `head`.
@@ -197,9 +200,9 @@ async fn cuts_failures_and_any_parallelism_lose_nothing_of_a_local_store() {
         let completed = |status: &JobStatus| {
             status.checkpoints.completed_count >= wanted || status.phase.word() == "finished"
         };
-        let waited = status.wait_for(completed).await.map(|_| ());
+        let went_on = status.wait_for(completed).await.map(|_| ());
         let now = format!("{:?}", status.borrow());
-        assert!(waited.is_ok(), "the job ended early: {now}");
+        assert!(went_on.is_ok(), "the job ended early: {now}");
         drop(handle.requests.send(JobRequest::Cancel).await);
         end_of(handle).await.unwrap();
     }
