@@ -68,7 +68,7 @@ enum Below {
 }
 
 /// Less than one entry: everything is evicted after every chunk.
-const NOTHING_STAYS: usize = 64;
+const NOTHING_STAYS: u64 = 64;
 /// Memory of RocksDB, so little that write buffers are flushed now and then.
 const ROCKS_BYTES: u64 = 8 << 20;
 
