@@ -107,7 +107,10 @@ enum Command {
         arguments: Vec<String>,
     },
     /// Runs an acceptance test; without a name, lists those that exist.
-    #[command(after_help = "Example:\n  cargo xtask acceptance harbor-fleet --drill all --runs 20")]
+    #[command(
+        after_help = "Examples:\n  cargo xtask acceptance harbor-fleet --backend rocksdb --drill all --runs 20\n  \
+                            cargo xtask acceptance backend"
+    )]
     Acceptance {
         /// Which test.
         name: Option<String>,
@@ -115,8 +118,24 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Runs Harbor Fleet for long at half of what it can do, with more state than memory, killed every 20 to 60 seconds.
+    ///
+    /// On a real Kafka and a real S3 store, judged by the oracles of the drills. Memory that drifts, an orphan object or
+    /// an open transaction fails it. Arguments go to the soak; `-- --help` lists them.
+    #[command(
+        after_help = "Examples:\n  cargo xtask soak --minutes 30 --backend rocksdb\n  \
+                            cargo xtask soak --minutes 2"
+    )]
+    Soak {
+        /// Arguments for the soak.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Runs a benchmark; without a name, lists those that exist.
-    #[command(after_help = "Example:\n  cargo xtask bench keyed-count")]
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench keyed-count\n  cargo xtask bench state --against flink\n  \
+                            cargo xtask bench checkpoints"
+    )]
     Bench {
         /// Which benchmark.
         name: Option<String>,
@@ -184,6 +203,7 @@ fn run(command: &Command) -> Result<Verdict> {
         Command::Acceptance { name, arguments } => {
             programs::acceptance(&project, name.as_deref(), arguments)
         }
+        Command::Soak { arguments } => programs::soak(&project, arguments),
         Command::Testbed { action, services } => {
             let words = [std::slice::from_ref(action), services.as_slice()].concat();
             testbed::run(&words)?;

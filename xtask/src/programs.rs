@@ -1,4 +1,4 @@
-//! `demo`, `sim`, `acceptance` and `bench`: the programs behind the door, as data.
+//! `demo`, `sim`, `acceptance`, `soak` and `bench`: the programs behind the door, as data.
 //!
 //! The door builds a program, hands its arguments over and says its verdict; what is done and judged lies in the
 //! program. Each of them ends with its own `VERDICT` line. A name stands in a list only while the source that serves
@@ -61,7 +61,29 @@ pub(crate) const DRILLS: Program = Program {
     arguments: &["acceptance"],
 };
 
-const ACCEPTANCE: &[Program] = &[DRILLS];
+/// The long run of Harbor Fleet.
+const SOAK: Program = Program {
+    name: "soak",
+    what: "the payment fraud scorer for long, with more state than memory, killed again and again",
+    package: "harbor-fleet",
+    binary: "harbor-fleet",
+    source: "examples/harbor-fleet/src/acceptance/soak",
+    build: &[],
+    arguments: &["soak"],
+};
+
+const ACCEPTANCE: &[Program] = &[
+    DRILLS,
+    Program {
+        name: "backend",
+        what: "the contract suite and the model test of every backend of keyed state, at full size",
+        package: "highwater-bench",
+        binary: "highwater-bench",
+        source: "runtime/bench/src/backend",
+        build: &[],
+        arguments: &["backend"],
+    },
+];
 
 const BENCH: &[Program] = &[
     Program {
@@ -72,6 +94,24 @@ const BENCH: &[Program] = &[
         source: "runtime/bench/src/keyed_count",
         build: &[],
         arguments: &["keyed-count"],
+    },
+    Program {
+        name: "state",
+        what: "state in cache and state that outgrows memory, against Flink on RocksDB in one memory limit",
+        package: "highwater-bench",
+        binary: "highwater-bench",
+        source: "runtime/bench/src/state",
+        build: &[],
+        arguments: &["state"],
+    },
+    Program {
+        name: "checkpoints",
+        what: "bytes and seconds of checkpoints by what changed, pauses, restores",
+        package: "highwater-bench",
+        binary: "highwater-bench",
+        source: "runtime/bench/src/checkpoints",
+        build: &[],
+        arguments: &["checkpoints"],
     },
     Program {
         name: "instructions",
@@ -134,6 +174,11 @@ pub(crate) fn demo(project: &Project, arguments: &[String]) -> Result<Verdict> {
 /// Runs the simulator.
 pub(crate) fn sim(project: &Project, arguments: &[String]) -> Result<Verdict> {
     SIM.run(project, arguments)
+}
+
+/// Runs the soak.
+pub(crate) fn soak(project: &Project, arguments: &[String]) -> Result<Verdict> {
+    SOAK.run(project, arguments)
 }
 
 /// Runs the acceptance test called `name`, or lists them.

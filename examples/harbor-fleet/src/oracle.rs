@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use highwater_types::{Classified, ErrorKind};
 
-pub use self::expected::{Declines, Expected};
+pub use self::expected::{Declines, Expected, PartitionLog};
 pub use self::observed::Observed;
 pub use self::parse::time_ms;
 pub use self::report::{Report, Violation};

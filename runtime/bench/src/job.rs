@@ -7,6 +7,7 @@
 //! - `latency`: the count behind an open-loop source; the tally measures from the time at which a record was due.
 //! - `kafka`: the count behind a Kafka topic of 8-byte keys.
 //! - `idle`: the count behind a source that never delivers.
+//! - `state`: an account of 64 bytes for each key (see `state_job`).
 //!
 //! The rule: key `i` depends on seed and `i` alone, by an algorithm that the Java job repeats.
 
@@ -23,7 +24,7 @@ use highwater::prelude::*;
 
 use crate::latency::LatencySink;
 use crate::open_loop::{OpenLoop, Probe};
-use crate::tally::TallySink;
+use crate::tally::{Fold, TallySink};
 
 /// How many keys there are unless the parameter `keys` says otherwise.
 pub(crate) const KEYS: u64 = 1_000_000;
@@ -80,8 +81,9 @@ pub(crate) fn build(env: &mut StreamEnvironment) -> Result<(), UserError> {
         Some("latency") => latency(env),
         Some("kafka") => kafka(env),
         Some("idle") => idle(env),
+        Some("state") => crate::state_job::build(env),
         other => Err(format!(
-            "parameter job is {other:?}; it is one of count, process, generate, latency, kafka, idle"
+            "parameter job is {other:?}; it is one of count, process, generate, latency, kafka, idle, state"
         )
         .into()),
     }
@@ -111,7 +113,7 @@ fn counted(keys: &DataStream<u64>) -> DataStream<Counted> {
 
 fn count(env: &mut StreamEnvironment) -> Result<(), UserError> {
     let keys = keys(env)?;
-    counted(&keys).sink("tally", TallySink);
+    counted(&keys).sink("tally", TallySink(Fold::Counted));
     Ok(())
 }
 
@@ -119,12 +121,14 @@ fn process(env: &mut StreamEnvironment) -> Result<(), UserError> {
     keys(env)?
         .key_by(|key| *key)
         .process("count-by-key", CountByKey::default())
-        .sink("tally", TallySink);
+        .sink("tally", TallySink(Fold::Counted));
     Ok(())
 }
 
 fn generate(env: &mut StreamEnvironment) -> Result<(), UserError> {
-    keys(env)?.map(|key| (key, 1)).sink("tally", TallySink);
+    keys(env)?
+        .map(|key| (key, 1))
+        .sink("tally", TallySink(Fold::Counted));
     Ok(())
 }
 
@@ -158,7 +162,7 @@ fn kafka(env: &mut StreamEnvironment) -> Result<(), UserError> {
     };
     let source = KafkaSource::new(KafkaConnection::new(broker), topic, decode);
     let keys = env.source("keys", source.until(EndPosition::Latest));
-    counted(&keys).sink("tally", TallySink);
+    counted(&keys).sink("tally", TallySink(Fold::Counted));
     Ok(())
 }
 

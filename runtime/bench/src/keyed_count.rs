@@ -3,9 +3,8 @@
 //! Started by `cargo xtask bench keyed-count`. Each measured job is a process of its own, ours started as in production
 //! with the commands of a job binary. In each round both sides run in turn, and the digest of all output of every run
 //! is compared with what an independent count says before a time of that run is used. The rule: a bar is data
-//! ([`bars`]), and a missed one fails the verdict by name.
+//! ([`crate::bars`]), and a missed one fails the verdict by name.
 
-mod bars;
 mod figures;
 mod flink;
 mod kafka;
@@ -13,7 +12,6 @@ mod oracle;
 mod ours;
 mod page;
 mod profile;
-mod report;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,11 +19,13 @@ use std::process::ExitCode;
 use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 
-use self::figures::{Figures, Idle, Pair, Spread};
-use self::flink::Flink;
+use self::figures::{Figures, Idle, Pair};
 use self::oracle::Expected;
 use self::ours::Job;
-use self::report::Run;
+use crate::flink::{Flink, VERSION};
+use crate::program::{refuse, tell};
+use crate::report::Run;
+use crate::spread::Spread;
 
 /// Measures count by key: a seeded generator, key_by, a running count for each of a million keys, a tally.
 ///
@@ -104,25 +104,10 @@ enum Peer {
 
 /// Runs the benchmark that the command line asks for.
 pub(crate) fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse_from(std::env::args_os().skip(1)) {
-        Ok(arguments) => arguments,
-        Err(refusal) => {
-            let told = refusal.print();
-            return ExitCode::from(if told.is_err() || refusal.use_stderr() {
-                2
-            } else {
-                0
-            });
-        }
-    };
-    let missed = measure(&arguments);
-    let (word, text) = match &missed {
-        Ok(missed) if missed.is_empty() => ("pass", "every bar is met".to_owned()),
-        Ok(missed) => ("fail", format!("missed: {}", missed.join("; "))),
-        Err(error) => ("fail", format!("{error:#}").replace('\n', " ")),
-    };
-    println!("VERDICT {word}: {text}");
-    ExitCode::from(u8::from(word == "fail"))
+    match Arguments::try_parse_from(std::env::args_os().skip(1)) {
+        Ok(arguments) => tell(measure(&arguments)),
+        Err(refusal) => refuse(&refusal),
+    }
 }
 
 /// Measures and prints everything. Returns the names of missed bars.
@@ -188,7 +173,7 @@ fn results_first(plan: &Plan, peer: Option<&Flink>) -> Result<()> {
     expected.check("Highwater", &ours)?;
     let mut who = "an independent count".to_owned();
     if let Some(flink) = peer {
-        let theirs = flink.run(Job::Count, plan, COMPARED)?;
+        let theirs = flink::run(flink, Job::Count, plan, COMPARED)?;
         expected.check("Flink", &theirs)?;
         if theirs.digest != ours.digest {
             bail!(
@@ -197,7 +182,7 @@ fn results_first(plan: &Plan, peer: Option<&Flink>) -> Result<()> {
                 theirs.digest
             );
         }
-        who = format!("Flink {} and {who}", flink::VERSION);
+        who = format!("Flink {VERSION} and {who}");
     }
     println!(
         "results: {COMPARED} records, digest {:016x}, the same as {who}",
@@ -218,9 +203,9 @@ fn one_round(plan: &Plan, peer: Option<&Flink>) -> Result<Pair> {
     let peer = match peer {
         None => None,
         Some(flink) => {
-            let count = flink.run(Job::Count, plan, plan.peer)?;
+            let count = flink::run(flink, Job::Count, plan, plan.peer)?;
             let count = checked("Flink", count, plan.peer)?;
-            Some((count, flink.run(Job::Generate, plan, plan.peer)?))
+            Some((count, flink::run(flink, Job::Generate, plan, plan.peer)?))
         }
     };
     Ok(Pair {

@@ -11,14 +11,29 @@
     reason = "a benchmark owns a clock, waits for processes of other programs, and speaks on its standard streams"
 )]
 
+mod backend;
+mod bars;
+mod cgroup;
+mod checkpoints;
+mod flink;
+mod gated;
+mod http;
 mod instructions;
 mod job;
 mod keyed_count;
 mod latency;
+mod machine;
+mod metrics;
 mod one_thread;
 mod open_loop;
 mod process_figures;
+mod program;
+mod report;
+mod spread;
+mod state;
+mod state_job;
 mod tally;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -27,9 +42,12 @@ fn main() -> ExitCode {
     match command.as_ref().and_then(|command| command.to_str()) {
         Some("keyed-count") => keyed_count::main(),
         Some("instructions") => instructions::main(),
+        Some("state") => state::main(),
+        Some("backend") => backend::main(),
+        Some("checkpoints") => checkpoints::main(),
         Some("help" | "--help" | "-h") | None => {
             println!(
-                "benchmarks: keyed-count, instructions; every other command is that of a job binary"
+                "benchmarks: keyed-count, instructions, state, checkpoints, backend; every other command is that of a job binary"
             );
             ExitCode::SUCCESS
         }

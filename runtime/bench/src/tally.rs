@@ -128,9 +128,18 @@ pub(crate) fn facts() -> SinkFacts {
     }
 }
 
+/// What a sink adds to the digest for a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fold {
+    /// The digest of key and count.
+    Counted,
+    /// The second field as it is: a difference of digests already.
+    Delta,
+}
+
 /// Counts and folds what arrives.
 #[derive(Clone, Copy)]
-pub(crate) struct TallySink;
+pub(crate) struct TallySink(pub(crate) Fold);
 
 impl Sink for TallySink {
     type Record = Counted;
@@ -140,7 +149,7 @@ impl Sink for TallySink {
     }
 
     fn writer(&self, _: &WriterContext) -> Result<SinkWriter<Counted>, ConnectorError> {
-        Ok(SinkWriter::Direct(Box::new(Self)))
+        Ok(SinkWriter::Direct(Box::new(*self)))
     }
 
     fn target(&self, _: &WriterContext) -> Result<Option<Box<dyn OutputTarget>>, ConnectorError> {
@@ -152,7 +161,10 @@ impl DirectWriter<Counted> for TallySink {
     fn write(&mut self, chunk: &mut Chunk<Counted>) -> Result<(), ConnectorError> {
         let records = chunk.records().iter();
         let digest = records.fold(0u64, |sum, &(key, count)| {
-            sum.wrapping_add(digest_of(key, count))
+            sum.wrapping_add(match self.0 {
+                Fold::Counted => digest_of(key, count),
+                Fold::Delta => count,
+            })
         });
         count(chunk.len(), digest)?;
         chunk.clear();

@@ -1,15 +1,17 @@
 //! `checkpoints list`, `inspect` and `verify`: read the store of a job, whether it runs or not; change nothing.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use highwater_coordinator::store::JobStore;
+use highwater_protocol::hash::ContentHash;
 use highwater_protocol::head::ManifestRef;
 use highwater_protocol::head_write::Versioned;
-use highwater_protocol::manifest::{Manifest, SlotOutput};
-use highwater_protocol::paths::JobPaths;
+use highwater_protocol::manifest::{FilePart, KeyedFile, Manifest, OperatorState, SlotOutput};
+use highwater_protocol::paths::{JobPaths, RelativePath};
 use highwater_storage::Location;
-use highwater_worker::files::JobFiles;
+use highwater_worker::files::{JobFiles, RestoreError};
 
 use crate::commands::say;
 use crate::exit::{Code, Failure};
@@ -142,8 +144,10 @@ pub fn inspect(job: &JobSettings, number: Option<u64>) -> Result<(), Failure> {
 }
 
 fn describe(reference: &ManifestRef, manifest: &Manifest) -> String {
+    let bytes = manifest.state_bytes();
     let mut text = format!(
-        "checkpoint {} of lineage {}\nmanifest   {} (hash {})\ngraph      {}\nfiles      {}, {} bytes\n",
+        "checkpoint {} of lineage {}\nmanifest   {} (hash {})\ngraph      {}\nfiles      {}, {} bytes: {} new, {} by \
+         reference\n",
         manifest.id,
         manifest.lineage,
         reference.name,
@@ -151,6 +155,8 @@ fn describe(reference: &ManifestRef, manifest: &Manifest) -> String {
         manifest.graph,
         manifest.files.len(),
         bytes_of(manifest),
+        bytes.new,
+        bytes.referenced,
     );
     if manifest.drained {
         text.push_str("drained    every window has fired; the job ends when it is started\n");
@@ -166,8 +172,9 @@ fn describe(reference: &ManifestRef, manifest: &Manifest) -> String {
         append(
             &mut text,
             format_args!(
-                "operator   {uid}: {} keyed files, {} lists, parallelism {} of {}\n",
+                "operator   {uid}: {} keyed files{}, {} lists, parallelism {} of {}\n",
                 operator.keyed.len(),
+                of_stores(operator),
                 operator.lists.len(),
                 operator.parallelism,
                 operator.max_parallelism,
@@ -194,6 +201,44 @@ fn describe(reference: &ManifestRef, manifest: &Manifest) -> String {
     text
 }
 
+/// Compares the files of local stores that lie in an object.
+fn parts_verified(manifest: &Manifest, path: &RelativePath, object: &[u8]) -> Result<(), Failure> {
+    let operators = manifest.operators.values();
+    let files = operators.flat_map(|operator| &operator.keyed);
+    let is_whole = |part: &FilePart| {
+        let (from, until) = (part.offset as usize, (part.offset + part.length) as usize);
+        ContentHash::of(&object[from..until]) == part.checksum
+    };
+    let mut parts = files
+        .flat_map(KeyedFile::parts)
+        .filter(|part| part.path == *path);
+    match parts.find(|part| !is_whole(part)) {
+        None => Ok(()),
+        Some(part) => {
+            let error = RestoreError::Part {
+                name: part.name.clone(),
+                path: path.clone(),
+            };
+            Err(Failure::of(&error))
+        }
+    }
+}
+
+/// The files of local stores, in words: nothing if there are none.
+fn of_stores(operator: &OperatorState) -> String {
+    let stores = operator.keyed.iter().filter_map(|file| file.store.as_ref());
+    let mut by_name = BTreeMap::<&str, (usize, u64)>::new();
+    for store in stores {
+        let (count, bytes) = by_name.entry(&store.store).or_default();
+        *count += store.parts.len();
+        *bytes += store.parts.iter().map(|part| part.length).sum::<u64>();
+    }
+    let texts = by_name.into_iter();
+    let texts =
+        texts.map(|(name, (count, bytes))| format!(" with {count} files of {name}, {bytes} bytes"));
+    texts.collect()
+}
+
 /// Reads every file of the last checkpoint and compares length and checksum.
 pub fn verify(job: &JobSettings) -> Result<(), Failure> {
     runtime()?.block_on(async {
@@ -203,11 +248,14 @@ pub fn verify(job: &JobSettings) -> Result<(), Failure> {
         let mut bytes = 0;
         for (path, entry) in &manifest.files {
             let fetched = opened.files.fetch(path, *entry).await;
-            bytes += fetched.map_err(|error| Failure::of(&error))?.len();
+            let fetched = fetched.map_err(|error| Failure::of(&error))?;
+            parts_verified(&manifest, path, &fetched)?;
+            bytes += fetched.len();
         }
-        let (id, files) = (manifest.id, manifest.files.len());
+        let (id, files, of) = (manifest.id, manifest.files.len(), manifest.state_bytes());
         say(&format!(
-            "checkpoint {id} is whole: {files} files, {bytes} bytes\n"
+            "checkpoint {id} is whole: {files} files, {bytes} bytes: {} new, {} by reference\n",
+            of.new, of.referenced
         ));
         Ok(())
     })

@@ -6,7 +6,8 @@
 pub mod commands;
 pub mod exit;
 pub mod inspect;
-pub mod logs;
+pub mod local_store;
+mod logs;
 pub mod remote;
 pub mod run;
 pub mod settings;

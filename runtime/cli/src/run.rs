@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::exit::{Code, Failure};
+use crate::local_store::LocalState;
 use crate::remote::{RunNote, refuse_second};
 use crate::settings::{JobSettings, RunArgs, RunSettings, SAVEPOINTS};
 use crate::signals::Interrupts;
@@ -133,7 +134,7 @@ struct Started {
 }
 
 /// Random bits that no other process has.
-fn random() -> Nonce {
+pub(crate) fn random() -> Nonce {
     Nonce(rand::random())
 }
 
@@ -181,6 +182,7 @@ impl Setup {
         let (events, incoming) = mpsc::channel(EVENT_QUEUE);
         let stop = stop_point::hook(self.settings.stop_at.as_deref())?;
         let identity = &self.job.identity;
+        let local = LocalState::open(&self.settings, identity)?;
         let worker = highwater_worker::start(WorkerSetup {
             program: self.program.clone(),
             job: identity.clone(),
@@ -188,6 +190,8 @@ impl Setup {
             clock: Arc::clone(&clock),
             files: JobFiles::new(Arc::clone(storage), JobPaths::new(identity.clone())),
             rim: tokio::runtime::Handle::current(),
+            local: local.dirs,
+            store: local.store,
             nonces: NonceStream::new(random()),
             events,
             stop: Arc::clone(&stop),

@@ -126,8 +126,9 @@ fn say_totals(totals: &Totals, regressions: usize) {
     ));
     let checkpoints: u64 = totals.checkpoints.iter().sum();
     say(&format!(
-        "checkpoints: {checkpoints}, median per seed {}",
-        totals.checkpoints_median()
+        "checkpoints: {checkpoints}, median per seed {}, with files of older ones: {}",
+        totals.checkpoints_median(),
+        totals.sharing
     ));
     say(&format!(
         "attempts: {}, adoptions: {}, went back: {}, of them to savepoints: {}, savepoints and stops: {}, \

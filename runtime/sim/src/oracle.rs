@@ -19,6 +19,7 @@ use crate::coordinator::export::target_of;
 use crate::job::{object, paths, uid};
 use crate::kafka::{SimKafka, Value};
 use crate::store::{SimStore, StoreAnswer, StoreOp};
+use crate::task::local::file_of;
 use crate::workload::{KeyState, Workload, key_group};
 
 type Positions = BTreeMap<u32, u64>;
@@ -32,6 +33,10 @@ pub(crate) struct Oracle {
     /// Objects that rotted: a checkpoint may name them again before anybody reads them.
     pub(crate) rotten: BTreeSet<String>,
     pub(crate) checkpoints: u64,
+    /// Completed checkpoints that refer to files of older ones.
+    pub(crate) sharing: u64,
+    /// How many checkpoints are kept.
+    retained: u32,
     /// What was visible whenever the job had stopped with everything confirmed.
     stops: BTreeMap<CheckpointId, BTreeSet<Value>>,
     /// Savepoints that were not there when `head` went on from the checkpoint that was taken for them.
@@ -42,6 +47,13 @@ pub(crate) struct Oracle {
 }
 
 impl Oracle {
+    pub(crate) fn new(retained: u32) -> Self {
+        Self {
+            retained,
+            ..Self::default()
+        }
+    }
+
     fn violate(&mut self, text: String) {
         if self.violations.len() < 8 {
             self.violations.push(text);
@@ -74,11 +86,15 @@ impl Oracle {
         if before.as_ref().map(|before| &before.origin) != Some(&head.origin) {
             self.went_back(&head, ends);
         }
+        self.kept_files(&head, store);
         let left = before.as_ref().map(|before| before.manifest);
         if left != Some(head.manifest) {
             self.checkpoints += 1;
             match restorable(&head, store) {
                 Ok((manifest, states)) => {
+                    let is_sharing = manifest.kind != SnapshotKind::Rebased
+                        && manifest.state_bytes().referenced > 0;
+                    self.sharing += u64::from(is_sharing);
                     // Going back gives up what it leaves.
                     if manifest.kind != SnapshotKind::Rebased {
                         self.owed_missing
@@ -140,6 +156,30 @@ impl Oracle {
         before
             .filter(move |value| kept.is_some_and(|kept| kept.contains(*value)))
             .chain(partition.read(end))
+    }
+
+    /// Each checkpoint that is still there has all its files, whatever was collected (O7).
+    fn kept_files(&mut self, head: &Head, store: &SimStore) {
+        let mut next = Some(head.manifest);
+        // A manifest behind them may be back: the late copy of a write lands after it was collected.
+        for _ in 0..self.retained.max(2) {
+            let Some(wanted) = next else { return };
+            let bytes = store.bytes(&object(&manifest_path(&wanted.name)));
+            let manifest = bytes.and_then(|bytes| Manifest::decode_named(bytes, wanted.hash).ok());
+            let Some(manifest) = manifest else { return };
+            let lost = manifest
+                .files
+                .keys()
+                .map(object)
+                .find(|path| store.bytes(path).is_none() && !self.rotten.contains(path));
+            if let Some(lost) = lost {
+                let number = manifest.id.number;
+                self.violate(format!(
+                    "O7: checkpoint {number} is retained and {lost} is gone"
+                ));
+            }
+            next = manifest.parent;
+        }
     }
 
     /// Whether a checkpoint names something that rotted; its positions count all the same.
@@ -454,17 +494,19 @@ fn state(
         return Ok(states);
     };
     for file in &operator.keyed {
-        let entry = &manifest.files[&file.path];
-        let bytes = read(&file.path).ok_or_else(|| format!("file {} is missing", file.path))?;
-        if ContentHash::of(&bytes) != entry.checksum || bytes.len() as u64 != entry.length {
-            return Err(format!("file {} is damaged", file.path));
-        }
+        whole(manifest, &file.path, &read)?;
+        let store = file.store.as_ref().ok_or("a file without a store")?;
         for slice in &file.groups {
             if !groups.insert(slice.group) {
                 return Err(format!("key group {} is in two files", slice.group));
             }
-            let range = slice.offset as usize..(slice.offset + slice.length) as usize;
-            let part = decode_group(&bytes[range]).ok_or("a key group cannot be read")?;
+            let part = file_of(store, slice.group).ok_or("a key group has no file")?;
+            let object = whole(manifest, &part.path, &read)?;
+            let bytes = &object[part.offset as usize..(part.offset + part.length) as usize];
+            if ContentHash::of(bytes) != part.checksum {
+                return Err(format!("{} in {} is damaged", part.name, part.path));
+            }
+            let part = decode_group(bytes).ok_or("a key group cannot be read")?;
             if part.keys().any(|key| key_group(*key) != slice.group) {
                 return Err(format!("key group {} holds keys of another", slice.group));
             }
@@ -472,4 +514,18 @@ fn state(
         }
     }
     Ok(states)
+}
+
+/// An object of a checkpoint, if it is there and sound.
+fn whole(
+    manifest: &Manifest,
+    path: &RelativePath,
+    read: impl Fn(&RelativePath) -> Option<Vec<u8>>,
+) -> Result<Vec<u8>, String> {
+    let entry = &manifest.files[path];
+    let bytes = read(path).ok_or_else(|| format!("file {path} is missing"))?;
+    if ContentHash::of(&bytes) != entry.checksum || bytes.len() as u64 != entry.length {
+        return Err(format!("file {path} is damaged"));
+    }
+    Ok(bytes)
 }

@@ -36,6 +36,8 @@ pub struct SeedReport {
     pub rebased: u64,
     /// Savepoints that were gone back to.
     pub taken: u64,
+    /// Completed checkpoints that refer to files of older ones.
+    pub sharing: u64,
     /// Savepoints and stops that were completed.
     pub requests: u64,
     /// Whether the job stopped by name.
@@ -57,6 +59,7 @@ impl SeedReport {
             adoptions: outcome.adoptions,
             rebased: outcome.rebased,
             taken: outcome.taken,
+            sharing: outcome.sharing,
             requests: outcome.requests,
             named_stop: outcome.named_stop,
             events: outcome.events,
@@ -109,6 +112,8 @@ pub struct Totals {
     pub rebased: u64,
     /// Savepoints that were gone back to.
     pub taken: u64,
+    /// Completed checkpoints that refer to files of older ones.
+    pub sharing: u64,
     /// Savepoints and stops that were completed.
     pub requests: u64,
     /// Jobs that stopped by name.
@@ -128,6 +133,7 @@ impl Totals {
         self.adoptions += report.adoptions;
         self.rebased += report.rebased;
         self.taken += report.taken;
+        self.sharing += report.sharing;
         self.requests += report.requests;
         self.named_stops += u64::from(report.named_stop);
         self.events += report.events;
@@ -190,6 +196,7 @@ impl Totals {
         self.adoptions += other.adoptions;
         self.rebased += other.rebased;
         self.taken += other.taken;
+        self.sharing += other.sharing;
         self.requests += other.requests;
         self.named_stops += other.named_stops;
         self.events += other.events;

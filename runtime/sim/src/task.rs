@@ -6,11 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use highwater_protocol::alignment::{Alignment, AlignmentEffect, AlignmentEvent, ChannelIndex};
-use highwater_protocol::checkpoint::BaseFiles;
 use highwater_protocol::gate::Gate;
 use highwater_protocol::hash::ContentHash;
 use highwater_protocol::job::{TaskId, TaskSnapshot};
-use highwater_protocol::manifest::{FileEntry, HexBytes, KeyedFile};
+use highwater_protocol::manifest::{FileEntry, HexBytes};
 use highwater_protocol::mutant::{Mutant, planted};
 use highwater_protocol::recovery::{AttemptReport, SlotDuty};
 use highwater_protocol::sink_slot::{
@@ -31,8 +30,10 @@ use crate::slot::{SlotDriver, SlotNews};
 use crate::store::StoreAnswer;
 use crate::workload::{InRecord, KeyState, apply, key_group};
 
+pub(crate) mod local;
 mod snapshot;
 
+use local::LocalStore;
 use snapshot::{Restore, Snap};
 
 const CHUNK: u64 = 4;
@@ -87,9 +88,7 @@ pub(crate) struct Task {
     extra: BTreeSet<SlotKey>,
     snap: Option<Snap>,
     restore: Option<Restore>,
-    last_files: Option<(CheckpointId, BaseFiles, Vec<KeyedFile>)>,
-    completed: Option<CheckpointId>,
-    dirty: bool,
+    local: LocalStore,
     stalled: bool,
 }
 
@@ -126,9 +125,7 @@ impl Task {
             extra: BTreeSet::new(),
             snap: None,
             restore: None,
-            last_files: None,
-            completed: None,
-            dirty: true,
+            local: LocalStore::new(deployment.restored),
             stalled: false,
             id,
             deployment,
@@ -237,7 +234,7 @@ impl Task {
             ToTask::Decline(id) => self.declined(id, ctx),
             ToTask::Commit(slot, id) => self.slot_event(&slot, SlotEvent::Commit { id }, ctx),
             ToTask::Completed(id) => {
-                self.completed = Some(id);
+                self.local.completed(id);
                 self.history.retain(|known| known.number >= id.number);
             }
             ToTask::Says(slot, authority) => {
@@ -338,6 +335,7 @@ impl Task {
         if self.snap.as_ref().is_some_and(|snap| snap.id() == id) {
             self.snap = None;
         }
+        self.local.declined(id);
         let keys: Vec<SlotKey> = self.slots.keys().cloned().collect();
         for key in keys {
             self.slot_event(&key, SlotEvent::Declined { id }, ctx);
@@ -601,7 +599,6 @@ impl Task {
                 .push(format!("O4: key {key} got record {seq} after {last}"));
         }
         let value = apply(state, record);
-        self.dirty = true;
         self.output("x", value, ctx);
     }
 
@@ -625,7 +622,6 @@ impl Task {
             }
         }
         for value in fired {
-            self.dirty = true;
             self.output("y", value, ctx);
         }
     }

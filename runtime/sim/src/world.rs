@@ -106,6 +106,7 @@ pub(crate) struct Outcome {
     pub(crate) adoptions: u64,
     pub(crate) rebased: u64,
     pub(crate) taken: u64,
+    pub(crate) sharing: u64,
     pub(crate) requests: u64,
     pub(crate) named_stop: bool,
 }
@@ -177,7 +178,7 @@ impl World {
             shared,
             store,
             kafka: SimKafka::new(5, swarm.txn_timeout),
-            oracle: Oracle::default(),
+            oracle: Oracle::new(swarm.retained),
             net_rng: Rng::fork(seed, 3),
             store_rng: Rng::fork(seed, 4),
             kafka_rng: Rng::fork(seed, 5),
@@ -245,6 +246,7 @@ impl World {
             adoptions: self.shared.adoptions,
             rebased: self.shared.rebased,
             taken,
+            sharing: self.oracle.sharing,
             requests: self.shared.requests_done,
             named_stop: matches!(self.shared.job, JobState::Stopped(_)),
         }

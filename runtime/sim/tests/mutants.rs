@@ -11,15 +11,17 @@ use highwater_sim::{hunt, run_seed};
 /// Where each hunt begins, for bugs that need a rare schedule.
 const fn first_seed(mutant: Mutant) -> u64 {
     match mutant {
-        Mutant::StaleEpochAccepted => 1_840,
-        Mutant::RefusalDecides => 4_050,
-        Mutant::SlotsForgotten => 3_000,
-        Mutant::PublishInNewSession => 797,
-        Mutant::NoncePerRetry => 80,
-        Mutant::ReportUnfenced => 20,
-        Mutant::NoVoidMarkers => 340,
-        Mutant::GiveUpNotDurable => 60,
-        Mutant::ReadBeforeSession => 120,
+        Mutant::StaleEpochAccepted => 3_034,
+        Mutant::RefusalDecides => 2_877,
+        Mutant::SlotsForgotten => 505,
+        Mutant::PublishInNewSession => 2_126,
+        Mutant::NoncePerRetry => 41,
+        Mutant::ReportUnfenced => 75,
+        Mutant::NoVoidMarkers => 108,
+        Mutant::GiveUpNotDurable => 67,
+        Mutant::ReadBeforeSession => 1_205,
+        Mutant::OldValueDecides => 1_540,
+        Mutant::SavepointTakenTwice => 658,
         _ => 1,
     }
 }

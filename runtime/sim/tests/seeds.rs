@@ -35,6 +35,11 @@ fn o9_many_seeds_pass_and_make_progress() {
         totals.adoptions > 0,
         "some takeovers have to find living workers"
     );
+    assert!(
+        totals.sharing > totals.runs,
+        "checkpoints have to refer to older files: {}",
+        totals.sharing
+    );
     assert!(totals.requests > 0, "some savepoints have to complete");
     assert!(totals.taken > 0, "some savepoints have to be gone back to");
     assert!(

@@ -57,7 +57,8 @@ fn checkpoints(registry: &MetricsRegistry, view: &JobView, status: &CheckpointSt
     cells.set(checkpoint::IN_PROGRESS, u64::from(status.pending.is_some()));
     if let Some(id) = status.completed {
         cells.set(checkpoint::LAST_NUMBER, id.number);
-        cells.set(checkpoint::LAST_FULL_BYTES, status.bytes);
+        cells.set(checkpoint::LAST_BYTES, status.bytes);
+        cells.set(checkpoint::LAST_FULL_BYTES, status.full_bytes);
         if status.is_confirmed {
             cells.set(checkpoint::CONFIRMED_NUMBER, id.number);
         }

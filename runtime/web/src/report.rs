@@ -48,6 +48,9 @@ pub fn status(view: &JobView) -> Value {
         "sources": sources(&figures),
         "late_records": late::json(&view.plan, &figures),
         "checkpoints": checkpoints(view, &status.checkpoints),
+        "restored": status.restored.map(|bytes| {
+            json!({ "fetched_bytes": bytes.fetched, "local_bytes": bytes.local })
+        }),
     })
 }
 
@@ -86,6 +89,7 @@ pub fn checkpoints(view: &JobView, checkpoints: &CheckpointStatus) -> Value {
         "age_ms": view.age_ms(checkpoints.completed_at_ms),
         "duration_ms": checkpoints.duration_ms,
         "bytes": checkpoints.bytes,
+        "full_bytes": checkpoints.full_bytes,
         "confirmed": checkpoints.is_confirmed,
         "pending": checkpoints.pending.map(|id| id.number),
         "completed_count": checkpoints.completed_count,

@@ -7,6 +7,7 @@
 pub mod build;
 pub mod clock;
 pub mod files;
+pub mod local_dirs;
 pub mod messages;
 pub mod shares;
 pub mod sink;
@@ -16,9 +17,10 @@ pub mod waker;
 pub mod worker;
 
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use local_dirs::{LocalDirError, LocalDirs};
 pub use messages::{
-    Deployment, FailureReport, History, MarkerPlace, OperatorSubtask, RestoredState, WorkerCommand,
-    WorkerEvent,
+    Deployment, FailureReport, History, MarkerPlace, OperatorSubtask, RestoredBytes, RestoredKeyed,
+    RestoredState, RestoredStore, WorkerCommand, WorkerEvent,
 };
 pub use slot::{FigureBoard, TaskFigures};
 pub use worker::{StopHook, WorkerHandle, WorkerSettings, WorkerSetup, start};

@@ -10,7 +10,7 @@ use highwater_connectors::Split;
 use highwater_operators::ListStateSnapshot;
 use highwater_protocol::head_write::Authority;
 use highwater_protocol::job::{TaskId, TaskSnapshot};
-use highwater_protocol::manifest::{FileEntry, LogObject};
+use highwater_protocol::manifest::{FileEntry, LogObject, StoreParts};
 use highwater_protocol::paths::RelativePath;
 use highwater_protocol::recovery::{Fault, SlotDuty, UnmatchedState};
 use highwater_protocol::sink_slot::MarkerKind;
@@ -29,11 +29,31 @@ pub struct OperatorSubtask {
     pub subtask: SubtaskIndex,
 }
 
+/// A file of keyed state that is restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoredKeyed {
+    /// The file.
+    pub path: RelativePath,
+    /// What its bytes must be.
+    pub entry: FileEntry,
+    /// The files of a local store that it speaks of.
+    pub store: Option<RestoredStore>,
+}
+
+/// The files of a local store that are restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoredStore {
+    /// The files, and where they lie.
+    pub parts: StoreParts,
+    /// The objects that they lie in.
+    pub objects: BTreeMap<RelativePath, FileEntry>,
+}
+
 /// What one operator subtask gets back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RestoredState {
     /// Keyed files that hold a group of the subtask.
-    pub keyed: Vec<(RelativePath, FileEntry)>,
+    pub keyed: Vec<RestoredKeyed>,
     /// Its share of the operator state.
     pub lists: Vec<ListStateSnapshot>,
 }
@@ -128,6 +148,15 @@ pub enum WorkerCommand {
     Shutdown,
 }
 
+/// Where the bytes of restored state came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct RestoredBytes {
+    /// Bytes that were fetched from the object store.
+    pub fetched: u64,
+    /// Bytes that were found on local disk, and compared.
+    pub local: u64,
+}
+
 /// A failure, as people and machines need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailureReport {
@@ -147,7 +176,7 @@ pub struct FailureReport {
 #[derive(Clone, Debug)]
 pub enum WorkerEvent {
     /// The state of the attempt is here, and every length and checksum is right.
-    Verified(AttemptId),
+    Verified(AttemptId, RestoredBytes),
     /// A file of the checkpoint is missing or damaged: nothing of it was used.
     Damaged(AttemptId, Fault, Box<FailureReport>),
     /// All tasks of the worker have opened their state.

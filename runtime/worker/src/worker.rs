@@ -14,12 +14,14 @@ use highwater_protocol::job::{TaskId, TaskSnapshot};
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::recovery::Fault;
 use highwater_protocol::stop::SlotKey;
+use highwater_state::Store;
 use highwater_types::{AttemptId, CheckpointId, ErrorKind, JobIdentity, SlotIndex, SubtaskIndex};
 use tokio::sync::mpsc;
 
 use crate::build::task_id;
 use crate::clock::Clock;
-use crate::files::{JobFiles, TaskPart};
+use crate::files::{AttemptFiles, JobFiles, KeptFiles, Restored, StoredPart, TaskPart};
+use crate::local_dirs::LocalDirs;
 use crate::messages::{Deployment, FailureReport, OperatorSubtask, WorkerCommand, WorkerEvent};
 use crate::sink::driver::SinkEvent;
 use crate::sink::{SinkControl, SinkMailbox};
@@ -42,8 +44,10 @@ const LETTER_QUEUE: usize = 1_024;
 pub struct WorkerSettings {
     /// Slot threads.
     pub slots: u32,
-    /// Bytes of keyed state that all slots may hold together.
+    /// Bytes of keyed state that the tables of all slots may hold together.
     pub state_bytes_max: u64,
+    /// Bytes of memory that the local stores of all slots may take together; 0 = there are none.
+    pub store_bytes_max: u64,
     /// Bytes of unconfirmed output that a sink slot may hold.
     pub spool_bytes_max: u64,
 }
@@ -62,6 +66,10 @@ pub struct WorkerSetup {
     pub files: JobFiles,
     /// The runtime at the rim.
     pub rim: tokio::runtime::Handle,
+    /// The directory of this process on local disk, if it has one.
+    pub local: Option<LocalDirs>,
+    /// Where keyed state rests.
+    pub store: Store,
     /// Nonces for the names of sink logs.
     pub nonces: NonceStream,
     /// Where events go.
@@ -90,10 +98,7 @@ pub enum WorkerInput {
         event: SinkEvent,
     },
     /// The state of an attempt was fetched and verified, its logs were verified.
-    Fetched(
-        AttemptId,
-        Result<BTreeMap<OperatorSubtask, RestoredOperator>, (Fault, FailureReport)>,
-    ),
+    Fetched(AttemptId, Result<Box<Restored>, (Fault, FailureReport)>),
     /// A task's part of a checkpoint was stored.
     Stored {
         /// The task.
@@ -103,10 +108,21 @@ pub enum WorkerInput {
         /// The checkpoint.
         id: CheckpointId,
         /// Its part, or why it was not stored.
-        result: Result<TaskSnapshot, String>,
+        result: Result<Box<StoredPart>, PartFailure>,
     },
     /// All drivers of an attempt have ended.
     DriversEnded(AttemptId),
+}
+
+/// Why a task's part was not stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartFailure {
+    /// What to do about it.
+    pub kind: ErrorKind,
+    /// The message with its causes.
+    pub message: String,
+    /// Whether the attempt is over, and not only the checkpoint.
+    pub ends_attempt: bool,
 }
 
 /// A running worker.
@@ -159,6 +175,7 @@ pub fn start(setup: WorkerSetup) -> std::io::Result<WorkerHandle> {
             inputs: sender,
             slots,
             current: None,
+            kept: KeptFiles::default(),
             board: figures,
         }
         .run(&receiver);
@@ -219,6 +236,7 @@ struct Worker {
     inputs: SyncSender<WorkerInput>,
     slots: Vec<Slot>,
     current: Option<Attempt>,
+    kept: KeptFiles,
     board: FigureBoard,
 }
 
@@ -233,6 +251,7 @@ struct Attempt {
     drivers_ended: bool,
     stage: Stage,
     parts: BTreeMap<(CheckpointId, TaskId), PartialAck>,
+    files: AttemptFiles,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -345,6 +364,7 @@ impl Worker {
             }
             WorkerCommand::Completed(attempt, id) => {
                 self.forget_parts(attempt, id);
+                self.files_completed(attempt, id);
                 self.tell_all(attempt, move || TaskLetter::Completed(id));
             }
             WorkerCommand::Commit(attempt, slot, id) => {
@@ -352,6 +372,7 @@ impl Worker {
             }
             WorkerCommand::Declined(attempt, id) => {
                 self.forget_parts(attempt, id);
+                self.files_declined(attempt, id);
                 self.tell_all(attempt, move || TaskLetter::Aborted(id));
                 self.tell_all_sinks(attempt, &SinkControl::Declined(id));
             }
@@ -435,16 +456,20 @@ impl Worker {
                     splits,
                 },
             ) => {
-                if self.active(attempt).is_some() {
-                    self.store(TaskPart {
-                        range: self.range_of(&task),
-                        task,
-                        attempt,
-                        id,
-                        operators,
-                        splits,
-                    });
-                }
+                let range = self.range_of(&task);
+                let Some(held) = self.active(attempt) else {
+                    return;
+                };
+                let referable = held.files.begin(id, task.subtask, &operators);
+                self.store(TaskPart {
+                    task,
+                    attempt,
+                    id,
+                    range,
+                    operators,
+                    referable,
+                    splits,
+                });
             }
             SlotEventKind::Failed(report) => self.fail(attempt, report),
             SlotEventKind::Dropped => {

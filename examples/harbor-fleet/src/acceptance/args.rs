@@ -1,6 +1,9 @@
 //! The arguments of `acceptance`.
 
-use clap::{Parser, ValueEnum};
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use clap::{Args as Flags, Parser, ValueEnum};
 
 /// What there is to say about the drills, for `--help`.
 const ABOUT: &str =
@@ -42,6 +45,75 @@ pub(super) struct Args {
     /// Keep the directories of runs that passed too
     #[arg(long)]
     pub(super) keep: bool,
+    #[command(flatten)]
+    pub(super) backing: Backing,
+}
+
+/// Where the jobs keep their state.
+#[derive(Flags, Clone, Debug, PartialEq, Eq)]
+pub(super) struct Backing {
+    /// The backend of keyed state; `rocksdb` has drills of its own
+    #[arg(long, value_enum, default_value = "heap")]
+    pub(super) backend: Backend,
+    /// Memory for keyed state, such as 16MiB [default: that of the program; 16MiB with rocksdb]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) state_memory: Option<String>,
+}
+
+/// The backend of keyed state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Backend {
+    /// In memory
+    Heap,
+    /// On local disk, with the working set in memory
+    Rocksdb,
+}
+
+impl Backing {
+    /// So little that the state of a run has to leave it now and then.
+    const SMALL: &str = "16MiB";
+
+    /// The arguments of `run` that say so, for a job with its local files in `local`.
+    pub(super) fn arguments(&self, local: &Path) -> Vec<String> {
+        let name = match self.backend {
+            Backend::Heap => "heap",
+            Backend::Rocksdb => "rocksdb",
+        };
+        let mut said = vec!["--state-backend".to_owned(), name.to_owned()];
+        let memory = self.state_memory.as_deref();
+        let small = (self.backend == Backend::Rocksdb).then_some(Self::SMALL);
+        if let Some(memory) = memory.or(small) {
+            said.extend(["--state-memory".to_owned(), memory.to_owned()]);
+        }
+        if self.backend == Backend::Rocksdb {
+            said.extend(["--state-local-dir".to_owned(), local.display().to_string()]);
+        }
+        said
+    }
+
+    /// Memory for keyed state in bytes.
+    ///
+    /// # Errors
+    /// When it is not given, or is no size of whole KiB, MiB or GiB.
+    pub(super) fn memory_bytes(&self) -> anyhow::Result<u64> {
+        let small = (self.backend == Backend::Rocksdb).then_some(Self::SMALL);
+        let text = self.state_memory.as_deref().or(small);
+        let text = text.context("--state-memory is not given")?;
+        let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+        let found = units.iter().find_map(|(unit, bits)| {
+            let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+            number.checked_mul(1 << bits)
+        });
+        found.with_context(|| format!("`{text}` is no size such as 16MiB"))
+    }
+
+    /// The same with another backend.
+    pub(super) fn with(&self, backend: Backend) -> Self {
+        Self {
+            backend,
+            ..self.clone()
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -71,6 +143,12 @@ enum Wanted {
     /// Drained stop in the middle of the input
     #[value(name = "HC-09")]
     Hc09,
+    /// From heap over a savepoint to rocksdb and back, with a kill in between (rocksdb only)
+    #[value(name = "HC-08")]
+    Hc08,
+    /// The local disk is full for a while (rocksdb only; mounts a small one, so as root or with user namespaces)
+    #[value(name = "HD-13")]
+    Hd13,
     /// The boundary vectors of rule R1
     #[value(name = "V")]
     Vectors,
@@ -87,11 +165,13 @@ pub(super) enum Drill {
     Steps,
     Rescale,
     Drain,
+    Backends,
+    DiskFull,
     Vectors,
 }
 
 impl Drill {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::RandomKill,
         Self::Alignment,
         Self::PreCommit,
@@ -100,8 +180,15 @@ impl Drill {
         Self::Steps,
         Self::Rescale,
         Self::Drain,
+        Self::Backends,
+        Self::DiskFull,
         Self::Vectors,
     ];
+
+    /// Whether it needs state on local disk.
+    const fn needs_disk(self) -> bool {
+        matches!(self, Self::Backends | Self::DiskFull)
+    }
 
     /// Its name in `features.md`.
     pub(super) const fn name(self) -> &'static str {
@@ -114,6 +201,8 @@ impl Drill {
             Self::Steps => "steps",
             Self::Rescale => "HC-01",
             Self::Drain => "HC-09",
+            Self::Backends => "HC-08",
+            Self::DiskFull => "HD-13",
             Self::Vectors => "V",
         }
     }
@@ -133,19 +222,28 @@ impl Args {
         }
     }
 
-    /// The drills, each once, in the order of the table.
-    pub(super) fn drills(&self) -> Vec<Drill> {
-        let all = Drill::ALL.into_iter();
-        all.filter(|drill| {
-            self.drills.iter().any(|wanted| match wanted {
-                Wanted::All => true,
-                other => {
-                    let value = other.to_possible_value();
-                    value.is_some_and(|value| value.get_name() == drill.name())
-                }
-            })
-        })
-        .collect()
+    /// The drills, each once, in the order of the table. `all` means those that the backend has.
+    ///
+    /// # Errors
+    /// When a drill is named that the backend does not have.
+    pub(super) fn drills(&self) -> anyhow::Result<Vec<Drill>> {
+        let on_disk = self.backing.backend == Backend::Rocksdb;
+        let mut chosen = Vec::new();
+        for drill in Drill::ALL {
+            let is_named = self.drills.iter().any(|wanted| {
+                let value = wanted.to_possible_value();
+                value.is_some_and(|value| value.get_name() == drill.name())
+            });
+            if is_named && drill.needs_disk() && !on_disk {
+                let name = drill.name();
+                bail!("{name} needs state on local disk: --backend rocksdb");
+            }
+            let of_all = self.drills.contains(&Wanted::All) && (on_disk || !drill.needs_disk());
+            if is_named || of_all {
+                chosen.push(drill);
+            }
+        }
+        Ok(chosen)
     }
 }
 
@@ -160,11 +258,45 @@ mod tests {
 
     #[test]
     fn without_a_name_every_drill_runs_and_names_are_those_of_the_specification() {
-        assert_eq!(args(&[]).drills(), Drill::ALL);
+        let all = args(&["--backend", "rocksdb"]).drills().unwrap();
+        assert_eq!(all, Drill::ALL);
         let chosen = args(&["--drill", "V,HD-04", "--drill", "steps"]);
-        let names = chosen.drills().into_iter().map(Drill::name);
+        let names = chosen.drills().unwrap().into_iter().map(Drill::name);
         assert_eq!(names.collect::<Vec<_>>(), ["HD-04", "steps", "V"]);
         assert!(Args::try_parse_from(["x", "acceptance", "--drill", "HD-99"]).is_err());
+    }
+
+    #[test]
+    fn drills_of_a_local_disk_need_one() {
+        let on_heap = args(&[]).drills().unwrap();
+        assert!(
+            !on_heap.iter().any(|drill| drill.needs_disk()),
+            "{on_heap:?}"
+        );
+        let refused = args(&["--drill", "HD-13"]).drills().unwrap_err();
+        assert!(
+            refused.to_string().contains("--backend rocksdb"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn the_backend_is_handed_to_the_job() {
+        let local = Path::new("/l");
+        let said = |more: &[&str]| args(more).backing.arguments(local).join(" ");
+        assert_eq!(said(&[]), "--state-backend heap");
+        assert_eq!(
+            said(&["--backend", "rocksdb"]),
+            "--state-backend rocksdb --state-memory 16MiB --state-local-dir /l"
+        );
+    }
+
+    #[test]
+    fn memory_is_a_size_with_its_unit() {
+        let of = |more: &[&str]| args(more).backing.memory_bytes();
+        assert_eq!(of(&["--state-memory", "2GiB"]).unwrap(), 2 << 30);
+        assert_eq!(of(&["--backend", "rocksdb"]).unwrap(), 16 << 20);
+        assert!(of(&[]).is_err() && of(&["--state-memory", "12"]).is_err());
     }
 
     #[test]

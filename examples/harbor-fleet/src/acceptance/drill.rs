@@ -8,14 +8,15 @@ use highwater_protocol::steps::Step;
 
 use super::args::Drill;
 use super::cluster::Cluster;
-use super::feed::Logs;
+use super::disk;
+use super::feed::{Logs, Rate};
 use super::judge::{Verdict, judge};
 use super::scene::{Halt, Kill, MustPend, RunName, Scene};
 use super::testbed::Testbed;
 use super::vectors;
 
 /// Subtasks of the job, where the drill does not say otherwise.
-const PARALLELISM: u32 = 2;
+pub(super) const PARALLELISM: u32 = 2;
 /// 32, 16 and 48 of the full profile, scaled to 4 partitions.
 const RESCALED: [u32; 3] = [4, 2, 6];
 /// The first of the 20 checkpoints of a run that is disturbed, and how many later ones may be.
@@ -80,8 +81,8 @@ impl Order {
         if self.drill == Drill::Vectors {
             return vectors::run(testbed, cluster, &self.name());
         }
-        let profile = self.profile();
-        let mut scene = Scene::open(testbed, cluster, &self.name(), profile, self.random())?;
+        let input = (self.profile(), Rate::CI);
+        let mut scene = Scene::open(testbed, cluster, &self.name(), input, self.random())?;
         let logs = self.play(&mut scene)?;
         let verdict = judge(&scene, &logs)?;
         if verdict.violations.is_empty() {
@@ -108,8 +109,8 @@ impl Order {
             ..Profile::ci()
         };
         let times = match self.drill {
-            Drill::Rescale => 3,
-            Drill::RandomKill | Drill::Drain => 2,
+            Drill::Rescale | Drill::Backends => 3,
+            Drill::RandomKill | Drill::Drain | Drill::DiskFull => 2,
             _ => 1,
         };
         Profile {
@@ -127,6 +128,8 @@ impl Order {
             Drill::RandomKill => return random_kills(scene),
             Drill::Rescale => return rescale(scene),
             Drill::Drain => return drain(scene),
+            Drill::Backends => return disk::backends(scene),
+            Drill::DiskFull => return disk::full(scene),
             Drill::Alignment => {
                 // The first barrier of a checkpoint at a task: the other input is not there yet.
                 let task = nth(&mut scene.random, 4);
@@ -183,7 +186,7 @@ fn stop_once(scene: &mut Scene<'_>, stop_at: &str) -> Result<(), Halt> {
     Ok(scene.wait_running()?)
 }
 
-fn finish(scene: &mut Scene<'_>) -> Result<Logs, Halt> {
+pub(super) fn finish(scene: &mut Scene<'_>) -> Result<Logs, Halt> {
     let logs = scene.wait_read()?;
     scene.drain()?;
     Ok(logs)

@@ -1,12 +1,15 @@
-//! Writes generated payments to the input topic, and keeps what it wrote for the oracle.
+//! Writes generated payments to the input topic, and makes them again for the oracle: a profile says every byte.
 
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use harbor_fleet::generator::{Pace as _, Paced, PaymentPlan, Profile};
+use harbor_fleet::generator::{AtOnce, Pace, Paced, PaymentPlan, Profile};
+use harbor_fleet::oracle::Expected;
 use highwater::json::clock;
 use highwater_connectors::generator::RecordsPerSecond;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -15,19 +18,55 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use super::cluster::Cluster;
 
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Payments a second, by the CI profile.
-const RATE: f64 = 10_000.0;
 
-/// What was written to each partition.
-pub(super) type Logs = Vec<Log>;
+/// How fast payments are written.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Rate {
+    /// As fast as the broker takes them.
+    AtOnce,
+    /// So many a second.
+    PerSecond(f64),
+}
 
-/// The log of one partition. The number of a line is its offset.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Log {
-    /// Lines, each with its newline.
-    pub(super) bytes: Vec<u8>,
-    /// How many.
-    pub(super) lines: i64,
+impl Rate {
+    /// That of the CI profile.
+    pub(super) const CI: Self = Self::PerSecond(10_000.0);
+}
+
+/// What was written: the number of a line of a partition is its offset.
+#[derive(Clone, Debug)]
+pub(super) struct Logs {
+    profile: Profile,
+    /// How many lines each partition has.
+    lines: Vec<i64>,
+}
+
+impl Logs {
+    /// How many lines each partition has.
+    pub(super) fn ends(&self) -> BTreeMap<i32, i64> {
+        (0..).zip(self.lines.iter().copied()).collect()
+    }
+
+    /// Adds the lines before these positions to what is expected.
+    pub(super) fn expect(&self, read: &BTreeMap<i32, i64>, expected: &mut Expected) {
+        let mut logs: Vec<_> = self
+            .lines
+            .iter()
+            .map(|_| (0, expected.partition()))
+            .collect();
+        let each = PaymentPlan::new(&self.profile).lines(|_, partition, line| {
+            let (lines, log) = &mut logs[partition as usize];
+            if *lines < read.get(&(partition as i32)).copied().unwrap_or(0) {
+                log.line(line);
+            }
+            *lines += 1;
+            Ok::<_, Infallible>(())
+        });
+        let Ok(()) = each;
+        for (_, log) in logs {
+            expected.add(log);
+        }
+    }
 }
 
 /// A writer at work.
@@ -58,14 +97,26 @@ pub(super) fn send(
 }
 
 impl Feed {
-    /// Starts to write the payments of `profile` to `topic`, at the pace of the profile.
-    pub(super) fn start(cluster: &Cluster, topic: &str, profile: Profile) -> anyhow::Result<Self> {
+    /// Starts to write the payments of `profile` to `topic`.
+    pub(super) fn start(
+        cluster: &Cluster,
+        topic: &str,
+        profile: Profile,
+        rate: Rate,
+    ) -> anyhow::Result<Self> {
         let producer = cluster.producer()?;
         let (topic, stop) = (topic.to_owned(), Arc::new(AtomicBool::new(false)));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new()
             .name("payments".to_owned())
-            .spawn(move || write(&producer, &topic, &profile, &stopped))?;
+            .spawn(move || match rate {
+                Rate::AtOnce => write(&producer, (&topic, &profile), &mut AtOnce, &stopped),
+                Rate::PerSecond(rate) => {
+                    let rate = RecordsPerSecond::try_new(rate)?;
+                    let mut pace = Paced::new(rate, clock()?);
+                    write(&producer, (&topic, &profile), &mut pace, &stopped)
+                }
+            })?;
         Ok(Self {
             thread: Some(thread),
             stop,
@@ -102,15 +153,17 @@ impl Drop for Feed {
     }
 }
 
+/// Every so many lines the client is asked what became of earlier ones.
+const POLL_EVERY: u64 = 256;
+
 fn write(
     producer: &BaseProducer,
-    topic: &str,
-    profile: &Profile,
+    (topic, profile): (&str, &Profile),
+    pace: &mut impl Pace,
     stop: &AtomicBool,
 ) -> anyhow::Result<Logs> {
-    let mut logs = vec![Log::default(); profile.partitions as usize];
+    let mut lines = vec![0; profile.partitions as usize];
     let plan = PaymentPlan::new(profile);
-    let mut pace = Paced::new(RecordsPerSecond::try_new(RATE)?, clock()?);
     let mut released = 0;
     plan.lines(|number, partition, line| {
         if stop.load(Ordering::Relaxed) {
@@ -120,28 +173,18 @@ fn write(
             producer.poll(Duration::ZERO);
             released = pace.release(number);
         }
+        if number.is_multiple_of(POLL_EVERY) {
+            producer.poll(Duration::ZERO);
+        }
         send(producer, topic, partition as i32, line)?;
-        let log = &mut logs[partition as usize];
-        log.bytes.extend_from_slice(line);
-        log.bytes.push(b'\n');
-        log.lines += 1;
+        lines[partition as usize] += 1;
         Ok::<_, anyhow::Error>(())
     })?;
     producer.flush(PATIENCE).context("the last payments")?;
-    Ok(logs)
-}
-
-/// The first `lines` lines of a log.
-pub(super) fn prefix(log: &[u8], lines: i64) -> &[u8] {
-    let ends = log.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
-    let end = match usize::try_from(lines) {
-        Ok(0) | Err(_) => 0,
-        Ok(lines) => ends
-            .map(|(at, _)| at + 1)
-            .nth(lines - 1)
-            .unwrap_or(log.len()),
-    };
-    &log[..end]
+    Ok(Logs {
+        profile: *profile,
+        lines,
+    })
 }
 
 #[cfg(test)]
@@ -149,13 +192,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_ends_behind_its_last_line() {
-        let log = b"a\n\nbc\n";
-        let of = |lines| prefix(log, lines);
-        assert_eq!(
-            (of(0), of(1), of(2)),
-            (&b""[..], &b"a\n"[..], &b"a\n\n"[..])
-        );
-        assert_eq!((of(3), of(9)), (&log[..], &log[..]));
+    fn a_prefix_of_the_log_is_expected_and_nothing_behind_it() {
+        let profile = Profile {
+            payments: 1_000,
+            ..Profile::ci()
+        };
+        let logs = Logs {
+            profile,
+            lines: vec![0; 4],
+        };
+        let payments = |read: &[(i32, i64)]| {
+            let mut expected = Expected::default();
+            logs.expect(&read.iter().copied().collect(), &mut expected);
+            expected.payments + expected.malformed
+        };
+        assert_eq!(payments(&[]), 0);
+        assert_eq!(payments(&[(0, 3), (2, 5)]), 8);
+        let all = (0..4).map(|partition| (partition, i64::MAX));
+        assert_eq!(payments(&all.collect::<Vec<_>>()), 1_050);
     }
 }

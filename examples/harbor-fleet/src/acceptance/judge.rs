@@ -11,7 +11,7 @@ use harbor_fleet::payments::{ALERTS_TOPIC, COUNTS_TOPIC, DEAD_LETTER_TOPIC, LATE
 use highwater_testkit::process::wait_until;
 
 use super::cluster::{Cluster, Isolation, Seen};
-use super::feed::{Logs, prefix};
+use super::feed::Logs;
 use super::scene::{OUTPUTS, Place, Scene, Topics};
 use super::store::positions;
 
@@ -58,10 +58,7 @@ pub(super) fn judge(scene: &Scene<'_>, logs: &Logs) -> anyhow::Result<Verdict> {
     verdict.violations.extend(open);
 
     let mut expected = Expected::with_waking(WAKING_MS);
-    for (partition, log) in (0..).zip(logs) {
-        let read = positions.get(&partition).copied().unwrap_or(0);
-        expected.add_partition(prefix(&log.bytes, read));
-    }
+    logs.expect(&positions, &mut expected);
     let (mut observed, mut places) = (Observed::default(), BTreeSet::new());
     let mut values = |topic: &'static str| -> anyhow::Result<Vec<Vec<u8>>> {
         let seen = committed(scene.cluster, &scene.topics, topic)?;

@@ -68,15 +68,15 @@ pub(super) fn run_all(args: &Args) -> anyhow::Result<String> {
         .tempdir()
         .context("a temporary directory")?
         .keep();
-    let orders = orders(args, base);
+    let orders = orders(args, base)?;
     say(&format!(
         "seed {base}, {} runs in {lanes} lanes, working in {}\n",
         orders.len(),
         root.display()
     ));
-    let testbed = Testbed::start(root.clone())?;
+    let testbed = Testbed::start(root.clone(), args.backing.clone())?;
     let started = testbed.clock.now();
-    let mut table = Table::new(args.drills());
+    let mut table = Table::new(args.drills()?);
     let total = orders.len();
     side_by_side(&testbed, orders, lanes, |ended, done| {
         say(&format!("{}\n", line(ended, (done, total))));
@@ -94,10 +94,11 @@ pub(super) fn run_all(args: &Args) -> anyhow::Result<String> {
 }
 
 /// Drills take turns, so that their waits mix.
-fn orders(args: &Args, base: u64) -> VecDeque<Order> {
-    let drills = args.drills();
+fn orders(args: &Args, base: u64) -> anyhow::Result<VecDeque<Order>> {
+    let drills = args.drills()?;
     let first = args.indices().start;
-    args.indices()
+    let orders = args
+        .indices()
         .flat_map(|index| {
             drills.iter().map(move |&drill| Order {
                 drill,
@@ -106,11 +107,12 @@ fn orders(args: &Args, base: u64) -> VecDeque<Order> {
                 seed: base.wrapping_add(u64::from(index - first)),
             })
         })
-        .collect()
+        .collect();
+    Ok(orders)
 }
 
 /// Bits that differ from one call to the next; short, so that people can type them.
-fn random_seed() -> u64 {
+pub(super) fn random_seed() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
     std::collections::hash_map::RandomState::new()
         .build_hasher()

@@ -1,21 +1,24 @@
 //! `acceptance`: the drills of the payment fraud scorer on a real Kafka broker and a real S3 store.
 //!
-//! Called by `cargo xtask acceptance harbor-fleet`. Every run is a job of its own, a process that is killed and judged
+//! Called by `cargo xtask acceptance harbor-fleet` and `cargo xtask soak`. Every run is a job of its own, a process that is killed and judged
 //! from the outside: by what a `read_committed` consumer sees, by the group's offsets, by the objects in the store. The
 //! rule: a run in which nothing was pending at the kill proves nothing; it is repeated at another instant and never
 //! counted. In reading order: the arguments, the servers (cluster, store), the process, the payments, one run with its
-//! judge, the drills that are made of it, the boundary vectors, and the lanes that run them side by side.
+//! judge, the drills that are made of it (those of the local disk apart), the boundary vectors, the lanes that run them side by side, and the
+//! soak.
 
 use std::process::ExitCode;
 
 mod args;
 mod cluster;
+mod disk;
 mod drill;
 mod feed;
 mod judge;
 mod lanes;
 mod process;
 mod scene;
+mod soak;
 mod store;
 mod table;
 mod testbed;
@@ -32,4 +35,13 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     conclude(lanes::run_all(&args))
+}
+
+/// Runs the soak that the command line asks for.
+pub(crate) fn soak() -> ExitCode {
+    use clap::Parser as _;
+    match soak::Soak::try_parse() {
+        Ok(args) => conclude(soak::run(&args)),
+        Err(error) => error.exit(),
+    }
 }

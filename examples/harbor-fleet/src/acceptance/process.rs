@@ -12,6 +12,8 @@ use highwater_testkit::process::wait_until;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
+use super::args::Backing;
+
 /// The signal with which a process ends itself at a stop point.
 const ABORTED: i32 = 6;
 const ANSWER: Duration = Duration::from_secs(2);
@@ -31,19 +33,63 @@ pub(super) struct JobSpec {
     pub(super) s3_endpoint: String,
     /// Between two checkpoints.
     pub(super) interval: &'static str,
+    /// Where its state rests.
+    pub(super) backing: Backing,
+    /// The bytes of the disk of its own that local files are on; `None` = they are beside its log.
+    pub(super) small_disk: Option<u64>,
 }
 
+/// What happens before a process starts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Start<'a> {
+    /// Where it ends itself.
+    pub(super) stop_at: Option<&'a str>,
+    /// The savepoint to which it goes back.
+    pub(super) savepoint: Option<&'a str>,
+}
+
+/// Mounts a disk that nobody else sees, which is gone with the process, and becomes the job.
+const ON_SMALL_DISK: &str = r#"mount -t tmpfs -o "size=$1" tmpfs "$2" && shift 2 && exec "$@""#;
+
 impl JobSpec {
+    /// Its local files.
+    pub(super) fn local(&self) -> PathBuf {
+        self.folder.join("local")
+    }
+
+    /// The program as it is started.
+    fn launcher(&self) -> anyhow::Result<Command> {
+        let program = std::env::current_exe().context("the path of this program")?;
+        let Some(bytes) = self.small_disk else {
+            return Ok(Command::new(program));
+        };
+        std::fs::create_dir_all(self.local()).context("the directory of local files")?;
+        let mut command = Command::new("unshare");
+        command.arg("--mount");
+        if !rustix::process::geteuid().is_root() {
+            command.args(["--user", "--map-root-user"]);
+        }
+        command.args(["sh", "-c", ON_SMALL_DISK, "sh"]);
+        command
+            .arg(bytes.to_string())
+            .arg(self.local())
+            .arg(program);
+        Ok(command)
+    }
+
     fn command(&self) -> anyhow::Result<Command> {
         let program = std::env::current_exe().context("the path of this program")?;
-        let mut command = Command::new(program);
+        Ok(self.with_store(Command::new(program)))
+    }
+
+    fn with_store(&self, mut command: Command) -> Command {
         command
             .env("HIGHWATER_S3_ENDPOINT", &self.s3_endpoint)
             .env("HIGHWATER_S3_REGION", S3::REGION)
             .env("HIGHWATER_S3_ACCESS_KEY_ID", S3::ACCESS_KEY_ID)
             .env("HIGHWATER_S3_SECRET_ACCESS_KEY", S3::SECRET_ACCESS_KEY)
             .stdin(Stdio::null());
-        Ok(command)
+        command
     }
 
     fn job_arguments(&self, command: &mut Command) {
@@ -52,15 +98,16 @@ impl JobSpec {
             .arg(self.folder.join("run"));
     }
 
-    /// Starts the job. `stop_at` is where it ends itself.
-    pub(super) fn start(&self, parallelism: u32, stop_at: Option<&str>) -> anyhow::Result<Process> {
+    /// Starts the job.
+    pub(super) fn start(&self, parallelism: u32, how: Start<'_>) -> anyhow::Result<Process> {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.folder.join("job.log"))
             .context("job.log")?;
-        let mut command = self.command()?;
+        let mut command = self.with_store(self.launcher()?);
         command.args(["run", "--quiet", "--slots", "2"]);
+        command.args(self.backing.arguments(&self.local()));
         command.args(["--checkpoint-interval", self.interval]);
         command.args(["--restart-first-delay", "100ms", "--parallelism"]);
         command.arg(parallelism.to_string());
@@ -68,7 +115,10 @@ impl JobSpec {
         for (name, value) in &self.parameters {
             command.args(["--param", &format!("{name}={value}")]);
         }
-        if let Some(step) = stop_at {
+        if let Some(name) = how.savepoint {
+            command.args(["--from-savepoint", name, "--go-back"]);
+        }
+        if let Some(step) = how.stop_at {
             command.env("HIGHWATER_STOP_AT", step);
         }
         let child = command.stdout(Stdio::null()).stderr(log).spawn();
@@ -127,9 +177,14 @@ impl JobSpec {
             .is_some_and(|status| status["phase"] == "running")
     }
 
+    /// The job's log.
+    pub(super) fn log(&self) -> anyhow::Result<String> {
+        std::fs::read_to_string(self.folder.join("job.log")).context("job.log")
+    }
+
     /// The end of the job's log.
     pub(super) fn tail(&self) -> String {
-        let log = std::fs::read_to_string(self.folder.join("job.log")).unwrap_or_default();
+        let log = self.log().unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(12)..].join("\n")
     }
@@ -141,6 +196,11 @@ pub(super) struct Process {
 }
 
 impl Process {
+    /// Its number.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// How it ended, if it has.
     pub(super) fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         self.child.try_wait().context("looking at the job process")

@@ -3,6 +3,7 @@
 //! Called by the drills, which are made of these acts. Whatever is waited for, a job that ends meanwhile fails the run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -13,10 +14,11 @@ use harbor_fleet::payments::{
 use highwater_connectors::Random;
 use highwater_testkit::S3;
 use highwater_testkit::process::wait_until;
+use serde_json::Value;
 
 use super::cluster::{Cluster, Isolation};
-use super::feed::{Feed, Logs};
-use super::process::{JobSpec, Process, is_stop_point};
+use super::feed::{Feed, Logs, Rate};
+use super::process::{JobSpec, Process, Start, is_stop_point};
 use super::store::{Store, positions};
 use super::testbed::Testbed;
 
@@ -125,6 +127,8 @@ pub(super) fn job_of(testbed: &Testbed, run: &RunName) -> JobSpec {
         state: format!("s3://{}/acceptance", S3::BUCKET),
         s3_endpoint: testbed.s3_endpoint(),
         interval: "1s",
+        backing: testbed.backing.clone(),
+        small_disk: None,
     }
 }
 
@@ -148,7 +152,7 @@ impl<'a> Scene<'a> {
         testbed: &'a Testbed,
         cluster: &'a Cluster,
         run: &RunName,
-        profile: Profile,
+        (profile, rate): (Profile, Rate),
         random: Random,
     ) -> anyhow::Result<Self> {
         let (spec, topics) = (job_of(testbed, run), Topics::of(run));
@@ -156,7 +160,7 @@ impl<'a> Scene<'a> {
         let partitions = profile.partitions as i32;
         cluster.create(&topics.all(partitions))?;
         let store = Store::open(&spec.state, &spec.s3_endpoint, &spec.name, testbed.rim())?;
-        let feed = Feed::start(cluster, &topics.input(), profile)?;
+        let feed = Feed::start(cluster, &topics.input(), profile, rate)?;
         Ok(Self {
             testbed,
             cluster,
@@ -173,12 +177,43 @@ impl<'a> Scene<'a> {
 
     /// Starts the job, or has it go on.
     pub(super) fn start(&mut self, parallelism: u32, stop_at: Option<&str>) -> anyhow::Result<()> {
-        self.process = Some(self.spec.start(parallelism, stop_at)?);
+        let how = Start {
+            stop_at,
+            savepoint: None,
+        };
+        self.process = Some(self.spec.start(parallelism, how)?);
         Ok(())
     }
 
+    /// Starts the job from a savepoint, which it goes back to.
+    pub(super) fn start_from(&mut self, parallelism: u32, savepoint: &str) -> anyhow::Result<()> {
+        let how = Start {
+            stop_at: None,
+            savepoint: Some(savepoint),
+        };
+        self.process = Some(self.spec.start(parallelism, how)?);
+        Ok(())
+    }
+
+    /// The process that runs, if one does.
+    pub(super) fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
+    /// Whether the process has ended by itself, and how.
+    pub(super) fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        match &mut self.process {
+            Some(process) => process.ended(),
+            None => Ok(None),
+        }
+    }
+
     /// Waits until `done` holds. The job must live as long.
-    fn wait(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) -> anyhow::Result<()> {
+    pub(super) fn wait(
+        &mut self,
+        what: &str,
+        mut done: impl FnMut(&mut Self) -> bool,
+    ) -> anyhow::Result<()> {
         let (mut reached, mut ended) = (false, None);
         wait_until(PATIENCE, || {
             reached = done(self);
@@ -195,6 +230,31 @@ impl<'a> Scene<'a> {
             ),
             None => bail!("this did not come: {what}\n{}", self.spec.tail()),
         }
+    }
+
+    /// Waits until the status is as wanted or the process has ended by itself. Returns the last status with a failure.
+    pub(super) fn wait_any_end(
+        &mut self,
+        what: &str,
+        mut done: impl FnMut(&Value) -> bool,
+    ) -> anyhow::Result<Option<String>> {
+        let (mut last, mut reached) = (None, Ok(false));
+        wait_until(PATIENCE, || {
+            if let Some(status) = self.spec.status(self.testbed.rim()) {
+                reached = Ok(done(&status));
+                last = Some(status.to_string());
+            }
+            match self.ended() {
+                Ok(Some(_)) => reached = Ok(true),
+                Ok(None) => {}
+                Err(error) => reached = Err(error),
+            }
+            !matches!(reached, Ok(false))
+        });
+        if !reached? {
+            bail!("this did not come: {what}\n{}", self.spec.tail());
+        }
+        Ok(last)
     }
 
     /// Waits until records flow, after the last kill if there was one.
@@ -363,14 +423,12 @@ impl<'a> Scene<'a> {
         self.wait("the payments are written", |scene| scene.feed.is_over())?;
         let logs = self.feed.logs()?;
         let input = self.topics.input();
-        let mut ends = BTreeMap::new();
-        for (partition, log) in (0..).zip(&logs) {
+        let ends = logs.ends();
+        for (&partition, &lines) in &ends {
             let end = self.cluster.ends(&input, partition)?.high;
-            if end != log.lines {
-                let lines = log.lines;
+            if end != lines {
                 bail!("partition {partition} of the input holds {end} records of {lines}");
             }
-            ends.insert(partition, end);
         }
         self.wait("a checkpoint covers all payments", |scene| {
             scene.group().is_ok_and(|group| group == ends)

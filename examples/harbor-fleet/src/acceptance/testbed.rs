@@ -12,6 +12,8 @@ use highwater_testkit::{Kafka, KafkaOptions, S3};
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinSet;
 
+use super::args::Backing;
+
 /// The servers, and where runs keep their logs.
 pub(super) struct Testbed {
     kafka: Kafka,
@@ -20,6 +22,8 @@ pub(super) struct Testbed {
     runtime: Runtime,
     /// Below it every run has a directory of its own.
     pub(super) root: PathBuf,
+    /// Where jobs keep their state.
+    pub(super) backing: Backing,
     /// Time.
     pub(super) clock: Arc<dyn Clock>,
     _servers: JoinSet<std::io::Result<()>>,
@@ -27,7 +31,7 @@ pub(super) struct Testbed {
 
 impl Testbed {
     /// Starts everything.
-    pub(super) fn start(root: PathBuf) -> anyhow::Result<Self> {
+    pub(super) fn start(root: PathBuf, backing: Backing) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -44,6 +48,7 @@ impl Testbed {
             blocklist,
             runtime,
             root,
+            backing,
             clock: clock()?,
             _servers: servers,
         })

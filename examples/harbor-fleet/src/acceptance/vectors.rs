@@ -16,7 +16,7 @@ use super::cluster::Cluster;
 use super::drill::Shown;
 use super::feed::send;
 use super::judge::{Verdict, committed};
-use super::process::{JobSpec, Process};
+use super::process::{JobSpec, Process, Start};
 use super::scene::{Halt, PATIENCE, RunName, Topics, job_of};
 use super::store::Store;
 use super::testbed::Testbed;
@@ -252,7 +252,7 @@ impl<'a> Stage<'a> {
             store: Store::open(&spec.state, &spec.s3_endpoint, &spec.name, testbed.rim())?,
             producer: cluster.producer()?,
             written: BTreeMap::new(),
-            process: spec.start(1, None)?,
+            process: spec.start(1, Start::default())?,
             spec,
             topics,
         })

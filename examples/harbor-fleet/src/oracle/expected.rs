@@ -82,35 +82,34 @@ impl Expected {
 
     /// Adds the log of one partition: lines, each with its newline.
     pub fn add_partition(&mut self, log: &[u8]) {
-        let (mut newest, mut awake_from) = (i64::MIN, i64::MIN);
-        let mut declines: HashMap<(String, i64), Declines> = HashMap::new();
+        let mut of_partition = self.partition();
         for line in log.split_inclusive(|&byte| byte == b'\n') {
-            let Some(line) = line.strip_suffix(b"\n") else {
-                continue;
-            };
-            let Some(seen) = payment(line) else {
-                self.malformed += 1;
-                continue;
-            };
-            self.payments += 1;
-            if newest > i64::MIN && seen.event_time_ms.saturating_sub(newest) >= SILENCE_MS {
-                awake_from = seen.event_time_ms.saturating_add(self.waking_ms);
-            }
-            let in_time = seen.event_time_ms >= newest.saturating_sub(IN_TIME_MS)
-                && seen.event_time_ms >= awake_from;
-            newest = newest.max(seen.event_time_ms);
-            match seen.status.as_str() {
-                "DECLINED" => {
-                    let start = seen.event_time_ms.div_euclid(WINDOW_MS) * WINDOW_MS;
-                    let declines = declines.entry((seen.user_id, start)).or_default();
-                    declines.total += 1;
-                    declines.in_time += u64::from(in_time);
-                }
-                "APPROVED" => {}
-                _ => self.other_statuses += 1,
+            if let Some(line) = line.strip_suffix(b"\n") {
+                of_partition.line(line);
             }
         }
-        for ((user_id, window_start_ms), of_pair) in declines {
+        self.add(of_partition);
+    }
+
+    /// A partition of which nothing was read yet, to be read line by line.
+    pub fn partition(&self) -> PartitionLog {
+        PartitionLog {
+            newest: i64::MIN,
+            awake_from: i64::MIN,
+            waking_ms: self.waking_ms,
+            payments: 0,
+            malformed: 0,
+            other_statuses: 0,
+            declines: HashMap::new(),
+        }
+    }
+
+    /// Adds what was read of a partition.
+    pub fn add(&mut self, log: PartitionLog) {
+        self.payments += log.payments;
+        self.malformed += log.malformed;
+        self.other_statuses += log.other_statuses;
+        for ((user_id, window_start_ms), of_pair) in log.declines {
             let pair = Pair {
                 user_id,
                 window_start_ms,
@@ -134,5 +133,44 @@ impl Expected {
         self.declines
             .values()
             .all(|declines| declines.in_time == declines.total)
+    }
+}
+
+/// What the log of one partition says, read line by line.
+#[derive(Clone, Debug)]
+pub struct PartitionLog {
+    newest: i64,
+    awake_from: i64,
+    waking_ms: i64,
+    payments: u64,
+    malformed: u64,
+    other_statuses: u64,
+    declines: HashMap<(String, i64), Declines>,
+}
+
+impl PartitionLog {
+    /// Reads the next line, without its newline.
+    pub fn line(&mut self, line: &[u8]) {
+        let Some(seen) = payment(line) else {
+            self.malformed += 1;
+            return;
+        };
+        self.payments += 1;
+        if self.newest > i64::MIN && seen.event_time_ms.saturating_sub(self.newest) >= SILENCE_MS {
+            self.awake_from = seen.event_time_ms.saturating_add(self.waking_ms);
+        }
+        let in_time = seen.event_time_ms >= self.newest.saturating_sub(IN_TIME_MS)
+            && seen.event_time_ms >= self.awake_from;
+        self.newest = self.newest.max(seen.event_time_ms);
+        match seen.status.as_str() {
+            "DECLINED" => {
+                let start = seen.event_time_ms.div_euclid(WINDOW_MS) * WINDOW_MS;
+                let declines = self.declines.entry((seen.user_id, start)).or_default();
+                declines.total += 1;
+                declines.in_time += u64::from(in_time);
+            }
+            "APPROVED" => {}
+            _ => self.other_statuses += 1,
+        }
     }
 }

@@ -10,7 +10,8 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::{Plan, Spread, ours};
+use super::{Plan, ours};
+use crate::spread::Spread;
 
 const TOPIC: &str = "keys";
 const PARTITIONS: i32 = 4;

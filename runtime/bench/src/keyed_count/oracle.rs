@@ -3,8 +3,8 @@
 use anyhow::{Result, ensure};
 use highwater::connectors::Random;
 
-use super::report::Run;
 use crate::job::key_of;
+use crate::report::Run;
 use crate::tally::digest_of;
 
 /// What a right run leaves.

@@ -1,18 +1,17 @@
 //! Our side: this program again, as the job binary of production, and what is asked of it.
 
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
-use super::report::{self, Run};
-use super::{Idle, Plan, Spread};
+use super::{Idle, Plan};
 use crate::process_figures::{ProcessFigures, waited_for_cpu};
+use crate::program::wait;
+use crate::report::{self, Run};
+use crate::spread::Spread;
 
-/// A run that takes longer hangs.
-const PATIENCE: Duration = Duration::from_mins(20);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often a start is measured.
 const STARTS: usize = 5;
 /// How long the latency is measured: two checkpoints.
@@ -54,26 +53,6 @@ fn command(folder: &Path, job: &str, parameters: &[(&str, String)]) -> Result<Co
     }
     command.stdin(Stdio::null());
     Ok(command)
-}
-
-/// Waits for a process to end and looks at it meanwhile.
-pub(super) fn wait(child: &mut Child, mut look: impl FnMut(u32)) -> Result<ExitStatus> {
-    let started = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        if started.elapsed() > PATIENCE {
-            child.kill()?;
-            child.wait()?;
-            bail!(
-                "the job did not end within {} minutes",
-                PATIENCE.as_secs() / 60
-            );
-        }
-        look(child.id());
-        std::thread::sleep(LOOK_EVERY);
-    }
 }
 
 fn run_with(job: &str, parameters: &[(&str, String)], look: impl FnMut(u32)) -> Result<Run> {

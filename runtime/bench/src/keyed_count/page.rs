@@ -4,12 +4,12 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use super::figures::Figures;
-use super::flink;
+use crate::flink;
+use crate::machine::{bars_as_rows, machine, today};
 
 /// Writes the page.
 pub(super) fn write(file: &Path, figures: &Figures, command: &str) -> Result<()> {
@@ -37,45 +37,10 @@ fn text(figures: &Figures, command: &str, machine: &str, today: &str) -> Result<
         },
         figures.rounds.len()
     )?;
-    writeln!(text, "| bar | promised | found | |\n|---|---|---|---|")?;
-    for bar in figures.bars() {
-        let (sign, bound) = match bar.bound {
-            super::bars::Bound::AtLeast(bound) => ("at least", bound),
-            super::bars::Bound::AtMost(bound) => ("at most", bound),
-        };
-        let word = if bar.missed().is_some() {
-            "**missed**"
-        } else {
-            "met"
-        };
-        let (unit, value) = (bar.unit, bar.value);
-        writeln!(
-            text,
-            "| {} | {sign} {bound}{unit} | {value:.2}{unit} | {word} |",
-            bar.name
-        )?;
-    }
+    bars_as_rows(&mut text, figures.bars())?;
     writeln!(text, "\n| figure | value |\n|---|---|")?;
     for (name, value) in figures.lines() {
         writeln!(text, "| {name} | {value} |")?;
     }
     Ok(text)
-}
-
-/// The class of this machine: cores and kind of processor.
-fn machine() -> Result<String> {
-    let cores = std::thread::available_parallelism()?;
-    let text = std::fs::read_to_string("/proc/cpuinfo")?;
-    let model = text
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"));
-    let model = model.map_or("an unnamed processor", |rest| {
-        rest.trim_start_matches([' ', '\t', ':'])
-    });
-    Ok(format!("{cores} cores of {model}"))
-}
-
-fn today() -> Result<String> {
-    let output = Command::new("date").args(["-u", "+%F"]).output()?;
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }

@@ -6,14 +6,17 @@ use highwater_api::JobProgram;
 use highwater_connectors::Split;
 use highwater_protocol::head::Head;
 use highwater_protocol::job::JobShape;
-use highwater_protocol::manifest::{Blob, HexBytes, LogObject, Manifest, SlotOutput};
+use highwater_protocol::manifest::{Blob, HexBytes, KeyedFile, LogObject, Manifest, SlotOutput};
+use highwater_protocol::paths::RelativePath;
 use highwater_protocol::recovery::{UnmatchedState, assign};
 use highwater_protocol::stop::SlotKey;
 use highwater_types::{
     AttemptId, CheckpointId, Classified, ErrorKind, OperatorUid, Parallelism, SubtaskIndex,
 };
 use highwater_worker::files::list_snapshot;
-use highwater_worker::{Deployment, History, MarkerPlace, OperatorSubtask, RestoredState};
+use highwater_worker::{
+    Deployment, History, MarkerPlace, OperatorSubtask, RestoredKeyed, RestoredState, RestoredStore,
+};
 
 use crate::sources::OpenSources;
 
@@ -194,13 +197,7 @@ fn states(
                 })
                 .or_default();
             for file in share.files {
-                let entry = manifest.files.get(&file.path);
-                let entry = entry.ok_or_else(|| DeployError::Unlisted {
-                    id: manifest.id,
-                    uid: uid.clone(),
-                    path: file.path.to_string(),
-                })?;
-                restored.keyed.push((file.path, *entry));
+                restored.keyed.push(restored_keyed(manifest, uid, file)?);
             }
             for (name, blobs) in lists {
                 let mode = modes[name.as_str()];
@@ -217,6 +214,31 @@ fn states(
         }
     }
     Ok(states)
+}
+
+/// A keyed file with what the manifest says of its bytes, and of the objects that hold the files of its store.
+fn restored_keyed(
+    manifest: &Manifest,
+    uid: &OperatorUid,
+    file: KeyedFile,
+) -> Result<RestoredKeyed, DeployError> {
+    let entry_of = |path: &RelativePath| {
+        let entry = manifest.files.get(path).copied();
+        entry.ok_or_else(|| DeployError::Unlisted {
+            id: manifest.id,
+            uid: uid.clone(),
+            path: path.to_string(),
+        })
+    };
+    let mut objects = BTreeMap::new();
+    for part in file.parts() {
+        objects.insert(part.path.clone(), entry_of(&part.path)?);
+    }
+    Ok(RestoredKeyed {
+        entry: entry_of(&file.path)?,
+        path: file.path,
+        store: file.store.map(|parts| RestoredStore { parts, objects }),
+    })
 }
 
 /// Deals out the splits of every source.
@@ -263,9 +285,11 @@ mod tests {
 
     use highwater_protocol::hash::ContentHash;
     use highwater_protocol::job::OperatorShape;
-    use highwater_protocol::manifest::{KeyedFile, ManifestTitle, OperatorState, SnapshotKind};
+    use highwater_protocol::manifest::{
+        FileEntry, FilePart, ManifestTitle, OperatorState, SnapshotKind, StoreParts,
+    };
     use highwater_protocol::paths::DataWriter;
-    use highwater_types::{Epoch, JobIdentity, Lineage, MaxParallelism};
+    use highwater_types::{Epoch, JobIdentity, KeyGroupRange, Lineage, MaxParallelism};
 
     use super::*;
 
@@ -298,6 +322,7 @@ mod tests {
             path: writer.file(1, "state"),
             range: groups.range(SubtaskIndex(0), Parallelism(1)),
             groups: Vec::new(),
+            store: None,
         };
         let state = OperatorState {
             parallelism: Parallelism(1),
@@ -327,5 +352,66 @@ mod tests {
         let refused = states(&shape, &manifest).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Corrupt);
         assert!(refused.to_string().contains("operator agg"), "{refused}");
+    }
+
+    #[test]
+    fn the_files_of_a_local_store_are_handed_out_with_the_objects_that_they_lie_in() {
+        let id = CheckpointId {
+            number: 1,
+            epoch: Epoch(1),
+        };
+        let mut manifest = Manifest::new(ManifestTitle {
+            identity: JobIdentity::parse("job").unwrap(),
+            lineage: Lineage(1),
+            id,
+            kind: SnapshotKind::Checkpoint,
+            parent: None,
+            graph: ContentHash(1),
+        });
+        let [head, object] = ["data/1-1/agg.0/1-keyed.0", "data/1-1/agg.0/1-keyed.0.0"]
+            .map(|path| RelativePath::parse(path).unwrap());
+        let entry = |length| FileEntry {
+            length,
+            checksum: ContentHash(length),
+        };
+        manifest.files.insert(head.clone(), entry(1));
+        let part = |name: &str| FilePart {
+            name: name.to_owned(),
+            is_immutable: true,
+            path: object.clone(),
+            offset: 0,
+            length: 2,
+            checksum: ContentHash(3),
+        };
+        let parts = StoreParts {
+            store: "rocksdb".to_owned(),
+            parts: vec![part("1.sst"), part("2.sst")],
+        };
+        let file = KeyedFile {
+            path: head.clone(),
+            range: KeyGroupRange { start: 0, end: 8 },
+            groups: Vec::new(),
+            store: Some(parts.clone()),
+        };
+        let uid = OperatorUid::parse("agg").unwrap();
+        let refused = restored_keyed(&manifest, &uid, file.clone()).unwrap_err();
+        assert_eq!(
+            refused.kind(),
+            ErrorKind::Corrupt,
+            "the object is not listed"
+        );
+        manifest.files.insert(object.clone(), entry(4));
+        let handed = restored_keyed(&manifest, &uid, file).unwrap();
+        let objects = BTreeMap::from([(object, entry(4))]);
+        let store = Some(RestoredStore { parts, objects });
+        let entry = entry(1);
+        assert_eq!(
+            handed,
+            RestoredKeyed {
+                path: head,
+                entry,
+                store
+            }
+        );
     }
 }

@@ -435,7 +435,7 @@ impl Coordinator {
 
 fn attempt_of(event: &WorkerEvent) -> AttemptId {
     match event {
-        WorkerEvent::Verified(attempt)
+        WorkerEvent::Verified(attempt, _)
         | WorkerEvent::Damaged(attempt, ..)
         | WorkerEvent::Opened(attempt)
         | WorkerEvent::Acked { attempt, .. }

@@ -386,7 +386,7 @@ impl Detour<'_> {
         let tasks: Vec<_> = self.shape.tasks.keys().cloned().collect();
         loop {
             match self.event().await? {
-                WorkerEvent::Verified(of) if of == attempt => {
+                WorkerEvent::Verified(of, _) if of == attempt => {
                     return Ok(tasks.into_iter().map(RegionEvent::Verified).collect());
                 }
                 WorkerEvent::Opened(of) if of == attempt => {

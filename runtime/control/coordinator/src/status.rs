@@ -1,7 +1,7 @@
 //! What the outside sees of a job: one value, replaced as a whole, true when it is shown.
 
 use highwater_types::{AttemptId, CheckpointId, Epoch, Lineage};
-use highwater_worker::FailureReport;
+use highwater_worker::{FailureReport, RestoredBytes};
 use tokio::sync::watch;
 
 use crate::store::Troubles;
@@ -58,8 +58,10 @@ pub struct CheckpointStatus {
     pub completed_at_ms: Option<u64>,
     /// How long it took, in milliseconds.
     pub duration_ms: Option<u64>,
-    /// Bytes that it added to the store.
+    /// Bytes of state that it added to the store.
     pub bytes: u64,
+    /// Bytes of state that a restore of it needs, with those that older checkpoints had added already.
+    pub full_bytes: u64,
     /// Whether all of its output is confirmed.
     pub is_confirmed: bool,
     /// The checkpoint on its way.
@@ -108,6 +110,8 @@ pub struct JobStatus {
     pub restarts: u32,
     /// The last failure.
     pub failure: Option<FailureReport>,
+    /// Where the state of the attempt came from, once it is there.
+    pub restored: Option<RestoredBytes>,
 }
 
 impl JobStatus {
@@ -122,6 +126,7 @@ impl JobStatus {
             waits_for: None,
             restarts: 0,
             failure: None,
+            restored: None,
         }
     }
 }

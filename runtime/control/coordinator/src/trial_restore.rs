@@ -111,7 +111,7 @@ impl<'a> Stage<'a> {
         let told = |report: &FailureReport| Err(failure(report.kind, describe(report)));
         loop {
             match self.event().await? {
-                WorkerEvent::Verified(of) if of == attempt => {
+                WorkerEvent::Verified(of, _) if of == attempt => {
                     stop(Step::R6);
                     self.worker
                         .send(WorkerCommand::Confirm(attempt, Vec::new()));

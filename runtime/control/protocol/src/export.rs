@@ -46,11 +46,17 @@ pub fn decide_export(checkpoint: &Manifest, found: Option<&[u8]>) -> ExportDecis
 
 #[cfg(test)]
 mod tests {
-    use highwater_types::{CheckpointId, Epoch, JobIdentity, Lineage};
+    use highwater_types::{
+        CheckpointId, Epoch, JobIdentity, KeyGroupRange, Lineage, MaxParallelism, OperatorUid,
+        Parallelism,
+    };
 
     use super::*;
     use crate::hash::ContentHash;
-    use crate::manifest::ManifestTitle;
+    use crate::manifest::{
+        FileEntry, FilePart, KeyedFile, ManifestTitle, OperatorState, StoreParts,
+    };
+    use crate::paths::RelativePath;
 
     fn checkpoint(number: u64) -> Manifest {
         let mut manifest = Manifest::new(ManifestTitle {
@@ -66,6 +72,50 @@ mod tests {
         });
         manifest.savepoint = Some("one".to_owned());
         manifest
+    }
+
+    #[test]
+    fn a_savepoint_has_every_object_that_the_files_of_its_local_stores_lie_in() {
+        let mut checkpoint = checkpoint(3);
+        let (head, object) = ("data/1-1/agg.0/3-keyed.0", "data/1-1/agg.0/2-keyed.0.0");
+        let [head, object] = [head, object].map(|path| RelativePath::parse(path).unwrap());
+        let entry = FileEntry {
+            length: 4,
+            checksum: ContentHash(1),
+        };
+        checkpoint.files.insert(head.clone(), entry);
+        checkpoint.files.insert(object.clone(), entry);
+        let part = FilePart {
+            name: "1.sst".to_owned(),
+            is_immutable: true,
+            path: object,
+            offset: 0,
+            length: 4,
+            checksum: ContentHash(1),
+        };
+        let keyed = KeyedFile {
+            path: head,
+            range: KeyGroupRange { start: 0, end: 8 },
+            groups: Vec::new(),
+            store: Some(StoreParts {
+                store: "rocksdb".to_owned(),
+                parts: vec![part],
+            }),
+        };
+        let operator = OperatorState {
+            parallelism: Parallelism(1),
+            max_parallelism: MaxParallelism::try_new(8).unwrap(),
+            key: None,
+            states: Vec::new(),
+            form: String::new(),
+            keyed: vec![keyed],
+            lists: Vec::new(),
+        };
+        let uid = OperatorUid::parse("agg").unwrap();
+        checkpoint.operators.insert(uid, operator);
+        let copy = exported(&checkpoint);
+        assert_eq!(copy.files, checkpoint.files);
+        assert_eq!(copy.check(), Ok(()), "closed under reference");
     }
 
     #[test]

@@ -238,6 +238,13 @@ impl Gc {
                 kept.remove(victim);
             }
         }
+        if planted(Mutant::GcByNumber) {
+            let oldest = self.reaches.keys().map(|name| name.number).min();
+            kept.retain(|path| match ObjectName::parse(path) {
+                Some(ObjectName::Data { number, .. }) => Some(number) >= oldest,
+                _ => true,
+            });
+        }
         kept
     }
 

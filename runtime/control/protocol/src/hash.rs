@@ -3,6 +3,7 @@
 //! Used by `head`, manifests, state files and sink logs. A hash finds damage; it does not defend against forgery.
 
 use std::fmt;
+use std::hash::Hasher;
 
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
@@ -30,6 +31,34 @@ impl ContentHash {
         u64::from_str_radix(text, 16)
             .map(Self)
             .map_err(|_| HashError(text.to_owned()))
+    }
+}
+
+/// The hash of bytes that come in pieces: write them, then ask. Equal to [`ContentHash::of`] of all of them.
+#[derive(Default)]
+pub struct ContentHasher(XxHash3_64);
+
+impl fmt::Debug for ContentHasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ContentHasher")
+    }
+}
+
+impl ContentHasher {
+    /// The hash of all bytes that were written.
+    pub fn finish(&self) -> ContentHash {
+        ContentHash(self.0.finish())
+    }
+}
+
+impl std::io::Write for ContentHasher {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -66,7 +95,22 @@ impl TryFrom<String> for ContentHash {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
+
+    #[test]
+    fn bytes_that_come_in_pieces_have_the_hash_of_the_whole() {
+        let bytes: Vec<u8> = (0..10_000u32).map(|at| at as u8).collect();
+        for size in [1, 240, 241, 1_000, 10_000] {
+            let mut hasher = ContentHasher::default();
+            for piece in bytes.chunks(size) {
+                hasher.write_all(piece).unwrap();
+            }
+            assert_eq!(hasher.finish(), ContentHash::of(&bytes), "pieces of {size}");
+        }
+        assert_eq!(ContentHasher::default().finish(), ContentHash::of(b""));
+    }
 
     #[test]
     fn text_form_round_trips_and_refuses_other_text() {

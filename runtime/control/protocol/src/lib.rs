@@ -20,6 +20,7 @@ pub mod nonce;
 pub mod paths;
 pub mod recovery;
 pub mod sealed;
+pub mod shared_files;
 pub mod sink_slot;
 pub mod source_start;
 pub mod steps;

@@ -16,14 +16,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::ContentHash;
 use crate::head::ManifestRef;
-use crate::paths::{ManifestName, RelativePath};
+use crate::paths::{ManifestName, ObjectName, RelativePath};
 use crate::sealed::{SealError, SealKind, seal, unseal};
 
 mod check;
 
 pub use check::ManifestFault;
 
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 /// The largest manifest: 10^5 files with all their key groups fit, a hostile one cannot take more memory than this.
 pub const MANIFEST_BYTES_MAX: usize = 256 << 20;
 const KIND: SealKind = SealKind {
@@ -143,6 +143,44 @@ pub struct KeyedFile {
     pub range: KeyGroupRange,
     /// Where each group lies, in order of groups. Empty = the backend's own format covers the whole range.
     pub groups: Vec<GroupSlice>,
+    /// The files of a local store that the file speaks of. `None` = all rows lie in the file itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreParts>,
+}
+
+impl KeyedFile {
+    /// The files of a local store that belong to it.
+    pub fn parts(&self) -> &[FilePart] {
+        self.store.as_ref().map_or(&[], |store| &store.parts)
+    }
+}
+
+/// The files of a local store, as objects hold them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreParts {
+    /// The store that wrote them, as settings name it: only it understands them.
+    pub store: String,
+    /// The files.
+    pub parts: Vec<FilePart>,
+}
+
+/// One file of a local store: a slice of an object that may hold others too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilePart {
+    /// Its name in the directory of the store: no path.
+    pub name: String,
+    /// Whether the store never changes a file of this name: a later checkpoint may refer to it.
+    pub is_immutable: bool,
+    /// The object, listed in `files`.
+    pub path: RelativePath,
+    /// The first byte.
+    pub offset: u64,
+    /// How many bytes.
+    pub length: u64,
+    /// The checksum of these bytes.
+    pub checksum: ContentHash,
 }
 
 /// Where the bytes of a piece of operator state are.
@@ -299,6 +337,15 @@ pub struct SinkState {
     pub slots: BTreeMap<u32, SlotOutput>,
 }
 
+/// Bytes of state of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct StateBytes {
+    /// In objects that it stored.
+    pub new: u64,
+    /// In objects of older checkpoints that it refers to.
+    pub referenced: u64,
+}
+
 /// One snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -423,6 +470,21 @@ impl Manifest {
     /// The key hash that spread the keyed state.
     pub fn key_hash(&self) -> &str {
         &self.key_hash
+    }
+
+    /// How much state it holds, and how much of that was there already.
+    pub fn state_bytes(&self) -> StateBytes {
+        let mut bytes = StateBytes::default();
+        for (path, file) in &self.files {
+            let is_new = ObjectName::parse(path).and_then(|name| name.id()) == Some(self.id);
+            let sum = if is_new {
+                &mut bytes.new
+            } else {
+                &mut bytes.referenced
+            };
+            *sum += file.length;
+        }
+        bytes
     }
 
     /// Whether any slot has output that needs a commit.

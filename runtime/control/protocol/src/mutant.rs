@@ -74,6 +74,10 @@ mutants! {
     ReportUnfenced = "report-unfenced",
     /// Schedule 17: no checkpoint 0: source positions are resolved again.
     PositionsResolvedAgain = "positions-resolved-again",
+    /// Schedule 15 and L2: a file of a declined try is referred to.
+    DeclinedFilesShared = "declined-files-shared",
+    /// Garbage is judged by the number in its name, not by who refers to it.
+    GcByNumber = "gc-by-number",
     /// Schedule 20: a number is tried again, and acknowledgements of older attempts enter the manifest.
     StaleAckAccepted = "stale-ack-accepted",
     /// Schedule 26: a recovery fences only the slots of its own parallelism.

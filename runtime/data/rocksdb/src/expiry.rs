@@ -16,7 +16,9 @@ use rocksdb::CompactionDecision;
 use rocksdb::compaction_filter::CompactionFilter;
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 
-/// The processing time of a store, told by its subtask and read by compactions. Nothing is expired before the first.
+/// The processing time of a store, told by its subtask and read by compactions. Nothing is expired before the first,
+/// which comes when all states are open: a restore may rewrite rows of another form in place, and compaction must not
+/// judge those.
 #[derive(Clone, Debug)]
 pub(crate) struct StoreClock(Arc<AtomicI64>);
 
@@ -95,7 +97,7 @@ impl RowExpiry {
         }
     }
 
-    /// The state is opened. Its rows must be in the form of `state`.
+    /// The state is opened. Its rows are in the form of `state` before the clock is told the time.
     pub(crate) fn set(&self, state: &StateDescriptor) {
         if let Some(rule) = Rule::of(state) {
             self.rule.get_or_init(|| rule);

@@ -17,7 +17,7 @@ use crate::error::{At, RocksError};
 use crate::expiry::{RowExpiry, StoreClock};
 use crate::frozen::RocksFrozen;
 use crate::shared::{Db, LastError, Shared};
-use crate::store::{Families, OpenedFamily, RocksStore};
+use crate::store::{Families, RocksStore};
 use crate::tuning::{Resources, RocksOptions};
 
 /// The store, as settings and checkpoints name it. Never changes.
@@ -48,6 +48,16 @@ impl RocksFactory {
         })
     }
 
+    pub(crate) fn create_store(&self, place: &StorePlace) -> Result<RocksStore, RocksError> {
+        let label = format!("{}-{}", place.uid, place.subtask);
+        Opener::create(&self.opener, self.opener.new_dir(&label))
+    }
+
+    pub(crate) fn reopen_store(&self, files: StoreFiles) -> Result<RocksStore, RocksError> {
+        check_files(&files)?;
+        Opener::reopen(&self.opener, files.dir)
+    }
+
     /// Bytes of memory that all stores take: blocks, indexes, filters and write buffers.
     pub fn used_bytes(&self) -> u64 {
         self.opener.resources.cache.get_usage() as u64
@@ -68,9 +78,7 @@ impl StoreFactory for RocksFactory {
     }
 
     fn create(&self, place: &StorePlace) -> Result<Box<dyn StateStore>, BackingError> {
-        let label = format!("{}-{}", place.uid, place.subtask);
-        let dir = self.opener.new_dir(&label);
-        Ok(Box::new(Opener::create(&self.opener, dir)?))
+        Ok(Box::new(self.create_store(place)?))
     }
 
     fn reopen(
@@ -78,8 +86,7 @@ impl StoreFactory for RocksFactory {
         _: &StorePlace,
         files: StoreFiles,
     ) -> Result<Box<dyn StateStore>, BackingError> {
-        check_files(&files)?;
-        Ok(Box::new(Opener::reopen(&self.opener, files.dir)?))
+        Ok(Box::new(self.reopen_store(files)?))
     }
 
     fn read(&self, files: StoreFiles) -> Result<Box<dyn FrozenStore>, BackingError> {
@@ -142,6 +149,7 @@ impl Opener {
         let mut options = opener.database(at, &errors)?;
         options.create_if_missing(true);
         options.set_error_if_exists(true);
+        std::fs::create_dir(dir.path()).map_err(|error| at.io(&error))?;
         let db = Db::open(&options, dir.path()).map_err(|error| at.status(&error))?;
         let shared = Shared::new(db, dir, errors);
         let (clock, families) = (StoreClock::new(), Families::new());
@@ -161,11 +169,7 @@ impl Opener {
             let expiry = RowExpiry::new(&clock);
             opened.push(opener.descriptor(&name, expiry.clone()));
             if name != DEFAULT_COLUMN_FAMILY_NAME {
-                let family = OpenedFamily {
-                    expiry,
-                    is_open: false,
-                };
-                families.insert(name, family);
+                families.insert(name, expiry);
             }
         }
         let db = Db::open_cf_descriptors(&options, dir.path(), opened)

@@ -1,10 +1,14 @@
 //! The rows of one state in its column family.
 //!
 //! Called by the table of the state on its slot thread, in bulk. Rows are sorted and distinct, which RocksDB is told.
+//!
+//! Batches go through the write buffer, however large. A table written aside and ingested costs more below 32,768 rows
+//! (16 + 24 bytes, CPU of all threads: 3.8 us a row against 1.1 at 1,024 rows, 1.4 against 1.1 at 4,096), the same from there
+//! on (0.9), and adds a file at the top for each.
 
 use std::sync::Arc;
 
-use highwater_state::{Backing, BackingError, FrozenRows, RowKey, RowWrite, VisitRow};
+use highwater_state::{Backing, BackingError, RowKey, RowWrite, VisitRow};
 use highwater_types::KeyGroup;
 use rocksdb::{DBRawIteratorWithThreadMode, ReadOptions, WriteBatch, WriteOptions};
 
@@ -36,6 +40,7 @@ impl RocksRows {
     pub(crate) fn new(shared: Arc<Shared>, family: String) -> Self {
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
+        write_options.set_no_slowdown(true);
         Self {
             shared,
             family,
@@ -64,7 +69,7 @@ impl RocksRows {
             key
         });
         self.shared.check("a read")?;
-        let db = self.shared.unchecked();
+        let db = self.shared.db();
         let family = self.shared.family(db, &self.family)?;
         let rows = db.batched_multi_get_cf_opt(&family, stored, true, &self.fetch_options);
         for row in rows {
@@ -76,8 +81,10 @@ impl RocksRows {
     }
 
     fn write_all(&mut self, rows: &[RowWrite]) -> Result<(), RocksError> {
-        let db = self.shared.unchecked();
+        let db = self.shared.db();
         let family = self.shared.family(db, &self.family)?;
+        self.shared.check("a write")?;
+        self.shared.await_compaction("a write", &family)?;
         let mut batch = WriteBatch::default();
         for row in rows {
             self.keys.clear();
@@ -87,22 +94,25 @@ impl RocksRows {
                 None => batch.delete_cf(&family, &self.keys),
             }
             if batch.size_in_bytes() >= BATCH_BYTES {
-                self.write_batch(std::mem::take(&mut batch))?;
+                self.write_batch(&batch)?;
+                batch.clear();
             }
         }
         if batch.is_empty() {
             return Ok(());
         }
-        self.write_batch(batch)
+        self.write_batch(&batch)
     }
 
-    fn write_batch(&self, batch: WriteBatch) -> Result<(), RocksError> {
-        self.shared
-            .write("a write", |db| db.write_opt(batch, &self.write_options))
+    fn write_batch(&self, batch: &WriteBatch) -> Result<(), RocksError> {
+        // A batch is gone with the call even if it must be repeated; copying it costs 3 ns a row.
+        self.shared.write("a write", |db| {
+            db.write_opt(WriteBatch::from_data(batch.data()), &self.write_options)
+        })
     }
 
     fn drop_rows(&self, from: &RowKey, until: &RowKey) -> Result<(), RocksError> {
-        let db = self.shared.unchecked();
+        let db = self.shared.db();
         let family = self.shared.family(db, &self.family)?;
         let (first, end) = (key::encoded(from), key::encoded(until));
         self.shared.write("a drop of rows", |db| {
@@ -147,7 +157,7 @@ impl Backing for RocksRows {
             return Ok(());
         }
         self.shared.check("a scan")?;
-        let db = self.shared.unchecked();
+        let db = self.shared.db();
         let family = self.shared.family(db, &self.family)?;
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(key::encoded(until));
@@ -166,11 +176,6 @@ impl Backing for RocksRows {
             self.drop_rows(from, until)?;
         }
         Ok(())
-    }
-
-    fn freeze(&mut self) -> Result<Box<dyn FrozenRows>, BackingError> {
-        let reason = "a state is frozen alone; its store is frozen as a whole";
-        Err(self.shared.at("a freeze").unexpected(reason).into())
     }
 }
 

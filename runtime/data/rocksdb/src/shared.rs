@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use highwater_state::LocalDir;
 use highwater_types::{Classified, ErrorKind};
-use rocksdb::{BoundColumnFamily, DBWithThreadMode, MultiThreaded};
+use rocksdb::{BoundColumnFamily, DBWithThreadMode, MultiThreaded, WaitForCompactOptions};
 
 use crate::error::{At, RocksError};
 
@@ -47,6 +47,15 @@ pub(crate) struct Shared {
 /// How many errors met flushes and compactions since the database was opened.
 const BACKGROUND_ERRORS: &str = "rocksdb.background-errors";
 
+/// How many files lie at the top level, as text.
+const FILES_AT_TOP: &str = "rocksdb.num-files-at-level0";
+
+/// From this many files on a writer waits. Compaction begins with 4.
+const FILES_AT_TOP_MAX: u32 = 32;
+
+/// How long a writer waits before it looks again whether something failed.
+const WAIT_MICROS: u64 = 10_000;
+
 impl Shared {
     pub(crate) fn new(db: Db, dir: LocalDir, errors: LastError) -> Self {
         Self {
@@ -57,30 +66,66 @@ impl Shared {
         }
     }
 
-    /// The database, for what cannot fail.
-    pub(crate) fn unchecked(&self) -> &Db {
+    /// The database: whoever calls it checks first, and reports what fails.
+    pub(crate) fn db(&self) -> &Db {
         &self.db
     }
 
-    /// Does something that reads.
-    pub(crate) fn read<R>(
-        &self,
-        operation: &'static str,
-        run: impl FnOnce(&Db) -> Result<R, rocksdb::Error>,
-    ) -> Result<R, RocksError> {
-        self.check(operation)?;
-        run(&self.db).map_err(|error| self.fail(self.at(operation).status(&error)))
-    }
-
     /// Does something that writes. An error in the background, before or meanwhile, is its error.
+    ///
+    /// RocksDB may answer that the write would have to wait, when `run` says so to its options: then the wait is here. A
+    /// writer that waits inside of RocksDB holds up what RocksDB does to recover from a full disk, which it waits for.
     pub(crate) fn write<R>(
         &self,
         operation: &'static str,
-        run: impl FnOnce(&Db) -> Result<R, rocksdb::Error>,
+        mut run: impl FnMut(&Db) -> Result<R, rocksdb::Error>,
     ) -> Result<R, RocksError> {
-        let result = self.read(operation, run)?;
+        self.check(operation)?;
+        loop {
+            self.check_background(operation)?;
+            match run(&self.db) {
+                Ok(result) => {
+                    self.check_background(operation)?;
+                    return Ok(result);
+                }
+                Err(error) if error.kind() == rocksdb::ErrorKind::Incomplete => {
+                    self.await_background(operation)?;
+                }
+                Err(error) => return Err(self.fail(self.at(operation).status(&error))),
+            }
+        }
+    }
+
+    /// Waits until the state of `family` has few enough files that every reader must ask: what holds back a writer that
+    /// outruns compaction.
+    pub(crate) fn await_compaction(
+        &self,
+        operation: &'static str,
+        family: &Arc<BoundColumnFamily<'_>>,
+    ) -> Result<(), RocksError> {
+        let at = self.at(operation);
+        loop {
+            let value = self.db.property_value_cf(family, FILES_AT_TOP);
+            let value = value.map_err(|error| self.fail(at.status(&error)))?;
+            let files = value.and_then(|files| files.parse::<u32>().ok());
+            match files {
+                None => return Err(self.fail(at.unexpected("RocksDB does not count its files"))),
+                Some(files) if files < FILES_AT_TOP_MAX => return Ok(()),
+                Some(_) => self.await_background(operation)?,
+            }
+        }
+    }
+
+    /// Waits a little for flushes and compactions, or until they are done.
+    fn await_background(&self, operation: &'static str) -> Result<(), RocksError> {
         self.check_background(operation)?;
-        Ok(result)
+        let mut options = WaitForCompactOptions::default();
+        options.set_timeout(WAIT_MICROS);
+        match self.db.wait_for_compact(&options) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == rocksdb::ErrorKind::TimedOut => Ok(()),
+            Err(error) => Err(self.fail(self.at(operation).status(&error))),
+        }
     }
 
     /// The column family of a state.

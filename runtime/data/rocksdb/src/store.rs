@@ -16,27 +16,19 @@ use crate::frozen::RocksFreezing;
 use crate::rows::RocksRows;
 use crate::shared::{Db, Shared};
 
-/// Front of the name of a column family: whether its rows carry their last access. Compaction must know the form of
-/// stored rows from the store itself, since a job may declare another than they were written in.
-const TIMED: &str = "timed:";
-const UNTIMED: &str = "plain:";
+/// Front of the name of every column family that holds a state: RocksDB has names of its own.
+const STATE: &str = "state:";
 
-/// What the store knows of one state.
-pub(crate) struct OpenedFamily {
-    pub(crate) expiry: RowExpiry,
-    pub(crate) is_open: bool,
-}
+/// The column families of the states of a database, by name, with what compaction knows of each.
+pub(crate) type Families = BTreeMap<String, RowExpiry>;
 
-/// The column families of a database by name.
-pub(crate) type Families = BTreeMap<String, OpenedFamily>;
-
-/// The column family that holds a state, in either form.
+/// The column family that holds a state.
 pub(crate) fn family_of<'a>(db: &'a Db, state: &str) -> Option<Arc<BoundColumnFamily<'a>>> {
-    names(state).iter().find_map(|name| db.cf_handle(name))
+    db.cf_handle(&name_of(state))
 }
 
-fn names(state: &str) -> [String; 2] {
-    [TIMED, UNTIMED].map(|form| format!("{form}{state}"))
+fn name_of(state: &str) -> String {
+    format!("{STATE}{state}")
 }
 
 /// The store of one operator subtask.
@@ -63,63 +55,32 @@ impl RocksStore {
     }
 
     fn open_rows(&mut self, state: &StateDescriptor) -> Result<RocksRows, RocksError> {
-        let [timed, untimed] = names(&state.name);
-        let (name, other) = if state.ttl.is_some() {
-            (timed, untimed)
-        } else {
-            (untimed, timed)
-        };
-        let at = self.shared.at("the opening of a state");
-        if self.families.contains_key(&other) {
-            let reason = format!(
-                "the rows of `{}` lie under `{other}` and would be read as `{name}`: read them from the files of the \
-                 checkpoint and write them anew",
-                state.name
-            );
-            return Err(at.unexpected(reason));
-        }
+        let name = name_of(&state.name);
         if !self.families.contains_key(&name) {
             let expiry = RowExpiry::new(&self.clock);
             let options = self.opener.resources.column_family(expiry.clone());
             self.shared
                 .write("the making of a state", |db| db.create_cf(&name, &options))?;
-            let family = OpenedFamily {
-                expiry,
-                is_open: false,
-            };
-            self.families.insert(name.clone(), family);
+            self.families.insert(name.clone(), expiry);
         }
-        let opened = self
-            .families
-            .get_mut(&name)
-            .filter(|family| !family.is_open)
-            .ok_or_else(|| at.unexpected(format!("`{}` is open already", state.name)))?;
-        opened.is_open = true;
-        opened.expiry.set(state);
+        if let Some(expiry) = self.families.get(&name) {
+            expiry.set(state);
+        }
         Ok(RocksRows::new(Arc::clone(&self.shared), name))
     }
 
     fn drop_rows(&mut self, state: &str) -> Result<(), RocksError> {
-        for name in names(state) {
-            match self.families.get(&name) {
-                None => {}
-                Some(family) if family.is_open => {
-                    let at = self.shared.at("the removal of a state");
-                    return Err(at.unexpected(format!("`{state}` is open")));
-                }
-                Some(_) => {
-                    self.shared
-                        .write("the removal of a state", |db| db.drop_cf(&name))?;
-                    self.families.remove(&name);
-                }
-            }
+        let name = name_of(state);
+        if self.families.remove(&name).is_some() {
+            self.shared
+                .write("the removal of a state", |db| db.drop_cf(&name))?;
         }
         Ok(())
     }
 
     /// The sum of a property over all states. It is shown only, so that one which is not known counts as 0.
     fn sum(&self, property: &str) -> u64 {
-        let db = self.shared.unchecked();
+        let db = self.shared.db();
         let families = self.families.keys().filter_map(|name| db.cf_handle(name));
         families
             .filter_map(|family| db.property_int_value_cf(&family, property).ok().flatten())
@@ -158,3 +119,6 @@ impl StateStore for RocksStore {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,10 @@ use crate::shared::LastError;
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
+/// A freeze writes out what the buffers hold, and an insert into a small one stays in the cache of the processor: 4 MiB take
+/// 8 ms and 590 ns a row in batches of 1,024; 16 MiB take 50 ms and 820 ns. All CPU together is the same.
+const WRITE_BUFFER_MAX: usize = 4 * MIB;
+
 /// What the stores of a worker are made of.
 #[derive(Clone, Debug)]
 pub struct RocksOptions {
@@ -56,8 +60,7 @@ impl Resources {
             write_buffers,
             env,
             background_threads,
-            // A freeze writes out what the buffers hold: a full one takes 25 ms here.
-            write_buffer_bytes: (buffers / 4).clamp(MIB, 16 * MIB),
+            write_buffer_bytes: (buffers / 4).clamp(MIB, WRITE_BUFFER_MAX),
         })
     }
 
@@ -80,15 +83,16 @@ impl Resources {
         options.set_skip_stats_update_on_db_open(true);
         options.set_stats_dump_period_sec(0);
         options.set_stats_persist_period_sec(0);
-        // One writer: the subtask.
+        // One writer, the subtask: 8 % less for a row.
         options.set_allow_concurrent_memtable_write(false);
         options.set_enable_write_thread_adaptive_yield(false);
         let errors = errors.clone();
+        // A warning names the error before it counts; headers come at any level.
         options.set_info_logger(InfoLogger::new_callback_logger(
-            LogLevel::Error,
+            LogLevel::Warn,
             move |level, message| {
-                // Headers come at any level.
-                if matches!(level, LogLevel::Error | LogLevel::Fatal) {
+                let is_said = matches!(level, LogLevel::Warn | LogLevel::Error | LogLevel::Fatal);
+                if is_said && message.contains("rror") {
                     errors.set(message);
                 }
             },
@@ -105,11 +109,17 @@ impl Resources {
         // The default is 1 MiB, which every state of every subtask would take with its first row.
         options.set_arena_block_size(64 * KIB);
         options.set_level_compaction_dynamic_level_bytes(true);
-        options.set_max_bytes_for_level_base(4 * self.write_buffer_bytes as u64);
+        options.set_max_bytes_for_level_base(64 * MIB as u64);
+        // What a compaction changes goes to the next checkpoint by whole files.
         options.set_target_file_size_base(32 * MIB as u64);
-        // Stalls of the writer come late: they stop a slot, and L0 files cost readers a filter each.
-        options.set_level_zero_slowdown_writes_trigger(24);
-        options.set_level_zero_stop_writes_trigger(48);
+        // RocksDB holds back no writer and no freeze for want of compaction: it would wait for a full disk as well. A
+        // writer waits outside of it, where it sees errors.
+        options.set_level_zero_slowdown_writes_trigger(i32::MAX);
+        options.set_level_zero_stop_writes_trigger(i32::MAX);
+        options.set_soft_pending_compaction_bytes_limit(0);
+        options.set_hard_pending_compaction_bytes_limit(0);
+        // Also at the top, though it costs 7 % of the CPU of writes and 5 % of reads: those files are what a checkpoint
+        // uploads.
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_compaction_filter_factory(expiry);
         options
@@ -118,8 +128,10 @@ impl Resources {
     fn table(&self) -> BlockBasedOptions {
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&self.cache);
+        // A miss of 16 + 24 bytes costs 2.8 us; 10 % more with 8 KiB, 7 % less with 2 KiB and twice the index.
         table.set_block_size(4 * KIB);
         table.set_format_version(6);
+        // A key that is nowhere costs 0.3 us. Ribbon filters save a third of 1.25 bytes a row and cost 10 % of reads.
         table.set_bloom_filter(10.0, false);
         table.set_checksum_type(ChecksumType::XXH3);
         // Indexes and filters count against the budget, and in parts, so that state of many times the budget still

@@ -257,9 +257,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clones_share_one_account_and_a_share_is_given_back() {
+    fn members_share_one_account_and_a_share_is_given_back() {
         let budget = MemoryBudget::new(100);
-        let (mut one, mut other) = (budget.join(), budget.clone().join());
+        let (mut one, mut other) = (budget.join(), budget.join());
         one.charge(60, 60);
         other.charge(30, 10);
         assert_eq!((budget.used(), budget.fixed()), (90, 70));

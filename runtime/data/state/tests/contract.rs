@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use highwater_state::contract::{
-    Access, SlowMissFactory, Step, check_backend, check_steps, on_heap, over, seeded_steps,
+    Access, SlowMissFactory, Step, check_backend, check_steps, check_store, on_heap, over,
+    seeded_steps,
 };
 use highwater_state::{MemoryBudget, Store};
 use proptest::prelude::*;
@@ -11,6 +12,11 @@ use proptest::prelude::*;
 /// Less than one entry fits: everything is evicted after every chunk.
 fn paged(factory: &SlowMissFactory) -> (Store, MemoryBudget) {
     over(Arc::new(factory.clone()), 64)
+}
+
+#[test]
+fn a_store_that_is_only_good_at_bulk_is_a_store() {
+    check_store(&SlowMissFactory::default());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A running job of a coordinator: checkpoint effects, what tasks say, silence, wishes of the user, garbage.
 
 use highwater_protocol::checkpoint::{
-    CheckpointEffect, CheckpointEvent, JobEnd, Resolution, SnapshotRequest,
+    CheckpointEffect, CheckpointEvent, CheckpointFailure, JobEnd, Resolution, SnapshotRequest,
 };
 use highwater_protocol::gc::{Gc, GcEffect, GcEvent, Reach, Retention};
 use highwater_protocol::head_write::HeadOutcome;
@@ -192,7 +192,7 @@ impl Coordinator {
                     .push(format!("O6: head is damaged: {reason}"));
                 self.step_down(ctx);
             }
-            CheckpointEffect::Failed { failure, .. } => ctx.trace(|| format!("failed: {failure}")),
+            CheckpointEffect::Failed { failure, .. } => given_up(failure, ctx),
             CheckpointEffect::AllConfirmed { .. } | CheckpointEffect::FailJob { .. } => {}
         }
     }
@@ -596,5 +596,14 @@ impl Coordinator {
         };
         let effects = gc.step(event);
         self.gc_effects(effects, ctx);
+    }
+}
+
+/// A checkpoint was given up. No task that keeps the rules is refused for what it names.
+fn given_up(failure: CheckpointFailure, ctx: &mut Ctx<'_>) {
+    ctx.trace(|| format!("failed: {failure}"));
+    if let CheckpointFailure::WrongSnapshot { task, id, fault } = failure {
+        let violation = format!("O7: {task} breaks a rule in checkpoint {id}: {fault}");
+        ctx.violations.push(violation);
     }
 }

@@ -1,7 +1,7 @@
-//! Snapshot and restore of an aggregating task: one file with a slice for each key group.
+//! Snapshot and restore of an aggregating task, whose state lies in a local store.
 //!
-//! Called by [`super::Task`]. A file whose state did not change since the last completed checkpoint is named again, not
-//! uploaded, so that garbage collection has shared files to get wrong.
+//! Called by [`super::Task`]. Files that did not change since the last completed checkpoint are referred to, not stored, so
+//! that garbage collection has shared objects to get wrong.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -10,14 +10,16 @@ use highwater_protocol::hash::ContentHash;
 use highwater_protocol::job::TaskSnapshot;
 use highwater_protocol::manifest::{GroupSlice, KeyedFile, SlotOutput};
 use highwater_protocol::mutant::{Mutant, planted};
-use highwater_protocol::paths::DataWriter;
+use highwater_protocol::paths::{DataWriter, RelativePath};
+use highwater_protocol::shared_files::HeldFiles;
 use highwater_protocol::sink_slot::SinkSlot;
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::SlotKey;
 use highwater_types::{CheckpointId, MaxParallelism, Parallelism};
 
+use super::local::file_of;
 use super::{Life, Task, entry};
-use crate::codec::{decode_group, encode_group};
+use crate::codec::{decode_group, encode_position};
 use crate::job::{object, source_of, uid};
 use crate::node::{Ctx, FromTask, Tag, What};
 use crate::store::{Condition, StoreAnswer, StoreOp};
@@ -30,7 +32,8 @@ const STORE_TIMEOUT: u64 = 150_000;
 pub(super) struct Snap {
     id: CheckpointId,
     snapshot: TaskSnapshot,
-    file: Option<Upload>,
+    files: VecDeque<Upload>,
+    held: Option<HeldFiles>,
     slots: BTreeSet<SlotKey>,
 }
 
@@ -48,10 +51,22 @@ struct Upload {
     tries: u32,
 }
 
-/// A restore on its way.
+impl Upload {
+    fn new(path: &RelativePath, bytes: Vec<u8>) -> Self {
+        Self {
+            path: object(path),
+            bytes: bytes.into(),
+            token: 0,
+            tries: 0,
+        }
+    }
+}
+
+/// A restore on its way: objects that are read, then what lies in them.
 #[derive(Clone)]
 pub(super) struct Restore {
-    files: VecDeque<KeyedFile>,
+    objects: VecDeque<RelativePath>,
+    read: BTreeMap<RelativePath, Rc<[u8]>>,
     token: u64,
 }
 
@@ -61,56 +76,25 @@ impl Task {
         let mut snap = Snap {
             id,
             snapshot: TaskSnapshot::default(),
-            file: None,
+            files: VecDeque::new(),
+            held: None,
             slots,
         };
-        let clean = self
-            .last_files
-            .as_ref()
-            .filter(|(at, ..)| !self.dirty && self.completed == Some(*at));
-        if let Some((_, files, keyed)) = clean {
-            snap.snapshot.files = files.clone();
-            snap.snapshot.keyed.insert(uid("agg"), keyed.clone());
-            self.last_files = Some((id, files.clone(), keyed.clone()));
-        } else if let Some(upload) = self.build(id, &mut snap.snapshot) {
-            snap.file = Some(upload);
-            let files = snap.snapshot.files.clone();
-            let keyed = snap
-                .snapshot
-                .keyed
-                .get(&uid("agg"))
-                .cloned()
-                .unwrap_or_default();
-            self.last_files = Some((id, files, keyed));
+        if !self.state.is_empty() {
+            self.build(&mut snap);
         }
-        self.dirty = false;
         self.snap = Some(snap);
         if ctx.reached(Step::P5) {
             self.upload(ctx);
         }
     }
 
-    fn build(&mut self, id: CheckpointId, snapshot: &mut TaskSnapshot) -> Option<Upload> {
-        let mut bytes = Vec::new();
-        let mut groups = Vec::new();
-        for (&group, states) in &self.state {
-            let mut states = states.clone();
-            if planted(Mutant::TimersNotSnapshotted) {
-                for state in states.values_mut() {
-                    state.timers.clear();
-                }
-            }
-            let part = encode_group(states.iter());
-            let (offset, length) = (bytes.len() as u64, part.len() as u64);
-            groups.push(GroupSlice {
-                group,
-                offset,
-                length,
-            });
-            bytes.extend(part);
-        }
-        if groups.is_empty() {
-            return None;
+    fn build(&mut self, snap: &mut Snap) {
+        let id = snap.id;
+        let mut state = self.state.clone();
+        if planted(Mutant::TimersNotSnapshotted) {
+            let states = state.values_mut().flat_map(BTreeMap::values_mut);
+            states.for_each(|state| state.timers.clear());
         }
         let writer = DataWriter {
             epoch: id.epoch,
@@ -118,23 +102,31 @@ impl Task {
             uid: uid("agg"),
             subtask: self.id.subtask,
         };
-        let path = writer.file(id.number, "state");
+        let path = |at: usize| writer.file(id.number, &format!("state.{at}"));
+        let frozen = self.local.freeze(id, &state, path);
         let max = MaxParallelism::try_new(KEY_GROUPS).expect("a dozen is in range");
-        let count = self.agg_count();
-        let range = max.range(self.id.subtask, Parallelism(count));
+        let range = max.range(self.id.subtask, Parallelism(self.agg_count()));
+        let (head, bytes) = (writer.file(id.number, "state"), encode_position(id.number));
+        // Which groups the files hold; where they lie, the files say.
+        let groups = frozen.groups.into_iter().map(|group| GroupSlice {
+            group,
+            offset: 0,
+            length: 0,
+        });
         let keyed = KeyedFile {
-            path: path.clone(),
+            path: head.clone(),
             range,
-            groups,
+            groups: groups.collect(),
+            store: Some(frozen.store),
         };
-        snapshot.files.insert(path.clone(), entry(&bytes));
-        snapshot.keyed.insert(uid("agg"), vec![keyed]);
-        Some(Upload {
-            path: object(&path),
-            bytes: bytes.into(),
-            token: 0,
-            tries: 0,
-        })
+        snap.held = Some(frozen.held);
+        snap.snapshot.keyed.insert(uid("agg"), vec![keyed]);
+        snap.snapshot.files = frozen.named;
+        snap.snapshot.files.insert(head.clone(), entry(&bytes));
+        let objects = frozen.objects.into_iter().chain([(head, bytes)]);
+        snap.files = objects
+            .map(|(path, bytes)| Upload::new(&path, bytes))
+            .collect();
     }
 
     fn agg_count(&self) -> u32 {
@@ -145,7 +137,7 @@ impl Task {
     fn upload(&mut self, ctx: &mut Ctx<'_>) {
         self.tokens += 1;
         let token = self.serial << 32 | self.tokens;
-        let Some(upload) = self.snap.as_mut().and_then(|snap| snap.file.as_mut()) else {
+        let Some(upload) = self.snap.as_mut().and_then(|snap| snap.files.front_mut()) else {
             return;
         };
         upload.tries += 1;
@@ -182,7 +174,9 @@ impl Task {
             return;
         }
         let Some(snap) = &mut self.snap else { return };
-        let Some(upload) = &snap.file else { return };
+        let Some(upload) = snap.files.front() else {
+            return;
+        };
         if upload.token != tag.token {
             return;
         }
@@ -192,14 +186,14 @@ impl Task {
             _ => false,
         };
         if stored {
-            snap.file = None;
+            snap.files.pop_front();
+            self.upload(ctx);
             self.finish_snapshot(ctx);
         } else if upload.tries < 4 {
             self.upload(ctx);
         } else {
             let id = snap.id;
             self.snap = None;
-            self.dirty = true;
             self.tell(
                 FromTask::Refused(id, "the state cannot be stored".to_owned()),
                 ctx,
@@ -233,11 +227,18 @@ impl Task {
         let done = self
             .snap
             .as_ref()
-            .is_some_and(|s| s.file.is_none() && s.slots.is_empty());
+            .is_some_and(|s| s.files.is_empty() && s.slots.is_empty());
         if !done || !ctx.reached(Step::P6) {
             return;
         }
         let Some(snap) = self.snap.take() else { return };
+        if let Some(held) = snap.held
+            && !self.local.stored(snap.id, held)
+        {
+            let violation = format!("O7: {} stored checkpoint {} that is over", self.id, snap.id);
+            ctx.violations.push(violation);
+            return;
+        }
         self.history.insert(snap.id);
         self.tell(FromTask::Acked(snap.id, Box::new(snap.snapshot)), ctx);
     }
@@ -253,8 +254,17 @@ impl Task {
             return;
         }
         self.life = Life::Fetching;
-        let files = self.deployment.keyed.iter().cloned().collect();
-        self.restore = Some(Restore { files, token: 0 });
+        let keyed = self.deployment.keyed.iter();
+        let objects = keyed.flat_map(|file| {
+            let parts = file.parts().iter().map(|part| &part.path);
+            parts.chain([&file.path]).cloned()
+        });
+        let objects: BTreeSet<_> = objects.collect();
+        self.restore = Some(Restore {
+            objects: objects.into_iter().collect(),
+            read: BTreeMap::new(),
+            token: 0,
+        });
         self.fetch(ctx);
     }
 
@@ -292,21 +302,14 @@ impl Task {
             return;
         };
         restore.token = token;
-        let Some(next) = restore.files.front() else {
-            self.restore = None;
-            self.life = Life::Verified;
-            return self.tell(FromTask::Verified, ctx);
+        let Some(next) = restore.objects.front() else {
+            return self.fetched_all(ctx);
         };
         let tag = Tag {
             token,
             what: What::StateRead(self.id.clone()),
         };
-        ctx.store(
-            tag.clone(),
-            StoreOp::Get {
-                path: object(&next.path),
-            },
-        );
+        ctx.store(tag.clone(), StoreOp::Get { path: object(next) });
         ctx.timer(STORE_TIMEOUT, tag);
     }
 
@@ -322,24 +325,57 @@ impl Task {
             Some(StoreAnswer::Absent) => None,
             _ => return self.fetch(ctx),
         };
-        let Some(file) = restore.files.pop_front() else {
+        let Some(path) = restore.objects.pop_front() else {
             return;
         };
-        let wanted = self.deployment.files.get(&file.path);
-        let sound = bytes.as_ref().is_some_and(|bytes| {
-            wanted.is_some_and(|entry| ContentHash::of(bytes) == entry.checksum)
-        });
-        let Some(bytes) = bytes.filter(|_| sound) else {
+        let wanted = self.deployment.files.get(&path);
+        let sound = bytes
+            .filter(|bytes| wanted.is_some_and(|entry| ContentHash::of(bytes) == entry.checksum));
+        let Some(bytes) = sound else {
             self.fail(true, ctx);
             return;
         };
-        let mut restored = BTreeMap::new();
-        for slice in &file.groups {
-            let range = slice.offset as usize..(slice.offset + slice.length) as usize;
-            let states = decode_group(&bytes[range]).expect("the checksum holds");
-            restored.insert(slice.group, states);
-        }
-        self.state.extend(restored);
+        restore.read.insert(path, bytes);
         self.fetch(ctx);
+    }
+
+    /// Opens the files of the owned groups. A task with the same groups as before goes on with the store that wrote them.
+    fn fetched_all(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(restore) = self.restore.take() else {
+            return;
+        };
+        let mut files = BTreeMap::new();
+        for file in &self.deployment.keyed {
+            let Some(store) = &file.store else { continue };
+            for slice in &file.groups {
+                let part = file_of(store, slice.group).expect("each group has a file");
+                let range = part.offset as usize..(part.offset + part.length) as usize;
+                let bytes = restore.read[&part.path][range].to_vec();
+                assert_eq!(
+                    ContentHash::of(&bytes),
+                    part.checksum,
+                    "the object is sound"
+                );
+                let states = decode_group(&bytes).expect("the checksum holds");
+                self.state.insert(slice.group, states);
+                files.insert(slice.group, (part.name.clone(), bytes));
+            }
+        }
+        let max = MaxParallelism::try_new(KEY_GROUPS).expect("a dozen is in range");
+        let range = max.range(self.id.subtask, Parallelism(self.agg_count()));
+        let restored = self.deployment.restored;
+        if let [only] = &self.deployment.keyed[..]
+            && let Some(store) = &only.store
+        {
+            let named = store.parts.iter().map(|part| part.path.clone());
+            let objects = named.map(|path| (path.clone(), self.deployment.files[&path]));
+            let held = HeldFiles::new(store, objects.collect());
+            if only.range != range {
+                files.clear();
+            }
+            self.local.restored(restored, held, files);
+        }
+        self.life = Life::Verified;
+        self.tell(FromTask::Verified, ctx);
     }
 }

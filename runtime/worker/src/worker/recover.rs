@@ -4,17 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use highwater_connectors::{KnownMarkers, WriterContext};
-use highwater_operators::RestoredOperator;
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::recovery::{Fault, SlotDuty};
 use highwater_protocol::stop::SlotKey;
-use highwater_state::{MemoryBudget, Store};
-use highwater_storage::StorageError;
+use highwater_state::MemoryBudget;
 use highwater_types::{AttemptId, Classified, ErrorKind, Parallelism, SlotIndex, SubtaskIndex};
 
 use crate::build::{SliceContext, SubtaskParts, build, operators_of, wire};
-use crate::files::BlockingLogs;
-use crate::messages::{Deployment, FailureReport, History, OperatorSubtask, WorkerEvent};
+use crate::files::{AttemptFiles, BlockingLogs, LocalPlace, Restored, restore};
+use crate::local_dirs::LocalIndex;
+use crate::messages::{Deployment, FailureReport, History, RestoredBytes, WorkerEvent};
 use crate::sink::driver::{DriverParts, SlotStart};
 use crate::sink::{SinkControl, SinkMailbox, spawn};
 use crate::slot::{SlotLetter, error_chain};
@@ -48,6 +47,7 @@ impl Worker {
             return self.tell(WorkerEvent::Failed(attempt, Box::new(report)));
         }
         self.board.clear();
+        let files = AttemptFiles::start(deployment.restored, BTreeMap::new());
         self.current = Some(Attempt {
             deployment,
             states: BTreeMap::new(),
@@ -58,6 +58,7 @@ impl Worker {
             drivers_ended: false,
             stage: Stage::Active,
             parts: BTreeMap::new(),
+            files,
         });
         self.fetch(attempt);
     }
@@ -162,15 +163,15 @@ impl Worker {
         let states = std::mem::take(&mut held.deployment.states);
         let logs = std::mem::take(&mut held.deployment.logs);
         let (files, rim) = (self.setup.files.clone(), self.setup.rim.clone());
+        let (dirs, mut index) = (self.setup.local.clone(), LocalIndex::default());
+        self.kept.offer(&mut index);
         let job = move || {
-            let mut fetched = BTreeMap::new();
-            for (subtask, state) in states {
-                let snapshot = rim.block_on(files.restore(state)).map_err(|error| {
-                    let task = format!("restoring {}", subtask.uid);
-                    (Fault::State, restoring(task, subtask.subtask, &error))
-                })?;
-                fetched.insert(subtask, snapshot);
-            }
+            let local = dirs.map(|dirs| LocalPlace::new(dirs, index));
+            let restored = rim.block_on(restore(&files, local.as_ref(), states));
+            let restored = restored.map_err(|(subtask, error)| {
+                let task = format!("restoring {}", subtask.uid);
+                (Fault::State, restoring(task, subtask.subtask, &error))
+            })?;
             for (slot, log) in logs {
                 let whole = rim.block_on(files.fetch(&log.path, log.file));
                 whole.map_err(|error| {
@@ -178,7 +179,7 @@ impl Worker {
                     (Fault::Log, restoring(task, SubtaskIndex(slot.slot), &error))
                 })?;
             }
-            Ok(fetched)
+            Ok(Box::new(restored))
         };
         let lost = |message| {
             let report = FailureReport {
@@ -198,15 +199,30 @@ impl Worker {
     pub(super) fn fetched(
         &mut self,
         attempt: AttemptId,
-        states: Result<BTreeMap<OperatorSubtask, RestoredOperator>, (Fault, FailureReport)>,
+        restored: Result<Box<Restored>, (Fault, FailureReport)>,
     ) {
         let Some(held) = self.active(attempt) else {
             return;
         };
-        match states {
-            Ok(states) => {
-                held.states = states;
-                self.tell(WorkerEvent::Verified(attempt));
+        match restored {
+            Ok(restored) => {
+                let Restored {
+                    operators,
+                    held: of_stores,
+                    bytes: RestoredBytes { fetched, local },
+                } = *restored;
+                tracing::info!(
+                    attempt = attempt.0,
+                    fetched,
+                    local,
+                    "bytes of state restored"
+                );
+                held.states = operators;
+                held.files = AttemptFiles::start(held.deployment.restored, of_stores);
+                self.tell(WorkerEvent::Verified(
+                    attempt,
+                    RestoredBytes { fetched, local },
+                ));
             }
             Err((fault, report)) if report.kind == ErrorKind::Corrupt => {
                 self.damaged(attempt, fault, report);
@@ -261,7 +277,7 @@ impl Worker {
                 rim: self.setup.rim.clone(),
                 wake: self.slots[slot.0 as usize].waker.handle(),
                 budget: budget.clone(),
-                store: Store::heap(),
+                store: self.setup.store.clone(),
                 is_restored: held.deployment.history == History::Restored,
                 unmatched: held.deployment.unmatched,
                 sinks: Arc::clone(&held.mailboxes),
@@ -284,11 +300,21 @@ impl Worker {
             self.slots
                 .iter()
                 .for_each(|slot| slot.send(SlotLetter::Run(attempt)));
+            // Whatever could be reused of it is.
+            if let Some(local) = self.setup.local.clone() {
+                self.setup
+                    .rim
+                    .spawn_blocking(move || local.remove_leftovers());
+            }
         }
     }
 }
 
-fn restoring(task: String, subtask: SubtaskIndex, error: &StorageError) -> FailureReport {
+fn restoring<E: Classified + std::error::Error>(
+    task: String,
+    subtask: SubtaskIndex,
+    error: &E,
+) -> FailureReport {
     FailureReport {
         task,
         subtask,

@@ -2,18 +2,29 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use highwater_protocol::job::{TaskId, TaskSnapshot};
+use highwater_protocol::job::TaskId;
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::SlotKey;
-use highwater_types::{AttemptId, CheckpointId, ErrorKind, SubtaskIndex};
+use highwater_types::{AttemptId, CheckpointId, Classified, ErrorKind, SubtaskIndex};
 
 use crate::build::task_id;
-use crate::files::{TaskPart, store_part};
-use crate::messages::WorkerEvent;
+use crate::files::{StoredPart, TaskPart, store_part};
+use crate::messages::{FailureReport, WorkerEvent};
 use crate::sink::driver::SinkEvent;
 use crate::slot::{error_chain, panic_message};
 
-use super::{Worker, WorkerInput, give, slot_failure, slot_task};
+use super::{PartFailure, Worker, WorkerInput, give, slot_failure, slot_task};
+
+impl PartFailure {
+    /// The job that stored it panicked.
+    pub(super) const fn lost(message: String) -> Self {
+        Self {
+            kind: ErrorKind::Bug,
+            message,
+            ends_attempt: false,
+        }
+    }
+}
 
 impl Worker {
     pub(super) fn range_of(&self, task: &TaskId) -> highwater_types::KeyGroupRange {
@@ -40,10 +51,14 @@ impl Worker {
             result,
         };
         let job = move || {
-            let stored = rim.block_on(store_part(&files, part));
-            stored.map_err(|error| error_chain(&error))
+            let stored = store_part(&files, &rim, part);
+            stored.map(Box::new).map_err(|error| PartFailure {
+                kind: error.kind(),
+                message: error_chain(&error),
+                ends_attempt: error.ends_attempt(),
+            })
         };
-        self.off_loop(job, Err, answer);
+        self.off_loop(job, |message| Err(PartFailure::lost(message)), answer);
     }
 
     /// Runs a job off the loop. Its result is answered, and a panic too: a job that is lost is a failure, never silence.
@@ -66,22 +81,50 @@ impl Worker {
         task: TaskId,
         attempt: AttemptId,
         id: CheckpointId,
-        result: Result<TaskSnapshot, String>,
+        result: Result<Box<StoredPart>, PartFailure>,
     ) {
         let Some(held) = self.active(attempt) else {
             return;
         };
-        match result {
-            Ok(snapshot) => {
-                held.parts.entry((id, task.clone())).or_default().chain = Some(snapshot);
-                self.ack(&task, attempt, id);
+        let reason = match result {
+            Ok(stored) => {
+                let StoredPart { snapshot, stores } = *stored;
+                if held.files.stored(id, task.subtask, stores) {
+                    held.parts.entry((id, task.clone())).or_default().chain = Some(snapshot);
+                    return self.ack(&task, attempt, id);
+                }
+                "it was given up while its state was stored".to_owned()
             }
-            Err(reason) => self.tell(WorkerEvent::Refused {
-                task,
-                attempt,
-                id,
-                reason,
-            }),
+            Err(failure) if failure.ends_attempt => {
+                let report = FailureReport {
+                    task: format!("storing the state of {}", task.vertex),
+                    subtask: task.subtask,
+                    position: None,
+                    kind: failure.kind,
+                    message: failure.message,
+                };
+                return self.fail(attempt, report);
+            }
+            Err(failure) => failure.message,
+        };
+        self.tell(WorkerEvent::Refused {
+            task,
+            attempt,
+            id,
+            reason,
+        });
+    }
+
+    pub(super) fn files_completed(&mut self, attempt: AttemptId, id: CheckpointId) {
+        let held = self.current.as_mut();
+        if let Some(held) = held.filter(|held| held.deployment.attempt == attempt) {
+            held.files.completed(id, &mut self.kept);
+        }
+    }
+
+    pub(super) fn files_declined(&mut self, attempt: AttemptId, id: CheckpointId) {
+        if let Some(held) = self.held(attempt) {
+            held.files.declined(id);
         }
     }
 

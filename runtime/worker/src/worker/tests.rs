@@ -10,9 +10,11 @@ use highwater_connectors::{
 };
 use highwater_graph::PlanDefaults;
 use highwater_graph::check::Checkpoints;
+use highwater_operators::{KeyedPart, OperatorSnapshot};
 use highwater_protocol::paths::JobPaths;
 use highwater_protocol::recovery::SlotDuty;
 use highwater_protocol::sink_slot::Purpose;
+use highwater_state::{LocalDir, StoreFile, StoreFiles};
 use highwater_storage::MemoryStorage;
 use highwater_types::{Epoch, Guarantee, Lineage, MaxParallelism, Nonce, OperatorUid, Parallelism};
 
@@ -146,11 +148,14 @@ fn setup(
         settings: WorkerSettings {
             slots: 1,
             state_bytes_max: 1 << 20,
+            store_bytes_max: 0,
             spool_bytes_max: 1 << 20,
         },
         clock: Arc::new(ManualClock::default()),
         files: JobFiles::new(storage, JobPaths::new(job)),
         rim: rim.handle().clone(),
+        local: None,
+        store: Store::heap(),
         nonces: NonceStream::new(Nonce(1)),
         events,
         stop: Arc::new(|_| {}),
@@ -195,7 +200,7 @@ fn failure_of(fault: Fault, duties: Vec<SlotDuty>) -> FailureReport {
         told.ok().flatten()
     };
     worker.send(WorkerCommand::Prepare(deployment()));
-    assert!(matches!(next(), Some(WorkerEvent::Verified(ATTEMPT))));
+    assert!(matches!(next(), Some(WorkerEvent::Verified(ATTEMPT, _))));
     worker.send(WorkerCommand::Confirm(ATTEMPT, duties));
     let failed = next();
     // Nothing is built yet, so there is no slice to drop: the answer waits for the drivers only.
@@ -257,14 +262,7 @@ fn a_panic_of_a_driver_fails_the_attempt() {
 fn a_job_off_the_loop_that_panics_is_answered() {
     let rim = rim();
     let (setup, told) = setup(Fault::Panic, &rim);
-    let (inputs, answers) = sync_channel(4);
-    let mut worker = Worker {
-        setup,
-        inputs,
-        slots: Vec::new(),
-        current: None,
-        board: FigureBoard::default(),
-    };
+    let (mut worker, answers) = by_hand(setup);
     worker.prepare(deployment());
     let fetched = answers.recv_timeout(LIMIT).unwrap();
     assert!(matches!(fetched, WorkerInput::Fetched(ATTEMPT, Ok(_))));
@@ -273,7 +271,8 @@ fn a_job_off_the_loop_that_panics_is_answered() {
         sink: uid(),
         slot: 0,
     });
-    worker.off_loop(job, Err, move |result| WorkerInput::Stored {
+    let lost = |message| Err(PartFailure::lost(message));
+    worker.off_loop(job, lost, move |result| WorkerInput::Stored {
         task,
         attempt: ATTEMPT,
         id: id(1),
@@ -282,8 +281,133 @@ fn a_job_off_the_loop_that_panics_is_answered() {
     let WorkerInput::Stored { result, .. } = answers.recv_timeout(LIMIT).unwrap() else {
         panic!("the job answers")
     };
-    assert!(result.unwrap_err().contains("the store has a bug"));
+    assert!(result.unwrap_err().message.contains("the store has a bug"));
     drop(told);
+}
+
+/// A worker whose loop is driven by the test.
+fn by_hand(setup: WorkerSetup) -> (Worker, Receiver<WorkerInput>) {
+    let (inputs, answers) = sync_channel(4);
+    let worker = Worker {
+        setup,
+        inputs,
+        slots: Vec::new(),
+        current: None,
+        kept: KeptFiles::default(),
+        board: FigureBoard::default(),
+    };
+    (worker, answers)
+}
+
+/// A checkpoint of a local store with one file: what the worker answers.
+fn checkpoint(
+    number: u64,
+    (worker, answers, told): (
+        &mut Worker,
+        &Receiver<WorkerInput>,
+        &mut mpsc::Receiver<WorkerEvent>,
+    ),
+    between: impl FnOnce(&mut Worker),
+) -> WorkerEvent {
+    let root = tempfile::tempdir().unwrap();
+    let dir = LocalDir::create(root.path().join("frozen")).unwrap();
+    std::fs::write(dir.path().join("1.sst"), b"rows").unwrap();
+    let file = StoreFile {
+        name: "1.sst".to_owned(),
+        length: 4,
+        is_immutable: true,
+    };
+    let files = StoreFiles {
+        store: "plain".to_owned(),
+        dir,
+        files: vec![file],
+    };
+    let state = OperatorSnapshot {
+        keyed: vec![KeyedPart::InStore {
+            head: b"head".to_vec(),
+            files,
+        }],
+        lists: Vec::new(),
+    };
+    let task = worker.holder(&SlotKey {
+        sink: uid(),
+        slot: 0,
+    });
+    let snapshot = TaskEvent::Snapshot {
+        id: id(number),
+        operators: vec![(task.vertex.clone(), state)],
+        splits: None,
+    };
+    worker.slot_event(SlotEvent {
+        slot: SlotIndex(0),
+        attempt: ATTEMPT,
+        kind: SlotEventKind::Task(task, snapshot),
+    });
+    let WorkerInput::Stored {
+        task,
+        attempt,
+        id,
+        result,
+    } = answers.recv_timeout(LIMIT).unwrap()
+    else {
+        panic!("the part is stored")
+    };
+    between(worker);
+    worker.stored(task, attempt, id, result);
+    told.try_recv().unwrap()
+}
+
+#[test]
+fn completions_and_declines_reach_the_files_of_the_attempt() {
+    let rim = rim();
+    let (setup, mut told) = setup(Fault::Panic, &rim);
+    let (mut worker, answers) = by_hand(setup);
+    worker.prepare(deployment());
+    let WorkerInput::Fetched(attempt, restored) = answers.recv_timeout(LIMIT).unwrap() else {
+        panic!("the state is fetched")
+    };
+    worker.fetched(attempt, restored);
+    assert!(matches!(
+        told.try_recv(),
+        Ok(WorkerEvent::Verified(ATTEMPT, _))
+    ));
+    let own = |snapshot: &TaskSnapshot, number: u64| {
+        let own = format!("/{number}-");
+        snapshot
+            .files
+            .keys()
+            .filter(|path| path.as_str().contains(&own))
+            .count()
+    };
+    let acked =
+        |worker: &mut Worker, told: &mut mpsc::Receiver<WorkerEvent>, number| match checkpoint(
+            number,
+            (worker, &answers, told),
+            |_| {},
+        ) {
+            WorkerEvent::Acked { snapshot, .. } => own(&snapshot, number),
+            other => panic!("{other:?}"),
+        };
+    assert_eq!(acked(&mut worker, &mut told, 1), 2, "head and file");
+    worker.command(WorkerCommand::Declined(ATTEMPT, id(1)));
+    assert_eq!(
+        acked(&mut worker, &mut told, 2),
+        2,
+        "what was declined is stored again"
+    );
+    worker.command(WorkerCommand::Completed(ATTEMPT, id(2)));
+    assert_eq!(
+        acked(&mut worker, &mut told, 3),
+        1,
+        "the file is there, only the head is new"
+    );
+    let declined = |worker: &mut Worker| worker.command(WorkerCommand::Declined(ATTEMPT, id(4)));
+    let late = checkpoint(4, (&mut worker, &answers, &mut told), declined);
+    assert!(
+        matches!(late, WorkerEvent::Refused { id: of, .. } if of == id(4)),
+        "{late:?}"
+    );
+    rim.shutdown_background();
 }
 
 #[test]
@@ -297,7 +421,7 @@ fn an_attempt_that_is_sent_twice_or_beside_another_ends_no_thread() {
     };
     worker.send(WorkerCommand::Prepare(deployment()));
     worker.send(WorkerCommand::Prepare(deployment()));
-    assert!(matches!(next(), Some(WorkerEvent::Verified(ATTEMPT))));
+    assert!(matches!(next(), Some(WorkerEvent::Verified(ATTEMPT, _))));
     let mut other = deployment();
     other.attempt = AttemptId(2);
     worker.send(WorkerCommand::Prepare(other));

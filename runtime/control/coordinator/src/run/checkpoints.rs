@@ -228,7 +228,7 @@ impl Coordinator {
         self.send(WorkerCommand::Completed(self.last_attempt, id));
         let now = self.now_ms();
         let took_ms = now.saturating_sub(self.checkpoint_began_ms);
-        let bytes = self.manifest.files.values().map(|file| file.length).sum();
+        let bytes = self.manifest.state_bytes();
         self.status.send_modify(|status| {
             let checkpoints = &mut status.checkpoints;
             checkpoints.completed = Some(id);
@@ -237,7 +237,8 @@ impl Coordinator {
             checkpoints.completed_count += 1;
             checkpoints.pending = None;
             checkpoints.is_confirmed = false;
-            checkpoints.bytes = bytes;
+            checkpoints.bytes = bytes.new;
+            checkpoints.full_bytes = bytes.new + bytes.referenced;
         });
     }
 

@@ -94,7 +94,9 @@ impl Coordinator {
         }
         let now = self.now_ms();
         match event {
-            WorkerEvent::Verified(_) => {
+            WorkerEvent::Verified(_, restored) => {
+                self.status
+                    .send_modify(|status| status.restored = Some(restored));
                 for task in self.tasks() {
                     self.region(RegionEvent::Verified(task));
                 }

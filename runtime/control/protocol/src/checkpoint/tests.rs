@@ -469,6 +469,7 @@ fn l2_files_of_the_last_checkpoint_may_be_named_again() {
         path,
         range,
         groups: Vec::new(),
+        store: None,
     };
     snapshot.keyed.insert(uid("agg"), vec![keyed]);
     for number in [id.number, id.number + 1] {
@@ -491,6 +492,48 @@ fn l2_files_of_the_last_checkpoint_may_be_named_again() {
             .iter()
             .any(|effect| matches!(effect, CheckpointEffect::DeleteOrphans { .. }))
     );
+}
+
+#[test]
+fn l2_a_declined_try_loses_the_objects_that_it_stored_and_none_that_it_referred_to() {
+    let mut bench = Bench::running();
+    let id = bench.trigger();
+    let writer = DataWriter {
+        epoch: Epoch(1),
+        attempt: AttemptId(1),
+        uid: uid("agg"),
+        subtask: SubtaskIndex(0),
+    };
+    let entry = FileEntry {
+        length: 1,
+        checksum: ContentHash(1),
+    };
+    let mut snapshot = empty();
+    let shared = writer.file(id.number, "keyed.0.0");
+    snapshot.files.insert(shared.clone(), entry);
+    bench.ack("in", id, TaskSnapshot::default());
+    bench.ack("agg", id, snapshot.clone());
+    bench.step(CheckpointEvent::ManifestWritten { id });
+    bench.decide(true);
+    let id = bench.trigger();
+    let own = writer.file(id.number, "keyed.0.0");
+    snapshot.files.insert(own.clone(), entry);
+    bench.ack("agg", id, snapshot.clone());
+    bench.now_ms += 1000;
+    let effects = bench.step(CheckpointEvent::Tick);
+    let deleted = effects.iter().find_map(|effect| match effect {
+        CheckpointEffect::DeleteOrphans { paths } => Some(paths.clone()),
+        _ => None,
+    });
+    assert_eq!(deleted, Some(vec![own]));
+    // What went with the try may not be named by the next one.
+    let id = bench.trigger();
+    let effects = bench.ack("agg", id, snapshot);
+    assert_eq!(effects[0], CheckpointEffect::Decline { id });
+    assert!(!effects.iter().any(|effect| matches!(
+        effect,
+        CheckpointEffect::DeleteOrphans { paths } if paths.contains(&shared)
+    )));
 }
 
 fn stop(kind: BarrierKind) -> CheckpointEvent {

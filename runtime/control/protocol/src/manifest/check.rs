@@ -3,15 +3,18 @@
 //! Called when a manifest is encoded and when one is decoded. Linear in the size of the manifest; allocates nothing
 //! that grows with a number in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_types::{CheckpointId, JobIdentity, MaxParallelism, OperatorUid};
 
 use super::{
     Blob, FileEntry, KEY_HASH, KeyedFile, Manifest, OperatorState, SinkState, SlotOutput,
-    SnapshotKind,
+    SnapshotKind, StoreParts,
 };
 use crate::paths::{ManifestName, ObjectName, RelativePath};
+
+/// The longest name of a local file.
+const LOCAL_NAME_BYTES_MAX: usize = 200;
 
 /// What is wrong with a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +48,18 @@ pub enum ManifestFault {
         uid: OperatorUid,
         /// The file.
         path: RelativePath,
+    },
+    /// The name of a store or of one of its files is not plain, or two files have it.
+    #[error(
+        "file {path} of operator {uid} has a local file with the name `{name}`, which is not plain or double"
+    )]
+    LocalName {
+        /// The operator.
+        uid: OperatorUid,
+        /// The file.
+        path: RelativePath,
+        /// The name.
+        name: String,
     },
     /// A parallelism is zero or larger than the number of key groups.
     #[error("operator {uid} has parallelism {parallelism}, allowed are 1 to {max}")]
@@ -168,6 +183,7 @@ fn keyed_sound(
         path,
         range,
         groups,
+        store,
     } = keyed;
     let ordered = groups.windows(2).all(|pair| pair[0].group < pair[1].group);
     let inside = groups.iter().all(|slice| range.contains(slice.group));
@@ -181,7 +197,42 @@ fn keyed_sound(
     slice(files, path, 0, 0)?;
     groups
         .iter()
-        .try_for_each(|group| slice(files, path, group.offset, group.length))
+        .try_for_each(|group| slice(files, path, group.offset, group.length))?;
+    store
+        .iter()
+        .try_for_each(|store| store_sound(uid, path, store, files))
+}
+
+fn store_sound(
+    uid: &OperatorUid,
+    path: &RelativePath,
+    store: &StoreParts,
+    files: &Files,
+) -> Result<(), ManifestFault> {
+    let refuse = |name: &str| ManifestFault::LocalName {
+        uid: uid.clone(),
+        path: path.clone(),
+        name: name.chars().take(80).collect(),
+    };
+    if !is_plain_name(&store.store) {
+        return Err(refuse(&store.store));
+    }
+    let mut names = BTreeSet::new();
+    for part in &store.parts {
+        if !is_plain_name(&part.name) || !names.insert(&part.name) {
+            return Err(refuse(&part.name));
+        }
+        slice(files, &part.path, part.offset, part.length)?;
+    }
+    Ok(())
+}
+
+/// Whether a file of this name lies in the directory that it is joined to, on every system.
+fn is_plain_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=LOCAL_NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(plain)
+        && name.bytes().any(|byte| byte != b'.')
 }
 
 fn slice(

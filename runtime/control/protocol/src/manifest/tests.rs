@@ -53,6 +53,7 @@ fn sample() -> Manifest {
             offset: 10,
             length: 90,
         }],
+        store: Some(store(&writer, &mut manifest.files)),
     };
     manifest.operators.insert(uid("count"), operator(keyed));
     manifest.sinks.insert(uid("out"), sink(id));
@@ -63,6 +64,27 @@ fn sample() -> Manifest {
     };
     manifest.sources.insert(uid("in"), source);
     manifest
+}
+
+fn store(writer: &DataWriter, files: &mut BTreeMap<RelativePath, FileEntry>) -> StoreParts {
+    let path = writer.file(4, "state.0");
+    let file = FileEntry {
+        length: 70,
+        checksum: ContentHash(9),
+    };
+    files.insert(path.clone(), file);
+    let part = |name: &str, offset, length| FilePart {
+        name: name.to_owned(),
+        is_immutable: name.ends_with("sst"),
+        path: path.clone(),
+        offset,
+        length,
+        checksum: ContentHash(offset),
+    };
+    StoreParts {
+        store: "rocksdb".to_owned(),
+        parts: vec![part("000012.sst", 0, 54), part("CURRENT", 54, 16)],
+    }
 }
 
 fn sink(id: CheckpointId) -> SinkState {
@@ -166,6 +188,18 @@ fn s20_hostile_manifests_with_a_right_checksum_are_refused() {
         ("sinklog/2-4-", "sinklog/2-5-"),
         ("\"number\":4", "\"number\":3"),
         ("\"from\":12", "\"from\":12,\"extra\":1"),
+        ("\"length\":70", "\"length\":69"),
+        ("\"offset\":54", "\"offset\":55"),
+        (
+            "\"offset\":54,\"path\":\"data/2-1/count.0/4-state.0",
+            "\"offset\":54,\"path\":\"data/2-1/count.0/4-state.1",
+        ),
+        ("000012.sst", "../12.sst"),
+        ("000012.sst", "a/12.sst"),
+        ("000012.sst", ".."),
+        ("000012.sst", ""),
+        ("000012.sst", "CURRENT"),
+        ("\"rocksdb\"", "\"../rocksdb\""),
     ];
     for (from, to) in edits {
         let result = resealed(|text| {
@@ -193,7 +227,7 @@ fn lengths_that_overflow_are_refused() {
 
 #[test]
 fn a_newer_manifest_names_the_needed_version() {
-    let error = resealed(|text| text.replace("\"format\":4", "\"format\":5")).unwrap_err();
+    let error = resealed(|text| text.replace("\"format\":5", "\"format\":6")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
 }
 
@@ -201,16 +235,28 @@ fn a_newer_manifest_names_the_needed_version() {
 fn a_manifest_of_format_2_names_no_savepoint() {
     let read = resealed(|text| {
         assert!(!text.contains("savepoint"), "{text}");
-        text.replace("\"format\":4", "\"format\":2")
+        text.replace("\"format\":5", "\"format\":2")
     });
     assert_eq!(read.unwrap().savepoint, None);
+}
+
+#[test]
+fn a_manifest_of_format_4_has_no_files_of_a_local_store() {
+    let read = resealed(|text| {
+        let from = text.find(",\"store\":{\"parts").unwrap();
+        let until = from + text[from..].find("\"rocksdb\"}").unwrap() + 10;
+        let old = text.replace(&text[from..until], "");
+        old.replace("\"format\":5", "\"format\":4")
+    });
+    let keyed = &read.unwrap().operators[&uid("count")].keyed[0];
+    assert_eq!((&keyed.store, keyed.parts()), (&None, &[][..]));
 }
 
 #[test]
 fn a_manifest_of_format_3_does_not_say_whom_its_starts_belong_to() {
     let read = resealed(|text| {
         assert!(!text.contains("starts"), "{text}");
-        text.replace("\"format\":4", "\"format\":3")
+        text.replace("\"format\":5", "\"format\":3")
             .replace("\"kind\":\"checkpoint\"", "\"kind\":\"rebased\"")
     });
     let read = read.unwrap();
@@ -224,7 +270,7 @@ fn a_manifest_of_format_3_does_not_say_whom_its_starts_belong_to() {
     let mut next = read;
     next.set_starts(Some(parent));
     let text = String::from_utf8(next.encode().0).unwrap();
-    assert!(text.starts_with("{\"format\":4,"), "{text}");
+    assert!(text.starts_with("{\"format\":5,"), "{text}");
 }
 
 #[test]

@@ -62,6 +62,7 @@ pub fn keyed(operator: &OperatorState, parallelism: Parallelism) -> Vec<KeyedSha
                 .filter(|slice| wanted.contains(slice.group))
                 .copied()
                 .collect(),
+            store: file.store.clone(),
         });
         KeyedShare {
             range,

@@ -172,10 +172,11 @@ pub fn take(
                 .or_insert_with(|| writer.file(taker.number, &file));
             path.clone_from(new);
         };
-        operator
-            .keyed
-            .iter_mut()
-            .for_each(|keyed| rename(&mut keyed.path));
+        for keyed in &mut operator.keyed {
+            rename(&mut keyed.path);
+            let parts = keyed.store.iter_mut().flat_map(|store| &mut store.parts);
+            parts.for_each(|part| rename(&mut part.path));
+        }
         let lists = operator
             .lists
             .iter_mut()

@@ -17,9 +17,9 @@ use crate::head_write::{
 };
 use crate::job::{JobShape, OperatorShape, SinkShape, TaskId, TaskShape};
 use crate::manifest::{
-    Blob, ExternalSink, FileEntry, GroupSlice, HexBytes, KeyedFile, ListMode, ListState, LogObject,
-    Manifest, ManifestTitle, OperatorState, SinkState, SlotOutput, SnapshotKind, SourceState,
-    StateSchema,
+    Blob, ExternalSink, FileEntry, FilePart, GroupSlice, HexBytes, KeyedFile, ListMode, ListState,
+    LogObject, Manifest, ManifestTitle, OperatorState, SinkState, SlotOutput, SnapshotKind,
+    SourceState, StateSchema, StoreParts,
 };
 use crate::nonce::{NonceStream, TrySource};
 use crate::paths::{DataWriter, ManifestName, sink_log};
@@ -106,6 +106,28 @@ fn id(number: u64) -> CheckpointId {
 }
 
 /// A manifest with keyed state and output of the given slots.
+/// Two files of a local store, in an object that an older checkpoint stored.
+fn shared(writer: &DataWriter, manifest: &mut Manifest) -> StoreParts {
+    let path = writer.file(0, "state.0");
+    let file = FileEntry {
+        length: 9,
+        checksum: ContentHash(2),
+    };
+    manifest.files.insert(path.clone(), file);
+    let part = |name: &str, offset| FilePart {
+        name: name.to_owned(),
+        is_immutable: true,
+        path: path.clone(),
+        offset,
+        length: 4,
+        checksum: ContentHash(3),
+    };
+    StoreParts {
+        store: "rocksdb".to_owned(),
+        parts: vec![part("1.sst", 0), part("2.sst", 5)],
+    }
+}
+
 fn manifest(number: u64, logs: &[u32]) -> Manifest {
     let mut manifest = Manifest::new(ManifestTitle {
         identity: JobIdentity::parse("job").unwrap(),
@@ -136,6 +158,7 @@ fn manifest(number: u64, logs: &[u32]) -> Manifest {
         path,
         range: KeyGroupRange { start: 0, end: 12 },
         groups: groups.collect(),
+        store: Some(shared(&writer, &mut manifest)),
     };
     let state = OperatorState {
         parallelism: Parallelism(1),
@@ -486,6 +509,9 @@ proptest! {
             .flat_map(|file| file.groups.iter().map(|slice| slice.group.0))
             .collect();
         prop_assert_eq!(groups, (0..12).collect::<Vec<u16>>());
+        // Which rows of a local store are whose, only the store knows: everybody gets all its files.
+        let stored = &manifest.operators[&uid("agg")].keyed[0].store;
+        prop_assert!(shares.iter().flat_map(|share| &share.files).all(|file| file.store == *stored));
     }
 }
 

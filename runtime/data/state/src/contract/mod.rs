@@ -11,6 +11,8 @@ mod store_steps;
 mod stores;
 mod subtask;
 
+use std::ops::Range;
+
 use self::model::Model;
 pub use self::slow_miss::{SlowMissFactory, StoreCalls, copied};
 pub use self::steps::{Access, Step, seeded_steps};
@@ -77,7 +79,15 @@ pub fn check_steps(make_store: MakeStore<'_>, steps: &[Step]) -> Vec<u64> {
 /// # Panics
 /// At the first difference.
 pub fn check_backend(make_store: MakeStore<'_>) {
-    for seed in 0..40 {
+    check_seeds(make_store, 0..40);
+}
+
+/// Runs some seeds of the suite: for a store on disk, which takes seconds for each.
+///
+/// # Panics
+/// At the first difference.
+pub fn check_seeds(make_store: MakeStore<'_>, seeds: Range<u64>) {
+    for seed in seeds {
         let steps = seeded_steps(seed, 60);
         let digests = check_steps(make_store, &steps);
         let on_heap = check_steps(&mut on_heap, &steps);

@@ -66,6 +66,8 @@ impl SlowMissFactory {
     }
 }
 
+const NAME: &str = "slow-miss";
+
 /// The one file of a frozen store.
 const FILE: &str = "rows";
 
@@ -76,7 +78,7 @@ type States = BTreeMap<String, Arc<Mutex<Arc<Rows>>>>;
 
 impl StoreFactory for SlowMissFactory {
     fn name(&self) -> &'static str {
-        "slow-miss"
+        NAME
     }
 
     fn create(&self, place: &StorePlace) -> Result<Box<dyn StateStore>, BackingError> {
@@ -260,7 +262,7 @@ impl FrozenStore for Frozen {
         let bytes = write_states(&self.0);
         std::fs::write(dir.path().join(FILE), &bytes).map_err(|error| fault(&error))?;
         Ok(StoreFiles {
-            store: "slow-miss".to_owned(),
+            store: NAME.to_owned(),
             dir,
             files: vec![StoreFile {
                 name: FILE.to_owned(),
@@ -310,7 +312,12 @@ fn write_states(states: &BTreeMap<String, Arc<Rows>>) -> Vec<u8> {
 }
 
 fn read_states(files: &StoreFiles) -> Result<BTreeMap<String, Rows>, BackingError> {
-    let bytes = std::fs::read(files.dir.path().join(FILE)).map_err(|error| fault(&error))?;
+    if files.store != NAME {
+        let text = format!("files of `{}`", files.store);
+        return Err(Box::new(SlowMissFault(text, ErrorKind::Corrupt)));
+    }
+    let read = std::fs::read(files.dir.path().join(FILE));
+    let bytes = read.map_err(|error| fault(&error))?;
     let mut input = bytes.as_slice();
     let mut states = BTreeMap::new();
     while !input.is_empty() {
@@ -346,5 +353,9 @@ impl Classified for SlowMissFault {
 }
 
 fn fault(error: &std::io::Error) -> BackingError {
-    Box::new(SlowMissFault(error.to_string(), ErrorKind::Transient))
+    let kind = match error.kind() {
+        std::io::ErrorKind::NotFound => ErrorKind::Corrupt,
+        _ => ErrorKind::Transient,
+    };
+    Box::new(SlowMissFault(error.to_string(), kind))
 }

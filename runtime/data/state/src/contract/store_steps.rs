@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::stores::{
-    RANGE, assert_rows, copied, freeze, frozen_rows, good, key, place, scanned, state,
-};
+use super::slow_miss::copied;
+use super::stores::{RANGE, assert_rows, freeze, frozen_rows, good, key, place, scanned, state};
 use crate::backing::{Backing, RowKey, RowWrite};
 use crate::store::{FrozenStore, StateStore, StoreFactory};
 

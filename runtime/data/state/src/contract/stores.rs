@@ -3,17 +3,14 @@
 //! Called by the tests of each store with its factory. Each law has a function of its own; the suite panics with what
 //! differs. Files go from one store to the next by copy, as they do through a checkpoint.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use highwater_types::{ErrorKind, KeyGroup, KeyGroupRange, OperatorUid, SubtaskIndex};
 
+use super::slow_miss::copied;
 use super::store_steps::{Rows, check_store_steps, seeded_store_steps};
 use crate::backing::{Backing, RowKey, RowWrite};
 use crate::descriptor::{StateDescriptor, StateKind, StateSchemas};
 use crate::error::BackingError;
-use crate::store::{
-    FrozenStore, LocalDir, StateStore, StoreFactory, StoreFile, StoreFiles, StorePlace,
-};
+use crate::store::{FrozenStore, StateStore, StoreFactory, StoreFile, StoreFiles, StorePlace};
 
 /// The groups of the store under test.
 pub(super) const RANGE: KeyGroupRange = KeyGroupRange { start: 2, end: 12 };
@@ -74,26 +71,6 @@ pub(super) fn freeze(store: &mut dyn StateStore) -> Box<dyn FrozenStore> {
         let frozen = scope.spawn(move || freezing.freeze()).join();
         good(frozen.expect("a freeze does not panic"))
     })
-}
-
-/// The files in a directory of their own, as a checkpoint would bring them back.
-pub(super) fn copied(files: &StoreFiles) -> StoreFiles {
-    static COPIES: AtomicU64 = AtomicU64::new(0);
-    let number = COPIES.fetch_add(1, Ordering::Relaxed);
-    let mut path = files.dir.path().as_os_str().to_owned();
-    path.push(format!("-copy-{number}"));
-    let dir = LocalDir::create(path.into()).expect("a new directory beside the files");
-    for file in &files.files {
-        let (from, to) = (
-            files.dir.path().join(&file.name),
-            dir.path().join(&file.name),
-        );
-        std::fs::copy(from, to).expect("a listed file is there");
-    }
-    StoreFiles {
-        dir,
-        ..files.clone()
-    }
 }
 
 /// All rows of a state of a frozen store, which must come in order.
@@ -313,7 +290,7 @@ fn an_immutable_file_stands_for_the_same_bytes(factory: &dyn StoreFactory) {
     let (mut store, mut rows) = open_one(factory);
     let keys = many_keys();
     let mut known = std::collections::BTreeMap::<String, Vec<u8>>::new();
-    let mut has_shared = false;
+    let (mut has_immutable, mut has_shared) = (false, false);
     for round in 0..12u8 {
         put(&mut *rows, &keys[usize::from(round) * 8..], &[round; 50]);
         let files = good(freeze(&mut *store).files());
@@ -323,6 +300,7 @@ fn an_immutable_file_stands_for_the_same_bytes(factory: &dyn StoreFactory) {
             assert_eq!(bytes.len() as u64, file.length, "length of `{}`", file.name);
             if file.is_immutable {
                 let before = known.insert(file.name.clone(), bytes.clone());
+                has_immutable = true;
                 has_shared |= before.is_some();
                 assert!(
                     before.is_none_or(|before| before == bytes),
@@ -333,7 +311,7 @@ fn an_immutable_file_stands_for_the_same_bytes(factory: &dyn StoreFactory) {
         }
     }
     assert!(
-        has_shared,
+        has_shared || !has_immutable,
         "no file was in two freezes: nothing could be incremental"
     );
 }

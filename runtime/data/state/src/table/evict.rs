@@ -18,7 +18,7 @@ use crate::cell::Cell;
 
 /// Rows of a batch that cleans ahead of the hand: sorted and written in about 1.5 ms by a log-structured merge tree. Batches
 /// of 32 times as many cost as much for each row.
-const CLEAN_ROWS: usize = 2_048;
+const CLEAN_ROWS: usize = 1_024;
 
 /// Slots that cleaning looks at for one batch.
 const CLEAN_SLOTS: usize = 65_536;

@@ -19,7 +19,7 @@ use crate::backing::{Backing, RowKey, RowWrite};
 use crate::error::BackingError;
 
 /// Rows at which a pending batch is written.
-const BATCH_ROWS: usize = 4_096;
+const BATCH_ROWS: usize = 2_048;
 
 /// Bytes of an allocation beside those that were asked for.
 const ALLOCATION_BYTES: usize = 16;

@@ -5,7 +5,9 @@ use highwater_types::OperatorUid;
 use super::*;
 use crate::head::{Head, HeadChange, ManifestRef};
 use crate::head_write::VersionTag;
-use crate::manifest::{FileEntry, KeyedFile, ManifestTitle, OperatorState, SnapshotKind};
+use crate::manifest::{
+    FileEntry, FilePart, KeyedFile, ManifestTitle, OperatorState, SnapshotKind, StoreParts,
+};
 use crate::paths::ManifestName;
 use highwater_types::{KeyGroupRange, MaxParallelism, Parallelism};
 
@@ -164,6 +166,31 @@ fn going_back_stays_in_the_lineage_and_never_goes_ahead() {
     assert!(ahead.contains('9') && ahead.contains('7'), "{ahead}");
 }
 
+fn packed() -> RelativePath {
+    RelativePath::parse("data/1-1/agg.0/2-keyed.0.0").unwrap()
+}
+
+/// Two files of a local store in one object.
+fn two_in_one(files: &mut BTreeMap<RelativePath, FileEntry>) -> StoreParts {
+    let entry = FileEntry {
+        length: 5,
+        checksum: ContentHash(8),
+    };
+    files.insert(packed(), entry);
+    let part = |name: &str, offset| FilePart {
+        name: name.to_owned(),
+        is_immutable: true,
+        path: packed(),
+        offset,
+        length: 2,
+        checksum: ContentHash(9),
+    };
+    StoreParts {
+        store: "rocksdb".to_owned(),
+        parts: vec![part("1.sst", 0), part("2.sst", 2)],
+    }
+}
+
 #[test]
 fn what_is_taken_has_names_of_its_own_and_the_bytes_of_the_savepoint() {
     let mut export = Manifest::new(ManifestTitle {
@@ -184,6 +211,7 @@ fn what_is_taken_has_names_of_its_own_and_the_bytes_of_the_savepoint() {
         path: old.clone(),
         range: KeyGroupRange { start: 0, end: 8 },
         groups: Vec::new(),
+        store: Some(two_in_one(&mut export.files)),
     };
     let operator = OperatorState {
         parallelism: Parallelism(1),
@@ -206,12 +234,23 @@ fn what_is_taken_has_names_of_its_own_and_the_bytes_of_the_savepoint() {
         nonce: Nonce(nonce),
     };
     let (taken, copies) = take(&export, of_try(1));
-    let [(from, to)] = &copies[..] else {
+    let [(object, renamed), (from, to)] = &copies[..] else {
         panic!("{copies:?}")
     };
-    assert_eq!(*from, old);
+    assert_eq!(
+        (object, from),
+        (&packed(), &old),
+        "an object of two files is copied once"
+    );
     assert_eq!(taken.files.get(to), Some(&entry));
-    assert_eq!(taken.operators[&uid].keyed[0].path, *to);
+    let file = &taken.operators[&uid].keyed[0];
+    assert_eq!(file.path, *to);
+    let parts: Vec<_> = file
+        .parts()
+        .iter()
+        .map(|part| (&part.path, part.offset))
+        .collect();
+    assert_eq!(parts, [(renamed, 0), (renamed, 2)]);
     assert_eq!((taken.lineage, taken.identity.as_str()), (OWN, "job"));
     assert_eq!(taken.check(), Ok(()));
     let (_, other) = take(&export, of_try(2));

@@ -553,3 +553,14 @@ fn a_state_that_came_back_before_format_4_hands_on_the_base_that_it_had() {
     let (state, name) = rebased(machine, effects);
     assert_eq!(base(&state, name.name), started);
 }
+
+#[test]
+fn the_files_of_local_stores_come_back_with_the_state_whoever_stored_them() {
+    let old = manifest(3, &[0]);
+    let head = head_at(&manifest(4, &[]), 4);
+    let tries = TrySource::new(NonceStream::new(Nonce(5)));
+    let (machine, first) = GoingBack::voluntary(head, old.clone(), &savepoint(), tries);
+    let (back, _) = rebased(machine, first);
+    assert_eq!((&back.operators, &back.files), (&old.operators, &old.files));
+    assert_eq!(back.state_bytes().new, 0, "nothing is copied");
+}

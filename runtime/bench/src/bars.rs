@@ -6,7 +6,7 @@ use std::fmt;
 
 /// Which side of the bar is good.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Bound {
+pub(crate) enum Bound {
     /// This much or more.
     AtLeast(f64),
     /// This much or less.
@@ -15,12 +15,12 @@ pub(super) enum Bound {
 
 /// One promise and what was found.
 #[derive(Clone, Debug)]
-pub(super) struct Bar {
-    pub(super) name: &'static str,
-    pub(super) bound: Bound,
-    pub(super) unit: &'static str,
+pub(crate) struct Bar {
+    pub(crate) name: &'static str,
+    pub(crate) bound: Bound,
+    pub(crate) unit: &'static str,
     /// The value, with two decimals in messages.
-    pub(super) value: f64,
+    pub(crate) value: f64,
 }
 
 impl Bar {
@@ -32,7 +32,7 @@ impl Bar {
     }
 
     /// The words of a missed bar; `None` when it is met.
-    pub(super) fn missed(&self) -> Option<String> {
+    pub(crate) fn missed(&self) -> Option<String> {
         (!self.is_met()).then(|| format!("{} {:.2}{}", self.name, self.value, self.unit))
     }
 }

@@ -9,39 +9,44 @@ const WARM_UP: f64 = 0.2;
 
 /// One sample of a running job.
 #[derive(Clone, Copy, Debug)]
-struct Sample {
-    records: f64,
-    cpu_seconds: f64,
-    wall_seconds: f64,
+pub(crate) struct Sample {
+    /// Records that had come out.
+    pub(crate) records: f64,
+    /// CPU seconds of the process since its start.
+    pub(crate) cpu_seconds: f64,
+    /// Seconds since the Unix epoch.
+    pub(crate) wall_seconds: f64,
 }
 
 /// Latency percentiles in microseconds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Latency {
-    pub(super) p50: f64,
-    pub(super) p99: f64,
-    pub(super) p999: f64,
-    pub(super) most: f64,
-    pub(super) records: u64,
+pub(crate) struct Latency {
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+    pub(crate) most: f64,
+    pub(crate) records: u64,
 }
 
 /// What one run came to.
 #[derive(Clone, Debug)]
-pub(super) struct Run {
-    pub(super) records: u64,
-    pub(super) digest: u64,
+pub(crate) struct Run {
+    pub(crate) records: u64,
+    pub(crate) digest: u64,
     /// Events per CPU-second behind the warm-up.
-    pub(super) cpu_rate: f64,
+    pub(crate) cpu_rate: f64,
     /// Events per second behind the warm-up.
-    pub(super) wall_rate: f64,
-    pub(super) peak_mib: f64,
+    pub(crate) wall_rate: f64,
+    pub(crate) peak_mib: f64,
     /// When the first output came, in nanoseconds since the Unix epoch.
-    pub(super) first_unix_nanos: u128,
-    pub(super) latency: Option<Latency>,
+    pub(crate) first_unix_nanos: u128,
+    pub(crate) latency: Option<Latency>,
+    /// Ten a second.
+    pub(crate) samples: Vec<Sample>,
 }
 
 /// Reads the report of a process that has ended.
-pub(super) fn read(path: &Path) -> Result<Run> {
+pub(crate) fn read(path: &Path) -> Result<Run> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("the process left no report in {}", path.display()))?;
     parse(&text).with_context(|| format!("the report in {} is not whole", path.display()))
@@ -71,6 +76,7 @@ fn parse(text: &str) -> Result<Run> {
         peak_mib: end[2].parse::<f64>()? / 1_024.0,
         first_unix_nanos: first.first().context("no time")?.parse()?,
         latency: latency.transpose()?,
+        samples,
     })
 }
 

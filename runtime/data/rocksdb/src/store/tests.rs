@@ -1,0 +1,220 @@
+//! What only compaction shows: expired rows, dropped files, errors in the background. Compactions are asked for by hand.
+
+use highwater_state::{
+    RowKey, RowWrite, StateKind, StateSchemas, StoreFiles, StorePlace, TtlConfig,
+};
+use highwater_types::{ErrorKind, KeyGroup, KeyGroupRange, OperatorUid, Record, SubtaskIndex};
+
+use super::*;
+use crate::factory::RocksFactory;
+use crate::tuning::RocksOptions;
+
+const RANGE: KeyGroupRange = KeyGroupRange { start: 0, end: 16 };
+
+fn factory(dir: &tempfile::TempDir) -> RocksFactory {
+    let options = RocksOptions {
+        local_dir: dir.path().to_owned(),
+        memory_bytes: 8 << 20,
+        background_threads: 1,
+    };
+    RocksFactory::new(options).unwrap()
+}
+
+fn place() -> StorePlace {
+    StorePlace {
+        uid: OperatorUid::parse("count").unwrap(),
+        subtask: SubtaskIndex(0),
+        range: RANGE,
+    }
+}
+
+fn timed() -> StateDescriptor {
+    let schemas = StateSchemas::of::<i64, (), String>();
+    StateDescriptor::new("last", StateKind::Value, schemas).with_ttl(TtlConfig::after_write(10))
+}
+
+fn key(number: u16) -> RowKey {
+    RowKey {
+        group: KeyGroup(number % RANGE.end),
+        bytes: number.to_be_bytes().to_vec(),
+    }
+}
+
+fn write(rows: &mut dyn Backing, numbers: std::ops::Range<u16>, value: &[u8]) {
+    let rows_of = |number| RowWrite {
+        key: key(number),
+        value: Some(value.to_vec()),
+    };
+    let mut batch = numbers.map(rows_of).collect::<Vec<_>>();
+    batch.sort_by(|a, b| a.key.cmp(&b.key));
+    rows.write(&batch).unwrap();
+}
+
+/// A stored value that was last accessed at `stamp`.
+fn stamped(stamp: i64) -> Vec<u8> {
+    let mut value = Vec::new();
+    ProcessingTime(stamp).encode(&mut value);
+    "value".to_owned().encode(&mut value);
+    value
+}
+
+fn compact(store: &RocksStore) {
+    let db = store.shared.db();
+    for name in store.families.keys() {
+        let family = db.cf_handle(name).unwrap();
+        db.flush_cf(&family).unwrap();
+        let mut options = rocksdb::CompactOptions::default();
+        // Also files that lie at the bottom already.
+        options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
+        db.compact_range_cf_opt(&family, None::<&[u8]>, None::<&[u8]>, &options);
+    }
+}
+
+fn count(rows: &mut dyn Backing) -> usize {
+    let (from, until) = (
+        key(0),
+        RowKey {
+            group: KeyGroup(RANGE.end),
+            bytes: Vec::new(),
+        },
+    );
+    let mut count = 0;
+    rows.scan((&from, &until), usize::MAX, &mut |_, _| count += 1)
+        .unwrap();
+    count
+}
+
+fn create(factory: &RocksFactory) -> RocksStore {
+    factory.create_store(&place()).unwrap()
+}
+
+#[test]
+fn st_11_compaction_removes_what_is_expired_at_the_time_that_was_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let factory = factory(&dir);
+    let mut store = create(&factory);
+    let mut rows = store.open(&timed()).unwrap();
+    write(&mut *rows, 0..100, &stamped(100));
+    write(&mut *rows, 100..150, &stamped(105));
+    compact(&store);
+    assert_eq!(count(&mut *rows), 150, "no time was told");
+    store.set_time(ProcessingTime(109));
+    compact(&store);
+    assert_eq!(count(&mut *rows), 150);
+    store.set_time(ProcessingTime(112));
+    write(&mut *rows, 0..10, &stamped(112));
+    compact(&store);
+    assert_eq!(count(&mut *rows), 60);
+    let files = store.freeze().freeze().unwrap().files().unwrap();
+    drop((rows, store));
+
+    // After a restore the rule comes with the state, and the time with the first chunk.
+    let mut store = factory.reopen_store(files).unwrap();
+    let mut rows = store.open(&timed()).unwrap();
+    compact(&store);
+    assert_eq!(count(&mut *rows), 60);
+    store.set_time(ProcessingTime(115));
+    compact(&store);
+    assert_eq!(count(&mut *rows), 10);
+}
+
+#[test]
+fn rows_of_another_form_are_not_judged_while_a_restore_rewrites_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let factory = factory(&dir);
+    let mut store = create(&factory);
+    let untimed = StateDescriptor {
+        ttl: None,
+        ..timed()
+    };
+    let mut rows = store.open(&untimed).unwrap();
+    // As times, these are long ago.
+    write(&mut *rows, 0..100, &[0; 20]);
+    let files: StoreFiles = store.freeze().freeze().unwrap().files().unwrap();
+    drop((rows, store));
+    let mut store = factory.reopen_store(files).unwrap();
+    let mut rows = store.open(&timed()).unwrap();
+    compact(&store);
+    assert_eq!(count(&mut *rows), 100);
+    write(&mut *rows, 0..100, &stamped(1_000));
+    store.set_time(ProcessingTime(1_000));
+    compact(&store);
+    assert_eq!(count(&mut *rows), 100);
+}
+
+#[test]
+fn files_that_hold_dropped_key_groups_only_go_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = create(&factory(&dir));
+    let untimed = StateDescriptor {
+        ttl: None,
+        ..timed()
+    };
+    let mut rows = store.open(&untimed).unwrap();
+    write(&mut *rows, 0..1_600, &[7; 1_000]);
+    compact(&store);
+    let before = store.report().disk_bytes;
+    assert!(before > 0);
+    let end = RowKey {
+        group: KeyGroup(RANGE.end),
+        bytes: Vec::new(),
+    };
+    let first = RowKey {
+        group: KeyGroup(0),
+        bytes: Vec::new(),
+    };
+    rows.drop_range(&first, &end).unwrap();
+    let after = store.report().disk_bytes;
+    assert!(after < before / 4, "{before} bytes before, {after} after");
+    assert_eq!(count(&mut *rows), 0);
+}
+
+#[test]
+fn a_report_says_what_the_store_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let factory = factory(&dir);
+    let mut store = create(&factory);
+    let mut rows = store.open(&timed()).unwrap();
+    let empty = store.report();
+    assert_eq!(empty.disk_bytes, 0);
+    write(&mut *rows, 0..1_600, &[7; 100]);
+    let written = store.report();
+    assert!(
+        written.memory_bytes > empty.memory_bytes + 100_000,
+        "{written:?}"
+    );
+    assert!(factory.used_bytes() > 100_000);
+    drop(store.freeze().freeze().unwrap());
+    let frozen = store.report();
+    assert!(frozen.disk_bytes > 1_000, "{frozen:?}");
+    assert!(frozen.memory_bytes < written.memory_bytes, "{frozen:?}");
+}
+
+#[test]
+fn x38_a_full_disk_at_a_compaction_is_seen_by_the_next_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = create(&factory(&dir));
+    let mut rows = store.open(&timed()).unwrap();
+    for _ in 0..2 {
+        write(&mut *rows, 0..1_600, &stamped(1));
+        drop(store.freeze().freeze().unwrap());
+    }
+    // RocksDB follows the links when it makes its next tables.
+    for number in 0..100 {
+        let link = store.shared.at("").dir.join(format!("{number:06}.sst"));
+        if !link.exists() {
+            std::os::unix::fs::symlink("/dev/full", link).unwrap();
+        }
+    }
+    compact(&store);
+    let row = RowWrite {
+        key: key(0),
+        value: None,
+    };
+    let error = rows.write(&[row]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+    let message = error.to_string();
+    assert!(message.contains("No space left on device"), "{message}");
+    let refused = store.freeze().freeze().err().map(|error| error.kind());
+    assert_eq!(refused, Some(ErrorKind::Exhausted));
+}

@@ -1,0 +1,210 @@
+//! What a task's part stores, and when it is refused.
+
+use super::*;
+
+const MIB: usize = 1 << 20;
+
+/// Two large files, thirty small ones, one that changes.
+fn filled() -> Bench {
+    let bench = Bench::new();
+    for at in 0..2u8 {
+        bench.write(&format!("big{at}.sst"), &bytes(at, 2 * MIB));
+    }
+    for at in 0..30u8 {
+        bench.write(&format!("{at}.sst"), &bytes(at, 100_000));
+    }
+    bench.write("CURRENT", b"big1.sst");
+    bench
+}
+
+#[test]
+fn unchanged_state_stores_almost_nothing_and_few_objects() {
+    let mut bench = filled();
+    let first = bench.complete(1);
+    assert!(new_bytes(1, &first) > 7_000_000);
+    assert_eq!(
+        first.files.len(),
+        2 + 1 + 1,
+        "the head, two large files, one pack"
+    );
+    bench.write("CURRENT", b"big0.sst");
+    let second = bench.complete(2);
+    assert_eq!(new_bytes(2, &second), 16, "head and CURRENT");
+    assert_eq!(second.files.len(), first.files.len() + 1);
+    bench.write("30.sst", &bytes(30, 5_000));
+    let third = bench.complete(3);
+    assert_eq!(new_bytes(3, &third), 16 + 5_000);
+    let parts = third.keyed[&uid()][0].parts();
+    let names: BTreeSet<_> = parts.iter().map(|part| part.name.as_str()).collect();
+    assert_eq!(names.len(), 34, "each file once");
+    assert_eq!(parts.len(), 34);
+}
+
+#[test]
+fn a_declined_checkpoint_is_stored_again_and_a_late_answer_to_it_is_not_acknowledged() {
+    let mut bench = filled();
+    let all = new_bytes(1, &bench.store(1).unwrap().snapshot);
+    bench.attempt.declined(id(1));
+    let stored = bench.store(2).unwrap();
+    assert_eq!(new_bytes(2, &stored.snapshot), all);
+    bench.attempt.declined(id(2));
+    assert!(!bench.attempt.stored(id(2), SubtaskIndex(0), stored.stores));
+}
+
+#[test]
+fn only_the_last_completed_checkpoint_keeps_its_local_files() {
+    let mut bench = filled();
+    let frozen = |bench: &Bench| {
+        let names = contents_of_dirs(bench.dirs.path());
+        names
+            .iter()
+            .filter(|name| name.starts_with("frozen"))
+            .count()
+    };
+    bench.complete(1);
+    bench.complete(2);
+    assert_eq!(frozen(&bench), 1);
+    let stored = bench.store(3).unwrap();
+    assert!(bench.attempt.stored(id(3), SubtaskIndex(0), stored.stores));
+    assert_eq!(frozen(&bench), 2, "3 may complete, 2 is complete");
+    bench.attempt.declined(id(3));
+    assert_eq!(frozen(&bench), 1);
+}
+
+fn contents_of_dirs(path: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(path).unwrap().map(Result::unwrap);
+    entries
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect()
+}
+
+#[test]
+fn a_file_that_is_gone_shorter_or_longer_than_said_refuses_the_checkpoint_by_name() {
+    for (at, change) in [None, Some(99_999), Some(100_001)].into_iter().enumerate() {
+        let mut bench = filled();
+        let keyed = bench.in_store();
+        let KeyedPart::InStore { files, .. } = &keyed else {
+            panic!()
+        };
+        let path = files.dir.path().join("7.sst");
+        std::fs::remove_file(&path).unwrap();
+        if let Some(length) = change {
+            std::fs::write(&path, bytes(7, length)).unwrap();
+        }
+        let part = bench.part(1, vec![keyed]);
+        let refused = bench.store_part(part).unwrap_err();
+        assert!(refused.to_string().contains("7.sst"), "{at}: {refused}");
+        assert_eq!(refused.kind(), ErrorKind::Transient);
+        assert!(!refused.ends_attempt());
+    }
+}
+
+#[test]
+fn a_store_that_was_made_anew_under_the_same_names_is_not_taken_for_the_restored_one() {
+    let mut bench = filled();
+    let snapshot = bench.complete(1);
+    let restored = bench
+        .restore(handed_out(&snapshot, 1), LocalIndex::default())
+        .unwrap();
+    bench.attempt = AttemptFiles::start(id(1), restored.held);
+    // The same name and length; half of the files have other bytes.
+    for at in 0..15u8 {
+        std::fs::remove_file(bench.store.path().join(format!("{at}.sst"))).unwrap();
+        bench.write(&format!("{at}.sst"), &bytes(at + 100, 100_000));
+    }
+    let second = bench.complete(2);
+    let parts = second.keyed[&uid()][0].parts();
+    for part in parts.iter().filter(|part| part.is_immutable) {
+        let local = std::fs::read(bench.store.path().join(&part.name)).unwrap();
+        assert_eq!(part.checksum, ContentHash::of(&local), "{}", part.name);
+    }
+    let large = parts.iter().filter(|part| part.name.starts_with("big"));
+    assert!(
+        large.clone().all(|part| part.path.as_str().contains("/1-")),
+        "compared and equal"
+    );
+    let again = bench
+        .restore(handed_out(&second, 1), LocalIndex::default())
+        .unwrap();
+    let files = in_store(&again.operators[&subtask(0)]);
+    assert_eq!(contents(files.dir.path()), contents(bench.store.path()));
+}
+
+/// Pieces as they are told.
+struct Told(Vec<Result<(KeyGroupRange, Vec<u8>), OperatorError>>);
+
+impl SnapshotPieces for Told {
+    fn next_piece(&mut self) -> Result<Option<(KeyGroupRange, Vec<u8>)>, OperatorError> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        self.0.remove(0).map(Some)
+    }
+}
+
+fn piece(start: u16, end: u16) -> Result<(KeyGroupRange, Vec<u8>), OperatorError> {
+    Ok((KeyGroupRange { start, end }, bytes(start as u8, 10)))
+}
+
+fn store_pieces(
+    pieces: Vec<Result<(KeyGroupRange, Vec<u8>), OperatorError>>,
+) -> Result<StoredPart, PartError> {
+    let mut bench = Bench::new();
+    let part = bench.part(1, vec![KeyedPart::Pieces(Box::new(Told(pieces)))]);
+    bench.store_part(part)
+}
+
+#[test]
+fn each_piece_is_a_keyed_file_with_its_own_key_groups() {
+    let stored = store_pieces(vec![piece(0, 3), piece(3, 4), piece(4, 8)]).unwrap();
+    let files = &stored.snapshot.keyed[&uid()];
+    let ranges: Vec<_> = files
+        .iter()
+        .map(|file| (file.range.start, file.range.end))
+        .collect();
+    assert_eq!(ranges, [(0, 3), (3, 4), (4, 8)]);
+    for file in files {
+        let entry = stored.snapshot.files[&file.path];
+        assert_eq!(
+            entry.checksum,
+            ContentHash::of(&bytes(file.range.start as u8, 10))
+        );
+    }
+}
+
+#[test]
+fn pieces_that_leave_out_repeat_or_leave_the_key_groups_are_a_defect() {
+    for wrong in [
+        vec![],
+        vec![piece(0, 3)],
+        vec![piece(1, 8)],
+        vec![piece(0, 3), piece(2, 8)],
+        vec![piece(0, 3), piece(4, 8)],
+        vec![piece(0, 9)],
+        vec![piece(0, 0), piece(0, 8)],
+    ] {
+        let text = format!("{wrong:?}");
+        let refused = store_pieces(wrong).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Bug, "{text}: {refused}");
+        assert!(refused.ends_attempt());
+    }
+}
+
+#[test]
+fn an_error_of_the_state_refuses_the_checkpoint_by_its_kind_and_a_broken_state_ends_the_attempt() {
+    let failed = |reason: &str| OperatorError::Restore {
+        name: "rows".to_owned(),
+        reason: reason.to_owned(),
+    };
+    let broken = store_pieces(vec![piece(0, 3), Err(failed("a block is damaged"))]).unwrap_err();
+    assert!(broken.ends_attempt());
+    assert_eq!(
+        broken.kind(),
+        ErrorKind::Transient,
+        "built again from the last checkpoint"
+    );
+    let source = std::io::Error::from(std::io::ErrorKind::WouldBlock);
+    let passing = store_pieces(vec![Err(OperatorError::NoThread(source))]).unwrap_err();
+    assert!(!passing.ends_attempt());
+    assert_eq!(passing.kind(), ErrorKind::Transient);
+}
