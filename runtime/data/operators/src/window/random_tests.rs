@@ -112,54 +112,62 @@ impl Job {
     /// Gives an input to all subtasks, with a barrier after some portions of each.
     fn input(&mut self, at: usize, input: &Input, barrier: Option<u8>) {
         let parallelism = Parallelism(self.subtasks.len() as u32);
-        let (mut snapshots, mut before) = (Vec::new(), Vec::new());
+        let mut snapshots = Vec::new();
         for (subtask, harness) in self.subtasks.iter_mut().enumerate() {
-            let owner = |key: i64| {
-                let group = key.key_hash().group(MaxParallelism::DEFAULT);
-                MaxParallelism::DEFAULT.owner(group, parallelism).0 as usize
-            };
-            let mut progress = Progress::Done;
-            match input {
-                Input::Records(records) => {
-                    let own = records.iter().filter(|(key, _)| owner(*key) == subtask);
-                    let own = own.map(|&(key, time)| ((key, time), EventTime(time)));
-                    harness.push_keyed(own.collect::<Vec<_>>(), |pair| pair.0);
-                }
-                Input::Watermark(millis) => progress = harness.watermark_call(*millis),
-            }
-            let mut portions = 0;
-            let mut snapshot = None;
-            let mut is_open = false;
-            loop {
-                if barrier.is_some_and(|after| after == portions) || progress == Progress::Done {
-                    if barrier.is_some() && !is_open {
-                        before.extend(Self::fired(harness));
-                        harness.barrier();
-                        is_open = true;
-                    }
-                }
-                if progress == Progress::Done {
-                    break;
-                }
-                if is_open && snapshot.is_none() && portions % 2 == 0 {
-                    snapshot = harness.collect_portion();
-                }
-                progress = harness.turn();
-                portions += 1;
-            }
-            if is_open {
-                snapshots.push(snapshot.unwrap_or_else(|| harness.collect()));
+            let progress = give((subtask, parallelism), harness, input);
+            if let Some(after) = barrier {
+                let progress = turns(harness, progress, usize::from(after));
+                self.since.extend(Self::fired(harness));
+                harness.barrier();
+                // Firing goes on while the snapshot is saved and its store frozen.
+                let progress = turns(harness, progress, 2);
+                let early = harness.collect_portion();
+                assert_eq!(turns(harness, progress, usize::MAX), Progress::Done);
+                snapshots.push(early.unwrap_or_else(|| harness.collect()));
+            } else {
+                assert_eq!(turns(harness, progress, usize::MAX), Progress::Done);
             }
         }
         if barrier.is_some() {
             self.committed.append(&mut self.since);
-            self.committed.append(&mut before);
             self.saved = Some((snapshots, at + 1));
         }
         for harness in &mut self.subtasks {
             self.since.extend(Self::fired(harness));
         }
     }
+}
+
+/// Gives a subtask what it owns of an input.
+fn give(
+    (subtask, parallelism): (usize, Parallelism),
+    harness: &mut Harness<Pair, Fired>,
+    input: &Input,
+) -> Progress {
+    match input {
+        Input::Records(records) => {
+            let is_own = |(key, _): &&Pair| {
+                let group = key.key_hash().group(MaxParallelism::DEFAULT);
+                MaxParallelism::DEFAULT.owner(group, parallelism).0 as usize == subtask
+            };
+            let own = records.iter().filter(is_own);
+            let own: Vec<_> = own.map(|&pair| (pair, EventTime(pair.1))).collect();
+            harness.push_keyed(own, |pair| pair.0);
+            Progress::Done
+        }
+        Input::Watermark(millis) => harness.watermark_call(*millis),
+    }
+}
+
+/// Gives up to `count` turns while there is work.
+fn turns(harness: &mut Harness<Pair, Fired>, mut progress: Progress, count: usize) -> Progress {
+    for _ in 0..count {
+        if progress == Progress::Done {
+            break;
+        }
+        progress = harness.turn();
+    }
+    progress
 }
 
 /// The results of a run, in order of key and window.
