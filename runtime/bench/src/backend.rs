@@ -15,9 +15,9 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use highwater_rocksdb::{RocksFactory, RocksOptions};
 use highwater_state::contract::{
-    SlowMissFactory, check_backend, check_steps, check_store, seeded_steps,
+    SlowMissFactory, check_backend, check_steps, check_store, on_heap, over, seeded_steps,
 };
-use highwater_state::{Store, StoreFactory};
+use highwater_state::{MemoryBudget, Store, StoreFactory};
 use tempfile::TempDir;
 
 use crate::program::refuse;
@@ -51,8 +51,8 @@ struct Arguments {
 struct Kind {
     name: &'static str,
     store: Below,
-    /// Bytes that the table of a state may hold between chunks.
-    cache_bytes: usize,
+    /// Bytes that the tables of a subtask may hold between chunks.
+    cache_bytes: u64,
     /// Each subtask of each attempt on heap and store in turn: what one left, the other restores.
     is_in_turn: bool,
 }
@@ -73,17 +73,17 @@ const NOTHING_STAYS: usize = 64;
 const ROCKS_BYTES: u64 = 8 << 20;
 
 const KINDS: &[Kind] = &[
-    Kind::new("heap", Below::Nothing, usize::MAX),
+    Kind::new("heap", Below::Nothing, u64::MAX),
     Kind::new("fake-small-cache", Below::Fake, NOTHING_STAYS),
-    Kind::new("fake-large-cache", Below::Fake, usize::MAX),
+    Kind::new("fake-large-cache", Below::Fake, u64::MAX),
     Kind::new("fake-and-heap-in-turn", Below::Fake, NOTHING_STAYS).in_turn(),
     Kind::new("rocksdb-small-cache", Below::Rocks, NOTHING_STAYS),
-    Kind::new("rocksdb-large-cache", Below::Rocks, usize::MAX),
+    Kind::new("rocksdb-large-cache", Below::Rocks, u64::MAX),
     Kind::new("rocksdb-and-heap-in-turn", Below::Rocks, NOTHING_STAYS).in_turn(),
 ];
 
 impl Kind {
-    const fn new(name: &'static str, store: Below, cache_bytes: usize) -> Self {
+    const fn new(name: &'static str, store: Below, cache_bytes: u64) -> Self {
         Self {
             name,
             store,
@@ -130,18 +130,16 @@ impl<'a> Opened<'a> {
     }
 
     /// The function that makes the store of each subtask of each attempt of a case.
-    fn make(&self) -> impl FnMut() -> Store {
+    fn make(&self) -> impl FnMut() -> (Store, MemoryBudget) {
         let (mut on_heap, in_turn) = (self.factory.is_none(), self.kind.is_in_turn);
         move || {
             on_heap ^= in_turn;
             match &self.factory {
-                Some(factory) if !on_heap => Store::Local {
-                    factory: Arc::clone(factory),
-                    cache_bytes: self.kind.cache_bytes,
-                },
-                reads => Store::Heap {
-                    reads: reads.clone(),
-                },
+                Some(factory) if !on_heap => over(Arc::clone(factory), self.kind.cache_bytes),
+                reads => {
+                    let reads = reads.clone();
+                    (Store::Heap { reads }, MemoryBudget::unlimited())
+                }
             }
         }
     }
@@ -160,7 +158,7 @@ impl<'a> Opened<'a> {
     fn case(&self, seed: u64, steps: usize) -> Result<u64> {
         let steps = seeded_steps(seed, steps);
         let digests = guarded(|| check_steps(&mut self.make(), &steps))?;
-        let on_heap = guarded(|| check_steps(&mut Store::heap, &steps)).context("on the heap")?;
+        let on_heap = guarded(|| check_steps(&mut on_heap, &steps)).context("on the heap")?;
         if digests != on_heap {
             bail!("the canonical digests differ from those of the heap");
         }

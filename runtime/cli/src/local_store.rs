@@ -30,15 +30,12 @@ impl LocalState {
     #[cfg(feature = "rocksdb")]
     pub(crate) fn open(settings: &RunSettings, job: &JobIdentity) -> Result<Self, Failure> {
         let dirs = LocalDirs::open(&settings.state.local_dir, job, random());
-        let memory = settings.worker.state_bytes_max;
         match (settings.state.backend, dirs) {
             (StateBackend::RocksDb, dirs) => {
                 let dirs = dirs.map_err(|error| Failure::new(Code::Usage, error_chain(&error)))?;
-                let store_bytes = memory / STORE_SHARE;
                 Ok(Self {
                     store: Store::Local {
-                        factory: rocksdb(&dirs, store_bytes)?,
-                        cache_bytes: (memory - store_bytes) as usize,
+                        factory: rocksdb(&dirs, settings.worker.store_bytes_max)?,
                     },
                     dirs: Some(dirs),
                 })
@@ -80,10 +77,6 @@ impl LocalState {
         }
     }
 }
-
-/// One part in so many of the memory for state goes to the store: blocks, indexes, filters, write buffers.
-#[cfg(feature = "rocksdb")]
-const STORE_SHARE: u64 = 4;
 
 /// The memory of a store that is only read, while state comes into the heap.
 #[cfg(feature = "rocksdb")]

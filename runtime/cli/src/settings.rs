@@ -191,6 +191,10 @@ pub struct RunSettings {
     pub stop_at: Option<String>,
 }
 
+/// One part in so many of the memory for state goes to a local store: blocks, indexes, filters, write buffers. The tables
+/// answer most reads, and a block that holds one row that is wanted holds many that are not.
+const STORE_SHARE: u64 = 4;
+
 /// Everything that was given, and what follows from it.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -286,6 +290,15 @@ impl Settings {
         };
         let address = self.resolved.address("rest.address");
         let stop_at = self.environment.get(source::STOP_VARIABLE);
+        let memory = self.known_size("state.memory");
+        let backend = match self.known_text("state.backend").as_str() {
+            "rocksdb" => StateBackend::RocksDb,
+            _ => StateBackend::Heap,
+        };
+        let store_bytes_max = match backend {
+            StateBackend::Heap => 0,
+            StateBackend::RocksDb => memory / STORE_SHARE,
+        };
         Ok(RunSettings {
             plan: PlanDefaults {
                 parallelism: Parallelism(count("parallelism").unwrap_or(cores)),
@@ -294,14 +307,12 @@ impl Settings {
             },
             worker: WorkerSettings {
                 slots: count("slots").unwrap_or(cores),
-                state_bytes_max: self.known_size("state.memory"),
+                state_bytes_max: memory - store_bytes_max,
+                store_bytes_max,
                 spool_bytes_max: self.known_size("sink.spool"),
             },
             state: StateSettings {
-                backend: match self.known_text("state.backend").as_str() {
-                    "rocksdb" => StateBackend::RocksDb,
-                    _ => StateBackend::Heap,
-                },
+                backend,
                 local_dir: PathBuf::from(self.known_text("state.local-dir")),
             },
             coordinator: self.coordinator()?,

@@ -73,6 +73,7 @@ fn fixture() -> Fixture {
         worker: WorkerSettings {
             slots: 2,
             state_bytes_max: 1 << 20,
+            store_bytes_max: 0,
             spool_bytes_max: 1 << 20,
         },
         requests,

@@ -44,8 +44,10 @@ const LETTER_QUEUE: usize = 1_024;
 pub struct WorkerSettings {
     /// Slot threads.
     pub slots: u32,
-    /// Bytes of keyed state that all slots may hold together.
+    /// Bytes of keyed state that the tables of all slots may hold together.
     pub state_bytes_max: u64,
+    /// Bytes of memory that the local stores of all slots may take together; 0 = there are none.
+    pub store_bytes_max: u64,
     /// Bytes of unconfirmed output that a sink slot may hold.
     pub spool_bytes_max: u64,
 }

@@ -11,7 +11,7 @@ use crate::aggregate_function::AggregateFunction;
 use crate::context::OperatorContext;
 use crate::error::OperatorError;
 use crate::keyed_states::{KeyedStates, assert_keyed};
-use crate::operator::{Operator, OperatorReport};
+use crate::operator::{Operator, OperatorReport, Progress};
 use crate::outputs::Outputs;
 use crate::snapshot::SnapshotStep;
 
@@ -105,6 +105,7 @@ where
         let now = self.states.now();
         let state = self.states.backend.get(self.accumulators);
         let (records, times) = (chunk.records(), chunk.times());
+        state.prepare_chunk(chunk.hashes(), &(), |at| (self.key_of)(&records[at]))?;
         let mut emitted = Ok(());
         state.add_chunk(
             (chunk.hashes(), &(), now),
@@ -121,6 +122,10 @@ where
         chunk.clear();
         emitted?;
         self.states.after_chunk()
+    }
+
+    fn on_turn(&mut self, _: &mut Outputs<A::Output>) -> Result<Progress, OperatorError> {
+        self.states.on_turn().map(|()| Progress::Done)
     }
 
     fn snapshot_start(&mut self, barrier: &CheckpointBarrier) -> Result<(), OperatorError> {

@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use highwater_state::keyed::{KeyedState, MapKey, OpenState};
 use highwater_state::{
-    AggregatingState, Aggregation, KeyContext, KeyedStateBackend, ListState, MapState,
+    AggregatingState, Aggregation, ChunkKeys, KeyContext, KeyedStateBackend, ListState, MapState,
     ReducingState, Reduction, StateDescriptor, StateError, StateHandle, TtlConfig, ValueState,
 };
 use highwater_time::{LatenessHistogram, Timer};
@@ -248,6 +248,8 @@ pub struct KeyedProcess<K: Key, In, Out: Record, F: KeyedProcessFunction<K, In, 
     timers: TimerDomains<K>,
     function: F,
     key_of: S,
+    /// The keys of the running chunk, with a local store.
+    keys: ChunkKeys<K>,
     /// What the function sees: also the end of input, which the state does not keep.
     watermark: Watermark,
     lateness: LatenessHistogram,
@@ -290,9 +292,40 @@ where
             timers,
             function,
             key_of,
+            keys: ChunkKeys::default(),
             lateness: LatenessHistogram::default(),
             types: PhantomData,
         })
+    }
+
+    /// Brings the state of the keys of a chunk near: into memory where a local store has it.
+    fn bring_near(&mut self, chunk: &Chunk<In>) -> Result<(), OperatorError> {
+        if !self.states.backend.is_local() {
+            self.states.backend.warm_keys(chunk.hashes());
+            return Ok(());
+        }
+        self.keys.clear();
+        for (record, &hash) in chunk.records().iter().zip(chunk.hashes()) {
+            self.keys.push(hash, (self.key_of)(record));
+        }
+        Ok(self.states.backend.prepare_keys(&self.keys)?)
+    }
+
+    /// Brings the state of the keys whose timers are due into memory, where a local store has it.
+    fn bring_due_near(&mut self, upto: i64, is_event: bool) -> Result<(), OperatorError> {
+        if !self.states.backend.is_local() {
+            return Ok(());
+        }
+        let domain = if is_event {
+            &self.timers.event
+        } else {
+            &self.timers.processing
+        };
+        self.keys.clear();
+        for (hash, key) in domain.due(upto).take(FIRINGS_MAX) {
+            self.keys.push(hash, key.clone());
+        }
+        Ok(self.states.backend.prepare_keys(&self.keys)?)
     }
 
     /// Fires what is due in one domain, up to [`FIRINGS_MAX`].
@@ -302,6 +335,8 @@ where
         upto: i64,
         in_domain: fn(i64) -> FiredTimer,
     ) -> Result<Progress, OperatorError> {
+        let is_event = matches!(in_domain(upto), FiredTimer::Event(_));
+        self.bring_due_near(upto, is_event)?;
         for _ in 0..FIRINGS_MAX {
             let domain = match in_domain(upto) {
                 FiredTimer::Event(_) => &mut self.timers.event,
@@ -367,7 +402,7 @@ where
         assert_keyed(chunk);
         self.lateness.on_chunk(chunk.times(), self.watermark);
         let now = self.states.now();
-        self.states.backend.warm_keys(chunk.hashes());
+        self.bring_near(chunk)?;
         for (record, time, hash) in chunk.drain() {
             let key = (self.key_of)(&record);
             let mut context = KeyedContext {
@@ -399,6 +434,7 @@ where
     }
 
     fn on_turn(&mut self, out: &mut Outputs<Out>) -> Result<Progress, OperatorError> {
+        self.states.on_turn()?;
         let now = self.states.now();
         if self
             .timers

@@ -48,7 +48,25 @@ enum SealNews {
 }
 
 /// A snapshot that is being sealed on a thread of its own.
-struct Sealing(Receiver<SealNews>);
+struct Sealing {
+    news: Receiver<SealNews>,
+    is_frozen: bool,
+    sealed: Option<Result<KeyedPart, StateError>>,
+}
+
+impl Sealing {
+    fn heard(&mut self, news: SealNews) {
+        match news {
+            SealNews::Frozen => self.is_frozen = true,
+            SealNews::Sealed(sealed) => self.sealed = Some(sealed),
+        }
+    }
+
+    /// Whether the store may be written again.
+    const fn is_frozen(&self) -> bool {
+        self.is_frozen
+    }
+}
 
 /// Which form a snapshot takes where a local store holds the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,8 +111,11 @@ impl KeyedStates {
             budget: context.budget.clone(),
             store: context.store.clone(),
         };
+        let backend = open_backend(setup, context)?;
+        let wake = context.wake.clone();
+        backend.on_pressure(move || wake.wake());
         Ok(Self {
-            backend: open_backend(setup, context)?,
+            backend,
             clock: context.clock.clone(),
             wake: context.wake.clone(),
             watermark: read_watermark(context)?,
@@ -138,8 +159,35 @@ impl KeyedStates {
         }
     }
 
-    /// Ends a chunk: reports errors of accesses and charges the budget.
+    /// Ends a chunk: reports errors of accesses, charges the budget, evicts what is above it.
     pub(crate) fn after_chunk(&mut self) -> Result<(), OperatorError> {
+        let now = self.now();
+        self.backend.after_chunk(now)?;
+        if self.backend.is_pressed() && self.sealing.is_some() {
+            self.wait_for_frozen()?;
+        }
+        Ok(())
+    }
+
+    /// Gives memory back if others wait for it: to be called in every turn.
+    pub(crate) fn on_turn(&mut self) -> Result<(), OperatorError> {
+        Ok(self.backend.relieve_others()?)
+    }
+
+    /// Waits until the store is frozen and gives memory back. The caches are above their size, and what was written since the
+    /// barrier can go nowhere else: records wait here for some ten milliseconds, so that memory has a bound.
+    #[cold]
+    fn wait_for_frozen(&mut self) -> Result<(), OperatorError> {
+        let Some(sealing) = self.sealing.as_mut().filter(|held| !held.is_frozen()) else {
+            return Ok(());
+        };
+        let Ok(news) = sealing.news.recv() else {
+            panic!("sealing a snapshot panicked");
+        };
+        sealing.heard(news);
+        if sealing.is_frozen() {
+            self.backend.resume_writes();
+        }
         let now = self.now();
         Ok(self.backend.after_chunk(now)?)
     }
@@ -164,7 +212,8 @@ impl KeyedStates {
     /// A portion of the open snapshot.
     pub(crate) fn snapshot_step(&mut self) -> Result<SnapshotStep, OperatorError> {
         if self.sealing.is_none() {
-            if self.backend.advance_snapshot(PORTION_ENTRIES)? == SnapshotProgress::Saving {
+            let portion = self.backend.portion(PORTION_ENTRIES);
+            if self.backend.advance_snapshot(portion)? == SnapshotProgress::Saving {
                 return Ok(SnapshotStep::More);
             }
             let is_small = self.backend.used_bytes() <= SEAL_INLINE_BYTES;
@@ -174,12 +223,17 @@ impl KeyedStates {
             }
             self.sealing = Some(self.seal_beside(unsealed)?);
         }
-        while let Some(Sealing(news)) = &self.sealing {
-            match news.try_recv() {
-                Ok(SealNews::Frozen) => self.backend.resume_writes(),
-                Ok(SealNews::Sealed(sealed)) => {
-                    self.sealing = None;
-                    return Ok(SnapshotStep::Whole(self.whole(sealed?)));
+        while let Some(sealing) = &mut self.sealing {
+            if let Some(sealed) = sealing.sealed.take() {
+                self.sealing = None;
+                return Ok(SnapshotStep::Whole(self.whole(sealed?)));
+            }
+            match sealing.news.try_recv() {
+                Ok(news) => {
+                    sealing.heard(news);
+                    if sealing.is_frozen() {
+                        self.backend.resume_writes();
+                    }
                 }
                 Err(TryRecvError::Disconnected) => panic!("sealing a snapshot panicked"),
                 Err(TryRecvError::Empty) => break,
@@ -228,7 +282,11 @@ impl KeyedStates {
         };
         let thread = std::thread::Builder::new().name("seal".to_owned());
         thread.spawn(seal).map_err(OperatorError::NoThread)?;
-        Ok(Sealing(news))
+        Ok(Sealing {
+            news,
+            is_frozen: false,
+            sealed: None,
+        })
     }
 
     /// The snapshot with this part.

@@ -7,7 +7,7 @@ use highwater_types::{CheckpointBarrier, Chunk, Key, Record};
 use crate::context::OperatorContext;
 use crate::error::OperatorError;
 use crate::keyed_states::{KeyedStates, assert_keyed};
-use crate::operator::{Operator, OperatorReport};
+use crate::operator::{Operator, OperatorReport, Progress};
 use crate::outputs::Outputs;
 use crate::snapshot::SnapshotStep;
 
@@ -70,6 +70,7 @@ where
         let now = self.states.now();
         let state = self.states.backend.get(self.merged);
         let (records, times) = (chunk.records(), chunk.times());
+        state.prepare_chunk(chunk.hashes(), &(), |at| (self.key_of)(&records[at]))?;
         let mut emitted = Ok(());
         state.add_chunk(
             (chunk.hashes(), &(), now),
@@ -85,6 +86,10 @@ where
         chunk.clear();
         emitted?;
         self.states.after_chunk()
+    }
+
+    fn on_turn(&mut self, _: &mut Outputs<T>) -> Result<Progress, OperatorError> {
+        self.states.on_turn().map(|()| Progress::Done)
     }
 
     fn snapshot_start(&mut self, barrier: &CheckpointBarrier) -> Result<(), OperatorError> {

@@ -336,6 +336,7 @@ where
     }
 
     fn on_turn(&mut self, out: &mut Outputs<Out>) -> Result<Progress, OperatorError> {
+        self.states.on_turn()?;
         if self.options.domain == TimeDomain::Event {
             return Ok(Progress::Done);
         }

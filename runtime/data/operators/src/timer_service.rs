@@ -70,6 +70,11 @@ impl<K: Key> StoredTimers<K> {
         Some(timer)
     }
 
+    /// The keys of the timers that are due at `upto`, in order of firing.
+    pub(crate) fn due(&self, upto: i64) -> impl Iterator<Item = (KeyHash, &K)> {
+        self.index.due(upto)
+    }
+
     /// The time of the first timer.
     pub(crate) fn peek_time(&self) -> Option<i64> {
         self.index.peek_time()

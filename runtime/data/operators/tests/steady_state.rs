@@ -1,13 +1,15 @@
 //! The hot path allocates nothing: keyed count, rolling reduction and window count over integer keys, once the tables and
-//! buffers have their size. Alone in its binary, because it counts the allocations of the whole process.
+//! buffers have their size; with a local store behind the tables too, as long as the keys are in memory. Alone in its binary, because it counts the allocations of the whole process.
 
 use std::alloc::System;
+use std::sync::Arc;
 
 use highwater_connectors::WakeHandle;
 use highwater_operators::{
     Aggregated, Count, Link, Operator, OperatorContext, Outputs, Port, Push, RollingAggregate,
     RollingReduce, TaskClock, Window, WindowOptions, WindowParts, emit_result,
 };
+use highwater_state::contract::SlowMissFactory;
 use highwater_state::{MemoryBudget, Store};
 use highwater_types::chunk::CHUNK_RECORDS_MAX;
 use highwater_types::{
@@ -29,7 +31,7 @@ const fn key_of(record: &Pair) -> i64 {
     record.0
 }
 
-fn context(rim: &tokio::runtime::Handle) -> OperatorContext {
+fn context(rim: &tokio::runtime::Handle, store: Store) -> OperatorContext {
     OperatorContext {
         job: JobIdentity::parse("steady").expect("a valid name"),
         uid: OperatorUid::parse("count").expect("a valid name"),
@@ -39,7 +41,7 @@ fn context(rim: &tokio::runtime::Handle) -> OperatorContext {
         clock: TaskClock::default(),
         wake: WakeHandle::new(|| {}),
         budget: MemoryBudget::unlimited(),
-        store: Store::heap(),
+        store,
         rim: rim.clone(),
         restored: None,
         unmatched: highwater_operators::OnUnmatched::Refuse,
@@ -73,12 +75,25 @@ fn allocations<Out: Record>(operator: impl Operator<Pair, Out>) -> usize {
     region.change().allocations + region.change().reallocations
 }
 
+/// Keys that are in memory cost no allocation, whatever lies behind it.
+fn over_a_store(rim: &tokio::runtime::Handle) {
+    let store = Store::Local {
+        factory: Arc::new(SlowMissFactory::default()),
+    };
+    let context = context(rim, store);
+    let count = RollingAggregate::open(&context, key_of, Count, None).unwrap();
+    assert_eq!(allocations(count), 0, "rolling count over a store");
+    let sum = |into: &mut Pair, value: Pair| into.1 += value.1;
+    let reduce = RollingReduce::open(&context, key_of, sum, None).unwrap();
+    assert_eq!(allocations(reduce), 0, "rolling reduction over a store");
+}
+
 #[test]
 fn keyed_aggregation_allocates_nothing_in_the_steady_state() {
     let rim = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    let context = context(rim.handle());
+    let context = context(rim.handle(), Store::heap());
     let count = RollingAggregate::open(&context, key_of, Count, None).unwrap();
     assert_eq!(allocations(count), 0, "rolling count");
     let sum = |into: &mut Pair, value: Pair| into.1 += value.1;
@@ -92,6 +107,7 @@ fn keyed_aggregation_allocates_nothing_in_the_steady_state() {
     };
     let window = Window::open(&context, parts, WindowOptions::event_time()).unwrap();
     assert_eq!(allocations(window), 0, "window count");
+    over_a_store(rim.handle());
     let seen = Region::new(ALLOCATOR);
     drop(std::hint::black_box(vec![0u8; 100]));
     assert_eq!(seen.change().allocations, 1, "the counter counts");

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use highwater_rocksdb::{RocksFactory, RocksOptions};
-use highwater_state::Store;
 use highwater_state::contract::{
-    StoreStep, check_steps, check_store, check_store_steps, seeded_steps,
+    StoreStep, check_steps, check_store, check_store_steps, on_heap, over, seeded_steps,
 };
 use proptest::prelude::*;
 
@@ -57,19 +56,12 @@ fn tables_over_rocksdb_keep_the_contract_and_agree_with_the_heap() {
     let dir = tempfile::tempdir().unwrap();
     let factory = Arc::new(factory(&dir));
     // Less than one entry, so that everything is evicted after every chunk; and room for all.
-    for cache_bytes in [64, usize::MAX] {
-        let mut make = || Store::Local {
-            factory: Arc::<RocksFactory>::clone(&factory),
-            cache_bytes,
-        };
+    for cache_bytes in [64, u64::MAX] {
+        let mut make = || over(Arc::<RocksFactory>::clone(&factory), cache_bytes);
         for seed in 0..3 {
             let steps = seeded_steps(seed, 60);
             let digests = check_steps(&mut make, &steps);
-            assert_eq!(
-                digests,
-                check_steps(&mut Store::heap, &steps),
-                "seed {seed}"
-            );
+            assert_eq!(digests, check_steps(&mut on_heap, &steps), "seed {seed}");
         }
     }
 }

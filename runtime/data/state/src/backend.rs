@@ -4,6 +4,8 @@
 //! one or several at once without a lock. [`KeyedStateBackend::after_chunk`] must be called after every chunk: it is where
 //! errors, the byte budget, cleanup and eviction come to bear.
 
+mod relief;
+
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,23 +13,24 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use highwater_types::{
-    CheckpointId, KeyGroup, KeyGroupRange, KeyHash, MaxParallelism, OperatorUid, ProcessingTime,
-    SubtaskIndex,
+    CheckpointId, Key, KeyGroup, KeyGroupRange, KeyHash, MaxParallelism, OperatorUid,
+    ProcessingTime, SubtaskIndex,
 };
 
 use crate::backing::Backing;
-use crate::budget::MemoryBudget;
+use crate::budget::{MemoryBudget, Share};
 use crate::descriptor::{StateDescriptor, StateKind, StateSchemas};
 use crate::error::{BackingError, StateError, StateName};
 use crate::keyed::{
-    AggregatingState, Aggregation, KeyedState, OpenState, ReducingState, Reduction, StateReport,
+    AggregatingState, Aggregation, ChunkKeys, KeyedState, OpenState, ReducingState, Reduction,
+    StateReport,
 };
 use crate::restore::{OwnRows, Restored, RestoredSnapshot};
 use crate::snapshot::{
     KeyedSnapshot, RawKeyGroupState, StoreView, UnsealedSnapshot, UnsealedState,
 };
 use crate::store::{StateStore, StoreFactory, StoreFiles, StorePlace, StoreReport};
-use crate::table::{Namespace, TableSetup};
+use crate::table::{Namespace, StoreBehind, TableSetup};
 
 /// Where the state of a subtask rests.
 #[derive(Clone, Debug)]
@@ -37,12 +40,10 @@ pub enum Store {
         /// Reads the state of a checkpoint that a local store has written.
         reads: Option<Arc<dyn StoreFactory>>,
     },
-    /// In a local store, with each state's table as a cache of at most `cache_bytes`.
+    /// In a local store, with the tables of the states as caches inside the budget.
     Local {
         /// Makes the store.
         factory: Arc<dyn StoreFactory>,
-        /// Bytes that the table of one state may hold between chunks.
-        cache_bytes: usize,
     },
 }
 
@@ -70,7 +71,7 @@ pub struct BackendSetup {
     pub range: KeyGroupRange,
     /// The key groups of the operator.
     pub max_parallelism: MaxParallelism,
-    /// What all state of the slot may hold.
+    /// What all state of the worker may hold.
     pub budget: MemoryBudget,
     /// Where state rests.
     pub store: Store,
@@ -137,20 +138,26 @@ pub struct KeyedStateBackend {
     states: Vec<Box<dyn KeyedState>>,
     restored: Restored,
     running: Option<Running>,
-    /// Bytes charged to the budget.
-    charged: u64,
+    /// What is charged to the budget.
+    share: Share,
+    /// The state that gives memory back next.
+    relieved: usize,
+    is_withheld: bool,
 }
 
 impl KeyedStateBackend {
     /// A backend without state.
     pub fn new(setup: BackendSetup) -> Self {
+        let share = setup.budget.join();
         Self {
             setup,
+            share,
+            relieved: 0,
+            is_withheld: false,
             local: LocalStore::Closed(None),
             states: Vec::new(),
             restored: Restored::default(),
             running: None,
-            charged: 0,
         }
     }
 
@@ -170,7 +177,7 @@ impl KeyedStateBackend {
         let groups = (setup.range, setup.max_parallelism);
         let stores = match &setup.store {
             Store::Heap { reads } => (reads.as_deref(), None),
-            Store::Local { factory, .. } => (Some(factory.as_ref()), Some(factory.name())),
+            Store::Local { factory } => (Some(factory.as_ref()), Some(factory.name())),
         };
         let (restored, files) = Restored::collect(&setup.uid, groups, snapshots, stores, now)?;
         let mut backend = Self::new(setup);
@@ -227,7 +234,7 @@ impl KeyedStateBackend {
         reduction: F,
     ) -> Result<StateHandle<ReducingState<K, N, V, F>>, StateError>
     where
-        K: highwater_types::Key,
+        K: Key,
         N: Namespace,
         V: highwater_types::Record,
         F: Reduction<V>,
@@ -248,7 +255,7 @@ impl KeyedStateBackend {
         aggregation: A,
     ) -> Result<StateHandle<AggregatingState<K, N, A>>, StateError>
     where
-        K: highwater_types::Key,
+        K: Key,
         N: Namespace,
         A: Aggregation,
     {
@@ -350,7 +357,7 @@ impl KeyedStateBackend {
     /// The local store, opened when it is first needed.
     fn local_store(&mut self) -> Result<&mut dyn StateStore, StateError> {
         if let LocalStore::Closed(files) = &mut self.local {
-            let Store::Local { factory, .. } = &self.setup.store else {
+            let Store::Local { factory } = &self.setup.store else {
                 unreachable!("only a backend with a local store opens one");
             };
             let place = StorePlace {
@@ -374,8 +381,8 @@ impl KeyedStateBackend {
     /// Ends a chunk: reports errors of accesses, cleans and evicts in pieces, charges the budget.
     ///
     /// # Errors
-    /// The first error of an access since the last call; `Exhausted` when the slot is above its budget. The attempt must
-    /// fail: what was emitted since the last checkpoint may be wrong.
+    /// The first error of an access since the last call, or of eviction; `Exhausted` when what cannot leave memory is above
+    /// the budget. The attempt must fail: what was emitted since the last checkpoint may be wrong.
     pub fn after_chunk(&mut self, now: ProcessingTime) -> Result<(), StateError> {
         if let LocalStore::Open(store) = &mut self.local {
             store.set_time(now);
@@ -383,7 +390,24 @@ impl KeyedStateBackend {
         for state in &mut self.states {
             state.after_chunk(now)?;
         }
-        self.charge()
+        self.charge()?;
+        self.relieve()
+    }
+
+    /// Whether a local store lies behind the states: memory is then a cache.
+    pub const fn is_local(&self) -> bool {
+        matches!(self.setup.store, Store::Local { .. })
+    }
+
+    /// Brings what the states hold of the keys of a chunk into memory, with one read of the store for each state that is
+    /// likely to be asked: for operators whose function decides which state it asks. Which are likely is learned from what
+    /// was asked before.
+    ///
+    /// # Errors
+    /// Of the kind of the store's error; `Corrupt` when a row cannot be decoded.
+    pub fn prepare_keys<K: Key>(&mut self, keys: &ChunkKeys<K>) -> Result<(), StateError> {
+        let mut states = self.states.iter_mut();
+        states.try_for_each(|state| state.prepare_keys(keys))
     }
 
     /// Brings what the states hold of the keys of a chunk into the cache of the processor: for operators whose function
@@ -509,6 +533,7 @@ impl KeyedStateBackend {
     }
 
     fn withhold_writes(&mut self, withheld: bool) {
+        self.is_withheld = withheld;
         let states = self.states.iter_mut();
         states.for_each(|state| state.withhold_writes(withheld));
     }
@@ -554,10 +579,10 @@ impl KeyedStateBackend {
         is_pageable: bool,
     ) -> Result<TableSetup, StateError> {
         let backing = match &self.setup.store {
-            Store::Local { cache_bytes, .. } if is_pageable => {
-                let cache_bytes = *cache_bytes;
-                Some((self.open_backing(&descriptor)?, cache_bytes))
-            }
+            Store::Local { .. } if is_pageable => Some(StoreBehind {
+                rows: self.open_backing(&descriptor)?,
+                is_empty: !self.restored.holds(&descriptor.name),
+            }),
             _ => None,
         };
         Ok(TableSetup {
@@ -625,24 +650,28 @@ impl KeyedStateBackend {
         })
     }
 
-    /// Charges the bytes of all states to the budget of the slot.
+    /// Charges the bytes of all states to the budget.
     fn charge(&mut self) -> Result<(), StateError> {
-        let held = self.used_bytes();
-        let used = self.setup.budget.recharge(self.charged, held);
-        let has_grown = held > self.charged;
-        self.charged = held;
-        if used <= self.setup.budget.limit() || !has_grown {
+        let (held, before) = (self.used_bytes(), self.share.held());
+        let fixed = |state: &dyn KeyedState| state.fixed_bytes() as u64;
+        let all_fixed = self.states.iter().map(|state| fixed(state.as_ref())).sum();
+        self.share.charge(held, all_fixed);
+        let (in_all, limit) = (self.setup.budget.fixed(), self.setup.budget.limit());
+        if in_all <= limit || held <= before {
             return Ok(());
         }
-        let largest = self.states.iter().max_by_key(|state| state.used_bytes());
-        let (state, held) = largest.map_or(("", 0), |state| {
-            (&state.descriptor().name, state.used_bytes() as u64)
-        });
+        let largest = self
+            .states
+            .iter()
+            .max_by_key(|state| fixed(state.as_ref()))
+            .map_or(("", 0), |state| {
+                (&state.descriptor().name, fixed(state.as_ref()))
+            });
         Err(StateError::Budget {
-            name: self.name(state),
-            held,
-            used,
-            budget: self.setup.budget.limit(),
+            name: self.name(largest.0),
+            held: largest.1,
+            used: in_all,
+            budget: limit,
         })
     }
 
@@ -683,13 +712,6 @@ fn store_error(uid: &OperatorUid, operation: &'static str, source: BackingError)
         operation,
         kind: source.kind(),
         source,
-    }
-}
-
-impl Drop for KeyedStateBackend {
-    /// Gives the budget back.
-    fn drop(&mut self) {
-        self.setup.budget.recharge(self.charged, 0);
     }
 }
 

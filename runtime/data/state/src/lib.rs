@@ -82,18 +82,18 @@ pub use backend::{
     BackendSetup, KeyedStateBackend, SnapshotProgress, StateHandle, Store, Unmatched,
 };
 pub use backing::{Backing, RowKey, RowWrite, VisitRow};
-pub use budget::MemoryBudget;
+pub use budget::{MemoryBudget, Relief, Relieved};
 pub use context::KeyContext;
 pub use descriptor::{StateDescriptor, StateKind, StateSchemas};
 pub use error::{BackingError, StateError, StateName};
 pub use keyed::{
-    AggregatingState, Aggregation, Drained, KeyedState, ListState, MapState, OpenState,
+    AggregatingState, Aggregation, ChunkKeys, Drained, KeyedState, ListState, MapState, OpenState,
     ReducingState, Reduction, SlicedState, StateReport, ValueState,
 };
 pub use operator_state::{OperatorRestore, OperatorSnapshot, Redistribution};
 pub use restore::RestoredSnapshot;
 pub use snapshot::{
-    GroupBlock, KeyedSnapshot, RawKeyGroupState, RowsPlace, SealedInStore, SealedPieces,
+    GroupBlock, KeyedSnapshot, RawKeyGroupState, RowOrder, RowsPlace, SealedInStore, SealedPieces,
     StateBlock, StateHeader, UnsealedSnapshot, UnsealedState, canonical_digest,
 };
 pub use store::{

@@ -20,7 +20,8 @@ use crate::descriptor::{StateDescriptor, StateKind};
 use crate::error::{StateError, StateName};
 use crate::keyed::KeyedState;
 use crate::snapshot::{
-    GroupBlock, KeyedSnapshot, RowsPlace, SavedRows, SealedInStore, StateHeader, UnsealedState,
+    GroupBlock, KeyedSnapshot, RowOrder, RowsPlace, SavedRows, SealedInStore, StateHeader,
+    UnsealedState,
 };
 use crate::store::{FrozenStore, StoreFactory, StoreFiles};
 
@@ -54,10 +55,10 @@ impl From<SealedInStore> for RestoredSnapshot {
 enum StoredRows {
     /// In the snapshot.
     Groups(Vec<GroupBlock>),
-    /// In a store that is only read: which, and the key groups to take.
-    Frozen(usize, KeyGroupRange),
-    /// In the own store, which went on from the files.
-    Own,
+    /// In a store that is only read: which, the key groups to take, and their order.
+    Frozen(usize, KeyGroupRange, RowOrder),
+    /// In the own store, which went on from the files, in this order.
+    Own(RowOrder),
 }
 
 /// One stored state of one file.
@@ -140,11 +141,11 @@ impl Restored {
                         groups.retain(|block| range.contains(block.group));
                         StoredRows::Groups(groups)
                     }
-                    (RowsPlace::InStore, Some(reader)) => {
-                        StoredRows::Frozen(reader, held.intersection(range))
+                    (RowsPlace::InStore(order), Some(reader)) => {
+                        StoredRows::Frozen(reader, held.intersection(range), order)
                     }
-                    (RowsPlace::InStore, None) if is_own => StoredRows::Own,
-                    (RowsPlace::InStore, None) => {
+                    (RowsPlace::InStore(order), None) if is_own => StoredRows::Own(order),
+                    (RowsPlace::InStore(_), None) => {
                         return Err(StateError::Format {
                             at: "the states",
                             reason: format!(
@@ -224,11 +225,11 @@ impl Restored {
                         loader.load(group.group, &group.verified(&name)?)?;
                     }
                 }
-                StoredRows::Frozen(reader, groups) => {
+                StoredRows::Frozen(reader, groups, order) => {
                     let reader = self.readers[*reader].as_mut();
-                    loader.load_frozen(reader, *groups)?;
+                    loader.load_frozen(reader, *groups, *order)?;
                 }
-                StoredRows::Own => loader.load_own(own)?,
+                StoredRows::Own(order) => loader.load_own(own, *order)?,
             }
         }
         self.blocks.remove(&descriptor.name);
@@ -286,7 +287,7 @@ impl Restored {
     pub(crate) fn unmatched(&self) -> impl Iterator<Item = (&str, Option<u64>)> {
         let rows = |stored: &Stored| match &stored.rows {
             StoredRows::Groups(groups) => Some(groups.iter().map(|group| group.count).sum::<u64>()),
-            StoredRows::Frozen(..) | StoredRows::Own => None,
+            StoredRows::Frozen(..) | StoredRows::Own(_) => None,
         };
         let blocks = self.blocks.iter();
         blocks.map(move |(name, blocks)| (name.as_str(), blocks.iter().map(rows).sum()))
@@ -298,16 +299,21 @@ impl Restored {
         let dropped = std::mem::take(&mut self.blocks).into_iter();
         let is_own = |blocks: &[Stored]| {
             let mut rows = blocks.iter().map(|stored| &stored.rows);
-            rows.any(|rows| matches!(rows, StoredRows::Own))
+            rows.any(|rows| matches!(rows, StoredRows::Own(_)))
         };
         let own = dropped.filter(|(_, blocks)| is_own(blocks));
         own.map(|(name, _)| name).collect()
     }
 
+    /// Whether the snapshot holds a state of this name.
+    pub(crate) fn holds(&self, name: &str) -> bool {
+        self.blocks.contains_key(name)
+    }
+
     /// Whether rows of a state that was not opened lie in the own store.
     pub(crate) fn holds_own(&self) -> bool {
         let mut all = self.blocks.values().flatten();
-        all.any(|stored| matches!(stored.rows, StoredRows::Own))
+        all.any(|stored| matches!(stored.rows, StoredRows::Own(_)))
     }
 
     /// Keeps what was not opened for the snapshots to come: rows that lie elsewhere come into memory.
@@ -319,13 +325,13 @@ impl Restored {
             };
             for Stored { rows, .. } in stored {
                 let groups = match rows {
-                    StoredRows::Own => continue,
+                    StoredRows::Own(_) => continue,
                     StoredRows::Groups(groups) => {
                         let held = groups.iter().map(|group| group.in_memory(&name));
                         held.collect::<Result<Vec<_>, _>>()?
                     }
-                    StoredRows::Frozen(reader, groups) => {
-                        blocks_of(&name, self.readers[*reader].as_mut(), *groups)?
+                    StoredRows::Frozen(reader, groups, order) => {
+                        blocks_of(&name, self.readers[*reader].as_mut(), *groups, *order)?
                     }
                 };
                 *rows = StoredRows::Groups(groups);
@@ -342,7 +348,7 @@ impl Restored {
             header: header.clone(),
             rows: match rows {
                 StoredRows::Groups(groups) => SavedRows::Blocks(groups.clone()),
-                StoredRows::Own => SavedRows::InStore(None),
+                StoredRows::Own(order) => SavedRows::InStore(*order, None),
                 StoredRows::Frozen(..) => SavedRows::Blocks(Vec::new()),
             },
         });

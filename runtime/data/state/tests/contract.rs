@@ -2,18 +2,16 @@
 
 use std::sync::Arc;
 
-use highwater_state::Store;
 use highwater_state::contract::{
-    Access, SlowMissFactory, Step, check_backend, check_steps, check_store, seeded_steps,
+    Access, SlowMissFactory, Step, check_backend, check_steps, check_store, on_heap, over,
+    seeded_steps,
 };
+use highwater_state::{MemoryBudget, Store};
 use proptest::prelude::*;
 
-fn paged(factory: &SlowMissFactory) -> Store {
-    Store::Local {
-        factory: Arc::new(factory.clone()),
-        // Less than one entry: everything is evicted after every chunk.
-        cache_bytes: 64,
-    }
+/// Less than one entry fits: everything is evicted after every chunk.
+fn paged(factory: &SlowMissFactory) -> (Store, MemoryBudget) {
+    over(Arc::new(factory.clone()), 64)
 }
 
 #[test]
@@ -23,7 +21,7 @@ fn a_store_that_is_only_good_at_bulk_is_a_store() {
 
 #[test]
 fn heap_keeps_the_contract() {
-    check_backend(&mut Store::heap);
+    check_backend(&mut on_heap);
 }
 
 #[test]
@@ -38,10 +36,7 @@ fn table_over_a_store_keeps_the_contract_and_reads_in_bulk() {
 #[test]
 fn table_over_a_store_that_never_evicts_keeps_the_contract() {
     let factory = SlowMissFactory::default();
-    check_backend(&mut || Store::Local {
-        factory: Arc::new(factory.clone()),
-        cache_bytes: usize::MAX,
-    });
+    check_backend(&mut || over(Arc::new(factory.clone()), u64::MAX));
 }
 
 fn access() -> impl Strategy<Value = Access> {
@@ -69,10 +64,13 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     #[test]
-    fn backends_agree_on_random_runs(steps in proptest::collection::vec(step(), 0..40)) {
+    fn backends_agree_on_random_runs(
+        steps in proptest::collection::vec(step(), 0..40),
+        cache in prop_oneof![Just(64u64), 500u64..20_000],
+    ) {
         let factory = SlowMissFactory::default();
-        let on_heap = check_steps(&mut Store::heap, &steps);
-        let in_store = check_steps(&mut || paged(&factory), &steps);
+        let on_heap = check_steps(&mut on_heap, &steps);
+        let in_store = check_steps(&mut || over(Arc::new(factory.clone()), cache), &steps);
         prop_assert_eq!(on_heap, in_store);
     }
 }

@@ -148,6 +148,7 @@ fn setup(
         settings: WorkerSettings {
             slots: 1,
             state_bytes_max: 1 << 20,
+            store_bytes_max: 0,
             spool_bytes_max: 1 << 20,
         },
         clock: Arc::new(ManualClock::default()),

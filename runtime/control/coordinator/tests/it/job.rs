@@ -154,6 +154,7 @@ pub(crate) fn start_in(
         settings: WorkerSettings {
             slots: 2,
             state_bytes_max: 1 << 30,
+            store_bytes_max: 0,
             spool_bytes_max: 1 << 24,
         },
         clock: Arc::clone(&manner.clock),

@@ -17,7 +17,6 @@ type Names = ValueState<i64, (), String>;
 fn local() -> Store {
     Store::Local {
         factory: Arc::new(SlowMissFactory::default()),
-        cache_bytes: 512,
     }
 }
 
@@ -34,7 +33,7 @@ fn setup(index: u32, parallelism: u32, store: Store) -> BackendSetup {
         subtask: SubtaskIndex(index),
         range: max_parallelism.range(SubtaskIndex(index), Parallelism(parallelism)),
         max_parallelism,
-        budget: MemoryBudget::unlimited(),
+        budget: MemoryBudget::with_cache(u64::MAX, 512),
         store,
     }
 }

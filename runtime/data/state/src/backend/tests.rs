@@ -1,7 +1,7 @@
 //! Opening, restoring and refusing: what the messages name, what a TTL does, what the budget does.
 
 use highwater_types::{
-    Classified, DataType, DecodeError, Epoch, ErrorKind, Field, Key, KeyHash, Parallelism, Record,
+    Classified, DataType, DecodeError, Epoch, ErrorKind, Field, Key, Parallelism, Record,
     SubtaskIndex,
 };
 
@@ -237,8 +237,8 @@ fn equal_content_has_an_equal_digest_at_any_parallelism_and_backend() {
             if is_paged {
                 setup.store = Store::Local {
                     factory: Arc::new(SlowMissFactory::default()),
-                    cache_bytes: 512,
                 };
+                setup.budget = MemoryBudget::with_cache(u64::MAX, 512);
             }
             let mut backend = KeyedStateBackend::new(setup);
             let map = MapState::<i64, (), i64, i64>::describe("map");
@@ -679,9 +679,10 @@ fn sliced_state_restores_as_value_state_and_back() {
         [0, 1, 2]
     );
     let mut sum = 0;
-    backend
+    let drained = backend
         .get(sliced)
-        .for_each(&2, |_: KeyHash, _, count| sum += count);
+        .drain(&2, usize::MAX, |_, _, count| sum += count);
+    assert_eq!(drained.unwrap(), crate::keyed::Drained::All);
     assert_eq!(sum, (0..50).filter(|key| key % 3 == 2).sum::<u64>());
 }
 

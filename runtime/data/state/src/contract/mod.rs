@@ -19,10 +19,25 @@ pub use self::steps::{Access, Step, seeded_steps};
 pub use self::store_steps::{StoreStep, check_store_steps, seeded_store_steps};
 pub use self::stores::check_store;
 use self::subtask::{Cluster, Crash, RestoreFrom};
-use crate::backend::Store;
+use std::sync::Arc;
 
-/// Makes the store of one subtask of one attempt.
-pub type MakeStore<'a> = &'a mut dyn FnMut() -> Store;
+use crate::backend::Store;
+use crate::budget::MemoryBudget;
+use crate::store::StoreFactory;
+
+/// Makes the store of one subtask of one attempt, and the budget of its memory.
+pub type MakeStore<'a> = &'a mut dyn FnMut() -> (Store, MemoryBudget);
+
+/// State in memory only, as much as there is.
+pub fn on_heap() -> (Store, MemoryBudget) {
+    (Store::heap(), MemoryBudget::unlimited())
+}
+
+/// State in a local store, of which memory holds up to `cache` bytes.
+pub fn over(factory: Arc<dyn StoreFactory>, cache: u64) -> (Store, MemoryBudget) {
+    let budget = MemoryBudget::with_cache(u64::MAX, cache);
+    (Store::Local { factory }, budget)
+}
 
 /// Runs `steps` on the backend and on the model. Returns the canonical digest of every snapshot taken.
 ///
@@ -75,7 +90,7 @@ pub fn check_seeds(make_store: MakeStore<'_>, seeds: Range<u64>) {
     for seed in seeds {
         let steps = seeded_steps(seed, 60);
         let digests = check_steps(make_store, &steps);
-        let on_heap = check_steps(&mut Store::heap, &steps);
+        let on_heap = check_steps(&mut on_heap, &steps);
         assert_eq!(
             digests, on_heap,
             "digests of seed {seed} differ from those of the heap"

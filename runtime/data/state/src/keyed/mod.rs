@@ -20,10 +20,11 @@ pub use self::map::{MapKey, MapState};
 pub use self::reducing::{ReducingState, Reduction};
 pub use self::sliced::{Drained, SlicedState};
 pub use self::value::ValueState;
+use crate::budget::{Relief, Relieved};
 use crate::cell::{Cell, StoredForm};
 use crate::descriptor::{StateDescriptor, StateKind, StateSchemas};
 use crate::error::StateError;
-use crate::snapshot::UnsealedState;
+use crate::snapshot::{RowOrder, UnsealedState};
 use crate::table::{Namespace, StateTable, TableSetup};
 
 /// What one state holds now and did since it was opened.
@@ -37,8 +38,36 @@ pub struct StateReport {
     pub bytes: u64,
     /// Entries that their time to live removed whole, by a read or a cleanup.
     pub expired: u64,
-    /// Entries that were asked of the store.
+    /// Keys of chunks that were in memory. This and what follows is 0 without a store behind the state.
+    pub hits: u64,
+    /// Keys that were asked of the store.
     pub misses: u64,
+    /// Keys that were not in memory and known to be absent without asking the store.
+    pub known_absent: u64,
+    /// Reads of a single key that no chunk announced: each costs as much as many together.
+    pub unprepared: u64,
+    /// Entries that left memory.
+    pub evicted: u64,
+    /// Rows that were written because they had to leave memory.
+    pub evicted_dirty: u64,
+    /// Rows that were written to the store, for a checkpoint or to leave memory.
+    pub rows_written: u64,
+}
+
+impl StateReport {
+    /// Adds what another table of the same state holds and did.
+    pub(crate) const fn add(&mut self, other: &Self) {
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+        self.expired += other.expired;
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.known_absent += other.known_absent;
+        self.unprepared += other.unprepared;
+        self.evicted += other.evicted;
+        self.evicted_dirty += other.evicted_dirty;
+        self.rows_written += other.rows_written;
+    }
 }
 
 /// What a backend does with a state, whatever its types.
@@ -52,8 +81,34 @@ pub trait KeyedState: Any + Send {
     /// While `withheld`, nothing is written to the store: it is being frozen.
     fn withhold_writes(&mut self, withheld: bool);
 
+    /// How its rows are ordered in a store.
+    fn row_order(&self) -> RowOrder {
+        RowOrder::Key
+    }
+
+    /// The store went on from files and holds rows of this state already, in the order of the state.
+    ///
+    /// # Errors
+    /// Of the store's kind when it cannot be asked for them.
+    fn adopt_stored(&mut self) -> Result<(), StateError> {
+        Ok(())
+    }
+
     /// Bytes of memory that the state takes.
     fn used_bytes(&self) -> usize;
+
+    /// The part of them that cannot leave memory.
+    fn fixed_bytes(&self) -> usize {
+        self.used_bytes()
+    }
+
+    /// Gives memory back: entries that lie in a store too, or are written to it first.
+    ///
+    /// # Errors
+    /// The first error since the last call that could not be returned where it happened.
+    fn relieve(&mut self, _: &mut Relief) -> Result<Relieved, StateError> {
+        Ok(Relieved::All)
+    }
 
     /// What the state holds and did.
     fn report(&self) -> StateReport;
@@ -85,9 +140,49 @@ pub trait KeyedState: Any + Send {
     /// The first error since the last call that could not be returned where it happened.
     fn after_chunk(&mut self, now: ProcessingTime) -> Result<(), StateError>;
 
+    /// Brings the entries of these keys from the store into memory, if the operator is likely to ask for them. `keys` are
+    /// [`ChunkKeys`] of the key type of the operator.
+    ///
+    /// # Errors
+    /// Of the kind of the store's error; `Corrupt` when a row cannot be decoded.
+    fn prepare_keys(&mut self, _keys: &dyn Any) -> Result<(), StateError> {
+        Ok(())
+    }
+
     /// Brings the entries of these keys into the cache of the processor, where the state has one entry for each key.
     /// Changes nothing but the time of the accesses that follow.
     fn warm_keys(&self, hashes: &[KeyHash]);
+}
+
+/// The keys of a chunk, for operators whose function decides which state it asks: see
+/// [`KeyedStateBackend::prepare_keys`](crate::KeyedStateBackend::prepare_keys). Used again for each chunk.
+#[derive(Clone, Debug)]
+pub struct ChunkKeys<K> {
+    pub(crate) hashes: Vec<KeyHash>,
+    pub(crate) keys: Vec<K>,
+}
+
+impl<K> Default for ChunkKeys<K> {
+    fn default() -> Self {
+        Self {
+            hashes: Vec::new(),
+            keys: Vec::new(),
+        }
+    }
+}
+
+impl<K: Key> ChunkKeys<K> {
+    /// Begins a chunk.
+    pub fn clear(&mut self) {
+        self.hashes.clear();
+        self.keys.clear();
+    }
+
+    /// Adds the key of a row; `hash` is that of the key.
+    pub fn push(&mut self, hash: KeyHash, key: K) {
+        self.hashes.push(hash);
+        self.keys.push(key);
+    }
 }
 
 /// A state that opens from its setup alone.
@@ -140,6 +235,15 @@ impl<K: Key, N: Namespace, C: Cell> KeyedState for StateTable<K, N, C> {
         self.used_bytes()
     }
 
+    fn fixed_bytes(&self) -> usize {
+        self.fixed_bytes()
+    }
+
+    fn relieve(&mut self, relief: &mut Relief) -> Result<Relieved, StateError> {
+        let relieved = self.relieve(relief);
+        self.take_fault().map(|()| relieved)
+    }
+
     fn report(&self) -> StateReport {
         self.report()
     }
@@ -168,6 +272,10 @@ impl<K: Key, N: Namespace, C: Cell> KeyedState for StateTable<K, N, C> {
         self.after_chunk(now)
     }
 
+    fn prepare_keys(&mut self, keys: &dyn Any) -> Result<(), StateError> {
+        self.prepare_keys(keys)
+    }
+
     fn warm_keys(&self, hashes: &[KeyHash]) {
         self.warm_keys(hashes);
     }
@@ -191,6 +299,17 @@ macro_rules! keyed_state_by_table {
 
             fn used_bytes(&self) -> usize {
                 self.table.used_bytes()
+            }
+
+            fn fixed_bytes(&self) -> usize {
+                self.table.fixed_bytes()
+            }
+
+            fn relieve(
+                &mut self,
+                relief: &mut $crate::Relief,
+            ) -> Result<$crate::Relieved, $crate::StateError> {
+                $crate::keyed::KeyedState::relieve(&mut self.table, relief)
             }
 
             fn report(&self) -> $crate::StateReport {
@@ -229,6 +348,13 @@ macro_rules! keyed_state_by_table {
                 self.table.after_chunk(now)
             }
 
+            fn prepare_keys(
+                &mut self,
+                keys: &dyn std::any::Any,
+            ) -> Result<(), $crate::StateError> {
+                self.table.prepare_keys(keys)
+            }
+
             fn warm_keys(&self, hashes: &[highwater_types::KeyHash]) {
                 self.table.warm_keys(hashes);
             }
@@ -251,6 +377,21 @@ macro_rules! prepare_by_table {
             rows: impl IntoIterator<Item = (highwater_types::KeyHash, &'a $key, &'a $namespace)>,
         ) -> Result<(), $crate::StateError> {
             self.table.prepare(rows)
+        }
+
+        /// Brings the keys of a chunk, all with one namespace, into memory with at most one read of the store. Does
+        /// nothing on the heap, where the chunk-wise accesses look ahead themselves.
+        ///
+        /// # Errors
+        /// Of the kind of the store's error; `Corrupt` when a row cannot be decoded.
+        #[inline]
+        pub fn prepare_chunk<Q: std::borrow::Borrow<$key>>(
+            &mut self,
+            hashes: &[highwater_types::KeyHash],
+            namespace: &$namespace,
+            key: impl Fn(usize) -> Q,
+        ) -> Result<(), $crate::StateError> {
+            self.table.prepare_chunk(hashes, namespace, key)
         }
 
         /// How often the store was asked for a single key because nobody had prepared it.

@@ -1,20 +1,31 @@
 //! Sliced state: one table for each namespace, for windows that many keys share.
 //!
 //! A window that fires is one scan and a window that closes is dropped whole, with no timer and no lookup per key. The
-//! stored form is that of value state with the same types. Slices live on the heap with every backend, inside the
-//! budget. For namespaces that differ from key to key (sessions) use the other states with a namespace.
+//! stored form is that of value state with the same types. For namespaces that differ from key to key (sessions) use the other
+//! states with a namespace.
+//!
+//! With a local store the tables are caches over rows with the namespace in front. What leaves while the store may not
+//! be written, from the barrier until it is frozen, stays in it and is hidden; it is removed as soon as that ends. So firing
+//! never waits for a checkpoint.
+
+mod drain;
+mod rows;
 
 use std::collections::BTreeMap;
 
 use highwater_types::{DecodeError, Key, KeyGroup, KeyGroupRange, KeyHash, ProcessingTime, Record};
 
+use self::drain::{Drain, Portion};
+use self::rows::{SharedRows, SliceRows};
 use super::{KeyedState, OpenState, StateReport};
+use crate::budget::{Relief, Relieved};
 use crate::cell::StoredForm;
 use crate::descriptor::{StateDescriptor, StateKind, StateSchemas};
-use crate::error::{StateError, StateName};
+use crate::error::{BackingError, StateError, StateName};
+use crate::snapshot::order::{behind, namespace_prefix, read_namespace};
 use crate::snapshot::rows::{GroupRows, next_row};
-use crate::snapshot::{SavedRows, StateHeader, UnsealedState};
-use crate::table::{Namespace, StateTable, TableSetup};
+use crate::snapshot::{RowOrder, SavedRows, StateHeader, UnsealedState};
+use crate::table::{Namespace, StateTable, StoreBehind, TableSetup};
 
 /// Whether a slice that is drained in pieces holds more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,25 +36,49 @@ pub enum Drained {
     Part,
 }
 
+struct Slice<K, V> {
+    table: StateTable<K, (), V>,
+    /// Its rows in the store, if there is one.
+    rows: Option<SliceRows>,
+    /// How far it is drained, where that needs to be known.
+    drain: Option<Box<Drain<K>>>,
+}
+
+/// The running or last snapshot of a state over a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The store may be written.
+    Open,
+    /// A barrier of this time has passed, and the snapshot is being saved.
+    Saving(ProcessingTime),
+}
+
 /// One table of values for each namespace.
 pub struct SlicedState<K, N, V> {
-    slices: BTreeMap<N, StateTable<K, (), V>>,
+    slices: BTreeMap<N, Slice<K, V>>,
     /// Dropped, but still owed to the running snapshot.
     retired: Vec<StateTable<K, (), V>>,
     setup: TableSetup,
-    is_saving: bool,
+    store: Option<SharedRows>,
+    phase: Phase,
+    /// Nothing may be written to the store.
+    is_withheld: bool,
+    fault: Option<StateError>,
 }
 
 impl<K: Key, N: Namespace + Ord, V: Record> OpenState for SlicedState<K, N, V> {
-    const IS_PAGEABLE: bool = false;
     const KEEPS_TTL: bool = false;
 
-    fn open(setup: TableSetup) -> Self {
+    fn open(mut setup: TableSetup) -> Self {
+        let behind = setup.backing.take();
         Self {
             slices: BTreeMap::new(),
             retired: Vec::new(),
+            store: behind.map(|behind| SharedRows::new(behind.rows, setup.range)),
             setup,
-            is_saving: false,
+            phase: Phase::Open,
+            is_withheld: false,
+            fault: None,
         }
     }
 
@@ -52,21 +87,49 @@ impl<K: Key, N: Namespace + Ord, V: Record> OpenState for SlicedState<K, N, V> {
     }
 }
 
+impl<K: Key, V: Record> Slice<K, V> {
+    /// Makes a slice that is being drained one as any other.
+    #[cold]
+    fn settle(&mut self) -> Result<(), StateError> {
+        match (self.drain.take(), &self.rows) {
+            (Some(drain), Some(rows)) => drain.settle((&mut self.table, rows)),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_blank(&self) -> bool {
+        self.table.is_blank() && self.rows.as_ref().is_none_or(SliceRows::is_unwritten)
+    }
+
+    fn used_bytes(&self) -> usize {
+        self.table.used_bytes() + self.drain.as_ref().map_or(0, |drain| drain.bytes())
+    }
+}
+
 impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
-    /// The table of a namespace, made when absent.
+    /// The table of a namespace, made when absent. With a store it is a cache: see [`StateTable::prepare_chunk`].
     pub fn slice(&mut self, namespace: &N) -> &mut StateTable<K, (), V> {
         if !self.slices.contains_key(namespace) {
-            let table = self.new_slice(namespace);
-            self.slices.insert(namespace.clone(), table);
+            let slice = self.new_slice(namespace);
+            self.slices.insert(namespace.clone(), slice);
         }
-        self.slices
-            .get_mut(namespace)
+        self.settled(namespace)
             .expect("the slice is there or was made above")
     }
 
     /// The table of a namespace, if there is one.
     pub fn find_slice(&mut self, namespace: &N) -> Option<&mut StateTable<K, (), V>> {
-        self.slices.get_mut(namespace)
+        self.settled(namespace)
+    }
+
+    fn settled(&mut self, namespace: &N) -> Option<&mut StateTable<K, (), V>> {
+        let slice = self.slices.get_mut(namespace)?;
+        if slice.drain.is_some()
+            && let Err(error) = slice.settle()
+        {
+            self.fault.get_or_insert(error);
+        }
+        Some(&mut slice.table)
     }
 
     /// The namespaces that have a table, in order.
@@ -76,59 +139,116 @@ impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
 
     /// The value of a key in a namespace.
     pub fn get(&mut self, hash: KeyHash, key: &K, namespace: &N) -> Option<&V> {
-        self.slices.get_mut(namespace)?.get(hash, key, &())
+        self.settled(namespace)?.get(hash, key, &())
     }
 
-    /// Calls `visit` with every entry of a namespace, in an order fixed by the history.
-    pub fn for_each(&self, namespace: &N, mut visit: impl FnMut(KeyHash, &K, &V)) {
-        if let Some(table) = self.slices.get(namespace) {
-            table.for_each(|hash, key, (), value| visit(hash, key, value));
-        }
+    /// How often the store was asked for a single key because nobody had prepared it.
+    pub fn unprepared_reads(&self) -> u64 {
+        let tables = self.tables();
+        tables.map(StateTable::unprepared_reads).sum()
     }
 
-    /// Removes up to `limit` entries of a namespace and hands them over, so that a big window fires in pieces.
+    /// Removes up to `limit` entries of a namespace and hands them over, so that a big window fires in pieces. There may be
+    /// pieces of less, also of none, before the last. Between two pieces there may be barriers, and drains of other namespaces;
+    /// any other access of this one costs what was drained.
+    ///
+    /// # Errors
+    /// Of the store's kind; `Corrupt` when a row cannot be decoded. What was not handed over is still there.
     pub fn drain(
         &mut self,
         namespace: &N,
         limit: usize,
-        take: impl FnMut(KeyHash, K, V),
-    ) -> Drained {
-        let Some(table) = self.slices.get_mut(namespace) else {
-            return Drained::All;
+        mut take: impl FnMut(KeyHash, K, V),
+    ) -> Result<Drained, StateError> {
+        let (setup, phase) = (&self.setup, self.phase);
+        let Some(slice) = self.slices.get_mut(namespace) else {
+            return Ok(Drained::All);
         };
-        table.drain_some(limit, take);
-        if !table.is_empty() {
-            return Drained::Part;
+        let portion = match &slice.rows {
+            Some(rows)
+                if slice.drain.is_some() || !is_in_memory(&mut slice.table, rows, phase)? =>
+            {
+                let drain = slice.drain.get_or_insert_with(|| {
+                    Box::new(Drain::begin(setup.range, setup.max_parallelism))
+                });
+                drain.portion((&mut slice.table, rows), limit, &mut take)?
+            }
+            _ => {
+                slice.table.drain_without_trace(limit, take);
+                if slice.table.is_empty() {
+                    Portion::Last
+                } else {
+                    Portion::More
+                }
+            }
+        };
+        if portion == Portion::More {
+            return Ok(Drained::Part);
         }
+        debug_assert!(slice.table.is_empty(), "every entry was handed over");
         self.drop_slice(namespace);
-        Drained::All
+        Ok(Drained::All)
     }
 
     /// Drops a namespace with all its entries.
     pub fn drop_slice(&mut self, namespace: &N) {
-        if let Some(table) = self.slices.remove(namespace)
-            && table.is_saving()
-        {
-            self.retired.push(table);
+        let Some(slice) = self.slices.remove(namespace) else {
+            return;
+        };
+        let is_saving = slice.table.is_saving();
+        if let Some(rows) = &slice.rows {
+            if is_saving || self.is_withheld {
+                rows.doom();
+            } else if let Err(source) = rows.remove_all() {
+                self.raise("write to", source);
+            }
+        }
+        if is_saving {
+            self.retired.push(slice.table);
         }
     }
 
-    fn new_slice(&self, namespace: &N) -> StateTable<K, (), V> {
+    fn new_slice(&self, namespace: &N) -> Slice<K, V> {
+        let rows = self
+            .store
+            .as_ref()
+            .map(|store| store.slice(namespace_prefix(namespace)));
+        let is_empty = rows.as_ref().is_none_or(SliceRows::is_unwritten);
+        let backing = rows.clone().map(|rows| StoreBehind {
+            rows: Box::new(rows),
+            is_empty,
+        });
         let mut table = StateTable::new(TableSetup {
             uid: self.setup.uid.clone(),
             descriptor: self.setup.descriptor.clone(),
             range: self.setup.range,
             max_parallelism: self.setup.max_parallelism,
-            backing: None,
+            backing,
         });
-        let mut suffix = Vec::new();
-        namespace.encode(&mut suffix);
-        table.set_suffix(suffix);
-        table
+        if rows.is_none() {
+            let mut suffix = Vec::new();
+            namespace.encode(&mut suffix);
+            table.set_suffix(suffix);
+        } else if let Phase::Saving(now) = self.phase {
+            // It owes nothing, and writes nothing before the store is frozen.
+            table.begin_snapshot(now);
+        }
+        table.withhold_writes(self.is_withheld);
+        Slice {
+            table,
+            rows,
+            drain: None,
+        }
+    }
+
+    fn tables(&self) -> impl Iterator<Item = &StateTable<K, (), V>> {
+        let slices = self.slices.values().map(|slice| &slice.table);
+        slices.chain(&self.retired)
     }
 
     fn tables_mut(&mut self) -> impl Iterator<Item = &mut StateTable<K, (), V>> {
-        self.slices.values_mut().chain(self.retired.iter_mut())
+        let slices = self.slices.values_mut().map(|slice| &mut slice.table);
+        slices.chain(self.retired.iter_mut())
     }
 
     fn load_row(
@@ -146,6 +266,109 @@ impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
     fn range(&self) -> KeyGroupRange {
         self.setup.range
     }
+
+    fn name(&self) -> StateName {
+        StateName {
+            uid: self.setup.uid.clone(),
+            state: self.setup.descriptor.name.clone(),
+        }
+    }
+
+    /// Keeps the first error for the end of the chunk.
+    #[cold]
+    fn raise(&mut self, operation: &'static str, source: BackingError) {
+        let name = self.name();
+        self.fault.get_or_insert_with(|| StateError::Backing {
+            name,
+            operation,
+            kind: source.kind(),
+            source,
+        });
+    }
+
+    fn take_fault(&mut self) -> Result<(), StateError> {
+        self.fault.take().map_or(Ok(()), Err)
+    }
+
+    /// Removes what was dropped while the store could not be written.
+    fn bury(&mut self) {
+        let buried = self.store.as_ref().map(SharedRows::bury);
+        if let Some(Err(source)) = buried {
+            self.raise("write to", source);
+        }
+    }
+
+    /// Removes what is drained of slices from the store: it does not belong to the snapshot that begins.
+    fn remove_drained(&mut self) {
+        for slice in self.slices.values_mut() {
+            if let (Some(drain), Some(rows)) = (&slice.drain, &slice.rows)
+                && let Err(error) = drain.remove_drained((&mut slice.table, rows))
+            {
+                self.fault.get_or_insert(error);
+            }
+        }
+    }
+
+    /// Finds the slices that the store holds: in each key group it jumps from one namespace to the next.
+    fn find_stored(&mut self, store: &SharedRows) -> Result<(), StateError> {
+        for group in self.range().groups() {
+            let mut from = Vec::new();
+            loop {
+                let first = store.first_row(group, from);
+                let first = first.map_err(|source| StateError::Backing {
+                    name: self.name(),
+                    operation: "read from",
+                    kind: source.kind(),
+                    source,
+                })?;
+                let Some(row) = first else { break };
+                let read = read_namespace::<N>(&row);
+                let (namespace, prefix) = read.map_err(|source| self.row_error(group, source))?;
+                store.note_written(prefix, group);
+                self.slice(&namespace);
+                match behind(prefix) {
+                    Some(next) => from = next,
+                    None => break,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn row_error(&self, group: KeyGroup, source: DecodeError) -> StateError {
+        StateError::Decode {
+            what: format!("a row of {} in key group {group}", self.name()),
+            source,
+        }
+    }
+
+    /// The saved rows of all slices, on the heap.
+    fn saved_rows(&mut self) -> Result<SavedRows, StateError> {
+        let mut all = GroupRows::new(self.range());
+        let mut refused = Ok(());
+        for table in self.tables_mut().filter(|table| table.is_saving()) {
+            match table.take_snapshot().map(|saved| saved.rows) {
+                Ok(SavedRows::Rows(rows)) => all.append(rows),
+                Ok(SavedRows::Blocks(_) | SavedRows::InStore(..)) => {}
+                Err(error) => refused = Err(error),
+            }
+        }
+        refused?;
+        if self.store.is_some() {
+            return Ok(SavedRows::InStore(RowOrder::Namespace, None));
+        }
+        Ok(SavedRows::Rows(all))
+    }
+}
+
+/// Whether no row of a slice is in the store, nor will be while it is drained.
+fn is_in_memory<K: Key, V: Record>(
+    table: &mut StateTable<K, (), V>,
+    rows: &SliceRows,
+    phase: Phase,
+) -> Result<bool, StateError> {
+    table.flush_pending()?;
+    Ok(phase == Phase::Open && rows.is_unwritten())
 }
 
 impl<K: Key, N: Namespace + Ord, V: Record> KeyedState for SlicedState<K, N, V> {
@@ -154,36 +377,59 @@ impl<K: Key, N: Namespace + Ord, V: Record> KeyedState for SlicedState<K, N, V> 
     }
 
     fn is_paged(&self) -> bool {
-        false
+        self.store.is_some()
     }
 
-    fn withhold_writes(&mut self, _: bool) {
-        // Slices live on the heap.
-    }
-
-    fn used_bytes(&self) -> usize {
-        self.slices
-            .values()
-            .chain(&self.retired)
-            .map(StateTable::used_bytes)
-            .sum()
-    }
-
-    fn report(&self) -> StateReport {
-        let tables = || self.slices.values().chain(&self.retired);
-        StateReport {
-            name: self.setup.descriptor.name.clone(),
-            entries: tables().map(|table| table.len() as u64).sum(),
-            bytes: self.used_bytes() as u64,
-            ..StateReport::default()
+    fn withhold_writes(&mut self, withheld: bool) {
+        self.is_withheld = withheld && self.is_paged();
+        let tables = self.tables_mut();
+        tables.for_each(|table| table.withhold_writes(withheld));
+        if !withheld && self.phase == Phase::Open {
+            self.bury();
         }
     }
 
+    fn row_order(&self) -> RowOrder {
+        RowOrder::Namespace
+    }
+
+    fn adopt_stored(&mut self) -> Result<(), StateError> {
+        match self.store.clone() {
+            Some(store) => self.find_stored(&store),
+            None => Ok(()),
+        }
+    }
+
+    fn used_bytes(&self) -> usize {
+        let slices = self.slices.values().map(Slice::used_bytes);
+        let retired = self.retired.iter().map(StateTable::used_bytes);
+        slices.chain(retired).sum()
+    }
+
+    fn fixed_bytes(&self) -> usize {
+        let fixed = |slice: &Slice<K, V>| {
+            let table = &slice.table;
+            table.fixed_bytes() + slice.used_bytes() - table.used_bytes()
+        };
+        let slices = self.slices.values().map(fixed);
+        let retired = self.retired.iter().map(StateTable::used_bytes);
+        slices.chain(retired).sum()
+    }
+
+    fn report(&self) -> StateReport {
+        let mut report = StateReport {
+            name: self.setup.descriptor.name.clone(),
+            ..StateReport::default()
+        };
+        self.tables().for_each(|table| report.add(&table.report()));
+        report
+    }
+
     fn begin_snapshot(&mut self, now: ProcessingTime) {
-        self.is_saving = true;
-        self.slices
-            .values_mut()
-            .for_each(|table| table.begin_snapshot(now));
+        self.remove_drained();
+        self.phase = Phase::Saving(now);
+        let slices = self.slices.values_mut();
+        slices.for_each(|slice| slice.table.begin_snapshot(now));
     }
 
     fn advance_snapshot(&mut self, mut budget: usize) -> Option<usize> {
@@ -194,33 +440,27 @@ impl<K: Key, N: Namespace + Ord, V: Record> KeyedState for SlicedState<K, N, V> 
     }
 
     fn take_snapshot(&mut self) -> Result<UnsealedState, StateError> {
-        if !std::mem::take(&mut self.is_saving) {
+        if self.phase == Phase::Open {
             return Err(StateError::NoSnapshot {
                 uid: self.setup.uid.clone(),
             });
         }
-        let mut all = GroupRows::new(self.range());
-        let mut refused = Ok(());
-        for table in self.tables_mut().filter(|table| table.is_saving()) {
-            match table.take_snapshot().map(|saved| saved.rows) {
-                Ok(SavedRows::Rows(rows)) => all.append(rows),
-                Ok(SavedRows::Blocks(_) | SavedRows::InStore(_)) => {}
-                Err(error) => refused = Err(error),
-            }
-        }
+        self.take_fault()?;
+        let rows = self.saved_rows()?;
+        self.phase = Phase::Open;
         self.retired.clear();
-        refused.map(|()| UnsealedState {
+        Ok(UnsealedState {
             header: StateHeader::of(&self.setup.descriptor),
-            rows: SavedRows::Rows(all),
+            rows,
         })
     }
 
     fn abort_snapshot(&mut self) {
-        self.is_saving = false;
-        self.slices
-            .values_mut()
-            .for_each(StateTable::abort_snapshot);
+        self.phase = Phase::Open;
+        let slices = self.slices.values_mut();
+        slices.for_each(|slice| slice.table.abort_snapshot());
         self.retired.clear();
+        self.bury();
     }
 
     fn load(
@@ -230,26 +470,33 @@ impl<K: Key, N: Namespace + Ord, V: Record> KeyedState for SlicedState<K, N, V> 
         form: &StoredForm,
     ) -> Result<(), StateError> {
         while !rows.is_empty() {
-            self.load_row(group, &mut rows, form).map_err(|source| {
-                let name = StateName {
-                    uid: self.setup.uid.clone(),
-                    state: self.setup.descriptor.name.clone(),
-                };
-                StateError::Decode {
-                    what: format!("a row of {name} in key group {group}"),
-                    source,
-                }
-            })?;
+            self.load_row(group, &mut rows, form)
+                .map_err(|source| self.row_error(group, source))?;
         }
-        Ok(())
+        self.tables_mut().try_for_each(StateTable::take_fault)
     }
 
     fn after_chunk(&mut self, now: ProcessingTime) -> Result<(), StateError> {
-        self.slices
-            .retain(|_, table| !table.is_empty() || table.is_saving());
-        self.slices
-            .values_mut()
-            .try_for_each(|table| table.after_chunk(now))
+        self.take_fault()?;
+        if self.store.is_some() {
+            self.slices.retain(|_, slice| !slice.is_blank());
+        } else {
+            self.slices
+                .retain(|_, slice| !slice.table.is_empty() || slice.table.is_saving());
+        }
+        let mut slices = self.slices.values_mut();
+        slices.try_for_each(|slice| slice.table.after_chunk(now))
+    }
+
+    fn relieve(&mut self, relief: &mut Relief) -> Result<Relieved, StateError> {
+        let mut relieved = Relieved::All;
+        for slice in self.slices.values_mut() {
+            if slice.table.relieve(relief) == Relieved::Part {
+                relieved = Relieved::Part;
+            }
+            slice.table.take_fault()?;
+        }
+        Ok(relieved)
     }
 
     fn warm_keys(&self, _: &[KeyHash]) {

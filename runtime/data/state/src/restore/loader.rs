@@ -8,13 +8,13 @@ use highwater_types::record::{decode_length, encode_length, take};
 use highwater_types::{DecodeError, KeyGroup, KeyGroupRange, ProcessingTime};
 
 use super::OwnRows;
-use crate::backing::RowKey;
+use crate::backing::{Backing, RowKey};
 use crate::cell::StoredForm;
 use crate::descriptor::{StateDescriptor, StateKind};
 use crate::error::{BackingError, StateError, StateName};
 use crate::keyed::KeyedState;
 use crate::snapshot::rows::{GroupRows, next_row, push_row};
-use crate::snapshot::{GroupBlock, StateHeader};
+use crate::snapshot::{GroupBlock, RowOrder, StateHeader};
 use crate::store::FrozenStore;
 
 /// Bytes of rows that are taken in at once.
@@ -52,11 +52,14 @@ impl Loader<'_> {
         &mut self,
         reader: &mut dyn FrozenStore,
         groups: KeyGroupRange,
+        order: RowOrder,
     ) -> Result<(), StateError> {
-        let (name, mut portion, mut loaded) = (self.name, Portion::default(), Ok(()));
+        let (name, mut portion, mut loaded) = (self.name, Portion::of(order), Ok(()));
         let visited = reader.visit(&name.state, groups, &mut |key, value| {
             if loaded.is_ok() {
-                loaded = portion.push(key, value, |group, rows| self.load(group, rows));
+                loaded = portion.push(self.name, (key, value), |group, rows| {
+                    self.load(group, rows)
+                });
             }
         });
         visited.map_err(|source| read_error(name, source))?;
@@ -65,20 +68,59 @@ impl Loader<'_> {
     }
 
     /// Leaves the rows in the own store, rewrites them there, or takes them out of it, as the opened state needs.
-    pub(super) fn load_own(&mut self, own: &mut dyn OwnRows) -> Result<(), StateError> {
+    pub(super) fn load_own(
+        &mut self,
+        own: &mut dyn OwnRows,
+        order: RowOrder,
+    ) -> Result<(), StateError> {
         let is_as_it_was = !self.migrates && self.form.timed == self.form.keeps_time;
-        if self.state.is_paged() && is_as_it_was {
+        let is_paged = self.state.is_paged();
+        if is_paged && order == self.state.row_order() && is_as_it_was {
+            return self.state.adopt_stored();
+        }
+        let rows = own.open()?;
+        if is_paged && order != self.state.row_order() {
+            return self.reorder_own(rows, order);
+        }
+        self.load_all(rows, order)?;
+        if is_paged {
             return Ok(());
         }
-        let mut rows = own.open()?;
-        let behind = RowKey {
-            group: KeyGroup(u16::MAX),
-            bytes: Vec::new(),
-        };
-        let mut from = RowKey {
-            group: KeyGroup(0),
-            bytes: Vec::new(),
-        };
+        own.remove()
+    }
+
+    /// Takes in rows of the own store that lie in another order than the opened state has them: all of them pass through
+    /// memory, because old and new rows would lie among each other.
+    fn reorder_own(
+        &mut self,
+        mut rows: Box<dyn Backing>,
+        order: RowOrder,
+    ) -> Result<(), StateError> {
+        let all = (&first_row(), &behind_all());
+        let mut held = Vec::new();
+        let scanned = rows.scan(all, usize::MAX, &mut |key, value| {
+            held.push((key.clone(), value.to_vec()));
+        });
+        scanned.map_err(|source| read_error(self.name, source))?;
+        let dropped = rows.drop_range(all.0, all.1);
+        dropped.map_err(|source| StateError::Backing {
+            name: self.name.clone(),
+            operation: "write to",
+            kind: source.kind(),
+            source,
+        })?;
+        let mut portion = Portion::of(order);
+        for (key, value) in &held {
+            portion.push(self.name, (key, value), |group, rows| {
+                self.load(group, rows)
+            })?;
+        }
+        portion.end(|group, rows| self.load(group, rows))
+    }
+
+    /// Takes in all rows of the own store, portion by portion.
+    fn load_all(&mut self, mut rows: Box<dyn Backing>, order: RowOrder) -> Result<(), StateError> {
+        let (mut from, behind) = (first_row(), behind_all());
         loop {
             let (mut read, mut found) = (Vec::new(), 0);
             let scanned = rows.scan((&from, &behind), PORTION_ROWS, &mut |key, value| {
@@ -86,47 +128,69 @@ impl Loader<'_> {
                 found += 1;
             });
             scanned.map_err(|source| read_error(self.name, source))?;
-            let mut portion = Portion::default();
+            let mut portion = Portion::of(order);
             for (key, value) in &read {
-                portion.push(key, value, |group, rows| self.load(group, rows))?;
+                portion.push(self.name, (key, value), |group, rows| {
+                    self.load(group, rows)
+                })?;
             }
             portion.end(|group, rows| self.load(group, rows))?;
-            let Some((last, _)) = read.pop() else {
-                break;
+            let Some((last, _)) = read.pop().filter(|_| found == PORTION_ROWS) else {
+                return Ok(());
             };
-            if found < PORTION_ROWS {
-                break;
-            }
             from = last;
             from.bytes.push(0);
         }
-        if self.state.is_paged() {
-            return Ok(());
-        }
-        drop(rows);
-        own.remove()
+    }
+}
+
+fn first_row() -> RowKey {
+    RowKey {
+        group: KeyGroup(0),
+        bytes: Vec::new(),
+    }
+}
+
+fn behind_all() -> RowKey {
+    RowKey {
+        group: KeyGroup(u16::MAX),
+        bytes: Vec::new(),
     }
 }
 
 /// Rows of one key group on their way into a state.
-#[derive(Default)]
 struct Portion {
+    order: RowOrder,
     group: KeyGroup,
     rows: Vec<u8>,
+    key: Vec<u8>,
 }
 
 impl Portion {
+    /// Of rows that lie in this order.
+    const fn of(order: RowOrder) -> Self {
+        Self {
+            order,
+            group: KeyGroup(0),
+            rows: Vec::new(),
+            key: Vec::new(),
+        }
+    }
+
     /// Adds a row; hands over what was there before when it is of another group, or enough.
     fn push(
         &mut self,
-        key: &RowKey,
-        value: &[u8],
+        name: &StateName,
+        (key, value): (&RowKey, &[u8]),
         load: impl FnOnce(KeyGroup, &[u8]) -> Result<(), StateError>,
     ) -> Result<(), StateError> {
         let is_over = self.group != key.group || self.rows.len() >= PORTION_BYTES;
         let handed = if is_over { self.end(load) } else { Ok(()) };
         self.group = key.group;
-        push_row(&key.bytes, value, &mut self.rows);
+        self.key.clear();
+        let read = self.order.to_key_first(&key.bytes, &mut self.key);
+        read.map_err(|source| row_error(name, key.group, source))?;
+        push_row(&self.key, value, &mut self.rows);
         handed
     }
 
@@ -149,17 +213,35 @@ pub(super) fn blocks_of(
     name: &StateName,
     reader: &mut dyn FrozenStore,
     groups: KeyGroupRange,
+    order: RowOrder,
 ) -> Result<Vec<GroupBlock>, StateError> {
-    let mut rows = GroupRows::new(groups);
+    let (mut rows, mut row_key, mut refused) = (GroupRows::new(groups), Vec::new(), Ok(()));
     let visited = reader.visit(&name.state, groups, &mut |key, value| {
-        rows.push(key.group, &key.bytes, value);
+        row_key.clear();
+        match order.to_key_first(&key.bytes, &mut row_key) {
+            Ok(()) => {
+                rows.push(key.group, &row_key, value);
+            }
+            Err(source) => refused = Err(row_error(name, key.group, source)),
+        }
     });
     visited.map_err(|source| read_error(name, source))?;
+    refused?;
     let blocks = groups.groups().zip(rows.groups);
     let filled = blocks.filter(|(_, buffer)| buffer.count > 0);
-    Ok(filled
-        .map(|(group, buffer)| GroupBlock::new(group, buffer.count, buffer.bytes))
-        .collect())
+    let sealed = filled.map(|(group, buffer)| {
+        let sorted = buffer.sorted();
+        let (bytes, _) = sorted.map_err(|source| row_error(name, group, source))?;
+        Ok(GroupBlock::new(group, buffer.count, bytes))
+    });
+    sealed.collect()
+}
+
+fn row_error(name: &StateName, group: KeyGroup, source: DecodeError) -> StateError {
+    StateError::Decode {
+        what: format!("a row of {name} in key group {group}"),
+        source,
+    }
 }
 
 pub(super) fn read_error(name: &StateName, source: BackingError) -> StateError {

@@ -25,7 +25,7 @@ use highwater_types::{
 
 use super::block::{GroupBlock, SnapshotBytes};
 use super::schema_bytes::{read_many, read_schema, read_text, write_schema, write_text};
-use super::{KeyedSnapshot, RowsPlace, StateBlock, StateHeader};
+use super::{KeyedSnapshot, RowOrder, RowsPlace, StateBlock, StateHeader};
 use crate::descriptor::{StateKind, StateSchemas};
 use crate::error::StateError;
 
@@ -148,7 +148,9 @@ fn write_state(state: &StateBlock, offset: &mut u64, out: &mut Vec<u8>) {
     out.push(u8::from(state.header.timed));
     out.push(match state.place {
         RowsPlace::Here => 0,
-        RowsPlace::InStore => 1,
+        RowsPlace::InStore(RowOrder::Key) => 1,
+        RowsPlace::InStore(RowOrder::Namespace) => 2,
+        RowsPlace::InStore(RowOrder::Time) => 3,
     });
     write_schema(&state.header.schemas.key, out);
     write_schema(&state.header.schemas.namespace, out);
@@ -322,7 +324,11 @@ fn read_state(input: &mut &[u8], version: u16) -> Result<StateLine, DecodeError>
         value: u64::from(code),
     })?;
     let timed = bool::decode(input)?;
-    let in_store = version > 1 && bool::decode(input)?;
+    let place = if version > 1 {
+        read_place(input)?
+    } else {
+        RowsPlace::Here
+    };
     let schemas = StateSchemas {
         key: read_schema(input)?,
         namespace: read_schema(input)?,
@@ -335,14 +341,22 @@ fn read_state(input: &mut &[u8], version: u16) -> Result<StateLine, DecodeError>
         timed,
         schemas,
     };
-    let place = if in_store {
-        RowsPlace::InStore
-    } else {
-        RowsPlace::Here
-    };
     Ok(StateLine {
         header,
         place,
         groups,
     })
+}
+
+fn read_place(input: &mut &[u8]) -> Result<RowsPlace, DecodeError> {
+    match take(input, 1, "place of rows")?[0] {
+        0 => Ok(RowsPlace::Here),
+        1 => Ok(RowsPlace::InStore(RowOrder::Key)),
+        2 => Ok(RowsPlace::InStore(RowOrder::Namespace)),
+        3 => Ok(RowsPlace::InStore(RowOrder::Time)),
+        other => Err(DecodeError::Value {
+            what: "place of rows",
+            value: u64::from(other),
+        }),
+    }
 }

@@ -8,6 +8,7 @@
 mod block;
 mod digest;
 mod format;
+pub(crate) mod order;
 pub(crate) mod rows;
 pub(crate) mod schema_bytes;
 mod seal;
@@ -16,6 +17,7 @@ use highwater_types::{CheckpointId, KeyGroup, KeyGroupRange, MaxParallelism, Ope
 
 pub use self::block::GroupBlock;
 pub use self::digest::canonical_digest;
+pub use self::order::RowOrder;
 pub(crate) use self::seal::{SavedRows, StoreView};
 pub use self::seal::{SealedInStore, SealedPieces, UnsealedSnapshot, UnsealedState};
 use crate::descriptor::{StateDescriptor, StateKind, StateSchemas};
@@ -72,8 +74,8 @@ impl StateHeader {
 pub enum RowsPlace {
     /// In the snapshot, by key group.
     Here,
-    /// In the files of a local store that go with the snapshot.
-    InStore,
+    /// In the files of a local store that go with the snapshot, in this order.
+    InStore(RowOrder),
 }
 
 /// One state of one subtask: its header and its non-empty key groups in order.

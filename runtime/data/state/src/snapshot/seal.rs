@@ -7,6 +7,7 @@ use highwater_types::{
     CheckpointId, DecodeError, KeyGroup, KeyGroupRange, MaxParallelism, OperatorUid,
 };
 
+use super::order::RowOrder;
 use super::rows::{Distinct, GroupRows, RowBuffer};
 use super::{GroupBlock, KeyedSnapshot, RawKeyGroupState, RowsPlace, StateBlock, StateHeader};
 use crate::cell::CellForm;
@@ -22,8 +23,8 @@ pub(crate) enum SavedRows {
     Rows(GroupRows),
     /// In memory, sealed before.
     Blocks(Vec<GroupBlock>),
-    /// In the store of the subtask; `None` = they are written as they are.
-    InStore(Option<(CellForm, RecodeCell)>),
+    /// In the store of the subtask, in this order; `None` = values are written as they are.
+    InStore(RowOrder, Option<(CellForm, RecodeCell)>),
 }
 
 /// One state, saved and not yet sorted.
@@ -130,17 +131,14 @@ impl UnsealedSnapshot {
         self.freeze()?;
         let mut states = Vec::new();
         for at in 0..self.states.len() {
-            let is_in_store = matches!(self.states[at].rows, SavedRows::InStore(_));
             let mut groups = Vec::new();
-            if !is_in_store {
+            let place = if let SavedRows::InStore(order, _) = self.states[at].rows {
+                RowsPlace::InStore(order)
+            } else {
                 for group in self.range.groups() {
                     groups.extend(self.block(at, group)?);
                 }
                 self.states[at].rows = SavedRows::Blocks(groups.clone());
-            }
-            let place = if is_in_store {
-                RowsPlace::InStore
-            } else {
                 RowsPlace::Here
             };
             states.push(StateBlock {
@@ -222,11 +220,11 @@ impl UnsealedSnapshot {
                 let buffer = std::mem::take(&mut rows.groups[at]);
                 sorted(&name, group, &buffer)
             }
-            SavedRows::InStore(recode) => {
+            SavedRows::InStore(order, recode) => {
                 let StoreView::Frozen(frozen) = &mut self.store else {
                     return Ok(None);
                 };
-                let buffer = thaw(&name, frozen.as_mut(), group, *recode)?;
+                let buffer = thaw(&name, frozen.as_mut(), group, (*order, *recode))?;
                 sorted(&name, group, &buffer)
             }
         }
@@ -302,22 +300,28 @@ fn thaw(
     name: &StateName,
     frozen: &mut dyn FrozenStore,
     group: KeyGroup,
-    recode: Option<(CellForm, RecodeCell)>,
+    (order, recode): (RowOrder, Option<(CellForm, RecodeCell)>),
 ) -> Result<RowBuffer, StateError> {
     let mut buffer = RowBuffer::default();
     let mut refused = Ok(());
-    let mut value = Vec::new();
+    let (mut row_key, mut value) = (Vec::new(), Vec::new());
     let groups = KeyGroupRange {
         start: group.0,
         end: group.0 + 1,
     };
     let visited = frozen.visit(&name.state, groups, &mut |key, bytes| {
-        let Some((form, recode)) = recode else {
-            return buffer.push(&key.bytes, bytes);
-        };
+        row_key.clear();
         value.clear();
-        match recode(bytes, &form, &mut value) {
-            Ok(true) => buffer.push(&key.bytes, &value),
+        let read = order.to_key_first(&key.bytes, &mut row_key);
+        let read = read.and_then(|()| match recode {
+            Some((form, recode)) => recode(bytes, &form, &mut value),
+            None => {
+                value.extend_from_slice(bytes);
+                Ok(true)
+            }
+        });
+        match read {
+            Ok(true) => buffer.push(&row_key, &value),
             Ok(false) => {}
             Err(source) => {
                 refused = Err(StateError::Decode {

@@ -166,6 +166,11 @@ impl<K: Key, N: Eq + Hash, V> Directory<K, N, V> {
         entry
     }
 
+    /// Gives back the memory of empty slots of a sub-table, when they are most. Changes the positions in it.
+    pub(crate) fn shrink(&mut self, table: u32) {
+        self.tables[table as usize].shrink(place);
+    }
+
     fn split(&mut self, table: u32) {
         let sub = &mut self.tables[table as usize];
         if sub.depth == self.depth {

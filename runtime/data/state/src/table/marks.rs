@@ -1,6 +1,7 @@
 //! Marks: when an entry was last written or saved, in one word.
 //!
-//! A barrier raises the generation and nothing else. The mark of an entry says which generation touched it last and
+//! A barrier raises the generation and nothing else; in a table that is a cache over a store each tick of the shared budget
+//! raises it too, so that marks also say how long ago an entry was used. The mark of an entry says which generation touched it last and
 //! how: `2·g` = saved (or loaded) in generation g and not written since, `2·g + 1` = written in g. So one comparison
 //! tells the first write of a generation from all later ones, and the running snapshot which entries it still owes.
 
@@ -15,6 +16,12 @@ impl Mark {
     #[inline]
     pub(crate) const fn is_dirty(self) -> bool {
         self.0.get() & 1 == 1
+    }
+
+    /// The mark of the same entry once the store has it: as recent as it was, but clean.
+    pub(crate) fn cleaned(self) -> Self {
+        // Marks begin at 2, so nothing becomes zero here.
+        NonZeroU32::new(self.0.get() & !1).map_or(self, Self)
     }
 }
 

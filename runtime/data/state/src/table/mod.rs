@@ -8,9 +8,14 @@
 mod ahead;
 mod chunk;
 mod directory;
+mod drain;
 mod evict;
+mod filter;
+mod likely;
 mod marks;
+mod misses;
 mod paging;
+mod recency;
 mod saving;
 mod slots;
 mod sub_table;
@@ -50,8 +55,15 @@ pub struct TableSetup {
     pub(crate) descriptor: StateDescriptor,
     pub(crate) range: KeyGroupRange,
     pub(crate) max_parallelism: MaxParallelism,
-    /// The store behind the table and the bytes that the table may then hold.
-    pub(crate) backing: Option<(Box<dyn Backing>, usize)>,
+    /// The store behind the table.
+    pub(crate) backing: Option<StoreBehind>,
+}
+
+/// The rows of a state in a local store, for the table above them.
+pub(crate) struct StoreBehind {
+    pub(crate) rows: Box<dyn Backing>,
+    /// Whether the store held nothing of the state when it was opened: then the table knows all that is in it.
+    pub(crate) is_empty: bool,
 }
 
 impl TableSetup {
@@ -87,9 +99,7 @@ pub struct StateTable<K, N, C> {
 impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
     /// An empty table.
     pub fn new(setup: TableSetup) -> Self {
-        let paging = setup
-            .backing
-            .map(|(store, bytes)| Paging::new(store, bytes));
+        let paging = setup.backing.map(Paging::new);
         Self {
             directory: Directory::new(),
             marks: Marks::new(),
@@ -123,25 +133,51 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         self.directory.len() == 0
     }
 
-    /// Bytes of memory that the entries take: what the budget is charged.
+    /// Bytes of memory that the state takes: what the budget is charged.
     pub fn used_bytes(&self) -> usize {
+        self.directory.len() * self.entry_bytes() + self.heap_bytes + self.beside_bytes()
+    }
+
+    /// The part of [`StateTable::used_bytes`] that cannot be evicted.
+    pub(crate) fn fixed_bytes(&self) -> usize {
+        if self.is_paged() {
+            self.beside_bytes()
+        } else {
+            self.used_bytes()
+        }
+    }
+
+    /// Bytes of memory that an entry takes without what its parts hold on the heap.
+    const fn entry_bytes(&self) -> usize {
         let stamp = if self.is_timed() {
             2 * size_of::<ProcessingTime>()
         } else {
             0
         };
-        let entry = SubTable::<K, N, C>::ENTRY_BYTES + stamp;
-        self.directory.len() * entry + self.heap_bytes
+        SubTable::<K, N, C>::ENTRY_BYTES + stamp
+    }
+
+    /// Bytes of memory beside the entries.
+    fn beside_bytes(&self) -> usize {
+        self.paging.as_ref().map_or(0, |paging| paging.bytes())
     }
 
     /// What the table holds and did.
     pub fn report(&self) -> StateReport {
+        let counts = self.paging.as_ref().map(|paging| paging.counts);
+        let counts = counts.unwrap_or_default();
         StateReport {
             name: self.descriptor.name.clone(),
             entries: self.directory.len() as u64,
             bytes: self.used_bytes() as u64,
             expired: self.expired,
-            misses: self.paging.as_ref().map_or(0, |paging| paging.misses),
+            hits: counts.hits,
+            misses: counts.misses,
+            known_absent: counts.known_absent,
+            unprepared: counts.unprepared,
+            evicted: counts.evicted,
+            evicted_dirty: counts.evicted_dirty,
+            rows_written: counts.rows_written,
         }
     }
 
@@ -233,13 +269,18 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         self.fetch_misses(&mut rows.into_iter())
     }
 
-    /// Ends a chunk: cleans expired values in pieces, evicts what is above the cache size.
+    /// Ends a chunk: cleans expired values in pieces.
     ///
     /// # Errors
     /// The first error of an access since the last call, or of eviction.
     pub fn after_chunk(&mut self, now: ProcessingTime) -> Result<(), StateError> {
         self.sweep_expired(now);
-        self.evict();
+        self.end_chunk_of_cache();
+        self.take_fault()
+    }
+
+    /// The first error of an access since the last call.
+    pub(crate) fn take_fault(&mut self) -> Result<(), StateError> {
         match self.fault.take() {
             Some(fault) => Err(fault),
             None => Ok(()),
@@ -248,7 +289,8 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
 
     /// How often the store was asked for a single key because nobody had prepared it.
     pub fn unprepared_reads(&self) -> u64 {
-        self.paging.as_ref().map_or(0, |paging| paging.unprepared)
+        let paging = self.paging.as_ref();
+        paging.map_or(0, |paging| paging.counts.unprepared)
     }
 
     pub(crate) const fn is_timed(&self) -> bool {
@@ -275,8 +317,8 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
     #[inline]
     pub(crate) fn find(&mut self, hash: KeyHash, key: &K, namespace: &N) -> Option<Position> {
         let found = self.directory.find(hash, key, namespace);
-        if found.is_none() && self.paging.is_some() {
-            return self.fetch_one(hash, key, namespace);
+        if self.paging.is_some() {
+            return self.find_in_cache(found, (hash, key, namespace));
         }
         found
     }
@@ -363,6 +405,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
             entry.key.heap_bytes() + entry.namespace.heap_bytes() + entry.value.heap_bytes();
         if let Some(paging) = self.paging.as_mut() {
             let hash = entry.hash();
+            paging.removed_heap += entry.key.heap_bytes() + entry.namespace.heap_bytes();
             let named = (entry.key, entry.namespace);
             let removal = Entry::new(hash, self.marks.written(), named, ());
             paging.removed.insert(removal, None);

@@ -4,17 +4,20 @@
 //! comes first: its first writer, or the scan. Within a sub-table the scan goes downwards, because a removal moves entries
 //! down only: what moves was scanned already, or is still ahead.
 //!
-//! With a store behind the table only dirty entries are saved, into the store; the store is frozen once it has them all.
+//! With a store behind the table only dirty entries are saved, into the store; the store is frozen once it has them all. What
+//! was saved is as old as before, for eviction. The generation may move on while the snapshot runs: what it owes is what is
+//! older than the generation that its barrier began.
 
 use highwater_types::{DecodeError, Key, KeyGroup, KeyHash, ProcessingTime};
 
-use super::directory::Position;
+use super::directory::{Position, table_hash};
+use super::marks::{Mark, Marks};
 use super::{Namespace, StateTable};
 use crate::backing::RowKey;
 use crate::cell::{Cell, CellForm, StoredForm, recode};
 use crate::error::StateError;
 use crate::snapshot::rows::{GroupRows, next_row};
-use crate::snapshot::{SavedRows, StateHeader, UnsealedState};
+use crate::snapshot::{RowOrder, SavedRows, StateHeader, UnsealedState};
 use crate::ttl::Expiry;
 
 /// How many slots that owe nothing cost as much of the budget as an entry that is saved.
@@ -22,6 +25,8 @@ const PASSED_PER_ENTRY: usize = 16;
 
 /// The state of a running snapshot.
 pub(super) struct Saving {
+    /// The generation that the barrier began.
+    barrier: Marks,
     form: CellForm,
     /// Where rows go; stays empty when a store takes them.
     rows: GroupRows,
@@ -51,6 +56,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         let cleaned = self.descriptor.ttl.filter(|ttl| ttl.cleanup.at_snapshot);
         self.marks.rotate();
         self.saving = Some(Saving {
+            barrier: self.marks,
             form: CellForm {
                 timed: self.is_timed(),
                 expiry: cleaned.map(|ttl| Expiry { ttl, now }),
@@ -70,7 +76,12 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
             match self.next_owed(&mut budget) {
                 Scanned::Owed(position) => {
                     self.save_if_owed(position);
-                    self.directory.entry_mut(position).mark = self.marks.saved();
+                    let mark = self.directory.entry(position).mark;
+                    self.directory.entry_mut(position).mark = if self.is_paged() {
+                        mark.cleaned()
+                    } else {
+                        self.marks.saved()
+                    };
                 }
                 Scanned::Pause => return None,
                 Scanned::End => return Some(budget),
@@ -94,7 +105,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         let flushed = self.paging.as_mut().map(|paging| paging.flush());
         let rows = match flushed.transpose() {
             Ok(None) => SavedRows::Rows(saving.rows),
-            Ok(Some(())) => SavedRows::InStore(Some((saving.form, recode::<C>))),
+            Ok(Some(())) => SavedRows::InStore(RowOrder::Key, Some((saving.form, recode::<C>))),
             Err(source) => return Err(self.backing_error("write to", source)),
         };
         Ok(UnsealedState {
@@ -117,12 +128,15 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
 
     /// The next entry that the running snapshot owes; saving it costs one of the budget, and so do some slots without.
     fn next_owed(&mut self, budget: &mut usize) -> Scanned {
+        let is_paged = self.is_paged();
         let Some(saving) = self.saving.as_mut() else {
             return Scanned::End;
         };
+        let (begun, barrier) = (saving.barrier.saved(), saving.barrier);
+        let is_owed = |mark: Mark| barrier.is_old(mark) && (mark.is_dirty() || !is_paged);
         while let Some(sub) = self.directory.tables.get_mut(saving.table) {
-            if sub.scan_mark != Some(self.marks.saved()) {
-                sub.scan_mark = Some(self.marks.saved());
+            if sub.scan_mark != Some(begun) {
+                sub.scan_mark = Some(begun);
                 sub.scan_left = sub.slots();
             }
             while sub.scan_left > 0 {
@@ -131,7 +145,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
                 }
                 sub.scan_left -= 1;
                 let entry = sub.get(sub.scan_left);
-                if entry.is_some_and(|entry| self.marks.is_old(entry.mark)) {
+                if entry.is_some_and(|entry| is_owed(entry.mark)) {
                     *budget -= 1;
                     return Scanned::Owed(Position {
                         table: saving.table as u32,
@@ -149,17 +163,22 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         Scanned::End
     }
 
+    /// Whether the running snapshot has not got an entry with this mark yet: on the heap that may be any, with a store
+    /// behind the table what is dirty.
+    pub(super) fn is_owed(&self, mark: Mark) -> bool {
+        let saving = self.saving.as_ref();
+        saving.is_some_and(|saving| saving.barrier.is_old(mark))
+            && (mark.is_dirty() || !self.is_paged())
+    }
+
     /// Saves the entry as it is if the running snapshot has not got it yet.
     pub(super) fn save_if_owed(&mut self, position: Position) {
         let entry = self.directory.entry(position);
-        let is_owed = self.saving.is_some() && self.marks.is_old(entry.mark);
-        if !is_owed {
+        if !self.is_owed(entry.mark) {
             return;
         }
         if self.paging.is_some() {
-            if entry.mark.is_dirty() {
-                self.write_out(position);
-            }
+            self.write_out(position);
             return;
         }
         let stamp = self.directory.stamp(position);
@@ -203,15 +222,28 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         }
     }
 
+    /// Writes the batch for the store.
+    pub(super) fn flush(&mut self) {
+        let Some(paging) = self.paging.as_mut() else {
+            return;
+        };
+        if let Err(source) = paging.flush() {
+            let error = self.backing_error("write to", source);
+            self.raise(|_| error);
+        }
+    }
+
     /// Adds the removals before the barrier to the batch for the store.
     pub(super) fn save_removals(&mut self) {
         let Some(paging) = self.paging.as_mut() else {
             return;
         };
+        let barrier = self.saving.as_ref().map(|saving| saving.barrier);
+        let is_owed = |mark| barrier.is_none_or(|barrier| barrier.is_old(mark));
         let owed: Vec<(KeyHash, K, N)> = paging
             .removed
             .iter()
-            .filter(|entry| self.saving.is_none() || self.marks.is_old(entry.mark))
+            .filter(|entry| is_owed(entry.mark))
             .map(|entry| (entry.hash(), entry.key.clone(), entry.namespace.clone()))
             .collect();
         for (hash, key, namespace) in owed {
@@ -219,6 +251,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
                 && let Some(position) = paging.removed.find(hash, &key, &namespace)
             {
                 paging.removed.remove(position);
+                paging.removed_heap -= key.heap_bytes() + namespace.heap_bytes();
             }
             let key = self.row_key(hash, &key, &namespace);
             self.push_write(key, None);
@@ -234,7 +267,8 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
             return;
         };
         let removal = paging.removed.remove(position);
-        if self.saving.is_some() && self.marks.is_old(removal.mark) {
+        paging.removed_heap -= removal.key.heap_bytes() + removal.namespace.heap_bytes();
+        if self.is_owed(removal.mark) {
             let key = self.row_key(hash, key, namespace);
             self.push_write(key, None);
         }
@@ -290,6 +324,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
             };
             let mut bytes = Vec::new();
             if cell.write(stamp, &form, &mut bytes) {
+                self.note_stored(table_hash(hash, namespace));
                 let key = self.row_key(hash, key, namespace);
                 self.push_write(key, Some(bytes));
             }

@@ -93,6 +93,8 @@ pub(crate) struct SubTable<K, N, V> {
     len: usize,
     /// How many top bits of the table hash all entries share.
     pub(crate) depth: u8,
+    /// Whether no entry has left for a store: with a store behind the table, what is not here is nowhere.
+    pub(crate) is_complete: bool,
     /// The generation for which `scan_left` counts.
     pub(crate) scan_mark: Option<Mark>,
     /// Slots from here on are scanned.
@@ -111,6 +113,7 @@ impl<K: Key, N, V> SubTable<K, N, V> {
             homes: HOMES_MIN,
             len: 0,
             depth,
+            is_complete: true,
             scan_mark: None,
             scan_left: 0,
         }
@@ -312,9 +315,19 @@ impl<K: Key, N, V> SubTable<K, N, V> {
         self.tags[gap] = 0;
         self.len -= 1;
         if self.len == 0 && self.homes >= 64 {
-            *self = Self::new(self.depth);
+            *self = Self {
+                is_complete: self.is_complete,
+                ..Self::new(self.depth)
+            };
         }
         Some((removed, stamp))
+    }
+
+    /// Gives back the memory of slots that are not used, when they are most.
+    pub(crate) fn shrink(&mut self, place: impl Fn(&Entry<K, N, V>) -> u64) {
+        if self.homes >= 64 && self.len * 5 < self.homes * 2 {
+            self.rebuild((self.len * 3 / 2).max(HOMES_MIN), &place);
+        }
     }
 
     /// Moves the entries for which `moves` holds to a new sub-table, one bit deeper, as this one becomes.
@@ -336,6 +349,7 @@ impl<K: Key, N, V> SubTable<K, N, V> {
             };
             half.put(place(&entry), entry, stamps.get(at).copied());
         }
+        other.is_complete = self.is_complete;
         other.scan_mark = self.scan_mark;
         other.scan_left = self.scan_left;
         self.rescan();

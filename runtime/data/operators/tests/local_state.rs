@@ -1,0 +1,201 @@
+//! Keyed operators whose state outgrows memory: the same output as on the heap, with a cache of a few entries, barriers in
+//! the middle and a restore from the files of the store.
+
+use std::sync::Arc;
+
+use highwater_operators::testing::{Harness, HarnessSetup};
+use highwater_operators::{
+    Count, FiredTimer, KeyedContext, KeyedProcess, KeyedProcessFunction, OpenContext,
+    OperatorReport, RollingAggregate, RollingReduce, UserError,
+};
+use highwater_state::contract::{SlowMissFactory, on_heap, over};
+use highwater_state::{MemoryBudget, StateHandle, Store, TtlConfig, ValueState};
+use highwater_types::{EventTime, Record};
+
+type Pair = (i64, i64);
+
+const CHUNKS: i64 = 60;
+
+const fn key_of(record: &Pair) -> i64 {
+    record.0
+}
+
+fn setup((store, budget): (Store, MemoryBudget)) -> HarnessSetup {
+    HarnessSetup {
+        store,
+        budget,
+        ..HarnessSetup::default()
+    }
+}
+
+/// What a run gave.
+struct Ran<Out> {
+    output: Vec<(Out, EventTime)>,
+    report: OperatorReport,
+}
+
+/// Pushes chunks of keys that come again, with barriers between; restores where `restored_at` says.
+fn run<Out: Record>(
+    place: impl Fn() -> (Store, MemoryBudget),
+    open: impl Fn(HarnessSetup) -> Harness<Pair, Out>,
+    restored_at: Option<i64>,
+) -> Ran<Out> {
+    let mut harness = open(setup(place()));
+    let mut output = Vec::new();
+    for chunk in 0..CHUNKS {
+        let pairs = (0..200).map(|row| {
+            let key = (chunk * 37 + row * row) % 1_500;
+            ((key, row), EventTime(chunk * 10 + row % 10))
+        });
+        harness.push_keyed(pairs, key_of);
+        harness.processing_time(chunk);
+        harness.watermark(chunk * 10 - 20);
+        match chunk % 7 {
+            3 => harness.barrier(),
+            5 => drop(harness.collect()),
+            _ => {}
+        }
+        if restored_at == Some(chunk) {
+            let restored = harness.snapshot();
+            output.extend(harness.take_output());
+            harness = open(HarnessSetup {
+                restored: Some(restored.into()),
+                now: harness.now(),
+                ..setup(place())
+            });
+        }
+        output.extend(harness.take_output());
+    }
+    Ran {
+        output,
+        report: harness.report(),
+    }
+}
+
+/// Compares an operator on the heap with the same over a store.
+fn compare<Out: Record + PartialEq + std::fmt::Debug>(
+    open: impl Fn(HarnessSetup) -> Harness<Pair, Out>,
+    restored_at: Option<i64>,
+) {
+    let expected = run(on_heap, &open, restored_at);
+    assert!(expected.output.len() > 1_000, "the run gives output");
+    for cache in [64, 8_000, u64::MAX] {
+        let factory = Arc::new(SlowMissFactory::default());
+        let ran = run(
+            || over(Arc::clone(&factory) as Arc<_>, cache),
+            &open,
+            restored_at,
+        );
+        assert_eq!(ran.output, expected.output, "with {cache} bytes of cache");
+        if cache < 10_000 {
+            assert!(ran.report.state_entries < 300, "{:?}", ran.report);
+            let calls = factory.calls();
+            assert!(
+                calls.fetched() > 20 * calls.fetches(),
+                "misses of a chunk are read at once: {calls:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn rolling_count_is_the_same_with_a_cache_of_a_few_entries() {
+    let open = |setup| {
+        Harness::new(setup, |context| {
+            RollingAggregate::open(&context, key_of, Count, None)
+        })
+    };
+    compare(open, Some(30));
+}
+
+#[test]
+fn rolling_reduction_with_ttl_is_the_same_with_a_cache_of_a_few_entries() {
+    let sum = |into: &mut Pair, pair: Pair| into.1 += pair.1;
+    let open = move |setup| {
+        Harness::new(setup, move |context| {
+            RollingReduce::open(&context, key_of, sum, Some(TtlConfig::after_write(9)))
+        })
+    };
+    compare(open, Some(37));
+}
+
+type Value<V> = StateHandle<ValueState<i64, (), V>>;
+
+/// Sums, notes every seventh key in a second state, and tells the sum when a timer fires.
+#[derive(Default)]
+struct Summing {
+    sum: Option<Value<i64>>,
+    rare: Option<Value<String>>,
+    has_timers: bool,
+}
+
+impl KeyedProcessFunction<i64, Pair, Pair> for Summing {
+    fn open(&mut self, context: &mut OpenContext<'_, i64>) -> Result<(), UserError> {
+        self.sum = Some(context.value("sum", None)?);
+        self.rare = Some(context.value("rare", None)?);
+        Ok(())
+    }
+
+    fn on_record(
+        &mut self,
+        (key, value): Pair,
+        context: &mut KeyedContext<'_, i64, Pair>,
+    ) -> Result<(), UserError> {
+        let (sum, rare) = (self.sum.ok_or("opened")?, self.rare.ok_or("opened")?);
+        let sum = context.state(sum).update(
+            || 0,
+            |sum| {
+                *sum += value;
+                *sum
+            },
+        );
+        if key % 700 == 0 {
+            let text = context.state(rare).get().cloned().unwrap_or_default();
+            context.state(rare).set(text + "x");
+        }
+        context.emit((key, sum));
+        if self.has_timers {
+            context.register_event_timer(EventTime(context.time().0 + 35));
+        }
+        Ok(())
+    }
+
+    fn on_timer(
+        &mut self,
+        _: FiredTimer,
+        context: &mut KeyedContext<'_, i64, Pair>,
+    ) -> Result<(), UserError> {
+        let sum = self.sum.ok_or("opened")?;
+        let held = context.state(sum).get().copied().unwrap_or(-1);
+        let key = *context.key();
+        context.emit((key, held));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_process_function_is_the_same_with_a_cache_of_a_few_entries() {
+    let open = |setup| {
+        Harness::new(setup, |context| {
+            KeyedProcess::open(&context, key_of, Summing::default())
+        })
+    };
+    compare(open, Some(30));
+}
+
+#[test]
+fn the_keys_of_timers_that_fire_are_read_at_once() {
+    let open = |setup| {
+        Harness::new(setup, |context| {
+            let function = Summing {
+                has_timers: true,
+                ..Summing::default()
+            };
+            KeyedProcess::open(&context, key_of, function)
+        })
+    };
+    let factory = Arc::new(SlowMissFactory::default());
+    let expected = run(on_heap, open, None);
+    let ran = run(|| over(Arc::clone(&factory) as Arc<_>, 64), open, None);
+    assert_eq!(ran.output, expected.output);
+}
