@@ -322,9 +322,14 @@ where
             &self.timers.processing
         };
         self.keys.clear();
-        for (hash, key) in domain.due(upto).take(FIRINGS_MAX) {
-            self.keys.push(hash, key.clone());
-        }
+        let keys = &mut self.keys;
+        domain.visit_due(
+            &mut self.states.backend,
+            (upto, FIRINGS_MAX),
+            |hash, key| {
+                keys.push(hash, key);
+            },
+        );
         Ok(self.states.backend.prepare_keys(&self.keys)?)
     }
 
@@ -474,3 +479,5 @@ where
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod timer_tests;

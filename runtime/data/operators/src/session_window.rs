@@ -15,7 +15,7 @@ mod tests;
 use std::marker::PhantomData;
 
 use highwater_state::keyed::OpenState;
-use highwater_state::{KeyContext, StateHandle, ValueState};
+use highwater_state::{ChunkKeys, KeyContext, StateHandle, ValueState};
 use highwater_time::{LatenessHistogram, Timer};
 use highwater_types::{
     CheckpointBarrier, Chunk, EventTime, Key, KeyHash, ProcessingTime, Record, Watermark,
@@ -89,6 +89,8 @@ pub struct SessionWindow<K, In, Out, G, C: WindowContents<In>, F, S> {
     states: KeyedStates,
     sessions: StateHandle<ValueState<K, (), Sessions<C::Kept>>>,
     timers: StoredTimers<K>,
+    /// The keys of the running chunk, with a local store.
+    keys: ChunkKeys<K>,
     parts: WindowParts<SessionGap<G>, C, F, S>,
     options: WindowOptions<In>,
     /// The watermark that records are judged by; not moved in processing time.
@@ -128,6 +130,7 @@ where
         Ok(Self {
             sessions,
             timers,
+            keys: ChunkKeys::default(),
             parts,
             options,
             reached: states.watermark(),
@@ -136,6 +139,31 @@ where
             late_records: 0,
             types: PhantomData,
         })
+    }
+
+    /// Brings the sessions of the keys of a chunk into memory, where a local store has them.
+    fn bring_near(&mut self, chunk: &Chunk<In>) -> Result<(), OperatorError> {
+        if !self.states.backend.is_local() {
+            return Ok(());
+        }
+        self.keys.clear();
+        for (record, &hash) in chunk.records().iter().zip(chunk.hashes()) {
+            self.keys.push(hash, (self.parts.key_of)(record));
+        }
+        Ok(self.states.backend.prepare_keys(&self.keys)?)
+    }
+
+    /// Brings the sessions of the keys whose timers are due into memory, where a local store has them.
+    fn bring_due_near(&mut self, upto: i64) -> Result<(), OperatorError> {
+        if !self.states.backend.is_local() {
+            return Ok(());
+        }
+        self.keys.clear();
+        let (backend, keys) = (&mut self.states.backend, &mut self.keys);
+        let wanted = (upto, FIRINGS_MAX);
+        self.timers
+            .visit_due(backend, wanted, |hash, key| keys.push(hash, key));
+        Ok(self.states.backend.prepare_keys(&self.keys)?)
     }
 
     /// The window that a record alone would have.
@@ -225,6 +253,7 @@ where
         upto: Watermark,
         out: &mut Outputs<Out>,
     ) -> Result<Progress, OperatorError> {
+        self.bring_due_near(upto.0)?;
         for _ in 0..FIRINGS_MAX {
             let Some(timer) = self.timers.pop_due(&mut self.states.backend, upto.0) else {
                 self.states.after_chunk()?;
@@ -298,6 +327,7 @@ where
         if is_event {
             self.lateness.on_chunk(chunk.times(), self.reached);
         }
+        self.bring_near(chunk)?;
         for (record, own_time, hash) in chunk.drain() {
             let time = if is_event { own_time } else { now };
             if !time.is_some() {

@@ -9,8 +9,12 @@ mod deal;
 mod harness;
 mod parallel;
 mod receiver;
+mod stores;
 
 pub use deal::deal;
 pub use harness::{Harness, HarnessSetup};
 pub use parallel::ParallelHarness;
 pub use receiver::{HarnessElement, SideReceiver};
+#[cfg(test)]
+pub(crate) use stores::also_over_a_store;
+pub use stores::over_a_store;

@@ -13,6 +13,8 @@
 
 mod contents;
 mod function;
+#[cfg(test)]
+mod random_tests;
 mod rows;
 #[cfg(test)]
 mod tests;

@@ -88,7 +88,7 @@ pub use descriptor::{StateDescriptor, StateKind, StateSchemas};
 pub use error::{BackingError, StateError, StateName};
 pub use keyed::{
     AggregatingState, Aggregation, ChunkKeys, Drained, KeyedState, ListState, MapState, OpenState,
-    ReducingState, Reduction, SlicedState, StateReport, ValueState,
+    ReducingState, Reduction, SlicedState, StateReport, TimerState, ValueState,
 };
 pub use operator_state::{OperatorRestore, OperatorSnapshot, Redistribution};
 pub use restore::RestoredSnapshot;

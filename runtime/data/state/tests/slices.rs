@@ -1,6 +1,8 @@
 //! Sliced state over a local store beside a plain model: random runs with barriers at any portion of a drain, drops while
 //! the store is being frozen, crashes, rescales, and both forms of a restore.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

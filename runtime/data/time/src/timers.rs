@@ -113,14 +113,6 @@ impl<K: Key, N: Record> Timers<K, N> {
         self.waiting.first_key_value().map(|(place, _)| place.time)
     }
 
-    /// The keys of the timers whose time is `<= upto`, in order of firing; a key that has several comes several times.
-    pub fn due(&self, upto: i64) -> impl Iterator<Item = (KeyHash, &K)> {
-        let waiting = self.waiting.iter();
-        waiting
-            .take_while(move |(place, _)| place.time <= upto)
-            .map(|(place, (key, _))| (place.hash, key))
-    }
-
     /// Takes the first timer whose time is `<= upto`.
     pub fn pop_due(&mut self, upto: i64) -> Option<Timer<K, N>> {
         let first = self

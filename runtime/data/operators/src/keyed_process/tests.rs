@@ -527,3 +527,22 @@ fn a_snapshot_too_large_for_the_slot_thread_is_sealed_beside_it() {
     ask(&mut restored, [(31_999, Ask::Add(0))]);
     assert_eq!(seen(&mut restored), [(31_999, 31_999)]);
 }
+
+crate::testing::also_over_a_store! {
+    t06_a_timer_set_a_thousand_times_fires_once_and_before_the_watermark_moves_on,
+    t06_timers_fire_in_order_of_time_and_those_set_while_firing_in_the_same_pass,
+    t06_a_deleted_timer_does_not_fire_and_deleting_an_absent_one_does_nothing,
+    processing_timers_fire_by_the_clock_and_name_the_next_deadline,
+    t07_overdue_processing_timers_fire_at_once_after_a_restore_once_and_in_order,
+    many_due_timers_fire_in_portions,
+    timers_do_not_fire_into_an_output_without_room,
+    processing_timers_wait_for_room_too,
+    t06_t07_state_and_timers_move_with_their_keys_to_any_parallelism,
+    a_snapshot_holds_the_state_at_the_barrier_whatever_comes_behind_it,
+    an_aborted_snapshot_leaves_the_next_one_whole,
+    the_watermark_of_the_state_comes_back_and_the_end_of_input_does_not,
+    t28_a_value_is_gone_at_last_write_plus_ttl,
+    late_records_are_counted_by_how_late_they_are,
+    errors_name_the_call_and_close_follows,
+    an_error_of_state_keeps_its_kind_through_the_user_function,
+}

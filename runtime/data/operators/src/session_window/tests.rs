@@ -102,7 +102,7 @@ fn t04_a_record_between_two_sessions_makes_them_one() {
     harness.watermark(29);
     assert_eq!(harness.take_output(), [((1, 0, 30, 3), EventTime(29))]);
     assert_eq!(
-        (harness.report().state_bytes, harness.report().timers),
+        (harness.report().state_entries, harness.report().timers),
         (0, 0)
     );
 }
@@ -126,7 +126,7 @@ fn t04_the_merged_session_decides_whether_a_record_is_late() {
     assert_eq!(fired(&mut harness), [(1, 15, 30, 2)]);
     let report = harness.report();
     assert_eq!(
-        (report.records_late, report.state_bytes),
+        (report.records_late, report.state_entries),
         (1, 0),
         "a late record leaves nothing"
     );
@@ -150,7 +150,7 @@ fn t03_t04_a_late_record_fires_the_whole_session_again_or_extends_it() {
     assert_eq!(fired(&mut harness), [(1, -5, 15, 3)]);
     harness.watermark(64);
     assert_eq!(
-        (harness.report().state_bytes, harness.report().timers),
+        (harness.report().state_entries, harness.report().timers),
         (0, 0)
     );
 }
@@ -404,4 +404,29 @@ proptest! {
     ) {
         prop_assert_eq!(run(&steps, allowed), oracle(&steps, allowed));
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+    #[test]
+    fn t04_sessions_over_a_store_are_those_of_the_rules_through_any_rescale(
+        steps in steps(),
+        allowed in prop_oneof![Just(0i64), 1i64..40],
+    ) {
+        let expected = oracle(&steps, allowed);
+        crate::testing::over_a_store(|| assert_eq!(run(&steps, allowed), expected));
+    }
+}
+
+crate::testing::also_over_a_store! {
+    t04_records_exactly_one_gap_apart_are_one_session_and_one_more_are_two,
+    t04_a_record_between_two_sessions_makes_them_one,
+    t04_the_merged_session_decides_whether_a_record_is_late,
+    t03_t04_a_late_record_fires_the_whole_session_again_or_extends_it,
+    extending_a_session_a_thousand_times_keeps_one_timer,
+    contents_merge_in_order_of_their_sessions,
+    a_gap_may_come_from_the_record_and_must_be_positive,
+    updates_are_seen_at_each_record,
+    processing_time_sessions_end_a_gap_after_their_last_record,
+    many_due_sessions_fire_in_portions,
 }

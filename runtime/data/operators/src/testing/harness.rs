@@ -42,6 +42,7 @@ pub struct HarnessSetup {
 
 impl Default for HarnessSetup {
     fn default() -> Self {
+        let (store, budget) = super::stores::usual();
         Self {
             subtask: 0,
             parallelism: 1,
@@ -49,8 +50,8 @@ impl Default for HarnessSetup {
             now: ProcessingTime(0),
             restored: None,
             sides: Vec::new(),
-            budget: MemoryBudget::unlimited(),
-            store: Store::heap(),
+            budget,
+            store,
         }
     }
 }

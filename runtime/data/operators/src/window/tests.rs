@@ -424,3 +424,24 @@ fn an_error_of_the_window_function_fails_the_operator() {
         .unwrap_err();
     assert!(matches!(error, OperatorError::User { call: "fire", .. }));
 }
+
+crate::testing::also_over_a_store! {
+    t01_a_window_fires_when_the_watermark_reaches_its_last_millisecond,
+    t02_without_allowed_lateness_a_record_is_late_from_the_firing_on,
+    t02_a_record_goes_to_the_late_output_only_when_all_its_windows_are_over,
+    late_records_without_an_output_are_dropped_and_counted,
+    t03_every_late_record_fires_the_whole_corrected_value,
+    t03_a_fired_window_does_not_fire_again_after_a_restore_but_takes_late_records,
+    what_was_too_late_before_a_restore_stays_too_late,
+    windows_of_a_subtask_that_was_behind_fire_when_it_is_merged_with_one_ahead,
+    t05_times_before_1970_fall_into_their_windows,
+    a_record_without_event_time_is_refused_with_advice,
+    sliding_windows_count_each_record_in_all_of_them,
+    contents_may_be_a_sum_a_merged_record_or_all_records,
+    a_big_window_fires_in_portions_and_holds_the_watermark_until_it_is_done,
+    a_snapshot_is_that_of_the_barrier_though_the_window_fires_while_it_is_taken,
+    processing_time_windows_go_by_the_clock_and_name_the_next_deadline,
+    t07_overdue_processing_time_windows_fire_at_once_after_a_restore,
+    open_processing_time_windows_are_not_lost_at_the_end_of_input,
+    an_error_of_the_window_function_fails_the_operator,
+}

@@ -36,7 +36,7 @@ fn key_of(number: u8) -> RowKey {
     let group = RANGE.start + u16::from(number) * groups / 256;
     // Some keys are a prefix of others.
     let bytes = [number - number % 2, number];
-    key(group, &bytes[..1 + usize::from(number % 2)])
+    key(group, &bytes[..=usize::from(number % 2)])
 }
 
 /// A value whose length tells it apart too.

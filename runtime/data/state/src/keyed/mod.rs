@@ -8,6 +8,7 @@ mod list;
 mod map;
 mod reducing;
 mod sliced;
+mod timers;
 mod value;
 
 use std::any::Any;
@@ -19,6 +20,7 @@ pub use self::list::ListState;
 pub use self::map::{MapKey, MapState};
 pub use self::reducing::{ReducingState, Reduction};
 pub use self::sliced::{Drained, SlicedState};
+pub use self::timers::{DueTimer, TimerState};
 pub use self::value::ValueState;
 use crate::budget::{Relief, Relieved};
 use crate::cell::{Cell, StoredForm};

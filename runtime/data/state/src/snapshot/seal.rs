@@ -313,12 +313,12 @@ fn thaw(
         row_key.clear();
         value.clear();
         let read = order.to_key_first(&key.bytes, &mut row_key);
-        let read = read.and_then(|()| match recode {
-            Some((form, recode)) => recode(bytes, &form, &mut value),
-            None => {
-                value.extend_from_slice(bytes);
-                Ok(true)
+        let read = read.and_then(|()| {
+            if let Some((form, recode)) = recode {
+                return recode(bytes, &form, &mut value);
             }
+            value.extend_from_slice(bytes);
+            Ok(true)
         });
         match read {
             Ok(true) => buffer.push(&row_key, &value),

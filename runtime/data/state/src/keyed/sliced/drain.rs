@@ -184,7 +184,7 @@ impl<K: Key> Drain<K> {
             None
         };
         let passed = held.as_ref().map(|(bytes, _)| bytes);
-        let passed = passed.or(row.as_ref().map(|(bytes, _)| bytes));
+        let passed = passed.or_else(|| row.as_ref().map(|(bytes, _)| bytes));
         self.from.clear();
         self.from.extend(passed.into_iter().flatten());
         self.from.push(0);

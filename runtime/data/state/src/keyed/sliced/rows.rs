@@ -135,14 +135,13 @@ impl Shared {
 
     fn note_written(&mut self, prefix: &[u8], group: KeyGroup) {
         let at = self.at(group);
-        match self.written.get_mut(prefix) {
-            Some(groups) => groups.insert(at),
-            None => {
-                let mut groups = Groups::default();
-                groups.insert(at);
-                self.written.insert(prefix.to_vec(), groups);
-            }
+        if let Some(groups) = self.written.get_mut(prefix) {
+            groups.insert(at);
+            return;
         }
+        let mut groups = Groups::default();
+        groups.insert(at);
+        self.written.insert(prefix.to_vec(), groups);
     }
 
     fn has_rows(&self, prefix: &[u8], group: KeyGroup) -> bool {
