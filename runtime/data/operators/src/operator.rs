@@ -68,7 +68,7 @@ pub struct OperatorReport {
     pub state_entries: u64,
     /// Bytes of keyed state, as the budget counts them.
     pub state_bytes: u64,
-    /// Timers that wait.
+    /// Timers that wait; with a local store those of them that are in memory.
     pub timers: u64,
     /// Requests in flight of an asynchronous lookup.
     pub in_flight: u64,
