@@ -50,6 +50,7 @@ pub mod process;
 pub mod sink;
 pub mod source;
 pub mod state;
+pub mod store;
 pub mod task;
 pub mod user;
 
@@ -82,6 +83,7 @@ pub const ALL: &[Table] = &[
     table::<sink::SinkScope>(),
     table::<lookup::LookupScope>(),
     table::<state::StateScope>(),
+    table::<store::StoreScope>(),
     table::<user::counter::CounterScope>(),
     table::<user::gauge::GaugeScope>(),
     table::<user::duration::DurationScope>(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use highwater_coordinator::{CheckpointStatus, JobPhase};
 use highwater_metrics::table::{
-    checkpoint, job, lookup, operator, process as of_process, source, state, task,
+    checkpoint, job, lookup, operator, process as of_process, source, state, store, task,
 };
 use highwater_metrics::{Cells, MetricsRegistry, NoLabels, StateLabels, SubtaskLabels};
 use highwater_operators::{OperatorReport, SourceReport};
@@ -111,14 +111,33 @@ fn one_operator(registry: &MetricsRegistry, view: &JobView, id: &TaskId, report:
         let cells = registry.cells::<lookup::LookupScope>(&labels);
         cells.set(lookup::IN_FLIGHT, report.in_flight);
     }
-    if report.state_entries > 0 {
-        // The report holds the sum over the states of an operator.
+    keyed_states(registry, &labels, report);
+}
+
+fn keyed_states(registry: &MetricsRegistry, owner: &SubtaskLabels, report: &OperatorReport) {
+    for held in &report.states {
         let cells = registry.cells::<state::StateScope>(&StateLabels {
-            owner: labels,
-            state: "all".to_owned(),
+            owner: owner.clone(),
+            state: held.name.clone(),
         });
-        cells.set(state::ENTRIES, report.state_entries);
-        cells.set(state::BYTES, report.state_bytes);
+        cells.set(state::ENTRIES, held.entries);
+        cells.set(state::BYTES, held.bytes);
+        cells.raise(state::EXPIRED, held.expired);
+        if report.store.is_some() {
+            cells.raise(state::HITS, held.hits);
+            cells.raise(state::MISSES, held.misses);
+            cells.raise(state::KNOWN_ABSENT, held.known_absent);
+            cells.raise(state::UNPREPARED, held.unprepared);
+            cells.raise(state::EVICTIONS, held.evicted);
+            cells.raise(state::DIRTY_EVICTIONS, held.evicted_dirty);
+            cells.raise(state::ROWS_WRITTEN, held.rows_written);
+        }
+    }
+    if let Some(held) = report.store {
+        let cells = registry.cells::<store::StoreScope>(owner);
+        cells.set(store::DISK_BYTES, held.disk_bytes);
+        cells.set(store::MEMORY_BYTES, held.memory_bytes);
+        cells.set(store::PENDING_BYTES, held.compaction_pending_bytes);
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use highwater_coordinator::{CheckpointStatus, JobPhase};
 use highwater_operators::SourceReport;
 use highwater_protocol::job::TaskId;
+use highwater_state::StateReport;
 use highwater_types::OperatorUid;
 use highwater_worker::TaskFigures;
 use serde_json::{Value, json};
@@ -99,6 +100,23 @@ pub fn checkpoints(view: &JobView, checkpoints: &CheckpointStatus) -> Value {
     })
 }
 
+/// What one keyed state holds, and what its cache did: all 0 where memory is all there is.
+fn one_state(state: &StateReport) -> Value {
+    json!({
+        "name": state.name,
+        "entries": state.entries,
+        "bytes": state.bytes,
+        "expired": state.expired,
+        "hits": state.hits,
+        "misses": state.misses,
+        "known_absent": state.known_absent,
+        "unprepared_reads": state.unprepared,
+        "evictions": state.evicted,
+        "dirty_evictions": state.evicted_dirty,
+        "rows_written": state.rows_written,
+    })
+}
+
 /// The figures of all tasks.
 pub fn tasks(figures: &BTreeMap<TaskId, TaskFigures>) -> Value {
     let tasks = figures.iter().map(|(task, figures)| {
@@ -111,6 +129,9 @@ pub fn tasks(figures: &BTreeMap<TaskId, TaskFigures>) -> Value {
                 "records_late": operator.records_late,
                 "state_entries": operator.state_entries,
                 "state_bytes": operator.state_bytes,
+                "states": operator.states.iter().map(one_state).collect::<Vec<_>>(),
+                "store_disk_bytes": operator.store.map(|store| store.disk_bytes),
+                "store_memory_bytes": operator.store.map(|store| store.memory_bytes),
                 "timers": operator.timers,
                 "in_flight": operator.in_flight,
             })

@@ -10,6 +10,7 @@ use highwater_graph::check::Checkpoints;
 use highwater_operators::{Count, OperatorReport, OutputTag, SourceReport, emit_result};
 use highwater_protocol::checkpoint::CheckpointFailure;
 use highwater_protocol::job::TaskId;
+use highwater_state::{StateReport, StoreReport};
 use highwater_time::{LatenessHistogram, WatermarkStrategy};
 use highwater_types::{
     CheckpointId, Epoch, EventTime, MaxParallelism, OperatorUid, Parallelism, SubtaskIndex,
@@ -181,6 +182,17 @@ fn late_figures() -> impl Iterator<Item = (TaskId, TaskFigures)> {
         report.lateness = Some(histogram.snapshot());
         report.records_late = too_late;
         report.late_output = Some("late".to_owned());
+        report.states = vec![StateReport {
+            name: "counts".to_owned(),
+            entries: 7,
+            misses: 40,
+            evicted: 30,
+            ..StateReport::default()
+        }];
+        report.store = Some(StoreReport {
+            disk_bytes: 4_096,
+            ..StoreReport::default()
+        });
         report
     };
     let on_time = (0..997).map(|at| EventTime(10_001 + at));
@@ -207,6 +219,26 @@ fn late_figures() -> impl Iterator<Item = (TaskId, TaskFigures)> {
         };
         (id, figures)
     })
+}
+
+#[test]
+fn what_a_cache_over_a_local_store_did_is_told_by_state() {
+    let view = fixture().view;
+    view.figures.write(late_figures().collect());
+    let text = open_metrics::encode(&view);
+    let labels = "{identity=\"fleet\",operator=\"count\",subtask=\"1\",state=\"counts\"}";
+    for (name, value) in [
+        ("entries", "7.0"),
+        ("misses_total", "40"),
+        ("evictions_total", "30"),
+    ] {
+        let line = format!("highwater_state_{name}{labels} {value}");
+        assert!(text.lines().any(|held| held == line), "{line} in {text}");
+    }
+    assert!(text.contains("highwater_store_disk_bytes{"), "{text}");
+    let json = report::tasks(&view.figures.read());
+    assert_eq!(json[0]["operators"][0]["states"][0]["misses"], 40);
+    assert_eq!(json[0]["operators"][0]["store_disk_bytes"], 4_096);
 }
 
 #[tokio::test]

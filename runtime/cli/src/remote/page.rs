@@ -45,6 +45,7 @@ fn write(page: &mut String, status: &Value, tasks: &Value) -> std::fmt::Result {
     }
     writeln!(page)?;
     checkpoints(page, &status["checkpoints"])?;
+    restored(page, &status["restored"])?;
     if let Some(culprit) = status["held_back_by"].as_str() {
         writeln!(page, "held back by {culprit}")?;
     }
@@ -132,11 +133,11 @@ fn checkpoints(page: &mut String, checkpoints: &Value) -> std::fmt::Result {
             if let Some(passed) = checkpoints["age_ms"].as_u64() {
                 write!(page, ", {} ago", age(Duration::from_millis(passed)))?;
             }
-            write!(
-                page,
-                ", {}",
-                bytes(checkpoints["bytes"].as_u64().unwrap_or(0))
-            )?;
+            let (new, full) = (&checkpoints["bytes"], &checkpoints["full_bytes"]);
+            write!(page, ", {}", bytes(new.as_u64().unwrap_or(0)))?;
+            if let Some(full) = full.as_u64().filter(|full| Some(*full) != new.as_u64()) {
+                write!(page, " new of {}", bytes(full))?;
+            }
             let confirmed = checkpoints["confirmed"].as_bool().unwrap_or(false);
             write!(
                 page,
@@ -160,6 +161,20 @@ fn checkpoints(page: &mut String, checkpoints: &Value) -> std::fmt::Result {
         )?;
     }
     writeln!(page)
+}
+
+/// Where the state of the attempt came from.
+fn restored(page: &mut String, restored: &Value) -> std::fmt::Result {
+    let part = |name: &str| restored[name].as_u64().unwrap_or(0);
+    let (fetched, local) = (part("fetched_bytes"), part("local_bytes"));
+    if fetched + local == 0 {
+        return Ok(());
+    }
+    let (fetched, local) = (bytes(fetched), bytes(local));
+    writeln!(
+        page,
+        "restored {fetched} from the store, {local} from local disk"
+    )
 }
 
 fn task_line(page: &mut String, task: &Value) -> std::fmt::Result {
@@ -199,9 +214,10 @@ mod tests {
                 "lineage": "00000000000000000000000000000fab",
                 "records_in": 12_345, "records_out": 67, "watermark_lag_ms": 1_500,
                 "held_back_by": "r1-window",
+                "restored": { "fetched_bytes": 1_024, "local_bytes": 2_048 },
                 "last_failure": { "task": "r1-window", "message": "out of memory" },
                 "checkpoints": {
-                    "completed": 9, "age_ms": 250, "bytes": 2_048, "confirmed": true, "pending": 10,
+                    "completed": 9, "age_ms": 250, "bytes": 2_048, "full_bytes": 4_096, "confirmed": true, "pending": 10,
                     "failed_count": 1, "last_failure": "timeout",
                 },
             }),
@@ -214,7 +230,8 @@ mod tests {
 fleet  running  epoch 2  restarts 1
 lineage 00000000000000000000000000000fab
 records 12,345 in, 67 out in this attempt; watermark lag 1.5 s
-checkpoint 9, 250 ms ago, 2.0 KiB, output confirmed; 10 on its way; 1 given up, last: timeout
+checkpoint 9, 250 ms ago, 2.0 KiB new of 4.0 KiB, output confirmed; 10 on its way; 1 given up, last: timeout
+restored 1.0 KiB from the store, 2.0 KiB from local disk
 held back by r1-window
 last failure: r1-window: out of memory
   payments.0                       busy  30%  idle  60%  blocked  10%  waits for r1-window

@@ -250,8 +250,9 @@ impl KeyedStates {
 
     pub(crate) fn report(&self, report: &mut OperatorReport) {
         report.state_bytes = self.backend.used_bytes();
-        let states = self.backend.reports();
-        report.state_entries = states.iter().map(|state| state.entries).sum();
+        report.states = self.backend.reports();
+        report.state_entries = report.states.iter().map(|state| state.entries).sum();
+        report.store = self.backend.store_report();
     }
 
     /// Seals on a thread that gives way to those of records: it is busy for long, and nobody waits for it but the next

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use highwater_state::{StateReport, StoreReport};
 use highwater_time::LatenessSnapshot;
 use highwater_types::{
     CheckpointBarrier, CheckpointId, Chunk, OperatorUid, ProcessingTime, Record, StreamStatus,
@@ -68,6 +69,10 @@ pub struct OperatorReport {
     pub state_entries: u64,
     /// Bytes of keyed state, as the budget counts them.
     pub state_bytes: u64,
+    /// What each keyed state holds and did.
+    pub states: Vec<StateReport>,
+    /// What the local store behind the states takes; `None` = state is in memory only.
+    pub store: Option<StoreReport>,
     /// Timers that wait; with a local store those of them that are in memory.
     pub timers: u64,
     /// Requests in flight of an asynchronous lookup.
@@ -88,6 +93,8 @@ impl OperatorReport {
             records_late: 0,
             state_entries: 0,
             state_bytes: 0,
+            states: Vec::new(),
+            store: None,
             timers: 0,
             in_flight: 0,
             lateness: None,

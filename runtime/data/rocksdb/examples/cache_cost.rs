@@ -103,7 +103,7 @@ impl Job {
             }
             let begun = processor_time();
             self.chunk(&keys, &hashes);
-            let took = processor_time() - begun;
+            let took = processor_time().saturating_sub(begun);
             late += u64::from(took > Duration::from_millis(4));
             longest = longest.max(took);
             spent += took;
@@ -135,7 +135,7 @@ impl Job {
             }
         };
         progress.expect("the snapshot goes on");
-        let saved = processor_time() - begun;
+        let saved = processor_time().saturating_sub(begun);
         let mut taken = self.backend.take_snapshot().expect("the snapshot is taken");
         let begun = std::time::Instant::now();
         taken.freeze().expect("the store freezes");

@@ -61,7 +61,9 @@ fn nanos(took: Duration, rows: u64) -> u128 {
     took.as_nanos() / u128::from(rows)
 }
 
-fn open(factory: &RocksFactory) -> Result<(Box<dyn StateStore>, Box<dyn Backing>), BackingError> {
+type Opened = (Box<dyn StateStore>, Box<dyn Backing>);
+
+fn open(factory: &RocksFactory) -> Result<Opened, BackingError> {
     let mut store = factory.create(&StorePlace {
         uid: OperatorUid::parse("measured").expect("a good uid"),
         subtask: SubtaskIndex(0),
@@ -203,7 +205,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let scratch = tempfile::tempdir()?;
     let above = std::env::args()
         .nth(1)
-        .map_or(scratch.path().to_owned(), PathBuf::from);
+        .map_or_else(|| scratch.path().to_owned(), PathBuf::from);
     let local_dir = above.join("store-cost");
     std::fs::create_dir_all(&local_dir)?;
     let factory = RocksFactory::new(RocksOptions {

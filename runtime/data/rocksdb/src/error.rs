@@ -2,6 +2,7 @@
 //!
 //! RocksDB reports a status as text; its kind is read from there once, here. No caller reads the text.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -110,12 +111,12 @@ pub(crate) struct At<'a> {
 }
 
 impl At<'_> {
-    fn parts(self, reason: impl ToString) -> (&'static str, PathBuf, String) {
+    fn parts(self, reason: &dyn fmt::Display) -> (&'static str, PathBuf, String) {
         (self.operation, self.dir.to_owned(), reason.to_string())
     }
 
-    pub(crate) fn no_room(self, reason: impl ToString) -> RocksError {
-        let (operation, dir, reason) = self.parts(reason);
+    pub(crate) fn no_room(self, reason: impl fmt::Display) -> RocksError {
+        let (operation, dir, reason) = self.parts(&reason);
         RocksError::NoRoom {
             operation,
             dir,
@@ -123,8 +124,8 @@ impl At<'_> {
         }
     }
 
-    pub(crate) fn disk(self, reason: impl ToString) -> RocksError {
-        let (operation, dir, reason) = self.parts(reason);
+    pub(crate) fn disk(self, reason: impl fmt::Display) -> RocksError {
+        let (operation, dir, reason) = self.parts(&reason);
         RocksError::Disk {
             operation,
             dir,
@@ -132,8 +133,8 @@ impl At<'_> {
         }
     }
 
-    pub(crate) fn damaged(self, reason: impl ToString) -> RocksError {
-        let (operation, dir, reason) = self.parts(reason);
+    pub(crate) fn damaged(self, reason: impl fmt::Display) -> RocksError {
+        let (operation, dir, reason) = self.parts(&reason);
         RocksError::Damaged {
             operation,
             dir,
@@ -141,8 +142,8 @@ impl At<'_> {
         }
     }
 
-    pub(crate) fn unexpected(self, reason: impl ToString) -> RocksError {
-        let (operation, dir, reason) = self.parts(reason);
+    pub(crate) fn unexpected(self, reason: impl fmt::Display) -> RocksError {
+        let (operation, dir, reason) = self.parts(&reason);
         RocksError::Unexpected {
             operation,
             dir,

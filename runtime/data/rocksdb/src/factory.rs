@@ -16,7 +16,7 @@ use rocksdb::{ColumnFamilyDescriptor, DEFAULT_COLUMN_FAMILY_NAME, Options};
 use crate::error::{At, RocksError};
 use crate::expiry::{RowExpiry, StoreClock};
 use crate::frozen::RocksFrozen;
-use crate::shared::{Db, LastError, Shared};
+use crate::shared::{Db, LoggedError, Shared};
 use crate::store::{Families, RocksStore};
 use crate::tuning::{Resources, RocksOptions};
 
@@ -55,7 +55,7 @@ impl RocksFactory {
 
     pub(crate) fn reopen_store(&self, files: StoreFiles) -> Result<RocksStore, RocksError> {
         check_files(&files)?;
-        Opener::reopen(&self.opener, files.dir)
+        Opener::reopen(&self.opener, files)
     }
 
     /// Bytes of memory that all stores take: blocks, indexes, filters and write buffers.
@@ -145,7 +145,7 @@ impl Opener {
             operation: "the making of a store",
             dir: dir.path(),
         };
-        let errors = LastError::default();
+        let errors = LoggedError::default();
         let mut options = opener.database(at, &errors)?;
         options.create_if_missing(true);
         options.set_error_if_exists(true);
@@ -156,23 +156,25 @@ impl Opener {
         Ok(RocksStore::new(shared, Arc::clone(opener), clock, families))
     }
 
-    fn reopen(opener: &Arc<Self>, dir: LocalDir) -> Result<RocksStore, RocksError> {
+    fn reopen(opener: &Arc<Self>, files: StoreFiles) -> Result<RocksStore, RocksError> {
+        let bytes = files.files.iter().map(|file| file.length).sum();
+        let dir = files.dir;
         let at = At {
             operation: "the reopening of a store",
             dir: dir.path(),
         };
-        let errors = LastError::default();
+        let errors = LoggedError::default();
         let options = opener.database(at, &errors)?;
         let (clock, mut families) = (StoreClock::new(), Families::new());
-        let mut opened = Vec::new();
+        let mut descriptors = Vec::new();
         for name in list_families(at, &options)? {
             let expiry = RowExpiry::new(&clock);
-            opened.push(opener.descriptor(&name, expiry.clone()));
+            descriptors.push(opener.descriptor(&name, expiry.clone(), bytes));
             if name != DEFAULT_COLUMN_FAMILY_NAME {
                 families.insert(name, expiry);
             }
         }
-        let db = Db::open_cf_descriptors(&options, dir.path(), opened)
+        let db = Db::open_cf_descriptors(&options, dir.path(), descriptors)
             .map_err(|error| at.status_of_files(&error))?;
         let shared = Shared::new(db, dir, errors);
         Ok(RocksStore::new(shared, Arc::clone(opener), clock, families))
@@ -184,23 +186,23 @@ impl Opener {
             operation: "the opening of frozen files",
             dir,
         };
-        let options = self.database(at, &LastError::default())?;
+        let options = self.database(at, &LoggedError::default())?;
         let clock = StoreClock::new();
         let families = list_families(at, &options)?;
         let opened = families
             .iter()
-            .map(|name| self.descriptor(name, RowExpiry::new(&clock)));
+            .map(|name| self.descriptor(name, RowExpiry::new(&clock), 0));
         Db::open_cf_descriptors_read_only(&options, dir, opened, false)
             .map_err(|error| at.status_of_files(&error))
     }
 
-    fn database(&self, at: At<'_>, errors: &LastError) -> Result<Options, RocksError> {
+    fn database(&self, at: At<'_>, errors: &LoggedError) -> Result<Options, RocksError> {
         let options = self.resources.database(errors);
         options.map_err(|error| at.unexpected(error))
     }
 
-    fn descriptor(&self, name: &str, expiry: RowExpiry) -> ColumnFamilyDescriptor {
-        ColumnFamilyDescriptor::new(name, self.resources.column_family(expiry))
+    fn descriptor(&self, name: &str, expiry: RowExpiry, bytes: u64) -> ColumnFamilyDescriptor {
+        ColumnFamilyDescriptor::new(name, self.resources.column_family(expiry, bytes))
     }
 }
 

@@ -11,7 +11,7 @@
 //!   attempt fails, and state comes back from the last checkpoint into a new store.
 //! - All databases of a worker live in one memory budget and share few background threads.
 //!
-//! What the settings of RocksDB are and why stands in `tuning`, with figures of `examples/store_cost.rs`.
+//! What the settings of RocksDB are and why stands in `tuning`, with figures.
 
 mod error;
 mod expiry;

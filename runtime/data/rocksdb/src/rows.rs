@@ -45,6 +45,8 @@ impl RocksRows {
             shared,
             family,
             write_options,
+            // Blocks of rows fill the cache, though the table above is one. Without, a row costs 5 % less, and 15 % where state is
+            // many times the budget; but indexes and filters that were pushed out would not come back into it either.
             fetch_options: ReadOptions::default(),
             keys: Vec::new(),
             ends: Vec::new(),

@@ -3,7 +3,7 @@
 //! Shared by a store, the rows of its states and its freezes, on two threads at most. Rule: the first error, in the
 //! foreground or in the background, is kept, and every later call is refused with it.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use highwater_state::LocalDir;
 use highwater_types::{Classified, ErrorKind};
@@ -13,22 +13,21 @@ use crate::error::{At, RocksError};
 
 pub(crate) type Db = DBWithThreadMode<MultiThreaded>;
 
-/// The last error that RocksDB logged: the only place where an error in the background has a name.
+/// The first error that RocksDB logged: the only place where an error in the background has a name.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct LastError(Arc<Mutex<Option<String>>>);
+pub(crate) struct LoggedError(Arc<OnceLock<String>>);
 
-impl LastError {
-    pub(crate) fn set(&self, message: &str) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(message.trim().to_owned());
-    }
-
-    fn get(&self) -> Option<String> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+impl LoggedError {
+    /// Takes a line of the log of level warning or above.
+    pub(crate) fn hear(&self, message: &str) {
+        if STATUSES.iter().any(|status| message.contains(status)) {
+            self.0.get_or_init(|| message.trim().to_owned());
+        }
     }
 }
+
+/// How the text of an error begins that a flush or a compaction may meet.
+const STATUSES: [&str; 2] = ["IO error", "Corruption"];
 
 #[derive(Debug)]
 struct Failure {
@@ -40,7 +39,7 @@ struct Failure {
 pub(crate) struct Shared {
     db: Db,
     dir: LocalDir,
-    errors: LastError,
+    errors: LoggedError,
     failed: OnceLock<Failure>,
 }
 
@@ -57,7 +56,7 @@ const FILES_AT_TOP_MAX: u32 = 32;
 const WAIT_MICROS: u64 = 10_000;
 
 impl Shared {
-    pub(crate) fn new(db: Db, dir: LocalDir, errors: LastError) -> Self {
+    pub(crate) fn new(db: Db, dir: LocalDir, errors: LoggedError) -> Self {
         Self {
             db,
             dir,
@@ -172,7 +171,7 @@ impl Shared {
         let at = self.at(operation);
         match self.db.property_int_value(BACKGROUND_ERRORS) {
             Ok(Some(0)) => Ok(()),
-            Ok(Some(_)) => Err(self.fail(at.logged(self.errors.get().as_deref()))),
+            Ok(Some(_)) => Err(self.fail(at.logged(self.errors.0.get().map(String::as_str)))),
             Ok(None) => {
                 Err(self.fail(at.unexpected("RocksDB does not count its background errors")))
             }

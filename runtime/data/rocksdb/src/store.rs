@@ -58,7 +58,7 @@ impl RocksStore {
         let name = name_of(&state.name);
         if !self.families.contains_key(&name) {
             let expiry = RowExpiry::new(&self.clock);
-            let options = self.opener.resources.column_family(expiry.clone());
+            let options = self.opener.resources.column_family(expiry.clone(), 0);
             self.shared
                 .write("the making of a state", |db| db.create_cf(&name, &options))?;
             self.families.insert(name.clone(), expiry);

@@ -1,17 +1,24 @@
 //! The suite of local stores on RocksDB, and random runs of it.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test unwrap as tests do")]
+
 use std::sync::Arc;
 
 use highwater_rocksdb::{RocksFactory, RocksOptions};
 use highwater_state::contract::{
     StoreStep, check_steps, check_store, check_store_steps, on_heap, over, seeded_steps,
+    seeded_store_steps,
 };
 use proptest::prelude::*;
 
 fn factory(dir: &tempfile::TempDir) -> RocksFactory {
+    factory_of(dir, 8 << 20)
+}
+
+fn factory_of(dir: &tempfile::TempDir, memory_bytes: u64) -> RocksFactory {
     RocksFactory::new(RocksOptions {
         local_dir: dir.path().to_owned(),
-        memory_bytes: 8 << 20,
+        memory_bytes,
         background_threads: 1,
     })
     .unwrap()
@@ -23,6 +30,15 @@ fn rocksdb_keeps_the_contract_and_leaves_no_file_behind() {
     check_store(&factory(&dir));
     let left = std::fs::read_dir(dir.path()).unwrap();
     assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn a_store_of_many_times_its_memory_keeps_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let factory = factory_of(&dir, 64);
+    for seed in 100..104 {
+        check_store_steps(&factory, &seeded_store_steps(seed, 60));
+    }
 }
 
 fn step() -> impl Strategy<Value = StoreStep> {
@@ -41,7 +57,7 @@ fn step() -> impl Strategy<Value = StoreStep> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
     #[test]
     fn rocksdb_agrees_with_sorted_maps_on_random_runs(
         steps in proptest::collection::vec(step(), 0..50),

@@ -1,6 +1,8 @@
 //! What goes wrong on local disk: full, broken, damaged. Every case names its kind, takes the store out of use, and leaves
 //! nothing that a new store from the last files would not get over.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test unwrap as tests do")]
+
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 

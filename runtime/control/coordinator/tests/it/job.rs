@@ -15,10 +15,11 @@ use highwater_protocol::gc::Retention;
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::JobPaths;
 use highwater_protocol::recovery::{RestoreOptions, StartWish, UnmatchedState};
+use highwater_state::Store;
 use highwater_storage::ObjectStorage;
 use highwater_types::{JobIdentity, MaxParallelism, Nonce, Parallelism};
 use highwater_worker::files::JobFiles;
-use highwater_worker::{Clock, StopHook, SystemClock, WorkerSettings, WorkerSetup};
+use highwater_worker::{Clock, LocalDirs, StopHook, SystemClock, WorkerSettings, WorkerSetup};
 use tokio::sync::{mpsc, oneshot};
 
 /// Compiles what `build` builds, for `parallelism` subtasks each.
@@ -119,14 +120,20 @@ pub(crate) fn start_by(
     seed: u128,
     clock: Arc<dyn Clock>,
 ) -> CoordinatorHandle {
-    let manner = Manner {
-        hook: Arc::new(|_| {}),
-        wish: RESUME,
-        clock,
-        settings: settings(),
-        inside: Arc::new(|_| {}),
-    };
-    start_in(program, storage, seed, manner)
+    start_in(program, storage, seed, Manner::by(clock))
+}
+
+impl Manner {
+    /// As always, by this clock.
+    pub(crate) fn by(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            hook: Arc::new(|_| {}),
+            wish: RESUME,
+            clock,
+            settings: settings(),
+            inside: Arc::new(|_| {}),
+        }
+    }
 }
 
 /// What is not the same for every start.
@@ -145,6 +152,29 @@ pub(crate) fn start_in(
     seed: u128,
     manner: Manner,
 ) -> CoordinatorHandle {
+    let rest = Rest {
+        local: None,
+        store: Store::heap(),
+        table_bytes: 1 << 30,
+    };
+    start_over(program, storage, seed, (manner, rest))
+}
+
+/// Where keyed state rests.
+pub(crate) struct Rest {
+    pub(crate) local: Option<LocalDirs>,
+    pub(crate) store: Store,
+    /// Bytes that the tables of the worker may hold.
+    pub(crate) table_bytes: u64,
+}
+
+/// The same, with keyed state that rests elsewhere than on the heap.
+pub(crate) fn start_over(
+    program: JobProgram,
+    storage: &Arc<dyn ObjectStorage>,
+    seed: u128,
+    (manner, rest): (Manner, Rest),
+) -> CoordinatorHandle {
     let job = JobIdentity::parse("test-job").unwrap();
     let rim = tokio::runtime::Handle::current();
     let (events, incoming) = mpsc::channel(1_024);
@@ -153,15 +183,15 @@ pub(crate) fn start_in(
         job: job.clone(),
         settings: WorkerSettings {
             slots: 2,
-            state_bytes_max: 1 << 30,
+            state_bytes_max: rest.table_bytes,
             store_bytes_max: 0,
             spool_bytes_max: 1 << 24,
         },
         clock: Arc::clone(&manner.clock),
         files: JobFiles::new(Arc::clone(storage), JobPaths::new(job.clone())),
         rim,
-        local: None,
-        store: highwater_state::Store::heap(),
+        local: rest.local,
+        store: rest.store,
         nonces: NonceStream::new(Nonce(seed)),
         events,
         stop: manner.inside,

@@ -12,6 +12,7 @@ mod dropped_state;
 mod exactly_once;
 mod going_back;
 mod job;
+mod local_store;
 mod owed_savepoint;
 mod refusals;
 mod restore;

@@ -142,21 +142,25 @@ impl SnapshotPieces for Told {
     }
 }
 
-fn piece(start: u16, end: u16) -> Result<(KeyGroupRange, Vec<u8>), OperatorError> {
-    Ok((KeyGroupRange { start, end }, bytes(start as u8, 10)))
+fn piece(start: u16, end: u16) -> (KeyGroupRange, Vec<u8>) {
+    (KeyGroupRange { start, end }, bytes(start as u8, 10))
 }
 
+/// Stores pieces, behind which the state fails or ends.
 fn store_pieces(
-    pieces: Vec<Result<(KeyGroupRange, Vec<u8>), OperatorError>>,
+    pieces: Vec<(KeyGroupRange, Vec<u8>)>,
+    failure: Option<OperatorError>,
 ) -> Result<StoredPart, PartError> {
     let mut bench = Bench::new();
-    let part = bench.part(1, vec![KeyedPart::Pieces(Box::new(Told(pieces)))]);
+    let told = pieces.into_iter().map(Ok).chain(failure.map(Err));
+    let told = Told(told.collect());
+    let part = bench.part(1, vec![KeyedPart::Pieces(Box::new(told))]);
     bench.store_part(part)
 }
 
 #[test]
 fn each_piece_is_a_keyed_file_with_its_own_key_groups() {
-    let stored = store_pieces(vec![piece(0, 3), piece(3, 4), piece(4, 8)]).unwrap();
+    let stored = store_pieces(vec![piece(0, 3), piece(3, 4), piece(4, 8)], None).unwrap();
     let files = &stored.snapshot.keyed[&uid()];
     let ranges: Vec<_> = files
         .iter()
@@ -184,7 +188,7 @@ fn pieces_that_leave_out_repeat_or_leave_the_key_groups_are_a_defect() {
         vec![piece(0, 0), piece(0, 8)],
     ] {
         let text = format!("{wrong:?}");
-        let refused = store_pieces(wrong).unwrap_err();
+        let refused = store_pieces(wrong, None).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Bug, "{text}: {refused}");
         assert!(refused.ends_attempt());
     }
@@ -196,7 +200,7 @@ fn an_error_of_the_state_refuses_the_checkpoint_by_its_kind_and_a_broken_state_e
         name: "rows".to_owned(),
         reason: reason.to_owned(),
     };
-    let broken = store_pieces(vec![piece(0, 3), Err(failed("a block is damaged"))]).unwrap_err();
+    let broken = store_pieces(vec![piece(0, 3)], Some(failed("a block is damaged"))).unwrap_err();
     assert!(broken.ends_attempt());
     assert_eq!(
         broken.kind(),
@@ -204,7 +208,7 @@ fn an_error_of_the_state_refuses_the_checkpoint_by_its_kind_and_a_broken_state_e
         "built again from the last checkpoint"
     );
     let source = std::io::Error::from(std::io::ErrorKind::WouldBlock);
-    let passing = store_pieces(vec![Err(OperatorError::NoThread(source))]).unwrap_err();
+    let passing = store_pieces(Vec::new(), Some(OperatorError::NoThread(source))).unwrap_err();
     assert!(!passing.ends_attempt());
     assert_eq!(passing.kind(), ErrorKind::Transient);
 }
