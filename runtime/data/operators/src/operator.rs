@@ -73,7 +73,7 @@ pub struct OperatorReport {
     pub states: Vec<StateReport>,
     /// What the local store behind the states takes; `None` = state is in memory only.
     pub store: Option<StoreReport>,
-    /// Timers that wait.
+    /// Timers that wait; with a local store those of them that are in memory.
     pub timers: u64,
     /// Requests in flight of an asynchronous lookup.
     pub in_flight: u64,

@@ -81,10 +81,10 @@ fn over_a_store(rim: &tokio::runtime::Handle) {
         factory: Arc::new(SlowMissFactory::default()),
     };
     let context = context(rim, store);
-    let count = RollingAggregate::open(&context, key_of, Count, None).expect("it opens");
+    let count = RollingAggregate::open(&context, key_of, Count, None).expect("the operator opens");
     assert_eq!(allocations(count), 0, "rolling count over a store");
     let sum = |into: &mut Pair, value: Pair| into.1 += value.1;
-    let reduce = RollingReduce::open(&context, key_of, sum, None).expect("it opens");
+    let reduce = RollingReduce::open(&context, key_of, sum, None).expect("the operator opens");
     assert_eq!(allocations(reduce), 0, "rolling reduction over a store");
 }
 

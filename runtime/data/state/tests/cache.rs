@@ -1,5 +1,7 @@
 //! State that outgrows memory: what a table over a local store keeps, drops and reads, and what the budget promises of it.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test unwrap as tests do")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Sliced state over a local store beside a plain model: random runs with barriers at any portion of a drain, drops while
 //! the store is being frozen, crashes, rescales, and both forms of a restore.
 
-#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+#![allow(clippy::unwrap_used, reason = "helpers of a test unwrap as tests do")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use highwater_types::{
 use proptest::prelude::*;
 
 type Counts = SlicedState<i64, i64, u64>;
+type Flat = ValueState<i64, i64, u64>;
 /// By namespace and key.
 type Contents = BTreeMap<(i64, i64), u64>;
 
@@ -348,7 +349,6 @@ fn digest_of(contents: &Contents) -> u64 {
         budget: MemoryBudget::unlimited(),
         store: Store::heap(),
     });
-    type Flat = ValueState<i64, i64, u64>;
     let flat = backend.open::<Flat>(Flat::describe("counts")).unwrap();
     for ((namespace, key), count) in contents {
         let at = highwater_state::KeyContext::new(key.key_hash(), key, ProcessingTime(0));

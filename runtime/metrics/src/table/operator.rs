@@ -37,7 +37,7 @@ scope! {
     SUGGESTED_BOUND: Gauge<Millis> = "highwater_operator_suggested_bound_seconds",
         "The out-of-orderness bound that would have let at most 1 of 1,000 records be late; the present one where it is enough.", "";
     TIMERS: Gauge<Count> = "highwater_operator_timers",
-        "Timers that are set now.", "";
+        "Timers that are set now; with a local store those of them that are in memory.", "";
     TIMERS_FIRED: Counter<Count> = "highwater_operator_timers_fired_total",
         "Timers that fired.", "numFiredTimers";
 }

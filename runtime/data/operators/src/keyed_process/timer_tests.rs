@@ -150,7 +150,7 @@ proptest! {
         steps in proptest::collection::vec(step(), 0..24),
     ) {
         let on_heap = run(&steps, Some(false));
-        prop_assert_eq!(run(&steps, Some(true)), on_heap.clone());
+        prop_assert_eq!(&run(&steps, Some(true)), &on_heap);
         let moved = sorted(run(&steps, None));
         prop_assert_eq!(moved, sorted(on_heap), "through rescales and changes of the store");
     }

@@ -250,29 +250,72 @@ fn st10_a_ttl_can_be_switched_on_and_off_over_rows_that_stay_in_the_store() {
     assert_eq!(found.as_deref(), Some("name 6"));
 }
 
-#[test]
-fn a_state_that_cannot_page_takes_its_rows_out_of_the_store_and_back_in() {
-    type Sliced = SlicedState<i64, i64, u64>;
-    let mut backend = KeyedStateBackend::new(setup(0, 1, local()));
-    let plain = ValueState::<i64, i64, u64>::describe("counts");
-    let counts = backend.open::<ValueState<i64, i64, u64>>(plain).unwrap();
-    for key in 0..50i64 {
-        let at = KeyContext::new(key.key_hash(), &key, ProcessingTime(0));
-        backend.get(counts).set(at.in_namespace(&(key % 3)), 7);
-    }
+type Flat = ValueState<i64, i64, u64>;
+type Sliced = SlicedState<i64, i64, u64>;
+
+/// A checkpoint in files, and the digest of the same as a savepoint.
+fn saved_in_store(backend: &mut KeyedStateBackend) -> (RestoredSnapshot, u64) {
     backend
         .begin_snapshot(checkpoint(), ProcessingTime(0))
         .unwrap();
-    let sealed = backend.take_snapshot().unwrap().seal_in_store().unwrap();
+    let mut taken = backend.take_snapshot().unwrap();
+    let sealed = taken.seal_in_store().unwrap();
     let again = RestoredSnapshot {
-        snapshot: sealed.head,
+        snapshot: KeyedSnapshot::from_bytes(sealed.head.to_bytes()).unwrap(),
         files: Some(copied(&sealed.files)),
     };
-    let mut backend = restore(local(), vec![again]);
+    (again, canonical_digest(&[taken.seal().unwrap()]))
+}
+
+#[test]
+fn a_state_that_is_opened_with_its_rows_in_another_order_keeps_all_of_them() {
+    let mut backend = KeyedStateBackend::new(setup(0, 1, local()));
+    let flat = backend.open::<Flat>(Flat::describe("counts")).unwrap();
+    for key in 0..50i64 {
+        let at = KeyContext::new(key.key_hash(), &key, ProcessingTime(0));
+        backend.get(flat).set(at.in_namespace(&(key % 3)), 7);
+    }
+    let (flat, digest) = saved_in_store(&mut backend);
+    let mut backend = restore(local(), vec![flat]);
     let counts = backend.open::<Sliced>(Sliced::describe("counts")).unwrap();
     for key in 0..50i64 {
         let found = backend.get(counts).get(key.key_hash(), &key, &(key % 3));
         assert_eq!(found.copied(), Some(7), "key {key}");
+    }
+    let (sliced, of_sliced) = saved_in_store(&mut backend);
+    assert_eq!(of_sliced, digest, "by namespace");
+    let mut backend = restore(local(), vec![sliced]);
+    let flat = backend.open::<Flat>(Flat::describe("counts")).unwrap();
+    for key in 0..50i64 {
+        let at = KeyContext::new(key.key_hash(), &key, ProcessingTime(0));
+        let found = backend.get(flat).get(at.in_namespace(&(key % 3)));
+        assert_eq!(found.copied(), Some(7), "key {key}");
+    }
+    assert_eq!(saved_in_store(&mut backend).1, digest, "by key again");
+}
+
+#[test]
+fn slices_that_nobody_opens_are_carried_as_they_are() {
+    let mut backend = KeyedStateBackend::new(setup(0, 1, local()));
+    let sliced = backend.open::<Sliced>(Sliced::describe("counts")).unwrap();
+    for key in 0..50i64 {
+        let slice = backend.get(sliced).slice(&(key % 3));
+        slice.put(key.key_hash(), &key, &(), 7);
+    }
+    let (mut saved, digest) = saved_in_store(&mut backend);
+    for store in [local(), local(), heap()] {
+        let is_local = matches!(store, Store::Local { .. });
+        let mut backend = restore(store, vec![saved]);
+        backend.finish_restore(&Unmatched::Keep).unwrap();
+        if is_local {
+            let (again, carried) = saved_in_store(&mut backend);
+            assert_eq!(carried, digest, "in the store");
+            saved = again;
+        } else {
+            let carried = backend.snapshot_now(checkpoint(), ProcessingTime(0), Vec::new());
+            assert_eq!(canonical_digest(&[carried.unwrap()]), digest, "in memory");
+            return;
+        }
     }
 }
 
