@@ -35,25 +35,8 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         init: impl Fn() -> C,
         mut change: impl FnMut(usize, &mut C),
     ) {
-        let mut each = |table: &mut Self, row: usize, hash: KeyHash, guess: Position| {
-            let key = key(row);
-            let key = key.borrow();
-            if let Some(value) = table.warm_value(guess, hash, key, namespace) {
-                let before = value.heap_bytes();
-                change(row, value);
-                let after = value.heap_bytes();
-                table.heap_bytes = table.heap_bytes + after - before;
-                return;
-            }
-            let position = table
-                .find(hash, key, namespace)
-                .unwrap_or_else(|| table.insert_new((hash, key, namespace), init(), NO_TIME));
-            table.modify(position, |value| change(row, value));
-        };
         if let Some(places) = self.take_places(hashes.len()) {
-            for ((row, &hash), &place) in hashes.iter().enumerate().zip(&places) {
-                each(self, row, hash, place);
-            }
+            self.update_places((hashes, &places), namespace, key, init, change);
             self.keep_places(places);
             return;
         }
@@ -62,8 +45,52 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
             let place = |_, hash| table_hash(hash, namespace);
             let (first, hashes, guesses) = ahead.advance(tick, &self.directory, place);
             for ((row, &hash), &guess) in (first..).zip(hashes).zip(guesses) {
-                each(self, row, hash, guess);
+                let key = key(row);
+                let key = key.borrow();
+                if let Some(value) = self.warm_value(guess, hash, key, namespace) {
+                    let before = value.heap_bytes();
+                    change(row, value);
+                    let after = value.heap_bytes();
+                    self.heap_bytes = self.heap_bytes + after - before;
+                    continue;
+                }
+                let position = self
+                    .find(hash, key, namespace)
+                    .unwrap_or_else(|| self.insert_new((hash, key, namespace), init(), NO_TIME));
+                self.modify(position, |value| change(row, value));
             }
+        }
+    }
+
+    /// The same where the chunk was prepared and the places of its rows are known. Apart, because the loop on the heap must
+    /// not share its registers: in one function it took a tenth longer.
+    #[inline(never)]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "three closures of one loop, which a struct would only rename"
+    )]
+    fn update_places<Q: Borrow<K>>(
+        &mut self,
+        (hashes, places): (&[KeyHash], &[Position]),
+        namespace: &N,
+        key: impl Fn(usize) -> Q,
+        init: impl Fn() -> C,
+        mut change: impl FnMut(usize, &mut C),
+    ) {
+        for ((row, &hash), &place) in hashes.iter().enumerate().zip(places) {
+            let key = key(row);
+            let key = key.borrow();
+            if let Some(value) = self.warm_value(place, hash, key, namespace) {
+                let before = value.heap_bytes();
+                change(row, value);
+                let after = value.heap_bytes();
+                self.heap_bytes = self.heap_bytes + after - before;
+                continue;
+            }
+            let position = self
+                .find(hash, key, namespace)
+                .unwrap_or_else(|| self.insert_new((hash, key, namespace), init(), NO_TIME));
+            self.modify(position, |value| change(row, value));
         }
     }
 
