@@ -103,6 +103,9 @@ impl Coordinator {
             }
             WorkerEvent::Damaged(_, fault, report) => self.damaged(fault, *report),
             WorkerEvent::Opened(_) => {
+                let took = now.saturating_sub(self.prepared_ms);
+                self.status
+                    .send_modify(|status| status.restore_ms = Some(took));
                 for task in self.tasks() {
                     self.region(RegionEvent::Opened(task));
                 }
