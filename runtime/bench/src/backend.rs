@@ -69,15 +69,19 @@ enum Below {
 
 /// Less than one entry: everything is evicted after every chunk.
 const NOTHING_STAYS: u64 = 64;
+/// About a third of what a run holds.
+const SOME_STAY: u64 = 6_000;
 /// Memory of RocksDB, so little that write buffers are flushed now and then.
 const ROCKS_BYTES: u64 = 8 << 20;
 
 const KINDS: &[Kind] = &[
     Kind::new("heap", Below::Nothing, u64::MAX),
     Kind::new("fake-small-cache", Below::Fake, NOTHING_STAYS),
+    Kind::new("fake-middle-cache", Below::Fake, SOME_STAY),
     Kind::new("fake-large-cache", Below::Fake, u64::MAX),
     Kind::new("fake-and-heap-in-turn", Below::Fake, NOTHING_STAYS).in_turn(),
     Kind::new("rocksdb-small-cache", Below::Rocks, NOTHING_STAYS),
+    Kind::new("rocksdb-middle-cache", Below::Rocks, SOME_STAY),
     Kind::new("rocksdb-large-cache", Below::Rocks, u64::MAX),
     Kind::new("rocksdb-and-heap-in-turn", Below::Rocks, NOTHING_STAYS).in_turn(),
 ];

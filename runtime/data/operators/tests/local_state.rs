@@ -199,3 +199,35 @@ fn the_keys_of_timers_that_fire_are_read_at_once() {
     let ran = run(|| over(Arc::clone(&factory) as Arc<_>, 64), open, None);
     assert_eq!(ran.output, expected.output);
 }
+
+#[test]
+fn memory_stays_inside_its_budget_while_snapshots_run() {
+    const CACHE: u64 = 100_000;
+    let (store, budget) = over(Arc::new(SlowMissFactory::default()), CACHE);
+    let mut harness: Harness<Pair, u64> = Harness::new(setup((store, budget.clone())), |context| {
+        RollingAggregate::open(&context, key_of, Count, None)
+    });
+    let (mut next, mut most, mut snapshots, mut is_open) = (0, 0, 0, false);
+    for chunk in 0..300 {
+        if chunk % 20 == 10 && !is_open {
+            harness.barrier();
+            is_open = true;
+        }
+        let keys = next..next + 200;
+        next += 200;
+        harness.push_keyed(keys.map(|key| ((key, 0), EventTime(0))), key_of);
+        if is_open && harness.collect_portion().is_some() {
+            snapshots += 1;
+            is_open = false;
+        }
+        most = most.max(budget.used());
+    }
+    assert!(snapshots > 3, "{snapshots} snapshots");
+    // What two chunks bring, entries of about 50 bytes with a place in the filter of what was evicted.
+    let bound = CACHE + 2 * 200 * 60;
+    assert!(most <= bound, "{most} bytes of {bound}");
+    assert!(
+        next * 47 > 20 * CACHE as i64,
+        "the state is many times the cache"
+    );
+}

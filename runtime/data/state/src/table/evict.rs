@@ -23,8 +23,8 @@ const CLEAN_ROWS: usize = 1_024;
 /// Slots that cleaning looks at for one batch.
 const CLEAN_SLOTS: usize = 65_536;
 
-/// Pending removals at which they are written to the store.
-const REMOVALS_MAX: usize = 4_096;
+/// Pending removals at which so many are written to the store.
+const REMOVALS_MAX: usize = 1_024;
 
 /// The filter of what only the store has may take this part of the bytes of the entries.
 const FILTER_SHARE: usize = 8;
@@ -50,7 +50,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         }
         let is_due = paging.removed.len() > REMOVALS_MAX && !paging.is_withheld;
         if is_due && self.saving.is_none() {
-            self.save_removals();
+            self.save_removals(REMOVALS_MAX);
         }
     }
 

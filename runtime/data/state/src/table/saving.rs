@@ -84,15 +84,17 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
                     };
                 }
                 Scanned::Pause => return None,
-                Scanned::End => return Some(budget),
+                Scanned::End => break,
             }
         }
+        let most = budget.max(1);
+        let saved = self.save_removals(most);
+        (saved < most).then(|| budget - saved)
     }
 
     /// Saves the rest and hands the snapshot over.
     pub(crate) fn take_snapshot(&mut self) -> Result<UnsealedState, StateError> {
         self.advance_snapshot(usize::MAX);
-        self.save_removals();
         if let Some(fault) = self.fault.take() {
             self.saving = None;
             return Err(fault);
@@ -233,10 +235,11 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         }
     }
 
-    /// Adds the removals before the barrier to the batch for the store.
-    pub(super) fn save_removals(&mut self) {
+    /// Adds up to `most` removals, while a snapshot runs those before its barrier, to the batch for the store. Returns how
+    /// many.
+    pub(super) fn save_removals(&mut self, most: usize) -> usize {
         let Some(paging) = self.paging.as_mut() else {
-            return;
+            return 0;
         };
         let barrier = self.saving.as_ref().map(|saving| saving.barrier);
         let is_owed = |mark| barrier.is_none_or(|barrier| barrier.is_old(mark));
@@ -244,8 +247,10 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
             .removed
             .iter()
             .filter(|entry| is_owed(entry.mark))
+            .take(most)
             .map(|entry| (entry.hash(), entry.key.clone(), entry.namespace.clone()))
             .collect();
+        let saved = owed.len();
         for (hash, key, namespace) in owed {
             if let Some(paging) = self.paging.as_mut()
                 && let Some(position) = paging.removed.find(hash, &key, &namespace)
@@ -256,6 +261,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
             let key = self.row_key(hash, &key, &namespace);
             self.push_write(key, None);
         }
+        saved
     }
 
     /// Takes back the removal of a key that is written again.

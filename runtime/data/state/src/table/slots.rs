@@ -45,6 +45,8 @@ impl<K, N, V> Slots<K, N, V> {
     /// Adds empty slots until there are `count`.
     pub(super) fn grow(&mut self, count: usize) {
         let groups = count.div_ceil(GROUP).max(self.0.len());
+        // Not the double, which a vector would take.
+        self.0.reserve_exact(groups - self.0.len());
         self.0.resize_with(groups, Group::default);
     }
 

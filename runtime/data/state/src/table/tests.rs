@@ -59,7 +59,7 @@ fn st20_a_snapshot_holds_the_barrier_while_the_table_grows_tenfold() {
     table.begin_snapshot(ProcessingTime(0));
     let splits = table.directory.tables.len();
     let mut next = 20_000;
-    while table.advance_snapshot(80).is_none() {
+    while table.advance_snapshot(60).is_none() {
         for _ in 0..1_000 {
             set(&mut table, next, 2);
             set(&mut table, next % 20_000, 3);
@@ -70,7 +70,8 @@ fn st20_a_snapshot_holds_the_barrier_while_the_table_grows_tenfold() {
     }
     assert!(
         table.directory.tables.len() > splits * 4,
-        "the table did not split"
+        "{} sub-tables of {splits}",
+        table.directory.tables.len()
     );
     assert_eq!(content(table.take_snapshot().unwrap()), model);
 }
@@ -220,4 +221,25 @@ fn a_backend_saves_several_tables_within_one_budget_of_entries() {
         (50..80).contains(&more),
         "{more} more than 150 for 200 entries"
     );
+}
+
+/// Bytes that the slots of all sub-tables take.
+fn slot_bytes(table: &Counts) -> usize {
+    let slots = table.directory.tables.iter().map(SubTable::slots);
+    slots.sum::<usize>() * (size_of::<Option<Entry<i64, (), u64>>>() + 1)
+}
+
+#[test]
+fn what_is_charged_covers_the_slots() {
+    let mut table = table();
+    let mut next = 0;
+    for entries in [1_000, 10_000, 50_000, 100_000, 150_000, 200_000, 300_000] {
+        while next < entries {
+            set(&mut table, next, 1);
+            next += 1;
+        }
+        let (charged, taken) = (table.used_bytes(), slot_bytes(&table));
+        let part = taken * 100 / charged;
+        assert!((75..=100).contains(&part), "{part} of 100 at {entries}");
+    }
 }
