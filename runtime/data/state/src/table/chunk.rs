@@ -35,24 +35,34 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         init: impl Fn() -> C,
         mut change: impl FnMut(usize, &mut C),
     ) {
+        let mut each = |table: &mut Self, row: usize, hash: KeyHash, guess: Position| {
+            let key = key(row);
+            let key = key.borrow();
+            if let Some(value) = table.warm_value(guess, hash, key, namespace) {
+                let before = value.heap_bytes();
+                change(row, value);
+                let after = value.heap_bytes();
+                table.heap_bytes = table.heap_bytes + after - before;
+                return;
+            }
+            let position = table
+                .find(hash, key, namespace)
+                .unwrap_or_else(|| table.insert_new((hash, key, namespace), init(), NO_TIME));
+            table.modify(position, |value| change(row, value));
+        };
+        if let Some(places) = self.take_places(hashes.len()) {
+            for ((row, &hash), &place) in hashes.iter().enumerate().zip(&places) {
+                each(self, row, hash, place);
+            }
+            self.keep_places(places);
+            return;
+        }
         let mut ahead = Ahead::new(hashes);
         for tick in 0..ahead.ticks() {
             let place = |_, hash| table_hash(hash, namespace);
             let (first, hashes, guesses) = ahead.advance(tick, &self.directory, place);
             for ((row, &hash), &guess) in (first..).zip(hashes).zip(guesses) {
-                let key = key(row);
-                let key = key.borrow();
-                if let Some(value) = self.warm_value(guess, hash, key, namespace) {
-                    let before = value.heap_bytes();
-                    change(row, value);
-                    let after = value.heap_bytes();
-                    self.heap_bytes = self.heap_bytes + after - before;
-                    continue;
-                }
-                let position = self
-                    .find(hash, key, namespace)
-                    .unwrap_or_else(|| self.insert_new((hash, key, namespace), init(), NO_TIME));
-                self.modify(position, |value| change(row, value));
+                each(self, row, hash, guess);
             }
         }
     }

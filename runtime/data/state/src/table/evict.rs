@@ -16,7 +16,7 @@ use super::{Namespace, StateTable};
 use crate::budget::{Relief, Relieved};
 use crate::cell::Cell;
 
-/// Rows of a batch that cleans ahead of the hand: sorted and written in about 1.5 ms by a log-structured merge tree. Batches
+/// Rows of a batch that cleans ahead of the hand: sorted and written in about 1 ms by a log-structured merge tree. Batches
 /// of 32 times as many cost as much for each row.
 const CLEAN_ROWS: usize = 1_024;
 

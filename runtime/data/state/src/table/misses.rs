@@ -38,6 +38,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         if self.paging.is_none() {
             return Ok(());
         }
+        let mut places = self.take_places(0).unwrap_or_default();
         let mut misses = Misses::new();
         let mut ahead = Ahead::new(hashes);
         let mut hits = 0;
@@ -52,6 +53,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
                 let is_it = entry.is_some_and(|entry| {
                     entry.may_have(hash) && entry.key == *key && entry.namespace == *namespace
                 });
+                places.push(guess);
                 if is_it {
                     hits += 1;
                     self.touch(guess);
@@ -63,7 +65,25 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         if let Some(paging) = self.paging.as_mut() {
             paging.counts.hits += hits;
         }
+        self.keep_places(places);
         self.admit(misses)
+    }
+
+    /// Where the `count` rows of the chunk that was prepared last probably are; `None` when it was another chunk. Guesses,
+    /// as those of [`Ahead`]: whoever uses one compares the key.
+    pub(super) fn take_places(&mut self, count: usize) -> Option<Vec<Position>> {
+        let paging = self.paging.as_mut()?;
+        if count == 0 {
+            paging.places.clear();
+        }
+        (paging.places.len() == count).then(|| std::mem::take(&mut paging.places))
+    }
+
+    /// Keeps the places, and their memory, for the accesses that follow.
+    pub(super) fn keep_places(&mut self, places: Vec<Position>) {
+        if let Some(paging) = self.paging.as_mut() {
+            paging.places = places;
+        }
     }
 
     /// Brings the keys of a chunk into memory, if the operator is likely to ask for them: for functions that decide

@@ -10,7 +10,7 @@ use hashbrown::HashTable;
 use highwater_types::{Key, KeyHash, Record};
 
 use super::StoreBehind;
-use super::directory::{Directory, table_hash};
+use super::directory::{Directory, Position, table_hash};
 use super::filter::Filter;
 use super::likely::Likely;
 use super::recency::Recency;
@@ -61,6 +61,8 @@ pub(crate) struct Paging<K, N> {
     pub(super) only_stored: Option<Filter>,
     pub(super) recency: Recency,
     pub(super) likely: Likely,
+    /// Where the rows of the chunk that was prepared last probably are.
+    pub(super) places: Vec<Position>,
     pub(crate) counts: CacheCounts,
 }
 
@@ -77,6 +79,7 @@ impl<K: Key, N: Record + Eq + Hash> Paging<K, N> {
             only_stored: store.is_empty.then(Filter::default),
             recency: Recency::new(),
             likely: Likely::new(),
+            places: Vec::new(),
             counts: CacheCounts::default(),
         }
     }
@@ -86,7 +89,8 @@ impl<K: Key, N: Record + Eq + Hash> Paging<K, N> {
         let removed = self.removed.len() * SubTable::<K, N, ()>::ENTRY_BYTES + self.removed_heap;
         let absent = self.absent.capacity() * (size_of::<(KeyHash, K, N)>() + 1) * 8 / 7;
         let filter = self.only_stored.as_ref().map_or(0, Filter::bytes);
-        removed + absent + self.batch_bytes + filter
+        let places = self.places.capacity() * size_of::<Position>();
+        removed + absent + places + self.batch_bytes + filter
     }
 
     /// Whether the key, which is not in memory, was removed or looked up in vain since the store was last asked.
@@ -107,6 +111,7 @@ impl<K: Key, N: Record + Eq + Hash> Paging<K, N> {
 
     pub(crate) fn forget_absent(&mut self) {
         self.absent.clear();
+        self.places.clear();
     }
 
     /// Adds a change to the pending batch.
