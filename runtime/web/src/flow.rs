@@ -127,6 +127,7 @@ mod tests {
                     shares_ms: (1, 2, 3),
                     blocked_on: blocked_on.map(str::to_owned),
                     watermark: *watermark,
+                    pauses: highwater_worker::Pauses::default(),
                     source: None,
                     operators: Vec::new(),
                 };

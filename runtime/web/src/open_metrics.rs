@@ -33,9 +33,17 @@ pub fn encode(view: &JobView) -> String {
     of_job.set(job::WORKERS, 1);
     of_job.set(job::SLOTS, u64::from(view.worker.slots));
     checkpoints(&registry, view, &status.checkpoints);
+    if let Some(restored) = status.restored {
+        let cells = registry.cells::<checkpoint::CheckpointScope>(&NoLabels);
+        cells.set(checkpoint::RESTORED_FETCHED, restored.fetched);
+        cells.set(checkpoint::RESTORED_LOCAL, restored.local);
+    }
     let mut state_bytes = 0;
     for (id, figures) in &figures {
-        one_task(&registry, view, id, figures);
+        let cells = one_task(&registry, view, id, figures);
+        if let Some(took) = status.restore_ms {
+            cells.set(task::RESTORE, Duration::from_millis(took));
+        }
         if let Some(report) = &figures.source {
             one_source(&registry, id, report);
         }
@@ -71,7 +79,12 @@ fn checkpoints(registry: &MetricsRegistry, view: &JobView, status: &CheckpointSt
     }
 }
 
-fn one_task(registry: &MetricsRegistry, view: &JobView, id: &TaskId, figures: &TaskFigures) {
+fn one_task(
+    registry: &MetricsRegistry,
+    view: &JobView,
+    id: &TaskId,
+    figures: &TaskFigures,
+) -> Cells<task::TaskScope> {
     let cells = registry.cells::<task::TaskScope>(&SubtaskLabels {
         operator: id.vertex.clone(),
         subtask: id.subtask,
@@ -80,6 +93,8 @@ fn one_task(registry: &MetricsRegistry, view: &JobView, id: &TaskId, figures: &T
     cells.raise(task::BUSY, Duration::from_millis(busy));
     cells.raise(task::IDLE, Duration::from_millis(idle));
     cells.raise(task::BACKPRESSURED, Duration::from_millis(backpressured));
+    let pauses = figures.pauses;
+    cells.observe_all(task::PAUSE, pauses.buckets(), pauses.sum());
     if let Some(time) = millis(figures.watermark) {
         cells.set(task::WATERMARK, time);
         cells.set(task::WATERMARK_LAG, view.clock.now().0.saturating_sub(time));
@@ -93,6 +108,7 @@ fn one_task(registry: &MetricsRegistry, view: &JobView, id: &TaskId, figures: &T
     {
         cells.set(task::WAITING_OUTPUT, output as u64);
     }
+    cells
 }
 
 fn one_operator(registry: &MetricsRegistry, view: &JobView, id: &TaskId, report: &OperatorReport) {

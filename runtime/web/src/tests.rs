@@ -17,7 +17,7 @@ use highwater_types::{
     Watermark,
 };
 use highwater_window::Tumbling;
-use highwater_worker::{SystemClock, TaskFigures};
+use highwater_worker::{Pauses, SystemClock, TaskFigures};
 use tower::ServiceExt as _;
 
 use super::*;
@@ -209,6 +209,7 @@ fn late_figures() -> impl Iterator<Item = (TaskId, TaskFigures)> {
             shares_ms: (1, 1, 1),
             blocked_on: None,
             watermark: Watermark(10_000),
+            pauses: Pauses::default(),
             source: Some(SourceReport {
                 dropped: 2,
                 dead_letters: 1,

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod files;
 pub mod local_dirs;
 pub mod messages;
+pub mod pauses;
 pub mod shares;
 pub mod sink;
 pub mod slot;
@@ -22,5 +23,6 @@ pub use messages::{
     Deployment, FailureReport, History, MarkerPlace, OperatorSubtask, RestoredBytes, RestoredKeyed,
     RestoredState, RestoredStore, WorkerCommand, WorkerEvent,
 };
+pub use pauses::Pauses;
 pub use slot::{FigureBoard, TaskFigures};
 pub use worker::{StopHook, WorkerHandle, WorkerSettings, WorkerSetup, start};

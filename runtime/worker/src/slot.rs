@@ -15,6 +15,7 @@ use highwater_types::{AttemptId, Classified, ErrorKind, SlotIndex, Watermark};
 
 use crate::clock::Clock;
 use crate::messages::FailureReport;
+use crate::pauses::Pauses;
 use crate::shares::{Shares, Waiting};
 use crate::task::{Task, TaskEvent, TaskLetter};
 use crate::waker::SlotWaker;
@@ -90,6 +91,8 @@ pub struct TaskFigures {
     pub blocked_on: Option<String>,
     /// Its event time.
     pub watermark: Watermark,
+    /// How long checkpoints kept it from its records.
+    pub pauses: Pauses,
     /// What its source counts, if it heads one.
     pub source: Option<SourceReport>,
     /// Its operators.
@@ -278,6 +281,7 @@ impl SlotLoop {
                 shares_ms: running.shares.millis(),
                 blocked_on: task.blocked_on().map(str::to_owned),
                 watermark: task.watermark(),
+                pauses: task.pauses(),
                 source: task.source_report(),
                 operators: task.reports(),
             };

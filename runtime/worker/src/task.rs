@@ -24,6 +24,7 @@ use highwater_types::{
 };
 
 use crate::clock::Clock;
+use crate::pauses::Pauses;
 use crate::shares::Waiting;
 use crate::worker::StopHook;
 
@@ -118,6 +119,7 @@ pub struct Task {
     input: TaskInput,
     agenda: VecDeque<Control>,
     snapshot: Option<OpenSnapshot>,
+    pauses: Pauses,
     reading: Reading,
     watermark: Watermark,
     events: Vec<TaskEvent>,
@@ -144,6 +146,7 @@ impl Task {
             input,
             agenda: VecDeque::new(),
             snapshot: None,
+            pauses: Pauses::default(),
             reading: Reading::On,
             watermark: Watermark::MIN,
             events: Vec::new(),
@@ -181,7 +184,12 @@ impl Task {
     pub fn turn(&mut self, clock: &dyn Clock) -> Result<Waiting, OperatorError> {
         let start = clock.elapsed();
         let waiting = self.advance(clock, start)?;
-        self.collect()?;
+        if self.snapshot.is_some() {
+            let start = clock.elapsed();
+            self.collect()?;
+            self.pauses.stretch(clock.elapsed().saturating_sub(start));
+            self.settle_pause();
+        }
         Ok(waiting)
     }
 
@@ -190,7 +198,7 @@ impl Task {
         if left != Progress::Done {
             return Ok(self.waiting_for(left));
         }
-        if !self.run_agenda()? {
+        if !self.run_agenda(clock)? {
             return Ok(Waiting::Turn);
         }
         let waiting = loop {
@@ -200,7 +208,7 @@ impl Task {
             if !self.take_input()? {
                 break Waiting::Input;
             }
-            if !self.run_agenda()? {
+            if !self.run_agenda(clock)? {
                 return Ok(Waiting::Turn);
             }
             if clock.elapsed().saturating_sub(start) >= TURN_LIMIT {
@@ -208,7 +216,7 @@ impl Task {
             }
         };
         self.event_time(waiting == Waiting::Output);
-        if !self.run_agenda()? {
+        if !self.run_agenda(clock)? {
             return Ok(Waiting::Turn);
         }
         let left = self.input.head().turn()?;
@@ -226,6 +234,18 @@ impl Task {
             Progress::Waiting => Waiting::Input,
             Progress::Done | Progress::More => Waiting::Turn,
         }
+    }
+
+    /// Counts the pause of a snapshot that has just become whole.
+    fn settle_pause(&mut self) {
+        if self.snapshot.is_none() {
+            self.pauses.end();
+        }
+    }
+
+    /// How long checkpoints kept the task from its records.
+    pub const fn pauses(&self) -> Pauses {
+        self.pauses
     }
 
     /// What the task has to tell.
@@ -382,16 +402,16 @@ impl Task {
     }
 
     /// Runs the agenda; `false` = the chain has more to do before the next item.
-    fn run_agenda(&mut self) -> Result<bool, OperatorError> {
+    fn run_agenda(&mut self, clock: &dyn Clock) -> Result<bool, OperatorError> {
         while let Some(control) = self.agenda.pop_front() {
-            if self.run(control)? != Progress::Done {
+            if self.run(control, clock)? != Progress::Done {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    fn run(&mut self, control: Control) -> Result<Progress, OperatorError> {
+    fn run(&mut self, control: Control, clock: &dyn Clock) -> Result<Progress, OperatorError> {
         let head = self.input.head();
         match control {
             Control::Watermark(watermark) => {
@@ -403,7 +423,13 @@ impl Task {
                 self.events.push(TaskEvent::Ended);
                 head.end()
             }
-            Control::Barrier(barrier) => self.barrier(&barrier).map(|()| Progress::Done),
+            Control::Barrier(barrier) => {
+                self.pauses.give_up();
+                let start = clock.elapsed();
+                self.barrier(&barrier)?;
+                self.pauses.stretch(clock.elapsed().saturating_sub(start));
+                Ok(Progress::Done)
+            }
         }
     }
 

@@ -122,6 +122,8 @@ struct Coordinator {
     discovery_at_ms: u64,
     /// When the checkpoint on its way began.
     checkpoint_began_ms: u64,
+    /// When the state of the attempt was asked for.
+    prepared_ms: u64,
     started_ms: u64,
     status: watch::Sender<JobStatus>,
     rim: JoinSet<()>,
@@ -258,6 +260,7 @@ impl Coordinator {
             discovery_at_ms: 0,
             checkpoint_began_ms: 0,
             started_ms,
+            prepared_ms: started_ms,
             status,
             rim: JoinSet::new(),
             done,

@@ -112,6 +112,8 @@ pub struct JobStatus {
     pub failure: Option<FailureReport>,
     /// Where the state of the attempt came from, once it is there.
     pub restored: Option<RestoredBytes>,
+    /// Milliseconds from the order to fetch the state until every task had opened it; `None` = not yet.
+    pub restore_ms: Option<u64>,
 }
 
 impl JobStatus {
@@ -127,6 +129,7 @@ impl JobStatus {
             restarts: 0,
             failure: None,
             restored: None,
+            restore_ms: None,
         }
     }
 }

@@ -15,6 +15,6 @@ pub use deal::deal;
 pub use harness::{Harness, HarnessSetup};
 pub use parallel::ParallelHarness;
 pub use receiver::{HarnessElement, SideReceiver};
-#[cfg(test)]
-pub(crate) use stores::also_over_a_store;
 pub use stores::over_a_store;
+#[cfg(test)]
+pub(crate) use stores::{also_over_a_store, is_over_a_store};

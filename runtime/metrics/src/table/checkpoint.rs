@@ -32,6 +32,10 @@ scope! {
         "Writes of head whose answer was unclear or refused and had to be read back.", "";
     SAVEPOINTS: Counter<Count> = "highwater_savepoints_completed_total",
         "Savepoints that were written whole.", "";
+    RESTORED_FETCHED: Gauge<Bytes> = "highwater_checkpoint_restored_fetched_bytes",
+        "Bytes of state that the attempt fetched from the store.", "";
+    RESTORED_LOCAL: Gauge<Bytes> = "highwater_checkpoint_restored_local_bytes",
+        "Bytes of state that the attempt found on local disk.", "";
     RESTORE: Gauge<Millis> = "highwater_checkpoint_last_restore_timestamp_seconds",
         "When state was last restored, in seconds since the Unix epoch.", "lastCheckpointRestoreTimestamp";
 }

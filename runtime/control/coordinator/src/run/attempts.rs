@@ -212,7 +212,10 @@ impl Coordinator {
             unmatched: self.setup.settings.restore.unmatched,
         };
         match deployment(&input) {
-            Ok(deployment) => self.send(WorkerCommand::Prepare(Box::new(deployment))),
+            Ok(deployment) => {
+                self.prepared_ms = self.now_ms();
+                self.send(WorkerCommand::Prepare(Box::new(deployment)));
+            }
             Err(error) => {
                 let failure = failed(&error);
                 self.note_failure("restoring", &failure);

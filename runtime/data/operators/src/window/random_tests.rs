@@ -1,4 +1,4 @@
-//! Random windows through barriers at any portion of their firing, crashes, rescales and changes of the store: the results are
+//! Random windows through checkpoints that are taken while they fire, crashes, rescales and changes of the store: the results are
 //! those of a run on the heap that nothing interrupts.
 
 use std::sync::Arc;
@@ -22,7 +22,7 @@ type Fired = (i64, i64, u64);
 #[derive(Clone, Debug)]
 struct Step {
     input: Input,
-    /// A checkpoint whose barrier comes after so many portions of what the input fires.
+    /// A checkpoint whose barrier comes before the input, and which is taken after so many portions of what that fires.
     barrier: Option<u8>,
     /// A crash behind the input; the job comes back at this parallelism, over a store or on the heap.
     crash: Option<(u32, bool)>,
@@ -109,28 +109,26 @@ impl Job {
         output.map(|(fired, _)| fired).collect()
     }
 
-    /// Gives an input to all subtasks, with a barrier after some portions of each.
+    /// Gives an input to all subtasks. A barrier comes before it: what it fires goes on while the snapshot is saved.
     fn input(&mut self, at: usize, input: &Input, barrier: Option<u8>) {
         let parallelism = Parallelism(self.subtasks.len() as u32);
         let mut snapshots = Vec::new();
         for (subtask, harness) in self.subtasks.iter_mut().enumerate() {
-            let progress = give((subtask, parallelism), harness, input);
-            if let Some(after) = barrier {
-                let progress = turns(harness, progress, usize::from(after));
-                self.since.extend(Self::fired(harness));
+            if barrier.is_some() {
                 harness.barrier();
-                // Firing goes on while the snapshot is saved and its store frozen.
-                let progress = turns(harness, progress, 2);
-                let early = harness.collect_portion();
-                assert_eq!(turns(harness, progress, usize::MAX), Progress::Done);
-                snapshots.push(early.unwrap_or_else(|| harness.collect()));
-            } else {
-                assert_eq!(turns(harness, progress, usize::MAX), Progress::Done);
             }
+            let mut progress = give((subtask, parallelism), harness, input);
+            if let Some(after) = barrier {
+                progress = turns(harness, progress, usize::from(after));
+                let early = harness.collect_portion();
+                progress = turns(harness, progress, 2);
+                snapshots.push(early.unwrap_or_else(|| harness.collect()));
+            }
+            assert_eq!(turns(harness, progress, usize::MAX), Progress::Done);
         }
         if barrier.is_some() {
             self.committed.append(&mut self.since);
-            self.saved = Some((snapshots, at + 1));
+            self.saved = Some((snapshots, at));
         }
         for harness in &mut self.subtasks {
             self.since.extend(Self::fired(harness));

@@ -358,10 +358,13 @@ fn a_snapshot_is_that_of_the_barrier_though_the_window_fires_while_it_is_taken()
         harness.push_keyed((0..keys).map(|key| ((key, 0), EventTime(0))), key_of);
         harness.barrier();
         assert_eq!(harness.watermark_call(9), Progress::More);
-        assert!(harness.collect_portion().is_none());
+        let early = harness.collect_portion();
+        // Over a store a snapshot that holds up eviction is saved in large portions.
+        assert!(early.is_none() || crate::testing::is_over_a_store());
         harness.turns();
         let mut undisturbed = fired(&mut harness);
-        let mut after = restored(options, harness.collect());
+        let saved = early.unwrap_or_else(|| harness.collect());
+        let mut after = restored(options, saved);
         after.watermark(9);
         let mut again = fired(&mut after);
         undisturbed.sort_unstable();
