@@ -55,10 +55,11 @@ fn blocklist() -> SocketAddr {
 /// One job with its input, output and state.
 struct Job {
     folder: tempfile::TempDir,
+    backend: &'static str,
 }
 
 impl Job {
-    fn new() -> Self {
+    fn new(backend: &'static str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let profile = Profile {
             payments: 5_000,
@@ -66,7 +67,7 @@ impl Job {
             ..Profile::demo()
         };
         write_log(&profile, &folder.path().join("in"), &mut AtOnce).unwrap();
-        Self { folder }
+        Self { folder, backend }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -87,6 +88,9 @@ impl Job {
         let folder = |flag, name| [flag, self.at(name).display().to_string()];
         command.args(folder("--state-dir".to_owned(), "state"));
         command.args(folder("--run-dir".to_owned(), "run"));
+        command.args(folder("--state-local-dir".to_owned(), "local"));
+        // With a store: less than what the job keeps, so that state leaves memory.
+        command.args(["--state-backend", self.backend, "--state-memory", "4MiB"]);
         for (name, value) in [
             ("input", self.at("in").display().to_string()),
             ("output", self.at("out").display().to_string()),
@@ -142,22 +146,65 @@ fn lines(output: &Path, topic: &str) -> Vec<Vec<u8>> {
     lines
 }
 
-#[test]
-fn a_process_ends_at_every_step_of_a_checkpoint_and_nothing_is_lost_or_doubled() {
+fn ends_at_each_step_of_a_checkpoint(backend: &'static str) {
     for step in CHECKPOINT {
-        let job = Job::new();
+        let job = Job::new(backend);
+        job.stopped_at(step);
+        job.finished(step);
+    }
+}
+
+fn ends_at_each_step_of_a_recovery(backend: &'static str) {
+    for step in RECOVERY {
+        let job = Job::new(backend);
+        // A completed checkpoint whose output nobody has committed: the recovery has something to do at every step.
+        job.stopped_at("P9");
         job.stopped_at(step);
         job.finished(step);
     }
 }
 
 #[test]
+fn a_process_ends_at_every_step_of_a_checkpoint_and_nothing_is_lost_or_doubled() {
+    ends_at_each_step_of_a_checkpoint("heap");
+}
+
+#[test]
 fn a_process_ends_at_every_step_of_a_recovery_and_nothing_is_lost_or_doubled() {
-    for step in RECOVERY {
-        let job = Job::new();
-        // A completed checkpoint whose output nobody has committed: the recovery has something to do at every step.
+    ends_at_each_step_of_a_recovery("heap");
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn with_state_on_local_disk_a_process_ends_at_every_step_of_a_checkpoint() {
+    ends_at_each_step_of_a_checkpoint("rocksdb");
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn with_state_on_local_disk_a_process_ends_at_every_step_of_a_recovery() {
+    ends_at_each_step_of_a_recovery("rocksdb");
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn a_job_changes_its_backend_between_two_runs() {
+    for (first, then) in [("heap", "rocksdb"), ("rocksdb", "heap")] {
+        let mut job = Job::new(first);
         job.stopped_at("P9");
-        job.stopped_at(step);
-        job.finished(step);
+        job.backend = then;
+        job.finished(then);
     }
+}
+
+#[cfg(feature = "kafka")]
+#[test]
+fn the_settings_of_production_are_understood() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_harbor-fleet"));
+    command.args(["plan", "--config"]);
+    command.arg(here.join("production.yaml"));
+    let ended = command.output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{said}");
 }
