@@ -110,6 +110,15 @@ const STEPS: &[Step] = &[
         action: Action::Program(&programs::DRILLS, &["--drill", "HD-04,HD-05,HC-09"]),
     },
     Step {
+        name: "acceptance-rocksdb",
+        extents: FULL,
+        // State on local disk: killed while it holds output back, with a full disk, and into the heap and back.
+        action: Action::Program(
+            &programs::DRILLS,
+            &["--backend", "rocksdb", "--drill", "HD-04,HD-13,HC-08"],
+        ),
+    },
+    Step {
         name: "unit-tests",
         extents: QUICK,
         action: Action::Cargo(&["test", "--workspace", "--lib", "--bins", "--no-fail-fast"]),

@@ -152,8 +152,8 @@ impl Opener {
         std::fs::create_dir(dir.path()).map_err(|error| at.io(&error))?;
         let db = Db::open(&options, dir.path()).map_err(|error| at.status(&error))?;
         let shared = Shared::new(db, dir, errors);
-        let (clock, families) = (StoreClock::new(), Families::new());
-        Ok(RocksStore::new(shared, Arc::clone(opener), clock, families))
+        let states = (StoreClock::new(), Families::new());
+        Ok(RocksStore::new(shared, Arc::clone(opener), states, false))
     }
 
     fn reopen(opener: &Arc<Self>, files: StoreFiles) -> Result<RocksStore, RocksError> {
@@ -165,6 +165,7 @@ impl Opener {
         };
         let errors = LoggedError::default();
         let options = opener.database(at, &errors)?;
+        let in_parts = opener.resources.wants_parts(bytes);
         let (clock, mut families) = (StoreClock::new(), Families::new());
         let mut descriptors = Vec::new();
         for name in list_families(at, &options)? {
@@ -177,7 +178,12 @@ impl Opener {
         let db = Db::open_cf_descriptors(&options, dir.path(), descriptors)
             .map_err(|error| at.status_of_files(&error))?;
         let shared = Shared::new(db, dir, errors);
-        Ok(RocksStore::new(shared, Arc::clone(opener), clock, families))
+        Ok(RocksStore::new(
+            shared,
+            Arc::clone(opener),
+            (clock, families),
+            in_parts,
+        ))
     }
 
     /// Opens a directory without changing anything in it.

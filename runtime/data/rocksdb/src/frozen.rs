@@ -19,6 +19,7 @@ use crate::key;
 use crate::rows::each_row;
 use crate::shared::{Db, Shared};
 use crate::store::family_of;
+use crate::tuning::IN_PARTS;
 
 /// Bytes that a visit reads at a time.
 const VISIT_READAHEAD: usize = 2 << 20;
@@ -36,9 +37,22 @@ const OPTIONS_PREFIX: &str = "OPTIONS-";
 pub(crate) struct RocksFreezing {
     pub(crate) shared: Arc<Shared>,
     pub(crate) opener: Arc<Opener>,
+    /// Column families that are told to keep indexes and filters in parts: it writes a file, and this is not the slot thread.
+    pub(crate) into_parts: Vec<String>,
 }
 
 impl RocksFreezing {
+    fn split_indexes(&self) -> Result<(), RocksError> {
+        const OPERATION: &str = "the splitting of indexes";
+        for name in &self.into_parts {
+            self.shared.write(OPERATION, |db| {
+                let family = db.cf_handle(name);
+                family.map_or(Ok(()), |family| db.set_options_cf(&family, &IN_PARTS))
+            })?;
+        }
+        Ok(())
+    }
+
     fn link(&self) -> Result<StoreFiles, RocksError> {
         const OPERATION: &str = "a freeze";
         // RocksDB makes the directory beside its final name and renames it: both go if that fails.
@@ -62,6 +76,7 @@ impl RocksFreezing {
 
 impl Freezing for RocksFreezing {
     fn freeze(self: Box<Self>) -> Result<Box<dyn FrozenStore>, BackingError> {
+        self.split_indexes()?;
         let files = self.link()?;
         Ok(Box::new(RocksFrozen {
             db: None,

@@ -37,20 +37,32 @@ pub(crate) struct RocksStore {
     opener: Arc<Opener>,
     clock: StoreClock,
     families: Families,
+    /// Whether new files have their indexes and filters in parts.
+    in_parts: bool,
+    /// Bytes on disk at the last freeze.
+    stored_bytes: u64,
+}
+
+impl Drop for RocksStore {
+    fn drop(&mut self) {
+        self.opener.resources.replace_stored(self.stored_bytes, 0);
+    }
 }
 
 impl RocksStore {
     pub(crate) fn new(
         shared: Shared,
         opener: Arc<Opener>,
-        clock: StoreClock,
-        families: Families,
+        (clock, families): (StoreClock, Families),
+        in_parts: bool,
     ) -> Self {
         Self {
             shared: Arc::new(shared),
             opener,
             clock,
             families,
+            in_parts,
+            stored_bytes: 0,
         }
     }
 
@@ -58,7 +70,8 @@ impl RocksStore {
         let name = name_of(&state.name);
         if !self.families.contains_key(&name) {
             let expiry = RowExpiry::new(&self.clock);
-            let options = self.opener.resources.column_family(expiry.clone(), 0);
+            let stored = if self.in_parts { u64::MAX } else { 0 };
+            let options = self.opener.resources.column_family(expiry.clone(), stored);
             self.shared
                 .write("the making of a state", |db| db.create_cf(&name, &options))?;
             self.families.insert(name.clone(), expiry);
@@ -76,6 +89,18 @@ impl RocksStore {
                 .write("the removal of a state", |db| db.drop_cf(&name))?;
         }
         Ok(())
+    }
+
+    /// The column families whose indexes and filters go into parts from now on, because the store has outgrown its memory.
+    fn outgrown(&mut self) -> Vec<String> {
+        let stored = self.sum("rocksdb.total-sst-files-size");
+        let before = std::mem::replace(&mut self.stored_bytes, stored);
+        let all = self.opener.resources.replace_stored(before, stored);
+        if self.in_parts || !self.opener.resources.wants_parts(all) {
+            return Vec::new();
+        }
+        self.in_parts = true;
+        self.families.keys().cloned().collect()
     }
 
     /// The sum of a property over all states. It is shown only, so that one which is not known counts as 0.
@@ -107,6 +132,7 @@ impl StateStore for RocksStore {
         Box::new(RocksFreezing {
             shared: Arc::clone(&self.shared),
             opener: Arc::clone(&self.opener),
+            into_parts: self.outgrown(),
         })
     }
 

@@ -5,6 +5,7 @@
 //! `examples/store_cost.rs` measures them, with one option changed at a time.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ChecksumType, DBCompressionType, Env,
@@ -32,6 +33,13 @@ pub struct RocksOptions {
     pub background_threads: u32,
 }
 
+/// Says of a column family that is open what [`Resources::table`] says of one that is opened in a large store. Files that
+/// are there already stay as they are until a compaction rewrites them.
+pub(crate) const IN_PARTS: [(&str, &str); 1] = [(
+    "block_based_table_factory",
+    "{index_type=kTwoLevelIndexSearch;partition_filters=true;metadata_block_size=4096;pin_top_level_index_and_filter=true}",
+)];
+
 /// What the stores of a worker share.
 pub(crate) struct Resources {
     pub(crate) cache: Cache,
@@ -39,6 +47,8 @@ pub(crate) struct Resources {
     env: Env,
     background_threads: i32,
     write_buffer_bytes: usize,
+    /// Bytes on disk of all stores, as of the last freeze of each.
+    stored_bytes: AtomicU64,
     memory_bytes: u64,
 }
 
@@ -63,6 +73,7 @@ impl Resources {
             env,
             background_threads,
             memory_bytes: options.memory_bytes,
+            stored_bytes: AtomicU64::new(0),
             write_buffer_bytes: (buffers / 4).clamp(MIB, WRITE_BUFFER_MAX),
         })
     }
@@ -128,6 +139,21 @@ impl Resources {
         options
     }
 
+    /// Whether a store keeps indexes and filters in parts that has, with all others, so many bytes.
+    pub(crate) const fn wants_parts(&self, stored_bytes: u64) -> bool {
+        stored_bytes / 2 > self.memory_bytes
+    }
+
+    /// Replaces what one store has on disk. Returns what all have together.
+    pub(crate) fn replace_stored(&self, old: u64, new: u64) -> u64 {
+        let all = &self.stored_bytes;
+        if new >= old {
+            all.fetch_add(new - old, Ordering::Relaxed) + (new - old)
+        } else {
+            all.fetch_sub(old - new, Ordering::Relaxed) - (old - new)
+        }
+    }
+
     fn table(&self, stored_bytes: u64) -> BlockBasedOptions {
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&self.cache);
@@ -142,7 +168,7 @@ impl Resources {
         // 0.5 us for a key that is nowhere, so it begins at twice the budget, which a worker of few slots still holds whole.
         table.set_cache_index_and_filter_blocks(true);
         table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-        if stored_bytes / 2 > self.memory_bytes {
+        if self.wants_parts(stored_bytes) {
             table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
             table.set_partition_filters(true);
             table.set_metadata_block_size(4 * KIB);

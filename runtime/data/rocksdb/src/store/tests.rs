@@ -218,3 +218,54 @@ fn x38_a_full_disk_at_a_compaction_is_seen_by_the_next_write() {
     let refused = store.freeze().freeze().err().map(|error| error.kind());
     assert_eq!(refused, Some(ErrorKind::Exhausted));
 }
+
+#[test]
+fn a_store_that_outgrows_its_memory_splits_its_indexes_and_keeps_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = RocksOptions {
+        local_dir: dir.path().to_owned(),
+        memory_bytes: 64 << 10,
+        background_threads: 1,
+    };
+    let factory = RocksFactory::new(options).unwrap();
+    let mut store = create(&factory);
+    let plain = StateDescriptor::new("all", StateKind::Value, timed().schemas);
+    let mut rows = store.open(&plain).unwrap();
+    let mut noise = 7u64;
+    // Bytes that do not compress.
+    let mut value = || {
+        let next = || {
+            noise = noise
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (noise >> 33) as u8
+        };
+        std::iter::repeat_with(next).take(200).collect::<Vec<_>>()
+    };
+    let mut batch = |numbers: std::ops::Range<u16>| {
+        let mut batch: Vec<_> = numbers
+            .map(|number| RowWrite {
+                key: key(number),
+                value: Some(value()),
+            })
+            .collect();
+        batch.sort_by(|a, b| a.key.cmp(&b.key));
+        batch
+    };
+    assert!(!store.in_parts);
+    for turn in 0..3u16 {
+        rows.write(&batch(turn * 1_000..(turn + 1) * 1_000))
+            .unwrap();
+        store.freeze().freeze().unwrap();
+    }
+    assert!(store.in_parts, "{} bytes", store.stored_bytes);
+    rows.write(&batch(3_000..4_000)).unwrap();
+    compact(&store);
+    assert_eq!(count(rows.as_mut()), 4_000);
+    let frozen = store.freeze().freeze().unwrap();
+    drop(rows);
+    drop(store);
+    let mut again = factory.reopen_store(frozen.files().unwrap()).unwrap();
+    let mut rows = again.open(&plain).unwrap();
+    assert_eq!(count(rows.as_mut()), 4_000);
+}
