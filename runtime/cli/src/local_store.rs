@@ -5,6 +5,8 @@
 
 use highwater_state::Store;
 use highwater_types::JobIdentity;
+#[cfg(feature = "rocksdb")]
+use highwater_types::{Classified as _, ErrorKind};
 use highwater_worker::LocalDirs;
 #[cfg(feature = "rocksdb")]
 use highwater_worker::slot::error_chain;
@@ -32,7 +34,10 @@ impl LocalState {
         let dirs = LocalDirs::open(&settings.state.local_dir, job, random());
         match (settings.state.backend, dirs) {
             (StateBackend::RocksDb, dirs) => {
-                let dirs = dirs.map_err(|error| Failure::new(Code::Usage, error_chain(&error)))?;
+                let dirs = dirs.map_err(|error| match error.kind() {
+                    ErrorKind::Invalid => Failure::new(Code::Usage, error_chain(&error)),
+                    _ => Failure::of(&error),
+                })?;
                 Ok(Self {
                     store: Store::Local {
                         factory: rocksdb(&dirs, settings.worker.store_bytes_max)?,
@@ -49,7 +54,10 @@ impl LocalState {
             // Local disk is wanted only if the checkpoint is one of `rocksdb`, and then the restore says what it lacks.
             (StateBackend::Heap, Err(error)) => {
                 let error = error_chain(&error);
-                tracing::debug!(error, "no checkpoint of another backend can be read");
+                tracing::info!(
+                    error,
+                    "checkpoints of `rocksdb` cannot be read by this process"
+                );
                 Ok(Self {
                     store: Store::heap(),
                     dirs: None,

@@ -32,8 +32,8 @@ pub use logs::BlockingLogs;
 pub use restore::{LocalPlace, Restored, restore};
 pub use store::{StoredPart, store_part};
 
-/// Objects of files that a worker holds in memory at once, on their way from or to local disk. Each is at most about the
-/// size of a file of a local store, or of a pack of small ones.
+/// Objects of files that a worker holds in memory at once, on their way from or to local disk. Those of a local store are at
+/// most about the size of one of its files, or of a pack of small ones; one of a heap is all the state of a subtask.
 const OBJECTS_AT_ONCE: usize = 3;
 
 /// The files of one job.

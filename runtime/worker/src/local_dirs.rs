@@ -209,8 +209,14 @@ fn stale_in(above: &Path, own: &Path) -> Result<Vec<Stale>, LocalDirError> {
         if !is_of_process || path == own || !path.is_dir() {
             continue;
         }
-        if let Some(lock) = Lock::take(lock_of(&path))? {
-            found.push(Stale { path, lock });
+        match Lock::take(lock_of(&path)) {
+            Ok(Some(lock)) => found.push(Stale { path, lock }),
+            Ok(None) => {}
+            // Of another user, perhaps: it costs room, and nothing else.
+            Err(error) => {
+                let error = crate::slot::error_chain(&error);
+                tracing::warn!(path = %path.display(), error, "a local directory of another process is left alone");
+            }
         }
     }
     Ok(found)

@@ -198,6 +198,8 @@ fn the_keys_of_timers_that_fire_are_read_at_once() {
     let expected = run(on_heap, open, None);
     let ran = run(|| over(Arc::clone(&factory) as Arc<_>, 64), open, None);
     assert_eq!(ran.output, expected.output);
+    let calls = factory.calls();
+    assert!(calls.fetched() > calls.fetches() * 4, "{calls:?}");
 }
 
 #[test]

@@ -153,11 +153,16 @@ impl Opener {
         let db = Db::open(&options, dir.path()).map_err(|error| at.status(&error))?;
         let shared = Shared::new(db, dir, errors);
         let states = (StoreClock::new(), Families::new());
-        Ok(RocksStore::new(shared, Arc::clone(opener), states, false))
+        Ok(RocksStore::new(
+            shared,
+            Arc::clone(opener),
+            states,
+            (false, 0),
+        ))
     }
 
     fn reopen(opener: &Arc<Self>, files: StoreFiles) -> Result<RocksStore, RocksError> {
-        let bytes = files.files.iter().map(|file| file.length).sum();
+        let bytes: u64 = files.files.iter().map(|file| file.length).sum();
         let dir = files.dir;
         let at = At {
             operation: "the reopening of a store",
@@ -165,12 +170,14 @@ impl Opener {
         };
         let errors = LoggedError::default();
         let options = opener.database(at, &errors)?;
-        let in_parts = opener.resources.wants_parts(bytes);
+        let in_parts = opener
+            .resources
+            .wants_parts(opener.resources.stored() + bytes);
         let (clock, mut families) = (StoreClock::new(), Families::new());
         let mut descriptors = Vec::new();
         for name in list_families(at, &options)? {
             let expiry = RowExpiry::new(&clock);
-            descriptors.push(opener.descriptor(&name, expiry.clone(), bytes));
+            descriptors.push(opener.descriptor(&name, expiry.clone(), in_parts));
             if name != DEFAULT_COLUMN_FAMILY_NAME {
                 families.insert(name, expiry);
             }
@@ -182,7 +189,7 @@ impl Opener {
             shared,
             Arc::clone(opener),
             (clock, families),
-            in_parts,
+            (in_parts, bytes),
         ))
     }
 
@@ -197,7 +204,7 @@ impl Opener {
         let families = list_families(at, &options)?;
         let opened = families
             .iter()
-            .map(|name| self.descriptor(name, RowExpiry::new(&clock), 0));
+            .map(|name| self.descriptor(name, RowExpiry::new(&clock), false));
         Db::open_cf_descriptors_read_only(&options, dir, opened, false)
             .map_err(|error| at.status_of_files(&error))
     }
@@ -207,8 +214,8 @@ impl Opener {
         options.map_err(|error| at.unexpected(error))
     }
 
-    fn descriptor(&self, name: &str, expiry: RowExpiry, bytes: u64) -> ColumnFamilyDescriptor {
-        ColumnFamilyDescriptor::new(name, self.resources.column_family(expiry, bytes))
+    fn descriptor(&self, name: &str, expiry: RowExpiry, in_parts: bool) -> ColumnFamilyDescriptor {
+        ColumnFamilyDescriptor::new(name, self.resources.column_family(expiry, in_parts))
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) struct RocksStore {
     families: Families,
     /// Whether new files have their indexes and filters in parts.
     in_parts: bool,
-    /// Bytes on disk at the last freeze.
+    /// Bytes on disk as all stores know of, at the last freeze.
     stored_bytes: u64,
 }
 
@@ -54,15 +54,16 @@ impl RocksStore {
         shared: Shared,
         opener: Arc<Opener>,
         (clock, families): (StoreClock, Families),
-        in_parts: bool,
+        (in_parts, stored_bytes): (bool, u64),
     ) -> Self {
+        opener.resources.replace_stored(0, stored_bytes);
         Self {
             shared: Arc::new(shared),
             opener,
             clock,
             families,
             in_parts,
-            stored_bytes: 0,
+            stored_bytes,
         }
     }
 
@@ -70,8 +71,10 @@ impl RocksStore {
         let name = name_of(&state.name);
         if !self.families.contains_key(&name) {
             let expiry = RowExpiry::new(&self.clock);
-            let stored = if self.in_parts { u64::MAX } else { 0 };
-            let options = self.opener.resources.column_family(expiry.clone(), stored);
+            let options = self
+                .opener
+                .resources
+                .column_family(expiry.clone(), self.in_parts);
             self.shared
                 .write("the making of a state", |db| db.create_cf(&name, &options))?;
             self.families.insert(name.clone(), expiry);
@@ -103,7 +106,8 @@ impl RocksStore {
         self.families.keys().cloned().collect()
     }
 
-    /// The sum of a property over all states. It is shown only, so that one which is not known counts as 0.
+    /// The sum of a property over all states. It is shown, and tells when indexes are better split: one that is not known
+    /// counts as 0.
     fn sum(&self, property: &str) -> u64 {
         let db = self.shared.db();
         let families = self.families.keys().filter_map(|name| db.cf_handle(name));

@@ -114,10 +114,10 @@ impl Resources {
         Ok(options)
     }
 
-    /// Options of the column family of one state, in a store of `stored_bytes` at open.
-    pub(crate) fn column_family(&self, expiry: RowExpiry, stored_bytes: u64) -> Options {
+    /// Options of the column family of one state; `in_parts` = with indexes and filters in parts.
+    pub(crate) fn column_family(&self, expiry: RowExpiry, in_parts: bool) -> Options {
         let mut options = Options::default();
-        options.set_block_based_table_factory(&self.table(stored_bytes));
+        options.set_block_based_table_factory(&self.table(in_parts));
         options.set_write_buffer_size(self.write_buffer_bytes);
         options.set_max_write_buffer_number(3);
         // The default is 1 MiB, which every state of every subtask would take with its first row.
@@ -144,6 +144,11 @@ impl Resources {
         stored_bytes / 2 > self.memory_bytes
     }
 
+    /// Bytes on disk of all stores.
+    pub(crate) fn stored(&self) -> u64 {
+        self.stored_bytes.load(Ordering::Relaxed)
+    }
+
     /// Replaces what one store has on disk. Returns what all have together.
     pub(crate) fn replace_stored(&self, old: u64, new: u64) -> u64 {
         let all = &self.stored_bytes;
@@ -154,7 +159,7 @@ impl Resources {
         }
     }
 
-    fn table(&self, stored_bytes: u64) -> BlockBasedOptions {
+    fn table(&self, in_parts: bool) -> BlockBasedOptions {
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&self.cache);
         // A miss of 16 + 24 bytes costs 2.8 us; 10 % more with 8 KiB, 7 % less with 2 KiB and twice the index.
@@ -168,7 +173,7 @@ impl Resources {
         // 0.5 us for a key that is nowhere, so it begins at twice the budget, which a worker of few slots still holds whole.
         table.set_cache_index_and_filter_blocks(true);
         table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-        if self.wants_parts(stored_bytes) {
+        if in_parts {
             table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
             table.set_partition_filters(true);
             table.set_metadata_block_size(4 * KIB);

@@ -263,7 +263,8 @@ pub enum StateError {
     },
     /// A snapshot in the form of another store was given to a program that has none.
     #[error(
-        "the state of operator `{uid}` was saved by the store `{store}`, which this program does not have; start a program          that was built with it and take a savepoint, which every program reads"
+        "the state of operator `{uid}` was saved by the store `{store}`, which this program does not have; start a program \
+         that was built with it and take a savepoint, which every program reads"
     )]
     UnknownStore {
         /// The operator.

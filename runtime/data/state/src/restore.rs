@@ -349,7 +349,9 @@ impl Restored {
             rows: match rows {
                 StoredRows::Groups(groups) => SavedRows::Blocks(groups.clone()),
                 StoredRows::Own(order) => SavedRows::InStore(*order, None),
-                StoredRows::Frozen(..) => SavedRows::Blocks(Vec::new()),
+                StoredRows::Frozen(..) => {
+                    unreachable!("the end of a restore drops them or brings them into memory")
+                }
             },
         });
         carried.collect()

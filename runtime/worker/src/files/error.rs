@@ -117,8 +117,8 @@ pub enum RestoreError {
     Local(#[from] LocalDirError),
     /// There is no local disk to put it on.
     #[error(
-        "file {path} of the checkpoint needs the files of a `{store}` store beside it, and this worker has no local directory; \
-         set `state.local-dir`"
+        "file {path} of the checkpoint needs files of the store `{store}` beside it, and this worker has no local directory for \
+         them: the program was built without the feature `{store}`, or `state.local-dir` cannot be used"
     )]
     NoLocalDir {
         /// The file.

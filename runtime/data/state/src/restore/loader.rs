@@ -1,7 +1,7 @@
 //! Taking the rows of one stored state into the state that was opened, whatever form they come in.
 //!
 //! Called by [`Restored::load`](super::Restored::load). Rows of an older schema are rewritten on the way. No more than a
-//! portion of them is in memory besides what the state holds itself.
+//! portion of them is in memory besides what the state holds itself, except where a state changed the order of its rows.
 
 use highwater_types::migrate::migrate;
 use highwater_types::record::{decode_length, encode_length, take};

@@ -221,8 +221,11 @@ impl UnsealedSnapshot {
                 sorted(&name, group, &buffer)
             }
             SavedRows::InStore(order, recode) => {
+                // Never as if there were none: a freeze that failed leaves no view behind.
                 let StoreView::Frozen(frozen) = &mut self.store else {
-                    return Ok(None);
+                    return Err(StateError::NoSnapshot {
+                        uid: self.uid.clone(),
+                    });
                 };
                 let buffer = thaw(&name, frozen.as_mut(), group, (*order, *recode))?;
                 sorted(&name, group, &buffer)
