@@ -242,7 +242,7 @@ pub enum StateError {
         name: StateName,
         /// `read from`, `write to` or `freeze`.
         operation: &'static str,
-        /// Its kind, which is also the kind of this error.
+        /// Its kind, which is also the kind of this error; damage of local disk is transient, since the checkpoint is whole.
         kind: ErrorKind,
         /// Why.
         #[source]
@@ -255,7 +255,7 @@ pub enum StateError {
         uid: OperatorUid,
         /// `freeze`, `open`, ...
         operation: &'static str,
-        /// Its kind, which is also the kind of this error.
+        /// Its kind, which is also the kind of this error; damage of local disk is transient, since the checkpoint is whole.
         kind: ErrorKind,
         /// Why.
         #[source]
@@ -313,7 +313,16 @@ impl Classified for StateError {
             | Self::Format { .. }
             | Self::Decode { .. } => ErrorKind::Corrupt,
             Self::LocalFile { .. } => ErrorKind::Transient,
-            Self::Backing { kind, .. } | Self::Store { kind, .. } => *kind,
+            Self::Backing { kind, .. } | Self::Store { kind, .. } => of_local_disk(*kind),
         }
+    }
+}
+
+/// What an error of a local store means for the attempt. Local disk is a cache, and its files were verified when they came:
+/// what is damaged since is no damage of the checkpoint, from which the next attempt takes the state.
+const fn of_local_disk(kind: ErrorKind) -> ErrorKind {
+    match kind {
+        ErrorKind::Corrupt => ErrorKind::Transient,
+        other => other,
     }
 }

@@ -125,7 +125,8 @@ impl Restored {
                 continue;
             }
             let held = snapshot.range;
-            let is_own = held == range && files.as_ref().map(|files| files.store.as_str()) == own;
+            let store = files.as_ref().map(|files| files.store.as_str());
+            let is_own = held == range && own.is_some() && store == own;
             let reader = match files {
                 Some(files) if is_own => {
                     goes_on = Some(files);

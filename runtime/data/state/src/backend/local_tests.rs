@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use highwater_types::{Classified, Epoch, ErrorKind, Key, Parallelism, SubtaskIndex};
+use highwater_types::{
+    Classified, DataType, DecodeError, Epoch, ErrorKind, Field, Key, Parallelism, Record,
+    SubtaskIndex,
+};
 
 use super::*;
 use crate::context::KeyContext;
@@ -147,15 +150,13 @@ fn a_program_without_the_store_refuses_its_files_by_name() {
 
 #[test]
 fn a_head_without_its_files_is_damage() {
-    let snapshot = in_store().snapshot;
-    let refused = KeyedStateBackend::restore(
-        setup(0, 1, local()),
-        vec![snapshot.into()],
-        ProcessingTime(0),
-    );
-    let error = refused.map(|_| ()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
-    assert!(error.to_string().contains("state `names`"), "{error}");
+    for store in [local(), heap(), Store::heap()] {
+        let from = vec![in_store().snapshot.into()];
+        let refused = KeyedStateBackend::restore(setup(0, 1, store), from, ProcessingTime(0));
+        let error = refused.map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("state `names`"), "{error}");
+    }
 }
 
 #[test]
@@ -419,4 +420,90 @@ fn a_snapshot_of_version_1_is_still_read() {
         let raw = backend.take_raw("timers").unwrap();
         assert_eq!(raw, [(KeyGroup(3), vec![1, 2, 3])]);
     }
+}
+
+/// An account as version 1 of a job had it: an amount; `WITH_CURRENCY` = as version 2 has it.
+#[derive(Clone, Debug, PartialEq)]
+struct Account<const WITH_CURRENCY: bool>(u64, String);
+
+impl<const WITH_CURRENCY: bool> Record for Account<WITH_CURRENCY> {
+    fn data_type() -> DataType {
+        let field = |name: &str, data_type, default| Field {
+            name: name.to_owned(),
+            data_type,
+            default,
+        };
+        let mut fields = vec![field("amount", DataType::U64, None)];
+        if WITH_CURRENCY {
+            let mut default = Vec::new();
+            "EUR".to_owned().encode(&mut default);
+            fields.push(field("currency", DataType::Utf8, Some(default)));
+        }
+        DataType::Struct {
+            name: "Account".to_owned(),
+            fields,
+        }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+        if WITH_CURRENCY {
+            self.1.encode(out);
+        }
+    }
+
+    fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        let amount = u64::decode(input)?;
+        let currency = if WITH_CURRENCY {
+            String::decode(input)?
+        } else {
+            String::new()
+        };
+        Ok(Self(amount, currency))
+    }
+}
+
+#[test]
+fn a_window_that_is_dropped_before_its_migrated_rows_are_written_leaves_nothing_behind() {
+    type Old = SlicedState<i64, i64, Account<false>>;
+    type New = SlicedState<i64, i64, Account<true>>;
+    let mut backend = KeyedStateBackend::new(setup(0, 1, local()));
+    let counts = backend.open::<Old>(Old::describe("counts")).unwrap();
+    for key in 0..50i64 {
+        let slice = backend.get(counts).slice(&(key % 3));
+        slice.put(key.key_hash(), &key, &(), Account(7, String::new()));
+    }
+    let (saved, _) = saved_in_store(&mut backend);
+    let mut backend = restore(local(), vec![saved]);
+    let counts = backend.open::<New>(New::describe("counts")).unwrap();
+    backend.finish_restore(&Unmatched::refuse()).unwrap();
+    backend.get(counts).drop_slice(&0);
+    backend.after_chunk(ProcessingTime(0)).unwrap();
+    let (saved, digest) = saved_in_store(&mut backend);
+    let mut again = restore(heap(), vec![saved]);
+    let counts = again.open::<New>(New::describe("counts")).unwrap();
+    let left: Vec<_> = again.get(counts).namespaces().copied().collect();
+    assert_eq!(left, [1, 2]);
+    let held = again.get(counts).get(1i64.key_hash(), &1, &1).cloned();
+    assert_eq!(held, Some(Account(7, "EUR".to_owned())));
+    let saved = again.snapshot_now(checkpoint(), ProcessingTime(0), Vec::new());
+    assert_eq!(canonical_digest(&[saved.unwrap()]), digest);
+}
+
+/// A store whose rows cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("a block has another checksum")]
+struct Rotten;
+
+impl Classified for Rotten {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Corrupt
+    }
+}
+
+#[test]
+fn damage_of_local_disk_ends_the_attempt_and_is_no_damage_of_the_checkpoint() {
+    let source: BackingError = Box::new(Rotten);
+    let error = store_error(&setup(0, 1, local()).uid, "read", source);
+    assert_eq!(error.kind(), ErrorKind::Transient);
 }

@@ -1,7 +1,7 @@
 //! The cell of map state: entries in order of insertion, an index once there are many, a last access for each when the
 //! state is timed.
 //!
-//! The order of iteration depends on the history only, never on a seed; a restored map iterates in the order of its
+//! The order of iteration depends on the history only, never on a seed (above a local store also on what left memory); a restored map iterates in the order of its
 //! encoded keys.
 
 use std::hash::Hash;

@@ -260,7 +260,14 @@ impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
         let (mut key, mut value) = next_row(rows)?;
         let (key, namespace) = (K::decode(&mut key)?, N::decode(&mut key)?);
         self.slice(&namespace)
-            .load_entry((group, &key, &()), &mut value, form)
+            .load_entry((group, &key, &()), &mut value, form)?;
+        // A rewrite in place: until the new row is written the old one lies there, and a slice that is dropped takes it along.
+        if let Some(store) = &self.store
+            && self.setup.range.contains(group)
+        {
+            store.note_written(&namespace_prefix(&namespace), group);
+        }
+        Ok(())
     }
 
     fn range(&self) -> KeyGroupRange {
