@@ -221,8 +221,8 @@ const COMPARED: (u64, u64) = (200_000, 2_000_000);
 fn results_first(plan: &Plan, peer: Option<&Flink>) -> Result<()> {
     for keys in [Keys::Uniform, Keys::Zipf] {
         let work = Work::new(plan, keys, COMPARED.0, COMPARED.1)?;
-        let ours = ours::run(plan, &work)?;
-        work.expected.check("Highwater", &ours.run)?;
+        let (ours, _) = ours::finish(plan, &work)?;
+        work.expected.check("Highwater", &ours)?;
         let mut who = "an independent count".to_owned();
         if let Some(flink) = peer {
             let theirs = flink::run(flink, plan, &work)?;
@@ -233,7 +233,7 @@ fn results_first(plan: &Plan, peer: Option<&Flink>) -> Result<()> {
             "results, {}: {} records, digest of all accounts {:016x}, the same as {who}",
             keys.name(),
             COMPARED.1,
-            ours.run.digest
+            ours.digest
         );
     }
     Ok(())

@@ -11,13 +11,19 @@ use crate::cgroup::Cgroup;
 use crate::flink::tail;
 use crate::http::Note;
 use crate::program::{JobCommand, wait};
-use crate::report;
-use crate::watch::Watch;
+use crate::report::{self, Run};
+use crate::watch::{Seen, Watch};
 
 const JOB: &str = "state";
 
-/// Runs the job to its end inside the limit.
+/// Runs the job to its end inside the limit, and measures it.
 pub(super) fn run(plan: &Plan, work: &Work) -> Result<Measured> {
+    let (run, seen) = finish(plan, work)?;
+    Measured::of(run, seen, work.payments.keys)
+}
+
+/// Runs the job to its end inside the limit: for its results, however short it is.
+pub(super) fn finish(plan: &Plan, work: &Work) -> Result<(Run, Seen)> {
     let folder = tempfile::tempdir_in(&plan.work)?;
     let group = Cgroup::with_limit(plan.limit)?;
     let log_path = folder.path().join("log");
@@ -50,6 +56,5 @@ pub(super) fn run(plan: &Plan, work: &Work) -> Result<Measured> {
         let tail = tail(&log_path);
         bail!("the job ended with {status}, {killed} processes were ended for memory: {tail}");
     }
-    let run = report::read(&report)?;
-    Measured::of(run, watch.end()?, work.payments.keys)
+    Ok((report::read(&report)?, watch.end()?))
 }
