@@ -184,10 +184,18 @@ impl KeyedStates {
         let Ok(news) = sealing.news.recv() else {
             panic!("sealing a snapshot panicked");
         };
-        sealing.heard(news);
-        if sealing.is_frozen() {
-            self.backend.resume_writes();
+        match news {
+            SealNews::Frozen => sealing.heard(SealNews::Frozen),
+            // The store could not be frozen. It is told here, since no other news will come.
+            SealNews::Sealed(Err(error)) => {
+                self.sealing = None;
+                return Err(error.into());
+            }
+            SealNews::Sealed(Ok(_)) => {
+                unreachable!("a store is frozen before its snapshot is sealed")
+            }
         }
+        self.backend.resume_writes();
         let now = self.now();
         Ok(self.backend.after_chunk(now)?)
     }

@@ -1,7 +1,8 @@
 //! Keyed operators whose state outgrows memory: the same output as on the heap, with a cache of a few entries, barriers in
 //! the middle and a restore from the files of the store.
 
-use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 
 use highwater_operators::testing::{Harness, HarnessSetup};
 use highwater_operators::{
@@ -9,8 +10,11 @@ use highwater_operators::{
     OperatorReport, RollingAggregate, RollingReduce, UserError,
 };
 use highwater_state::contract::{SlowMissFactory, on_heap, over};
-use highwater_state::{MemoryBudget, StateHandle, Store, TtlConfig, ValueState};
-use highwater_types::{EventTime, Record};
+use highwater_state::{
+    Backing, BackingError, Freezing, FrozenStore, MemoryBudget, StateDescriptor, StateHandle,
+    StateStore, Store, StoreFactory, StoreFiles, StorePlace, StoreReport, TtlConfig, ValueState,
+};
+use highwater_types::{Classified, ErrorKind, EventTime, ProcessingTime, Record};
 
 type Pair = (i64, i64);
 
@@ -232,4 +236,99 @@ fn memory_stays_inside_its_budget_while_snapshots_run() {
         next * 47 > 20 * CACHE as i64,
         "the state is many times the cache"
     );
+}
+
+/// Makes stores that take rows and cannot be frozen: the disk is full.
+#[derive(Debug)]
+struct Full {
+    below: SlowMissFactory,
+    /// A freeze begins when something came.
+    begin: Arc<Mutex<Receiver<()>>>,
+}
+
+struct FullStore(Box<dyn StateStore>, Arc<Mutex<Receiver<()>>>);
+
+struct FullFreezing(Arc<Mutex<Receiver<()>>>);
+
+#[derive(Debug, thiserror::Error)]
+#[error("no space left on device")]
+struct NoSpace;
+
+impl Classified for NoSpace {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Exhausted
+    }
+}
+
+impl Freezing for FullFreezing {
+    fn freeze(self: Box<Self>) -> Result<Box<dyn FrozenStore>, BackingError> {
+        self.0.lock().unwrap().recv().unwrap();
+        Err(Box::new(NoSpace))
+    }
+}
+
+impl StateStore for FullStore {
+    fn open(&mut self, state: &StateDescriptor) -> Result<Box<dyn Backing>, BackingError> {
+        self.0.open(state)
+    }
+
+    fn drop_state(&mut self, name: &str) -> Result<(), BackingError> {
+        self.0.drop_state(name)
+    }
+
+    fn set_time(&mut self, now: ProcessingTime) {
+        self.0.set_time(now);
+    }
+
+    fn freeze(&mut self) -> Box<dyn Freezing> {
+        Box::new(FullFreezing(Arc::clone(&self.1)))
+    }
+
+    fn report(&self) -> StoreReport {
+        self.0.report()
+    }
+}
+
+impl StoreFactory for Full {
+    fn name(&self) -> &'static str {
+        self.below.name()
+    }
+
+    fn create(&self, place: &StorePlace) -> Result<Box<dyn StateStore>, BackingError> {
+        let begin = Arc::clone(&self.begin);
+        Ok(Box::new(FullStore(self.below.create(place)?, begin)))
+    }
+
+    fn reopen(
+        &self,
+        place: &StorePlace,
+        files: StoreFiles,
+    ) -> Result<Box<dyn StateStore>, BackingError> {
+        self.below.reopen(place, files)
+    }
+
+    fn read(&self, files: StoreFiles) -> Result<Box<dyn FrozenStore>, BackingError> {
+        self.below.read(files)
+    }
+}
+
+#[test]
+fn x38_a_disk_that_is_full_at_a_freeze_is_named_also_to_records_that_wait_for_it() {
+    let (begin, waits) = channel();
+    let factory = Full {
+        below: SlowMissFactory::default(),
+        begin: Arc::new(Mutex::new(waits)),
+    };
+    let place = over(Arc::new(factory), 20_000);
+    let mut harness: Harness<Pair, u64> = Harness::new(setup(place), |context| {
+        RollingAggregate::open(&context, key_of, Count, None)
+    });
+    let pairs = |from: i64| (from..from + 200).map(|key| ((key, 0), EventTime(0)));
+    harness.push_keyed(pairs(0), key_of);
+    harness.barrier();
+    assert!(harness.collect_portion().is_none(), "it is being frozen");
+    begin.send(()).unwrap();
+    let mut push = |number: i64| harness.try_push_keyed(pairs(number * 200), key_of);
+    let failed = (1..50).find_map(|number| push(number).err());
+    assert_eq!(failed.unwrap().kind(), ErrorKind::Exhausted);
 }
