@@ -6,8 +6,8 @@
 pub mod commands;
 pub mod exit;
 pub mod inspect;
-pub mod local_store;
-mod logs;
+mod local_store;
+pub mod logs;
 pub mod remote;
 pub mod run;
 pub mod settings;

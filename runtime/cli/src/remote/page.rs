@@ -173,7 +173,7 @@ fn restored(page: &mut String, restored: &Value) -> std::fmt::Result {
     let (fetched, local) = (bytes(fetched), bytes(local));
     writeln!(
         page,
-        "restored {fetched} from the store, {local} from local disk"
+        "restored {fetched} from the object store, {local} from local disk"
     )
 }
 
@@ -231,7 +231,7 @@ fleet  running  epoch 2  restarts 1
 lineage 00000000000000000000000000000fab
 records 12,345 in, 67 out in this attempt; watermark lag 1.5 s
 checkpoint 9, 250 ms ago, 2.0 KiB new of 4.0 KiB, output confirmed; 10 on its way; 1 given up, last: timeout
-restored 1.0 KiB from the store, 2.0 KiB from local disk
+restored 1.0 KiB from the object store, 2.0 KiB from local disk
 held back by r1-window
 last failure: r1-window: out of memory
   payments.0                       busy  30%  idle  60%  blocked  10%  waits for r1-window

@@ -136,7 +136,7 @@ pub const SETTINGS: &[Setting] = &[
         "state.memory",
         Kind::size(MIB, 64 * TIB),
         Preset::Value("1GiB"),
-        "Memory for keyed state, all slots together. `heap` refuses more state; `rocksdb` keeps tables, caches and write buffers within it and the rest on local disk.",
+        "Memory for keyed state, all slots together. `heap` refuses more state; `rocksdb` aims at it for tables, caches and write buffers (16MiB or more) and keeps the rest on local disk.",
     ),
     run(
         "state.local-dir",
