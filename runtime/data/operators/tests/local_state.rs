@@ -1,7 +1,7 @@
 //! Keyed operators whose state outgrows memory: the same output as on the heap, with a cache of a few entries, barriers in
 //! the middle and a restore from the files of the store.
 
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 
 use highwater_operators::testing::{Harness, HarnessSetup};
@@ -315,7 +315,7 @@ impl StoreFactory for Full {
 
 #[test]
 fn x38_a_disk_that_is_full_at_a_freeze_is_named_also_to_records_that_wait_for_it() {
-    let (begin, waits) = channel();
+    let (begin, waits) = sync_channel(1);
     let factory = Full {
         below: SlowMissFactory::default(),
         begin: Arc::new(Mutex::new(waits)),
