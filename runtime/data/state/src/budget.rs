@@ -6,7 +6,7 @@
 //!
 //! Where a local store lies behind the tables the account also says who gives back. Recency is measured in ticks: one for
 //! each sixteenth of the cache that came into memory, whoever brought it. Entries that were last used before the tick `stale`
-//! are given back by all alike; `stale` moves on when nobody has any. So an idle table empties, and a small hot one
+//! are given back by all alike; `stale` moves on when nobody has any, to half a turnover ago or else by one. So an idle table empties, and a small hot one
 //! keeps what it uses. The rule: an account that is above its cache size never waits for another member to give back.
 
 use std::fmt;
@@ -15,6 +15,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 /// Ticks in which a cache turns over.
 const TICKS: u64 = 16;
+
+/// What was used within so many ticks is left alone while something older is there. A pass over the tables then finds half
+/// of them to give back; one for each tick would look at every entry sixteen times before it goes.
+const RECENT_TICKS: u64 = TICKS / 2;
 
 /// Bytes that keyed state may hold in memory. Clones share one account.
 #[derive(Clone, Debug)]
@@ -209,7 +213,9 @@ impl Share {
             }
         }
         if is_last {
-            self.budget.0.stale.fetch_max(stale + 1, Ordering::Relaxed);
+            let old = self.budget.tick().saturating_sub(RECENT_TICKS);
+            let next = old.max(stale + 1);
+            self.budget.0.stale.fetch_max(next, Ordering::Relaxed);
         }
     }
 }
@@ -304,6 +310,20 @@ mod tests {
             one.swept(tick);
         }
         assert_eq!(budget.stale(), budget.tick(), "never beyond now");
+    }
+
+    #[test]
+    fn a_pass_takes_everything_that_is_not_recent() {
+        let budget = MemoryBudget::new(160);
+        let mut share = budget.join();
+        for _ in 0..20 {
+            share.charge(10, 0);
+            share.charge(0, 0);
+        }
+        share.swept(0);
+        assert_eq!(budget.stale(), 20 - RECENT_TICKS);
+        share.swept(budget.stale());
+        assert_eq!(budget.stale(), 20 - RECENT_TICKS + 1, "then by one");
     }
 
     #[test]

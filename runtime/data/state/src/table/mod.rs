@@ -468,7 +468,8 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
     }
 
     fn row_key(&self, hash: KeyHash, key: &K, namespace: &N) -> RowKey {
-        let mut bytes = Vec::new();
+        // As long as most keys are that own no memory: one allocation.
+        let mut bytes = Vec::with_capacity(size_of::<(K, N)>() + self.suffix.len());
         key.encode(&mut bytes);
         namespace.encode(&mut bytes);
         bytes.extend_from_slice(&self.suffix);

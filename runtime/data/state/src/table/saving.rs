@@ -207,7 +207,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
             timed: self.is_timed(),
             expiry: None,
         };
-        let mut value = Vec::new();
+        let mut value = Vec::with_capacity(size_of::<(ProcessingTime, C)>());
         let is_there = entry
             .value
             .write(self.directory.stamp(position), &form, &mut value);
