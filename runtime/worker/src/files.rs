@@ -32,9 +32,13 @@ pub use logs::BlockingLogs;
 pub use restore::{LocalPlace, Restored, restore};
 pub use store::{StoredPart, store_part};
 
-/// Objects of files that a worker holds in memory at once, on their way from or to local disk. Those of a local store are at
-/// most about the size of one of its files, or of a pack of small ones; one of a heap is all the state of a subtask.
+/// Objects that are on their way from or to local disk at once.
 const OBJECTS_AT_ONCE: usize = 3;
+
+/// Bytes of such objects that a worker holds in memory at once unless it is told otherwise.
+const ROOM_BYTES: u64 = 32 << 20;
+/// Room is counted in pieces of so many bytes.
+const ROOM_PIECE: u64 = 1 << 10;
 
 /// The files of one job.
 #[derive(Clone, Debug)]
@@ -42,6 +46,8 @@ pub struct JobFiles {
     storage: Arc<dyn ObjectStorage>,
     paths: JobPaths,
     room: Arc<Semaphore>,
+    /// All pieces of `room`.
+    pieces: u32,
 }
 
 impl JobFiles {
@@ -50,7 +56,22 @@ impl JobFiles {
         Self {
             storage,
             paths,
-            room: Arc::new(Semaphore::new(OBJECTS_AT_ONCE)),
+            room: Arc::new(Semaphore::new(0)),
+            pieces: 0,
+        }
+        .with_room(ROOM_BYTES)
+    }
+
+    /// Holds objects of about so many bytes in memory at once, on their way from or to local disk. One of a local store is at most
+    /// about the size of one of its files, or of a pack of small ones; one that is larger than the room goes alone, as one
+    /// of a heap may, which is all the state of a subtask.
+    #[must_use]
+    pub fn with_room(self, bytes: u64) -> Self {
+        let pieces = pieces_of(bytes).max(1);
+        Self {
+            room: Arc::new(Semaphore::new(pieces as usize)),
+            pieces,
+            ..self
         }
     }
 
@@ -58,10 +79,11 @@ impl JobFiles {
         ObjectPath::parse(&self.paths.object(path))
     }
 
-    /// Waits until one more object may be in memory.
-    async fn room(&self) -> SemaphorePermit<'_> {
-        let room = self.room.acquire().await;
-        room.unwrap_or_else(|_| unreachable!("it is never closed"))
+    /// Waits until an object of `bytes` may be in memory.
+    async fn room(&self, bytes: u64) -> SemaphorePermit<'_> {
+        let room = self.room.acquire_many(pieces_of(bytes).min(self.pieces));
+        room.await
+            .unwrap_or_else(|_| unreachable!("it is never closed"))
     }
 
     /// Whether an object is there with its length. Says nothing about its bytes.
@@ -96,6 +118,10 @@ impl JobFiles {
         };
         get_verified(self.storage.as_ref(), &self.object(path)?, digest).await
     }
+}
+
+fn pieces_of(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(ROOM_PIECE)).unwrap_or(u32::MAX)
 }
 
 /// Runs file work on a thread that may block, and waits for it.

@@ -161,7 +161,7 @@ async fn fetch(
     let (mut reusable, mut bytes) = (HeldFiles::none(), RestoredBytes::default());
     let part = match (store, local) {
         (None, Some(local)) if entry.length >= LARGE_BYTES => {
-            let _room = files.room().await;
+            let _room = files.room(entry.length).await;
             let dir = local.dirs.fresh("restored")?;
             let (name, whole) = ("snapshot", files.fetch(&path, entry).await?);
             write(dir.path(), vec![(name.to_owned(), whole)]).await?;
@@ -310,7 +310,7 @@ async fn fetch_object(
     (path, entry): (&RelativePath, FileEntry),
     parts: &[&FilePart],
 ) -> Result<(), RestoreError> {
-    let _room = files.room().await;
+    let _room = files.room(entry.length).await;
     let whole = files.fetch(path, entry).await?;
     let mut written = Vec::with_capacity(parts.len());
     for part in parts {

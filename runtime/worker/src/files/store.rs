@@ -269,7 +269,9 @@ async fn upload(
     path: RelativePath,
     object: Vec<LocalFile>,
 ) -> Result<(RelativePath, FileEntry, Vec<FilePart>), PartError> {
-    let _room = files.room().await;
+    let _room = files
+        .room(object.iter().map(|file| file.length).sum())
+        .await;
     let (dir, of) = (from.dir.clone(), path.clone());
     let read = blocking(move || read_object(dir.path(), &of, &object)).await?;
     let (bytes, parts) = read?;

@@ -258,3 +258,21 @@ fn in_store(operator: &RestoredOperator) -> &StoreFiles {
         other => panic!("{other:?}"),
     }
 }
+
+#[test]
+fn objects_on_their_way_share_a_room_of_bytes_and_a_larger_one_goes_alone() {
+    use futures::FutureExt as _;
+
+    let files = Bench::new().files.with_room(10 << 10);
+    let first = files.room(6 << 10).now_or_never().unwrap();
+    assert!(files.room(5 << 10).now_or_never().is_none(), "no room");
+    let second = files.room(4 << 10).now_or_never().unwrap();
+    drop(first);
+    let beside = files.room(1 << 40).now_or_never();
+    assert!(beside.is_none(), "something is on its way");
+    drop(second);
+    let alone = files.room(1 << 40).now_or_never().unwrap();
+    assert!(files.room(1).now_or_never().is_none());
+    drop(alone);
+    assert!(files.room(0).now_or_never().is_some());
+}
