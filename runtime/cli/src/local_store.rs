@@ -32,6 +32,7 @@ impl LocalState {
     #[cfg(feature = "rocksdb")]
     pub(crate) fn open(settings: &RunSettings, job: &JobIdentity) -> Result<Self, Failure> {
         let dirs = LocalDirs::open(&settings.state.local_dir, job, random());
+        let slots = settings.worker.slots;
         match (settings.state.backend, dirs) {
             (StateBackend::RocksDb, dirs) => {
                 let dirs = dirs.map_err(|error| match error.kind() {
@@ -40,14 +41,14 @@ impl LocalState {
                 })?;
                 Ok(Self {
                     store: Store::Local {
-                        factory: rocksdb(&dirs, settings.worker.store_bytes_max)?,
+                        factory: rocksdb(&dirs, slots, settings.worker.store_bytes_max)?,
                     },
                     dirs: Some(dirs),
                 })
             }
             (StateBackend::Heap, Ok(dirs)) => Ok(Self {
                 store: Store::Heap {
-                    reads: Some(rocksdb(&dirs, READ_BYTES)?),
+                    reads: Some(rocksdb(&dirs, slots, READ_BYTES)?),
                 },
                 dirs: Some(dirs),
             }),
@@ -93,12 +94,13 @@ const READ_BYTES: u64 = 16 << 20;
 #[cfg(feature = "rocksdb")]
 fn rocksdb(
     dirs: &LocalDirs,
+    slots: u32,
     memory_bytes: u64,
 ) -> Result<std::sync::Arc<dyn highwater_state::StoreFactory>, Failure> {
     let factory = highwater_rocksdb::RocksFactory::new(highwater_rocksdb::RocksOptions {
         local_dir: dirs.path().to_owned(),
         memory_bytes,
-        background_threads: 1,
+        background_threads: slots.saturating_add(1),
     });
     match factory {
         Ok(factory) => Ok(std::sync::Arc::new(factory)),

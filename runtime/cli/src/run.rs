@@ -188,7 +188,8 @@ impl Setup {
             job: identity.clone(),
             settings: self.settings.worker,
             clock: Arc::clone(&clock),
-            files: JobFiles::new(Arc::clone(storage), JobPaths::new(identity.clone())),
+            files: JobFiles::new(Arc::clone(storage), JobPaths::new(identity.clone()))
+                .with_room(self.settings.moving_bytes_max()),
             rim: tokio::runtime::Handle::current(),
             local: local.dirs,
             store: local.store,

@@ -191,9 +191,21 @@ pub struct RunSettings {
     pub stop_at: Option<String>,
 }
 
+impl RunSettings {
+    /// Bytes of files that may be in memory on their way to and from the object store, as a part of the memory for state.
+    pub fn moving_bytes_max(&self) -> u64 {
+        let all = self.worker.state_bytes_max + self.worker.store_bytes_max;
+        (all / 16).clamp(16 << 20, 64 << 20)
+    }
+}
+
 /// One part in so many of the memory for state goes to a local store: blocks, indexes, filters, write buffers. The tables
 /// answer most reads, and a block that holds one row that is wanted holds many that are not.
 const STORE_SHARE: u64 = 4;
+
+/// So many sixteenths of the memory for state are kept free with a local store: for files on their way to and from the object
+/// store, for the process itself, and for what an allocator loses.
+const FREE_SIXTEENTHS: u64 = 3;
 
 /// Everything that was given, and what follows from it.
 #[derive(Clone, Debug)]
@@ -295,9 +307,9 @@ impl Settings {
             "rocksdb" => StateBackend::RocksDb,
             _ => StateBackend::Heap,
         };
-        let store_bytes_max = match backend {
-            StateBackend::Heap => 0,
-            StateBackend::RocksDb => memory / STORE_SHARE,
+        let (store_bytes_max, free_bytes) = match backend {
+            StateBackend::Heap => (0, 0),
+            StateBackend::RocksDb => (memory / STORE_SHARE, memory / 16 * FREE_SIXTEENTHS),
         };
         Ok(RunSettings {
             plan: PlanDefaults {
@@ -307,7 +319,7 @@ impl Settings {
             },
             worker: WorkerSettings {
                 slots: count("slots").unwrap_or(cores),
-                state_bytes_max: memory - store_bytes_max,
+                state_bytes_max: memory - store_bytes_max - free_bytes,
                 store_bytes_max,
                 spool_bytes_max: self.known_size("sink.spool"),
             },

@@ -48,12 +48,12 @@ impl Size {
         }
     }
 
-    /// Records of either side: about a minute each on two cores.
+    /// Records of either side behind those that fill: one to ten minutes each on two cores.
     pub(crate) fn records(self, scale: f64) -> Records {
         let (ours, peer) = match self {
             Self::Cached => (800e6, 20e6),
-            Self::Four => (40e6, 10e6),
-            Self::Ten => (20e6, 8e6),
+            Self::Four => (20e6, 5e6),
+            Self::Ten => (10e6, 3e6),
         };
         let scaled = |count: f64| (count * scale) as u64;
         Records {

@@ -41,6 +41,16 @@ fn the_defaults_run() {
 }
 
 #[test]
+fn a_local_store_shares_the_memory_for_state_with_the_tables_and_leaves_a_part_free() {
+    let given: &[(&'static str, &str)] = &[("state.backend", "rocksdb"), ("state.memory", "1GiB")];
+    let run = settings(given, &[]).run(&[], 6).unwrap();
+    let mib = |bytes: u64| bytes >> 20;
+    assert_eq!(mib(run.worker.state_bytes_max), 576);
+    assert_eq!(mib(run.worker.store_bytes_max), 256);
+    assert_eq!(mib(run.moving_bytes_max()), 52);
+}
+
+#[test]
 fn restarts_follow_their_strategy() {
     let restart = |flags: &[(&'static str, &str)]| {
         settings(flags, &[])

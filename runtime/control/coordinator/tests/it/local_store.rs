@@ -146,7 +146,7 @@ fn start(
     let options = RocksOptions {
         local_dir: dirs.path().to_owned(),
         memory_bytes: 8 << 20,
-        background_threads: 1,
+        background_threads: 2,
     };
     let factory: Arc<dyn StoreFactory> = Arc::new(RocksFactory::new(options).unwrap());
     let (store, table_bytes) = match backend {
