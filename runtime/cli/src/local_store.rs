@@ -100,7 +100,7 @@ fn rocksdb(
     let factory = highwater_rocksdb::RocksFactory::new(highwater_rocksdb::RocksOptions {
         local_dir: dirs.path().to_owned(),
         memory_bytes,
-        background_threads: slots.saturating_add(1),
+        background_threads: slots.div_ceil(2),
     });
     match factory {
         Ok(factory) => Ok(std::sync::Arc::new(factory)),

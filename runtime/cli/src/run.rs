@@ -189,7 +189,7 @@ impl Setup {
             settings: self.settings.worker,
             clock: Arc::clone(&clock),
             files: JobFiles::new(Arc::clone(storage), JobPaths::new(identity.clone()))
-                .with_room(self.settings.moving_bytes_max()),
+                .with_room(self.settings.state.moving_bytes_max),
             rim: tokio::runtime::Handle::current(),
             local: local.dirs,
             store: local.store,

@@ -166,6 +166,8 @@ pub struct StateSettings {
     pub backend: StateBackend,
     /// Where a local store keeps its files.
     pub local_dir: PathBuf,
+    /// Bytes of files that may be in memory on their way to and from the object store.
+    pub moving_bytes_max: u64,
 }
 
 /// How a job runs.
@@ -191,14 +193,6 @@ pub struct RunSettings {
     pub stop_at: Option<String>,
 }
 
-impl RunSettings {
-    /// Bytes of files that may be in memory on their way to and from the object store, as a part of the memory for state.
-    pub fn moving_bytes_max(&self) -> u64 {
-        let all = self.worker.state_bytes_max + self.worker.store_bytes_max;
-        (all / 16).clamp(16 << 20, 64 << 20)
-    }
-}
-
 /// One part in so many of the memory for state goes to a local store: blocks, indexes, filters, write buffers. The tables
 /// answer most reads, and a block that holds one row that is wanted holds many that are not.
 const STORE_SHARE: u64 = 4;
@@ -206,6 +200,9 @@ const STORE_SHARE: u64 = 4;
 /// So many sixteenths of the memory for state are kept free with a local store: for files on their way to and from the object
 /// store, for the process itself, and for what an allocator loses.
 const FREE_SIXTEENTHS: u64 = 3;
+
+/// Bytes of files on their way at once: at most, and without a local store.
+const MOVING_MAX: u64 = 64 << 20;
 
 /// Everything that was given, and what follows from it.
 #[derive(Clone, Debug)]
@@ -307,9 +304,12 @@ impl Settings {
             "rocksdb" => StateBackend::RocksDb,
             _ => StateBackend::Heap,
         };
-        let (store_bytes_max, free_bytes) = match backend {
-            StateBackend::Heap => (0, 0),
-            StateBackend::RocksDb => (memory / STORE_SHARE, memory / 16 * FREE_SIXTEENTHS),
+        let (store_bytes_max, free_bytes, moving_bytes_max) = match backend {
+            StateBackend::Heap => (0, 0, MOVING_MAX),
+            StateBackend::RocksDb => {
+                let free = memory / 16 * FREE_SIXTEENTHS;
+                (memory / STORE_SHARE, free, (free / 3).min(MOVING_MAX))
+            }
         };
         Ok(RunSettings {
             plan: PlanDefaults {
@@ -326,6 +326,7 @@ impl Settings {
             state: StateSettings {
                 backend,
                 local_dir: PathBuf::from(self.known_text("state.local-dir")),
+                moving_bytes_max,
             },
             coordinator: self.coordinator()?,
             rest_address: address.expect("the table has a default"),

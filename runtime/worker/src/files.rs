@@ -32,7 +32,7 @@ pub use logs::BlockingLogs;
 pub use restore::{LocalPlace, Restored, restore};
 pub use store::{StoredPart, store_part};
 
-/// Objects that are on their way from or to local disk at once.
+/// Objects that one task stores, or one restore fetches, at once.
 const OBJECTS_AT_ONCE: usize = 3;
 
 /// Bytes of such objects that a worker holds in memory at once unless it is told otherwise.
@@ -63,8 +63,8 @@ impl JobFiles {
     }
 
     /// Holds objects of about so many bytes in memory at once, on their way from or to local disk. One of a local store is at most
-    /// about the size of one of its files, or of a pack of small ones; one that is larger than the room goes alone, as one
-    /// of a heap may, which is all the state of a subtask.
+    /// about the size of one of its files, or of a pack of small ones. One that is larger than the room goes alone: a snapshot
+    /// of a heap, all the state of a subtask, when a local store takes it in.
     #[must_use]
     pub fn with_room(self, bytes: u64) -> Self {
         let pieces = pieces_of(bytes).max(1);

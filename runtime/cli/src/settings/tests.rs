@@ -47,7 +47,7 @@ fn a_local_store_shares_the_memory_for_state_with_the_tables_and_leaves_a_part_f
     let mib = |bytes: u64| bytes >> 20;
     assert_eq!(mib(run.worker.state_bytes_max), 576);
     assert_eq!(mib(run.worker.store_bytes_max), 256);
-    assert_eq!(mib(run.moving_bytes_max()), 52);
+    assert_eq!(mib(run.state.moving_bytes_max), 64);
 }
 
 #[test]

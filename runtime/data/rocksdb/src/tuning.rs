@@ -8,9 +8,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ChecksumType, DBCompactionStyle,
-    DBCompressionType, Env, InfoLogger, LogLevel, Options, UniversalCompactOptions,
-    WriteBufferManager,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ChecksumType, DBCompressionType, Env,
+    InfoLogger, LogLevel, Options, WriteBufferManager,
 };
 
 use crate::expiry::RowExpiry;
@@ -23,8 +22,8 @@ const MIB: usize = 1 << 20;
 /// 8 ms and 590 ns a row in batches of 1,024; 16 MiB take 50 ms and 820 ns. All CPU together is the same.
 const WRITE_BUFFER_MAX: usize = 4 * MIB;
 
-/// A store on disk may be so many percent larger than its rows before all of it is merged.
-const SPACE_MAX_PERCENT: i32 = 100;
+/// Compactions of one store at a time. With three or more RocksDB would flush on two threads.
+const STORE_COMPACTIONS: i32 = 2;
 
 /// What the stores of a worker are made of.
 #[derive(Clone, Debug)]
@@ -33,8 +32,7 @@ pub struct RocksOptions {
     pub local_dir: PathBuf,
     /// Bytes of memory of all stores together: blocks, indexes, filters and write buffers.
     pub memory_bytes: u64,
-    /// Threads that compact, shared by all stores, at least 1: one more than there are slots, so that small merges go on while
-    /// each store merges all it has. One more writes out full write buffers.
+    /// Threads that compact, shared by all stores, at least 1. One more writes out full write buffers.
     pub background_threads: u32,
 }
 
@@ -91,10 +89,10 @@ impl Resources {
         let mut options = Options::default().get_options_from_string(text)?;
         options.set_env(&self.env);
         options.set_write_buffer_manager(&self.write_buffers);
-        // One flush and the compactions of this store at a time; the threads are shared with the others.
-        options.set_max_background_jobs(self.background_threads.saturating_add(1));
-        // Without a limit every file of every store stays open.
-        options.set_max_open_files(512);
+        // One flush and up to two compactions of this store at a time; the threads are shared with the others.
+        options.set_max_background_jobs(self.background_threads.min(STORE_COMPACTIONS) + 1);
+        // Without a limit every file of every store stays open. So many hold 16 GiB of rows.
+        options.set_max_open_files(1_024);
         // Every checkpoint copies the manifest: it begins anew beyond this size, or 6 times what it must say.
         options.set_max_manifest_file_size(64 * KIB);
         options.set_manifest_preallocation_size(64 * KIB);
@@ -127,14 +125,11 @@ impl Resources {
         options.set_max_write_buffer_number(3);
         // The default is 1 MiB, which every state of every subtask would take with its first row.
         options.set_arena_block_size(64 * KIB);
-        // Rows come in no order, so that a merge into a level rewrites most of it. Runs of like size are merged instead: half of the
-        // bytes written and a quarter less of all CPU with 30 million rows of 74 bytes, four times the memory. It takes up to
-        // twice the disk for a time.
-        options.set_compaction_style(DBCompactionStyle::Universal);
-        let mut universal = UniversalCompactOptions::default();
-        universal.set_max_size_amplification_percent(SPACE_MAX_PERCENT);
-        options.set_universal_compaction_options(&universal);
-        // What a compaction changes goes to the next checkpoint by whole files, each of which passes through memory.
+        options.set_level_compaction_dynamic_level_bytes(true);
+        options.set_max_bytes_for_level_base(64 * MIB as u64);
+        // What a compaction changes goes to the next checkpoint by whole files, each of which passes through memory. By levels: a
+        // merge by size writes half as much with 30 million rows of 74 bytes and four times the memory, and takes a
+        // quarter less CPU, but its files at the top have no bound, and all of a store is uploaded anew at each doubling.
         options.set_target_file_size_base(16 * MIB as u64);
         // RocksDB holds back no writer and no freeze for want of compaction: it would wait for a full disk as well. A
         // writer waits outside of it, where it sees errors.
