@@ -6,8 +6,8 @@
 //!
 //! Where a local store lies behind the tables the account also says who gives back. Recency is measured in ticks: one for
 //! each sixteenth of the cache that came into memory, whoever brought it. Entries that were last used before the tick `stale`
-//! are given back by all alike; `stale` moves on when nobody has any, to half a turnover ago or else by one. So an idle table empties, and a small hot one
-//! keeps what it uses. The rule: an account that is above its cache size never waits for another member to give back.
+//! are given back by all alike; `stale` moves on when nobody has any, to half a turnover ago or else by one. So an idle
+//! table empties, and a small hot one keeps what it uses. The rule: an account that is above its cache size never waits for another member to give back.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

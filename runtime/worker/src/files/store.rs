@@ -1,7 +1,7 @@
 //! Stores a task's part of a checkpoint (P5): snapshot files, and the files of local stores that are not stored yet.
 //!
-//! Called off the loop, on a thread that may block. Few objects of a local store are in memory at once, whatever the size of the state. A
-//! part that cannot be stored whole is not stored at all: its objects are orphans that the collection finds.
+//! Called off the loop, on a thread that may block. Few objects of a local store are in memory at once, whatever the size of
+//! the state. A part that cannot be stored whole is not stored at all: its objects are orphans that the collection finds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
