@@ -12,6 +12,7 @@ use highwater_coordinator::{
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::{JobPaths, SavepointPaths};
 use highwater_protocol::recovery::{SavepointWord, StartWish, TakeAgain};
+use highwater_state::Store;
 use highwater_storage::{Location, ObjectStorage, StorageError, open, probe};
 use highwater_types::{Classified as _, ErrorKind, Nonce};
 use highwater_web::JobView;
@@ -130,6 +131,7 @@ struct Setup {
 struct Started {
     handle: CoordinatorHandle,
     figures: FigureBoard,
+    store: Store,
     clock: Arc<dyn Clock>,
 }
 
@@ -182,7 +184,7 @@ impl Setup {
         let (events, incoming) = mpsc::channel(EVENT_QUEUE);
         let stop = stop_point::hook(self.settings.stop_at.as_deref())?;
         let identity = &self.job.identity;
-        let local = LocalState::open(&self.settings, identity)?;
+        let LocalState { store, dirs } = LocalState::open(&self.settings, identity)?;
         let worker = highwater_worker::start(WorkerSetup {
             program: self.program.clone(),
             job: identity.clone(),
@@ -191,8 +193,8 @@ impl Setup {
             files: JobFiles::new(Arc::clone(storage), JobPaths::new(identity.clone()))
                 .with_room(self.settings.state.moving_bytes_max),
             rim: tokio::runtime::Handle::current(),
-            local: local.dirs,
-            store: local.store,
+            local: dirs,
+            store: store.clone(),
             nonces: NonceStream::new(random()),
             events,
             stop: Arc::clone(&stop),
@@ -215,6 +217,7 @@ impl Setup {
         Ok(Started {
             handle,
             figures,
+            store,
             clock,
         })
     }
@@ -224,6 +227,7 @@ impl Setup {
             job: self.job.identity.clone(),
             plan: Arc::new(self.program.plan().clone()),
             worker: self.settings.worker,
+            store: started.store.clone(),
             requests: started.handle.requests.clone(),
             status: started.handle.status.clone(),
             figures: started.figures.clone(),

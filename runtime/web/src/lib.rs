@@ -15,6 +15,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use highwater_coordinator::{JobRequest, JobStatus, RequestRefused, StopMode};
 use highwater_graph::{Plan, PlanFormat, explain};
+use highwater_state::Store;
 use highwater_types::{Classified as _, ErrorKind, JobIdentity};
 use highwater_worker::{Clock, FigureBoard, WorkerSettings};
 use serde::Deserialize;
@@ -42,6 +43,8 @@ pub struct JobView {
     pub plan: Arc<Plan>,
     /// What its worker may hold.
     pub worker: WorkerSettings,
+    /// Where its keyed state rests.
+    pub store: Store,
     /// Requests to the coordinator.
     pub requests: mpsc::Sender<JobRequest>,
     /// The status.

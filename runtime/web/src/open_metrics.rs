@@ -55,6 +55,8 @@ pub fn encode(view: &JobView) -> String {
     let cells = process::publish(&registry);
     cells.set(of_process::STATE_BUDGET, view.worker.state_bytes_max);
     cells.set(of_process::STATE_USED, state_bytes);
+    cells.set(of_process::STORE_BUDGET, view.worker.store_bytes_max);
+    cells.set(of_process::STORE_USED, view.store.used_bytes());
     registry.open_metrics()
 }
 
@@ -154,6 +156,7 @@ fn keyed_states(registry: &MetricsRegistry, owner: &SubtaskLabels, report: &Oper
         cells.set(store::DISK_BYTES, held.disk_bytes);
         cells.set(store::MEMORY_BYTES, held.memory_bytes);
         cells.set(store::PENDING_BYTES, held.compaction_pending_bytes);
+        cells.raise(store::WRITE_WAITS, held.write_waits);
     }
 }
 

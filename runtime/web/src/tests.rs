@@ -10,7 +10,7 @@ use highwater_graph::check::Checkpoints;
 use highwater_operators::{Count, OperatorReport, OutputTag, SourceReport, emit_result};
 use highwater_protocol::checkpoint::CheckpointFailure;
 use highwater_protocol::job::TaskId;
-use highwater_state::{StateReport, StoreReport};
+use highwater_state::{StateReport, Store, StoreReport};
 use highwater_time::{LatenessHistogram, WatermarkStrategy};
 use highwater_types::{
     CheckpointId, Epoch, EventTime, MaxParallelism, OperatorUid, Parallelism, SubtaskIndex,
@@ -77,6 +77,7 @@ fn fixture() -> Fixture {
             store_bytes_max: 0,
             spool_bytes_max: 1 << 20,
         },
+        store: Store::heap(),
         requests,
         status: watching,
         figures: FigureBoard::default(),

@@ -308,6 +308,10 @@ impl StoreFactory for Full {
         self.below.reopen(place, files)
     }
 
+    fn used_bytes(&self) -> u64 {
+        self.below.used_bytes()
+    }
+
     fn read(&self, files: StoreFiles) -> Result<Box<dyn FrozenStore>, BackingError> {
         self.below.read(files)
     }

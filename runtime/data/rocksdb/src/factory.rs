@@ -57,11 +57,6 @@ impl RocksFactory {
         check_files(&files)?;
         Opener::reopen(&self.opener, files)
     }
-
-    /// Bytes of memory that all stores take: blocks, indexes, filters and write buffers.
-    pub fn used_bytes(&self) -> u64 {
-        self.opener.resources.cache.get_usage() as u64
-    }
 }
 
 impl fmt::Debug for RocksFactory {
@@ -95,6 +90,11 @@ impl StoreFactory for RocksFactory {
             Arc::clone(&self.opener),
             files,
         )?))
+    }
+
+    /// Blocks, indexes, filters and write buffers.
+    fn used_bytes(&self) -> u64 {
+        self.opener.resources.cache.get_usage() as u64
     }
 }
 
@@ -153,16 +153,10 @@ impl Opener {
         let db = Db::open(&options, dir.path()).map_err(|error| at.status(&error))?;
         let shared = Shared::new(db, dir, errors);
         let states = (StoreClock::new(), Families::new());
-        Ok(RocksStore::new(
-            shared,
-            Arc::clone(opener),
-            states,
-            (false, 0),
-        ))
+        Ok(RocksStore::new(shared, Arc::clone(opener), states))
     }
 
     fn reopen(opener: &Arc<Self>, files: StoreFiles) -> Result<RocksStore, RocksError> {
-        let bytes: u64 = files.files.iter().map(|file| file.length).sum();
         let dir = files.dir;
         let at = At {
             operation: "the reopening of a store",
@@ -170,14 +164,11 @@ impl Opener {
         };
         let errors = LoggedError::default();
         let options = opener.database(at, &errors)?;
-        let in_parts = opener
-            .resources
-            .wants_parts(opener.resources.stored() + bytes);
         let (clock, mut families) = (StoreClock::new(), Families::new());
         let mut descriptors = Vec::new();
         for name in list_families(at, &options)? {
             let expiry = RowExpiry::new(&clock);
-            descriptors.push(opener.descriptor(&name, expiry.clone(), in_parts));
+            descriptors.push(opener.descriptor(&name, expiry.clone()));
             if name != DEFAULT_COLUMN_FAMILY_NAME {
                 families.insert(name, expiry);
             }
@@ -185,12 +176,9 @@ impl Opener {
         let db = Db::open_cf_descriptors(&options, dir.path(), descriptors)
             .map_err(|error| at.status_of_files(&error))?;
         let shared = Shared::new(db, dir, errors);
-        Ok(RocksStore::new(
-            shared,
-            Arc::clone(opener),
-            (clock, families),
-            (in_parts, bytes),
-        ))
+        let mut store = RocksStore::new(shared, Arc::clone(opener), (clock, families));
+        store.split_what_outgrew()?;
+        Ok(store)
     }
 
     /// Opens a directory without changing anything in it.
@@ -204,7 +192,7 @@ impl Opener {
         let families = list_families(at, &options)?;
         let opened = families
             .iter()
-            .map(|name| self.descriptor(name, RowExpiry::new(&clock), false));
+            .map(|name| self.descriptor(name, RowExpiry::new(&clock)));
         Db::open_cf_descriptors_read_only(&options, dir, opened, false)
             .map_err(|error| at.status_of_files(&error))
     }
@@ -214,8 +202,8 @@ impl Opener {
         options.map_err(|error| at.unexpected(error))
     }
 
-    fn descriptor(&self, name: &str, expiry: RowExpiry, in_parts: bool) -> ColumnFamilyDescriptor {
-        ColumnFamilyDescriptor::new(name, self.resources.column_family(expiry, in_parts))
+    fn descriptor(&self, name: &str, expiry: RowExpiry) -> ColumnFamilyDescriptor {
+        ColumnFamilyDescriptor::new(name, self.resources.column_family(expiry, false))
     }
 }
 

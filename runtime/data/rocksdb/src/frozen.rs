@@ -19,7 +19,6 @@ use crate::key;
 use crate::rows::each_row;
 use crate::shared::{Db, Shared};
 use crate::store::family_of;
-use crate::tuning::IN_PARTS;
 
 /// Bytes that a visit reads at a time.
 const VISIT_READAHEAD: usize = 2 << 20;
@@ -42,17 +41,6 @@ pub(crate) struct RocksFreezing {
 }
 
 impl RocksFreezing {
-    fn split_indexes(&self) -> Result<(), RocksError> {
-        const OPERATION: &str = "the splitting of indexes";
-        for name in &self.into_parts {
-            self.shared.write(OPERATION, |db| {
-                let family = db.cf_handle(name);
-                family.map_or(Ok(()), |family| db.set_options_cf(&family, &IN_PARTS))
-            })?;
-        }
-        Ok(())
-    }
-
     fn link(&self) -> Result<StoreFiles, RocksError> {
         const OPERATION: &str = "a freeze";
         // RocksDB makes the directory beside its final name and renames it: both go if that fails.
@@ -76,7 +64,7 @@ impl RocksFreezing {
 
 impl Freezing for RocksFreezing {
     fn freeze(self: Box<Self>) -> Result<Box<dyn FrozenStore>, BackingError> {
-        self.split_indexes()?;
+        self.shared.split_indexes(&self.into_parts)?;
         let files = self.link()?;
         Ok(Box::new(RocksFrozen {
             db: None,

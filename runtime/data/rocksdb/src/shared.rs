@@ -3,6 +3,7 @@
 //! Shared by a store, the rows of its states and its freezes, on two threads at most. Rule: the first error, in the
 //! foreground or in the background, is kept, and every later call is refused with it.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use highwater_state::LocalDir;
@@ -10,6 +11,7 @@ use highwater_types::{Classified, ErrorKind};
 use rocksdb::{BoundColumnFamily, DBWithThreadMode, MultiThreaded, WaitForCompactOptions};
 
 use crate::error::{At, RocksError};
+use crate::tuning::{FILES_AT_TOP, IN_PARTS};
 
 pub(crate) type Db = DBWithThreadMode<MultiThreaded>;
 
@@ -41,16 +43,20 @@ pub(crate) struct Shared {
     dir: LocalDir,
     errors: LoggedError,
     failed: OnceLock<Failure>,
+    /// Whether new files have their indexes and filters in parts. Never turns back.
+    in_parts: AtomicBool,
+    /// Times that a writer waited for flushes and compactions.
+    waits: AtomicU64,
 }
 
 /// How many errors met flushes and compactions since the database was opened.
 const BACKGROUND_ERRORS: &str = "rocksdb.background-errors";
 
 /// How many files lie at the top level, as text.
-const FILES_AT_TOP: &str = "rocksdb.num-files-at-level0";
+const COUNT_AT_TOP: &str = "rocksdb.num-files-at-level0";
 
-/// From this many files on a writer waits. Compaction begins with 4.
-const FILES_AT_TOP_MAX: u32 = 32;
+/// From this many files on a writer waits: four times what a merge takes.
+const FILES_AT_TOP_MAX: u32 = 4 * FILES_AT_TOP;
 
 /// How long a writer waits before it looks again whether something failed.
 const WAIT_MICROS: u64 = 10_000;
@@ -62,7 +68,35 @@ impl Shared {
             dir,
             errors,
             failed: OnceLock::new(),
+            in_parts: AtomicBool::new(false),
+            waits: AtomicU64::new(0),
         }
+    }
+
+    /// Times that a writer waited, up to [`WAIT_MICROS`] each.
+    pub(crate) fn waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
+    }
+
+    /// Whether new files have their indexes and filters in parts, or will have them in a moment.
+    pub(crate) fn is_in_parts(&self) -> bool {
+        self.in_parts.load(Ordering::Relaxed)
+    }
+
+    /// Says that the options of all column families are about to change to [`IN_PARTS`].
+    pub(crate) fn set_in_parts(&self) {
+        self.in_parts.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells column families to keep indexes and filters in parts. Writes a file.
+    pub(crate) fn split_indexes(&self, families: &[String]) -> Result<(), RocksError> {
+        for name in families {
+            self.write("the splitting of indexes", |db| {
+                let family = db.cf_handle(name);
+                family.map_or(Ok(()), |family| db.set_options_cf(&family, &IN_PARTS))
+            })?;
+        }
+        Ok(())
     }
 
     /// The database: whoever calls it checks first, and reports what fails.
@@ -104,7 +138,7 @@ impl Shared {
     ) -> Result<(), RocksError> {
         let at = self.at(operation);
         loop {
-            let value = self.db.property_value_cf(family, FILES_AT_TOP);
+            let value = self.db.property_value_cf(family, COUNT_AT_TOP);
             let value = value.map_err(|error| self.fail(at.status(&error)))?;
             let files = value.and_then(|files| files.parse::<u32>().ok());
             match files {
@@ -118,6 +152,7 @@ impl Shared {
     /// Waits a little for flushes and compactions, or until they are done.
     fn await_background(&self, operation: &'static str) -> Result<(), RocksError> {
         self.check_background(operation)?;
+        self.waits.fetch_add(1, Ordering::Relaxed);
         let mut options = WaitForCompactOptions::default();
         options.set_timeout(WAIT_MICROS);
         match self.db.wait_for_compact(&options) {

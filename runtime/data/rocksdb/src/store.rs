@@ -15,6 +15,7 @@ use crate::factory::Opener;
 use crate::frozen::RocksFreezing;
 use crate::rows::RocksRows;
 use crate::shared::{Db, Shared};
+use crate::tuning::index_bytes;
 
 /// Front of the name of every column family that holds a state: RocksDB has names of its own.
 const STATE: &str = "state:";
@@ -37,15 +38,15 @@ pub(crate) struct RocksStore {
     opener: Arc<Opener>,
     clock: StoreClock,
     families: Families,
-    /// Whether new files have their indexes and filters in parts.
-    in_parts: bool,
-    /// Bytes on disk as all stores know of, at the last freeze.
-    stored_bytes: u64,
+    /// Bytes of indexes and filters as all stores know of, at the last freeze.
+    index_bytes: u64,
 }
 
 impl Drop for RocksStore {
     fn drop(&mut self) {
-        self.opener.resources.replace_stored(self.stored_bytes, 0);
+        self.opener
+            .resources
+            .replace_index_bytes(self.index_bytes, 0);
     }
 }
 
@@ -54,16 +55,13 @@ impl RocksStore {
         shared: Shared,
         opener: Arc<Opener>,
         (clock, families): (StoreClock, Families),
-        (in_parts, stored_bytes): (bool, u64),
     ) -> Self {
-        opener.resources.replace_stored(0, stored_bytes);
         Self {
             shared: Arc::new(shared),
             opener,
             clock,
             families,
-            in_parts,
-            stored_bytes,
+            index_bytes: 0,
         }
     }
 
@@ -74,7 +72,7 @@ impl RocksStore {
             let options = self
                 .opener
                 .resources
-                .column_family(expiry.clone(), self.in_parts);
+                .column_family(expiry.clone(), self.shared.is_in_parts());
             self.shared
                 .write("the making of a state", |db| db.create_cf(&name, &options))?;
             self.families.insert(name.clone(), expiry);
@@ -94,16 +92,23 @@ impl RocksStore {
         Ok(())
     }
 
-    /// The column families whose indexes and filters go into parts from now on, because the store has outgrown its memory.
+    /// The column families whose indexes and filters go into parts from now on, because they have outgrown the memory.
     fn outgrown(&mut self) -> Vec<String> {
-        let stored = self.sum("rocksdb.total-sst-files-size");
-        let before = std::mem::replace(&mut self.stored_bytes, stored);
-        let all = self.opener.resources.replace_stored(before, stored);
-        if self.in_parts || !self.opener.resources.wants_parts(all) {
+        let rows = self.sum("rocksdb.estimate-num-keys");
+        let new = index_bytes(rows, self.sum("rocksdb.total-sst-files-size"));
+        let old = std::mem::replace(&mut self.index_bytes, new);
+        let all = self.opener.resources.replace_index_bytes(old, new);
+        if self.shared.is_in_parts() || !self.opener.resources.wants_parts(all) {
             return Vec::new();
         }
-        self.in_parts = true;
+        self.shared.set_in_parts();
         self.families.keys().cloned().collect()
+    }
+
+    /// Does at once, for a store that was reopened, what a freeze does later.
+    pub(crate) fn split_what_outgrew(&mut self) -> Result<(), RocksError> {
+        let outgrown = self.outgrown();
+        self.shared.split_indexes(&outgrown)
     }
 
     /// The sum of a property over all states. It is shown, and tells when indexes are better split: one that is not known
@@ -146,6 +151,7 @@ impl StateStore for RocksStore {
             memory_bytes: self.sum("rocksdb.cur-size-all-mem-tables")
                 + self.sum("rocksdb.estimate-table-readers-mem"),
             compaction_pending_bytes: self.sum("rocksdb.estimate-pending-compaction-bytes"),
+            write_waits: self.shared.waits(),
         }
     }
 }

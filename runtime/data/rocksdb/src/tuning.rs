@@ -19,8 +19,19 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
 /// A freeze writes out what the buffers hold, and an insert into a small one stays in the cache of the processor: 4 MiB take
-/// 8 ms and 590 ns a row in batches of 1,024; 16 MiB take 50 ms and 820 ns. All CPU together is the same.
-const WRITE_BUFFER_MAX: usize = 4 * MIB;
+/// 8 ms and 590 ns a row in batches of 1,024; 16 MiB take 50 ms and 820 ns. Half as large, and what is written out is merged
+/// once more.
+const WRITE_BUFFER_MAX: usize = 8 * MIB;
+
+/// Files of the top level that are merged into the next one together. Each is one more for a read of a key, of which its
+/// filter spares nearly all; with half as many the next level is rewritten twice as often.
+pub(crate) const FILES_AT_TOP: u32 = 8;
+
+/// How much larger each level is than the one above. With 10 a merge rewrites up to 10 bytes for one.
+const LEVEL_RATIO: f64 = 5.0;
+
+/// Bits of the filter of a file for each of its rows.
+const FILTER_BITS: f64 = 10.0;
 
 /// Compactions of one store at a time. With three or more RocksDB would flush on two threads.
 const STORE_COMPACTIONS: i32 = 2;
@@ -50,8 +61,8 @@ pub(crate) struct Resources {
     env: Env,
     background_threads: i32,
     write_buffer_bytes: usize,
-    /// Bytes on disk of all stores, as of the last freeze of each.
-    stored_bytes: AtomicU64,
+    /// Bytes of the indexes and filters of all stores, as of the last freeze of each.
+    index_bytes: AtomicU64,
     memory_bytes: u64,
 }
 
@@ -76,7 +87,7 @@ impl Resources {
             env,
             background_threads,
             memory_bytes: options.memory_bytes,
-            stored_bytes: AtomicU64::new(0),
+            index_bytes: AtomicU64::new(0),
             write_buffer_bytes: (buffers / 4).clamp(MIB, WRITE_BUFFER_MAX),
         })
     }
@@ -128,9 +139,13 @@ impl Resources {
         // By levels: a merge by size writes half as much with 30 million rows of 74 bytes and four times the memory, and takes a
         // quarter less CPU, but its files at the top have no bound, and all of a store is uploaded anew at each doubling.
         options.set_level_compaction_dynamic_level_bytes(true);
-        options.set_max_bytes_for_level_base(64 * MIB as u64);
+        options.set_max_bytes_for_level_base(256 * MIB as u64);
+        options.set_max_bytes_for_level_multiplier(LEVEL_RATIO);
+        options.set_level_zero_file_num_compaction_trigger(FILES_AT_TOP as i32);
         // What a compaction changes goes to the next checkpoint by whole files, each of which passes through memory.
         options.set_target_file_size_base(16 * MIB as u64);
+        // Files at the top are merged with each other while the next level is busy: not into one that is much larger.
+        options.set_max_compaction_bytes(64 * MIB as u64);
         // RocksDB holds back no writer and no freeze for want of compaction: it would wait for a full disk as well. A
         // writer waits outside of it, where it sees errors.
         options.set_level_zero_slowdown_writes_trigger(i32::MAX);
@@ -144,19 +159,15 @@ impl Resources {
         options
     }
 
-    /// Whether a store keeps indexes and filters in parts that has, with all others, so many bytes.
-    pub(crate) const fn wants_parts(&self, stored_bytes: u64) -> bool {
-        stored_bytes / 2 > self.memory_bytes
+    /// Whether a store keeps indexes and filters in parts, if those of all stores have so many bytes. Write buffers take up to a
+    /// quarter of the memory, and what is scanned needs some.
+    pub(crate) const fn wants_parts(&self, index_bytes: u64) -> bool {
+        index_bytes > self.memory_bytes / 2
     }
 
-    /// Bytes on disk of all stores.
-    pub(crate) fn stored(&self) -> u64 {
-        self.stored_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Replaces what one store has on disk. Returns what all have together.
-    pub(crate) fn replace_stored(&self, old: u64, new: u64) -> u64 {
-        let all = &self.stored_bytes;
+    /// Replaces what one store has of indexes and filters. Returns what all have together.
+    pub(crate) fn replace_index_bytes(&self, old: u64, new: u64) -> u64 {
+        let all = &self.index_bytes;
         if new >= old {
             all.fetch_add(new - old, Ordering::Relaxed) + (new - old)
         } else {
@@ -171,11 +182,11 @@ impl Resources {
         table.set_block_size(4 * KIB);
         table.set_format_version(6);
         // A key that is nowhere costs 0.3 us. Ribbon filters save a third of 1.25 bytes a row and cost 10 % of reads.
-        table.set_bloom_filter(10.0, false);
+        table.set_bloom_filter(FILTER_BITS, false);
         table.set_checksum_type(ChecksumType::XXH3);
-        // Indexes and filters count against the budget, and are some 7 % of small rows. A store of many times the budget
-        // keeps them in parts, of which the cache then has the hot ones. That costs a third more for a row that is read and
-        // 0.5 us for a key that is nowhere, so it begins at twice the budget, which a worker of few slots still holds whole.
+        // Indexes and filters count against the budget, and are some 4 % of small rows. Where they would not fit they are
+        // kept in parts, of which the cache then has the hot ones. That costs a third more for a row that is read and 0.5 us
+        // for a key that is nowhere.
         table.set_cache_index_and_filter_blocks(true);
         table.set_pin_l0_filter_and_index_blocks_in_cache(true);
         if in_parts {
@@ -186,4 +197,10 @@ impl Resources {
         }
         table
     }
+}
+
+/// Bytes of indexes and filters of `rows` rows that take `stored_bytes` on disk: the bits of the filter, and some 32 bytes for
+/// each block of 4 KiB, which may be half as large on disk.
+pub(crate) const fn index_bytes(rows: u64, stored_bytes: u64) -> u64 {
+    rows + rows / 4 + stored_bytes / 64
 }

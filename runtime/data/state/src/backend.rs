@@ -10,7 +10,6 @@ use std::any::Any;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
 
 use highwater_types::{
     CheckpointId, Key, KeyGroup, KeyGroupRange, KeyHash, MaxParallelism, OperatorUid,
@@ -29,30 +28,8 @@ use crate::restore::{OwnRows, Restored, RestoredSnapshot};
 use crate::snapshot::{
     KeyedSnapshot, RawKeyGroupState, StoreView, UnsealedSnapshot, UnsealedState,
 };
-use crate::store::{StateStore, StoreFactory, StoreFiles, StorePlace, StoreReport};
+use crate::store::{StateStore, Store, StoreFiles, StorePlace, StoreReport};
 use crate::table::{Namespace, StoreBehind, TableSetup};
-
-/// Where the state of a subtask rests.
-#[derive(Clone, Debug)]
-pub enum Store {
-    /// In memory only.
-    Heap {
-        /// Reads the state of a checkpoint that a local store has written.
-        reads: Option<Arc<dyn StoreFactory>>,
-    },
-    /// In a local store, with the tables of the states as caches inside the budget.
-    Local {
-        /// Makes the store.
-        factory: Arc<dyn StoreFactory>,
-    },
-}
-
-impl Store {
-    /// In memory only, and nothing else can be read.
-    pub const fn heap() -> Self {
-        Self::Heap { reads: None }
-    }
-}
 
 /// The local store of a subtask.
 enum LocalStore {

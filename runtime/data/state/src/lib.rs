@@ -78,9 +78,7 @@ mod store;
 mod table;
 mod ttl;
 
-pub use backend::{
-    BackendSetup, KeyedStateBackend, SnapshotProgress, StateHandle, Store, Unmatched,
-};
+pub use backend::{BackendSetup, KeyedStateBackend, SnapshotProgress, StateHandle, Unmatched};
 pub use backing::{Backing, RowKey, RowWrite, VisitRow};
 pub use budget::{MemoryBudget, Relief, Relieved};
 pub use context::KeyContext;
@@ -97,8 +95,8 @@ pub use snapshot::{
     StateBlock, StateHeader, UnsealedSnapshot, UnsealedState, canonical_digest,
 };
 pub use store::{
-    Freezing, FrozenStore, LocalDir, StateStore, StoreFactory, StoreFile, StoreFiles, StorePlace,
-    StoreReport,
+    Freezing, FrozenStore, LocalDir, StateStore, Store, StoreFactory, StoreFile, StoreFiles,
+    StorePlace, StoreReport,
 };
 pub use table::{Namespace, StateTable, TableSetup};
 pub use ttl::{Expiry, TtlCleanup, TtlConfig, TtlUpdate, TtlVisibility};

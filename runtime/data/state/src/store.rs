@@ -152,6 +152,8 @@ pub struct StoreReport {
     pub memory_bytes: u64,
     /// Compactions that wait or run, in bytes that they will rewrite.
     pub compaction_pending_bytes: u64,
+    /// Times that a writer waited for compaction, a moment each: the wait goes on while they grow.
+    pub write_waits: u64,
 }
 
 /// Which subtask a store is for.
@@ -191,6 +193,39 @@ pub trait StoreFactory: fmt::Debug + Send + Sync {
     /// # Errors
     /// Of the kind that the store reports; `Corrupt` when it does not understand the files.
     fn read(&self, files: StoreFiles) -> Result<Box<dyn FrozenStore>, BackingError>;
+
+    /// Bytes of memory that all of its stores take together, what they share included.
+    fn used_bytes(&self) -> u64;
+}
+
+/// Where the state of a subtask rests.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// In memory only.
+    Heap {
+        /// Reads the state of a checkpoint that a local store has written.
+        reads: Option<Arc<dyn StoreFactory>>,
+    },
+    /// In a local store, with the tables of the states as caches inside the budget.
+    Local {
+        /// Makes the store.
+        factory: Arc<dyn StoreFactory>,
+    },
+}
+
+impl Store {
+    /// In memory only, and nothing else can be read.
+    pub const fn heap() -> Self {
+        Self::Heap { reads: None }
+    }
+
+    /// Bytes of memory that all local stores take together, the shared cache included; the tables of the states not.
+    pub fn used_bytes(&self) -> u64 {
+        match self {
+            Self::Heap { reads } => reads.as_ref().map_or(0, |factory| factory.used_bytes()),
+            Self::Local { factory } => factory.used_bytes(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -19,4 +19,8 @@ scope! {
         "Memory that state may take in this process.", "Status.Flink.Memory.Managed.Total";
     STATE_USED: Gauge<Bytes> = "highwater_process_state_used_bytes",
         "Memory that state takes in this process.", "Status.Flink.Memory.Managed.Used";
+    STORE_BUDGET: Gauge<Bytes> = "highwater_process_store_budget_bytes",
+        "Memory that the local stores of this process may take together.", "";
+    STORE_USED: Gauge<Bytes> = "highwater_process_store_used_bytes",
+        "Memory that the local stores of this process take together: blocks, indexes, filters and write buffers.", "";
 }

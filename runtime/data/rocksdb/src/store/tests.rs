@@ -1,13 +1,13 @@
 //! What only compaction shows: expired rows, dropped files, errors in the background. Compactions are asked for by hand.
 
 use highwater_state::{
-    RowKey, RowWrite, StateKind, StateSchemas, StoreFiles, StorePlace, TtlConfig,
+    RowKey, RowWrite, StateKind, StateSchemas, StoreFactory as _, StoreFiles, StorePlace, TtlConfig,
 };
 use highwater_types::{ErrorKind, KeyGroup, KeyGroupRange, OperatorUid, Record, SubtaskIndex};
 
 use super::*;
 use crate::factory::RocksFactory;
-use crate::tuning::RocksOptions;
+use crate::tuning::{FILES_AT_TOP, RocksOptions};
 
 const RANGE: KeyGroupRange = KeyGroupRange { start: 0, end: 16 };
 
@@ -56,6 +56,17 @@ fn stamped(stamp: i64) -> Vec<u8> {
     ProcessingTime(stamp).encode(&mut value);
     "value".to_owned().encode(&mut value);
     value
+}
+
+/// Whether files have their indexes in parts.
+fn is_split(store: &RocksStore) -> bool {
+    let db = store.shared.db();
+    store.families.keys().any(|name| {
+        let family = db.cf_handle(name).unwrap();
+        let property = "rocksdb.aggregated-table-properties";
+        let properties = db.property_value_cf(&family, property).unwrap();
+        properties.unwrap().contains("# index partitions=")
+    })
 }
 
 fn compact(store: &RocksStore) {
@@ -220,11 +231,54 @@ fn x38_a_full_disk_at_a_compaction_is_seen_by_the_next_write() {
 }
 
 #[test]
+fn a_writer_waits_for_compaction_and_the_waits_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let factory = factory(&dir);
+    let mut store = create(&factory);
+    let plain = StateDescriptor::new("all", StateKind::Value, timed().schemas);
+    let mut rows = store.open(&plain).unwrap();
+    let set = |store: &RocksStore, value| {
+        let db = store.shared.db();
+        for name in store.families.keys() {
+            let family = db.cf_handle(name).unwrap();
+            let option = [("disable_auto_compactions", value)];
+            db.set_options_cf(&family, &option).unwrap();
+        }
+    };
+    let row = |number| RowWrite {
+        key: key(number),
+        value: Some(vec![1]),
+    };
+    set(&store, "true");
+    let files = u16::try_from(FILES_AT_TOP * 4).unwrap();
+    for number in 0..files {
+        rows.write(&[row(number)]).unwrap();
+        for name in store.families.keys() {
+            let db = store.shared.db();
+            db.flush_cf(&db.cf_handle(name).unwrap()).unwrap();
+        }
+    }
+    assert_eq!(store.report().write_waits, 0);
+    let shared = Arc::clone(&store.shared);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| rows.write(&[row(files)]));
+        while shared.waits() == 0 {
+            assert!(!writer.is_finished());
+            std::thread::yield_now();
+        }
+        set(&store, "false");
+        writer.join().unwrap().unwrap();
+    });
+    assert!(store.report().write_waits > 0);
+    assert_eq!(count(rows.as_mut()), usize::from(files) + 1);
+}
+
+#[test]
 fn a_store_that_outgrows_its_memory_splits_its_indexes_and_keeps_its_rows() {
     let dir = tempfile::tempdir().unwrap();
     let options = RocksOptions {
         local_dir: dir.path().to_owned(),
-        memory_bytes: 64 << 10,
+        memory_bytes: 16 << 10,
         background_threads: 1,
     };
     let factory = RocksFactory::new(options).unwrap();
@@ -252,20 +306,22 @@ fn a_store_that_outgrows_its_memory_splits_its_indexes_and_keeps_its_rows() {
         batch.sort_by(|a, b| a.key.cmp(&b.key));
         batch
     };
-    assert!(!store.in_parts);
+    assert!(!is_split(&store));
     for turn in 0..3u16 {
         rows.write(&batch(turn * 1_000..(turn + 1) * 1_000))
             .unwrap();
         store.freeze().freeze().unwrap();
     }
-    assert!(store.in_parts, "{} bytes", store.stored_bytes);
+    assert!(store.shared.is_in_parts(), "{} bytes", store.index_bytes);
     rows.write(&batch(3_000..4_000)).unwrap();
     compact(&store);
+    assert!(is_split(&store));
     assert_eq!(count(rows.as_mut()), 4_000);
     let frozen = store.freeze().freeze().unwrap();
     drop(rows);
     drop(store);
     let mut again = factory.reopen_store(frozen.files().unwrap()).unwrap();
+    assert!(again.shared.is_in_parts());
     let mut rows = again.open(&plain).unwrap();
     assert_eq!(count(rows.as_mut()), 4_000);
 }

@@ -21,8 +21,8 @@ pub use self::stores::check_store;
 use self::subtask::{Cluster, Crash, RestoreFrom};
 use std::sync::Arc;
 
-use crate::backend::Store;
 use crate::budget::MemoryBudget;
+use crate::store::Store;
 use crate::store::StoreFactory;
 
 /// Makes the store of one subtask of one attempt, and the budget of its memory.

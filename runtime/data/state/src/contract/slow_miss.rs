@@ -105,6 +105,10 @@ impl StoreFactory for SlowMissFactory {
         }))
     }
 
+    fn used_bytes(&self) -> u64 {
+        0
+    }
+
     fn read(&self, files: StoreFiles) -> Result<Box<dyn FrozenStore>, BackingError> {
         let states = read_states(&files)?;
         let states = states

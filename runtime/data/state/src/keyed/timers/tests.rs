@@ -7,11 +7,12 @@ use highwater_types::{CheckpointId, Epoch, Parallelism, SubtaskIndex};
 use proptest::prelude::*;
 
 use super::*;
-use crate::backend::{BackendSetup, KeyedStateBackend, StateHandle, Store};
+use crate::backend::{BackendSetup, KeyedStateBackend, StateHandle};
 use crate::budget::MemoryBudget;
 use crate::contract::{SlowMissFactory, copied};
 use crate::restore::RestoredSnapshot;
 use crate::snapshot::{KeyedSnapshot, canonical_digest};
+use crate::store::Store;
 use crate::store::StoreFiles;
 use crate::table::StateTable;
 
