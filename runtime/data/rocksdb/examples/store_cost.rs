@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use highwater_rocksdb::{RocksFactory, RocksOptions};
 use highwater_state::{
     Backing, BackingError, RowKey, RowWrite, StateDescriptor, StateKind, StateSchemas, StateStore,
-    StoreFactory as _, StoreFactory, StorePlace,
+    StoreFactory, StorePlace,
 };
 use highwater_types::{KeyGroup, KeyGroupRange, OperatorUid, SubtaskIndex};
 use rocksdb::{DB, IngestExternalFileOptions, Options, SstFileWriter, WriteBatch, WriteOptions};

@@ -201,7 +201,7 @@ impl Shared {
         })
     }
 
-    /// Takes the store out of use when a flush or a compaction failed. Takes the mutex of the database: once a batch.
+    /// Takes the store out of use when a flush or a compaction failed. Takes the mutex of the database: a few times a batch.
     pub(crate) fn check_background(&self, operation: &'static str) -> Result<(), RocksError> {
         let at = self.at(operation);
         match self.db.property_int_value(BACKGROUND_ERRORS) {

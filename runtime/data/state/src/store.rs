@@ -148,7 +148,7 @@ pub trait FrozenStore: Send {
 pub struct StoreReport {
     /// Bytes on local disk.
     pub disk_bytes: u64,
-    /// Bytes of memory that only this store takes: write buffers, and what its readers hold outside of the shared cache.
+    /// Bytes of its write buffers, which count against what all stores share too, and of what its readers hold beside that.
     pub memory_bytes: u64,
     /// Compactions that wait or run, in bytes that they will rewrite.
     pub compaction_pending_bytes: u64,

@@ -8,10 +8,12 @@ scope! {
     DISK_BYTES: Gauge<Bytes> = "highwater_store_disk_bytes",
         "Bytes that the local store of an operator takes on disk.", "";
     MEMORY_BYTES: Gauge<Bytes> = "highwater_store_memory_bytes",
-        "Bytes of memory that only this local store takes, the shared cache left out.", "";
+        "Bytes of write buffers of this local store, and what its readers hold outside of the cache that all stores share. The \
+         write buffers are part of highwater_process_store_used_bytes too.", "";
     PENDING_BYTES: Gauge<Bytes> = "highwater_store_compaction_pending_bytes",
         "Bytes that the local store has to rewrite yet.", "";
     WRITE_WAITS: Counter<Count> = "highwater_store_write_waits_total",
-        "Times that an operator waited, up to 10 ms each, because its local store could not rewrite as fast as it is written to.",
-        "The local disk or the cores of the worker are too slow for the rate. More slots do not help, more workers do.";
+        "Times that an operator waited, up to 10 ms each, because its local store could not rewrite as fast as it was written \
+         to: the disk or the cores are too slow for the rate. All stores of a process share one thread for every two slots.",
+        "";
 }

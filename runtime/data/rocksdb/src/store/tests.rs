@@ -58,6 +58,17 @@ fn stamped(stamp: i64) -> Vec<u8> {
     value
 }
 
+/// Rows of one byte, in order of keys.
+fn small_rows(numbers: std::ops::Range<u16>) -> Vec<RowWrite> {
+    let row = |number| RowWrite {
+        key: key(number),
+        value: Some(vec![1]),
+    };
+    let mut rows: Vec<_> = numbers.map(row).collect();
+    rows.sort_by(|a, b| a.key.cmp(&b.key));
+    rows
+}
+
 /// Whether files have their indexes in parts.
 fn is_split(store: &RocksStore) -> bool {
     let db = store.shared.db();
@@ -271,6 +282,47 @@ fn a_writer_waits_for_compaction_and_the_waits_are_counted() {
     });
     assert!(store.report().write_waits > 0);
     assert_eq!(count(rows.as_mut()), usize::from(files) + 1);
+}
+
+#[test]
+fn reads_leave_the_memory_of_the_store_to_indexes() {
+    let dir = tempfile::tempdir().unwrap();
+    let factory = factory(&dir);
+    let mut store = create(&factory);
+    let plain = StateDescriptor::new("all", StateKind::Value, timed().schemas);
+    let mut rows = store.open(&plain).unwrap();
+    let all = small_rows(0..20_000);
+    rows.write(&all).unwrap();
+    compact(&store);
+    let keys: Vec<_> = all.into_iter().map(|row| row.key).collect();
+    let mut found = Vec::new();
+    rows.fetch(&keys[..1], &mut found).unwrap();
+    let indexes = factory.used_bytes();
+    rows.fetch(&keys, &mut found).unwrap();
+    assert_eq!(found.iter().flatten().count(), 20_001);
+    assert_eq!(count(rows.as_mut()), 20_000);
+    assert_eq!(factory.used_bytes(), indexes);
+}
+
+#[test]
+fn a_store_that_is_reopened_knows_how_many_rows_its_indexes_are_for() {
+    let dir = tempfile::tempdir().unwrap();
+    // Of 20,000 small rows the filters take some 25 KB, and the index some 3.
+    let options = RocksOptions {
+        local_dir: dir.path().to_owned(),
+        memory_bytes: 32 << 10,
+        background_threads: 1,
+    };
+    let factory = RocksFactory::new(options).unwrap();
+    let mut store = create(&factory);
+    let plain = StateDescriptor::new("all", StateKind::Value, timed().schemas);
+    let mut rows = store.open(&plain).unwrap();
+    rows.write(&small_rows(0..20_000)).unwrap();
+    let frozen = store.freeze().freeze().unwrap();
+    drop(rows);
+    drop(store);
+    let again = factory.reopen_store(frozen.files().unwrap()).unwrap();
+    assert!(again.shared.is_in_parts(), "{} bytes", again.index_bytes);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::context::KeyContext;
 use crate::contract::{SlowMissFactory, copied};
 use crate::keyed::{SlicedState, ValueState};
 use crate::snapshot::{SealedInStore, canonical_digest};
+use crate::store::StoreFactory as _;
 use crate::ttl::TtlConfig;
 
 type Names = ValueState<i64, (), String>;

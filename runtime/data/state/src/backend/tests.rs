@@ -1,5 +1,7 @@
 //! Opening, restoring and refusing: what the messages name, what a TTL does, what the budget does.
 
+use std::sync::Arc;
+
 use highwater_types::{
     Classified, DataType, DecodeError, Epoch, ErrorKind, Field, Key, Parallelism, Record,
     SubtaskIndex,
