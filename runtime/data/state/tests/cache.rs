@@ -8,7 +8,7 @@ use std::sync::Arc;
 use highwater_state::contract::{SlowMissFactory, copied};
 use highwater_state::{
     BackendSetup, KeyedSnapshot, KeyedStateBackend, MemoryBudget, OpenState, RestoredSnapshot,
-    StateHandle, StateReport, StateTable, Store, Unmatched, canonical_digest,
+    SnapshotProgress, StateHandle, StateReport, StateTable, Store, Unmatched, canonical_digest,
 };
 use highwater_types::{
     CheckpointId, Classified, ErrorKind, Key, KeyGroupRange, KeyHash, MaxParallelism, OperatorUid,
@@ -125,6 +125,39 @@ fn reads_alone_keep_an_entry_in_memory() {
         assert_eq!(state.get(7i64.key_hash(), &7, &()), Some(&1));
     }
     assert_eq!(counting.report().unprepared, 0, "{:?}", counting.report());
+}
+
+#[test]
+fn large_rows_go_to_the_store_in_small_batches() {
+    type Texts = StateTable<i64, (), String>;
+    const TEXT: usize = 50_000;
+    let factory = SlowMissFactory::default();
+    let setup = setup(&factory, &MemoryBudget::new(15_000_000));
+    let mut backend = KeyedStateBackend::new(setup);
+    let texts = backend.open::<Texts>(Texts::describe("texts")).unwrap();
+    backend.finish_restore(&Unmatched::refuse()).unwrap();
+    let insert = |backend: &mut KeyedStateBackend, keys: std::ops::Range<i64>| {
+        for key in keys {
+            let state = backend.get(texts);
+            state.insert(key.key_hash(), &key, &(), "x".repeat(TEXT));
+        }
+        backend.after_chunk(NOW).unwrap();
+    };
+    // Fits into memory: all of it is written for the snapshot.
+    insert(&mut backend, 0..200);
+    backend
+        .begin_snapshot(CheckpointId::default(), NOW)
+        .unwrap();
+    while backend.advance_snapshot(1_000).unwrap() == SnapshotProgress::Saving {}
+    let mut unsealed = backend.take_snapshot().unwrap();
+    unsealed.freeze().unwrap();
+    backend.resume_writes();
+    assert_eq!(factory.calls().written(), 200);
+    // Does not: it is written to leave memory.
+    insert(&mut backend, 200..600);
+    assert!(factory.calls().written() > 300);
+    let largest = factory.calls().largest_write() as usize;
+    assert!(largest <= (1 << 20) + 2 * TEXT, "{largest} bytes");
 }
 
 #[test]

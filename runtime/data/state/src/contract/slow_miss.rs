@@ -29,6 +29,7 @@ pub struct StoreCalls {
     fetched: AtomicU64,
     writes: AtomicU64,
     written: AtomicU64,
+    largest: AtomicU64,
 }
 
 impl StoreCalls {
@@ -50,6 +51,11 @@ impl StoreCalls {
     /// Rows that were written.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the keys and values of the largest bulk write.
+    pub fn largest_write(&self) -> u64 {
+        self.largest.load(Ordering::Relaxed)
     }
 }
 
@@ -197,6 +203,9 @@ impl Backing for SlowMissBacking {
         self.calls
             .written
             .fetch_add(rows.len() as u64, Ordering::Relaxed);
+        let bytes = |row: &RowWrite| row.key.bytes.len() + row.value.as_ref().map_or(0, Vec::len);
+        let bytes = rows.iter().map(bytes).sum::<usize>() as u64;
+        self.calls.largest.fetch_max(bytes, Ordering::Relaxed);
         let mut shared = self.rows();
         let held = Arc::make_mut(&mut shared);
         for row in rows {

@@ -21,6 +21,9 @@ use crate::error::BackingError;
 /// Rows at which a pending batch is written.
 const BATCH_ROWS: usize = 2_048;
 
+/// Bytes at which it is written: rows may be large, and each has copies on its way into the store.
+const BATCH_BYTES: usize = 1 << 20;
+
 /// Bytes of an allocation beside those that were asked for.
 const ALLOCATION_BYTES: usize = 16;
 
@@ -122,7 +125,7 @@ impl<K: Key, N: Record + Eq + Hash> Paging<K, N> {
             + 2 * ALLOCATION_BYTES;
         self.batch.push(RowWrite { key, value });
         self.counts.rows_written += 1;
-        if self.batch.len() >= BATCH_ROWS {
+        if self.batch.len() >= BATCH_ROWS || self.batch_bytes >= BATCH_BYTES {
             self.flush()?;
         }
         Ok(())
