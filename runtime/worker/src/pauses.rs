@@ -1,7 +1,8 @@
 //! How long checkpoints keep a task from its records: one observation for each checkpoint, the longest stretch.
 //!
 //! Filled by the task on its slot thread, copied into its figures, read by the metrics page. The rule: a stretch is one call
-//! into the chain, at the barrier or for a portion of the snapshot; between two of them records flow.
+//! into the chain, at the barrier or for a portion of the snapshot, or the wait of records for the local store to be frozen;
+//! between two of them records flow.
 
 use std::time::Duration;
 

@@ -159,9 +159,10 @@ struct Slice {
 /// A slot thread's loop. Returns after `Shutdown` or when the worker is gone.
 pub fn run(parts: SlotParts) {
     parts.waker.attach();
+    let clock = Arc::clone(&parts.clock);
     let mut slot = SlotLoop {
         parts,
-        task_clock: TaskClock::default(),
+        task_clock: TaskClock::measuring(move || clock.elapsed()),
         slice: None,
         published: Duration::ZERO,
     };

@@ -469,6 +469,9 @@ impl Task {
             ..
         }) = self.snapshot.take()
         {
+            for (_, state) in &collected {
+                self.pauses.stretch(state.waited);
+            }
             self.events.push(TaskEvent::Snapshot {
                 id,
                 operators: collected,

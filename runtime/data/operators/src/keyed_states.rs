@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
+use std::time::Duration;
 
 use highwater_connectors::WakeHandle;
 use highwater_state::{
@@ -97,6 +98,8 @@ pub(crate) struct KeyedStates {
     /// The form of the open snapshot.
     form: SnapshotForm,
     sealing: Option<Sealing>,
+    /// How long records waited for the store to be frozen, for the open snapshot.
+    waited: Duration,
     unmatched: OnUnmatched,
 }
 
@@ -122,6 +125,7 @@ impl KeyedStates {
             saved_watermark: Watermark::MIN,
             form: SnapshotForm::InStore,
             sealing: None,
+            waited: Duration::ZERO,
             unmatched: context.unmatched.clone(),
         })
     }
@@ -181,9 +185,11 @@ impl KeyedStates {
         let Some(sealing) = self.sealing.as_mut().filter(|held| !held.is_frozen()) else {
             return Ok(());
         };
+        let start = self.clock.elapsed();
         let Ok(news) = sealing.news.recv() else {
             panic!("sealing a snapshot panicked");
         };
+        self.waited += self.clock.elapsed().saturating_sub(start);
         match news {
             SealNews::Frozen => sealing.heard(SealNews::Frozen),
             // The store could not be frozen. It is told here, since no other news will come.
@@ -208,6 +214,7 @@ impl KeyedStates {
         let now = self.now();
         self.backend.begin_snapshot(barrier.id, now)?;
         self.saved_watermark = self.watermark;
+        self.waited = Duration::ZERO;
         self.form = match barrier.kind {
             BarrierKind::Checkpoint => SnapshotForm::InStore,
             BarrierKind::Savepoint | BarrierKind::StopSuspend | BarrierKind::StopDrain => {
@@ -309,6 +316,7 @@ impl KeyedStates {
                 redistribution: Redistribution::Union,
                 items: vec![item],
             }],
+            waited: self.waited,
         }
     }
 }

@@ -340,8 +340,8 @@ where
             items,
         }];
         Ok(SnapshotStep::Whole(OperatorSnapshot {
-            keyed: Vec::new(),
             lists,
+            ..OperatorSnapshot::default()
         }))
     }
 

@@ -1,7 +1,9 @@
 //! The operator: ordinary synchronous code that is called with chunks, watermarks and barriers, one at a time.
 
 use std::cell::Cell;
+use std::fmt;
 use std::rc::Rc;
+use std::time::Duration;
 
 use highwater_state::{StateReport, StoreReport};
 use highwater_time::LatenessSnapshot;
@@ -39,18 +41,42 @@ impl Progress {
 }
 
 /// The processing time of one task: set by its slot thread before each turn, read by its operators.
-#[derive(Clone, Debug, Default)]
-pub struct TaskClock(Rc<Cell<ProcessingTime>>);
+#[derive(Clone, Default)]
+pub struct TaskClock {
+    now: Rc<Cell<ProcessingTime>>,
+    elapsed: Option<Rc<dyn Fn() -> Duration>>,
+}
 
 impl TaskClock {
+    /// One that also measures: `elapsed` is the time since some instant and never goes back.
+    pub fn measuring(elapsed: impl Fn() -> Duration + 'static) -> Self {
+        Self {
+            now: Rc::default(),
+            elapsed: Some(Rc::new(elapsed)),
+        }
+    }
+
     /// The time of this turn.
     pub fn now(&self) -> ProcessingTime {
-        self.0.get()
+        self.now.get()
     }
 
     /// Sets the time of this turn.
     pub fn set(&self, now: ProcessingTime) {
-        self.0.set(now);
+        self.now.set(now);
+    }
+
+    /// The time since some instant, for figures only; always zero where nobody measures.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.elapsed
+            .as_ref()
+            .map_or(Duration::ZERO, |elapsed| elapsed())
+    }
+}
+
+impl fmt::Debug for TaskClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TaskClock").field(&self.now.get()).finish()
     }
 }
 

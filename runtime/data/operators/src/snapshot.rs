@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use highwater_state::{LocalDir, StoreFiles};
 use highwater_types::KeyGroupRange;
@@ -124,6 +125,8 @@ pub struct OperatorSnapshot {
     pub keyed: Vec<KeyedPart>,
     /// Operator state.
     pub lists: Vec<ListStateSnapshot>,
+    /// How long records waited, at the longest, for this state to be fixed; not stored.
+    pub waited: Duration,
 }
 
 impl OperatorSnapshot {

@@ -1,8 +1,9 @@
 //! Keyed operators whose state outgrows memory: the same output as on the heap, with a cache of a few entries, barriers in
 //! the middle and a restore from the files of the store.
 
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use highwater_operators::testing::{Harness, HarnessSetup};
 use highwater_operators::{
@@ -238,17 +239,17 @@ fn memory_stays_inside_its_budget_while_snapshots_run() {
     );
 }
 
-/// Makes stores that take rows and cannot be frozen: the disk is full.
+/// Makes stores that take rows and are frozen when the test lets them.
 #[derive(Debug)]
-struct Full {
+struct Held {
     below: SlowMissFactory,
-    /// A freeze begins when something came.
-    begin: Arc<Mutex<Receiver<()>>>,
+    /// A freeze begins when something came: whether there is room on the disk.
+    begin: Arc<Mutex<Receiver<bool>>>,
 }
 
-struct FullStore(Box<dyn StateStore>, Arc<Mutex<Receiver<()>>>);
+struct HeldStore(Box<dyn StateStore>, Arc<Mutex<Receiver<bool>>>);
 
-struct FullFreezing(Arc<Mutex<Receiver<()>>>);
+struct HeldFreezing(Box<dyn Freezing>, Arc<Mutex<Receiver<bool>>>);
 
 #[derive(Debug, thiserror::Error)]
 #[error("no space left on device")]
@@ -260,15 +261,18 @@ impl Classified for NoSpace {
     }
 }
 
-impl Freezing for FullFreezing {
+impl Freezing for HeldFreezing {
     fn freeze(self: Box<Self>) -> Result<Box<dyn FrozenStore>, BackingError> {
-        let begin = self.0.lock().expect("nobody panics with it");
-        begin.recv().expect("the test lets it begin");
-        Err(Box::new(NoSpace))
+        let begin = self.1.lock().expect("nobody panics with it");
+        if begin.recv().expect("the test lets it begin") {
+            self.0.freeze()
+        } else {
+            Err(Box::new(NoSpace))
+        }
     }
 }
 
-impl StateStore for FullStore {
+impl StateStore for HeldStore {
     fn open(&mut self, state: &StateDescriptor) -> Result<Box<dyn Backing>, BackingError> {
         self.0.open(state)
     }
@@ -282,7 +286,7 @@ impl StateStore for FullStore {
     }
 
     fn freeze(&mut self) -> Box<dyn Freezing> {
-        Box::new(FullFreezing(Arc::clone(&self.1)))
+        Box::new(HeldFreezing(self.0.freeze(), Arc::clone(&self.1)))
     }
 
     fn report(&self) -> StoreReport {
@@ -290,14 +294,14 @@ impl StateStore for FullStore {
     }
 }
 
-impl StoreFactory for Full {
+impl StoreFactory for Held {
     fn name(&self) -> &'static str {
         self.below.name()
     }
 
     fn create(&self, place: &StorePlace) -> Result<Box<dyn StateStore>, BackingError> {
         let begin = Arc::clone(&self.begin);
-        Ok(Box::new(FullStore(self.below.create(place)?, begin)))
+        Ok(Box::new(HeldStore(self.below.create(place)?, begin)))
     }
 
     fn reopen(
@@ -317,10 +321,14 @@ impl StoreFactory for Full {
     }
 }
 
-#[test]
-fn x38_a_disk_that_is_full_at_a_freeze_is_named_also_to_records_that_wait_for_it() {
+fn pairs(from: i64) -> impl Iterator<Item = (Pair, EventTime)> {
+    (from..from + 200).map(|key| ((key, 0), EventTime(0)))
+}
+
+/// A count behind a small cache whose store is about to be frozen, and what lets that begin.
+fn being_frozen() -> (Harness<Pair, u64>, SyncSender<bool>) {
     let (begin, waits) = sync_channel(1);
-    let factory = Full {
+    let factory = Held {
         below: SlowMissFactory::default(),
         begin: Arc::new(Mutex::new(waits)),
     };
@@ -328,11 +336,32 @@ fn x38_a_disk_that_is_full_at_a_freeze_is_named_also_to_records_that_wait_for_it
     let mut harness: Harness<Pair, u64> = Harness::new(setup(place), |context| {
         RollingAggregate::open(&context, key_of, Count, None)
     });
-    let pairs = |from: i64| (from..from + 200).map(|key| ((key, 0), EventTime(0)));
     harness.push_keyed(pairs(0), key_of);
     harness.barrier();
     assert!(harness.collect_portion().is_none(), "it is being frozen");
-    begin.send(()).unwrap();
+    (harness, begin)
+}
+
+#[test]
+fn a_snapshot_tells_how_long_records_waited_for_the_store_to_be_frozen() {
+    let (mut harness, begin) = being_frozen();
+    begin.send(true).unwrap();
+    assert_eq!(harness.collect().waited, Duration::ZERO);
+
+    harness.barrier();
+    assert!(harness.collect_portion().is_none(), "it is being frozen");
+    begin.send(true).unwrap();
+    for number in 1..20 {
+        harness.push_keyed(pairs(number * 200), key_of);
+    }
+    // The harness lets a millisecond pass from one look at its clock to the next.
+    assert_eq!(harness.collect().waited, Duration::from_millis(1));
+}
+
+#[test]
+fn x38_a_disk_that_is_full_at_a_freeze_is_named_also_to_records_that_wait_for_it() {
+    let (mut harness, begin) = being_frozen();
+    begin.send(false).unwrap();
     let mut push = |number: i64| harness.try_push_keyed(pairs(number * 200), key_of);
     let failed = (1..50).find_map(|number| push(number).err());
     assert_eq!(failed.unwrap().kind(), ErrorKind::Exhausted);

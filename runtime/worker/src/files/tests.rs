@@ -120,6 +120,7 @@ impl Bench {
         let state = OperatorSnapshot {
             keyed,
             lists: Vec::new(),
+            ..OperatorSnapshot::default()
         };
         let operators = vec![(uid(), state)];
         TaskPart {

@@ -328,6 +328,7 @@ fn checkpoint(
             files,
         }],
         lists: Vec::new(),
+        ..OperatorSnapshot::default()
     };
     let task = worker.holder(&SlotKey {
         sink: uid(),

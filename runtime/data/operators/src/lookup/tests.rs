@@ -420,6 +420,7 @@ fn damaged_open_inputs_are_refused() {
             redistribution: Redistribution::Split,
             items: vec![vec![1, 2, 3]],
         }],
+        ..OperatorSnapshot::default()
     };
     let setup = HarnessSetup {
         restored: Some(damaged.into()),
