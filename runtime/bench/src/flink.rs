@@ -48,7 +48,7 @@ const OPENED: &[&str] = &[
 ];
 
 /// What every job is told.
-const SETTINGS: &[&str] = &[
+pub(crate) const SETTINGS: &[&str] = &[
     "parallelism.default=2",
     "pipeline.object-reuse=true",
     "execution.checkpointing.mode=EXACTLY_ONCE",

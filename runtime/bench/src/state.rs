@@ -2,8 +2,9 @@
 //!
 //! Started by `cargo xtask bench state`. Both sides run in turn, each inside one memory limit of the kernel, page cache
 //! included, with the same budget for state. Before a time of a run is used, its digest (the final state of every key) is
-//! compared with what an independent count says. The first records give each key its account; rates are those of the
-//! records behind, less a fifth that warms up. The rule: no limit, no figure; a missed bar fails the verdict by name.
+//! compared with what an independent count says. The first records give each key its account, as many on both sides warm
+//! up, and rates are those of the records behind. The rule: no limit, no figure; nothing measured over less than a few
+//! checkpoints; a missed bar fails the verdict by name.
 
 mod cases;
 mod expected;
@@ -28,12 +29,15 @@ use crate::state_job::{Payments, Ranks};
 
 const MIB: u64 = 1 << 20;
 
+/// Intervals of checkpoints that a rate must span.
+const CHECKPOINTS_LEAST: u64 = 3;
+
 /// Measures keyed state that fits into memory and that does not: a seeded generator, key_by, an account of 64 bytes for
 /// each key (value state in a keyed process function), a tally.
 ///
 /// Both sides get the same budget for state (Flink: managed memory, ours: state.memory) and run in one memory limit each
-/// (a control group of the kernel: page cache counts). Flink: RocksDB, incremental checkpoints, partitioned indexes and
-/// filters, bloom filters, object reuse. Figures: events per CPU-second of the whole process tree, memory, disk, share of
+/// (a control group of the kernel: page cache counts). Flink: RocksDB, incremental checkpoints, bloom filters, object
+/// reuse, jemalloc. Figures: events per CPU-second of the whole process tree, memory, disk, share of
 /// records that were served from memory. The last line is the verdict.
 #[derive(Debug, Parser)]
 #[command(
@@ -48,7 +52,7 @@ struct Arguments {
     /// Our backend of state.
     #[arg(long, value_enum, default_value = "rocksdb")]
     backend: Backend,
-    /// Which cases, separated by commas; every case with uniform and with Zipf keys.
+    /// Which cases, separated by commas.
     #[arg(
         long,
         value_enum,
@@ -56,6 +60,14 @@ struct Arguments {
         default_value = "cached,four,ten"
     )]
     cases: Vec<cases::Size>,
+    /// How keys are drawn, separated by commas: every case with each.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "uniform,zipf"
+    )]
+    keys: Vec<Keys>,
     /// How often each side runs a case; the largest runs once.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
@@ -65,7 +77,7 @@ struct Arguments {
     /// Memory that each side may have beside the budget, page cache included, MiB.
     #[arg(long, default_value_t = 768, value_parser = clap::value_parser!(u64).range(64..))]
     beside: u64,
-    /// Multiplies the records of every case.
+    /// Multiplies the records of every case; below 1 a rate may hold less than a few checkpoints.
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
     /// One round, a budget of 64 MiB, an eighth of the records: for a first look.
@@ -108,6 +120,8 @@ struct Plan {
     limit: u64,
     checkpoint_seconds: u64,
     scale: f64,
+    /// A rate must be that of so many seconds or more.
+    stretch_least: f64,
     work: PathBuf,
     peer_settings: Vec<String>,
 }
@@ -123,6 +137,7 @@ impl Arguments {
         ensure!(scale > 0.0, "--scale is {}; it is above 0", self.scale);
         let work = self.work_dir.clone().unwrap_or_else(std::env::temp_dir);
         disk_below(&work)?;
+        let is_whole = !self.quick && scale >= 1.0;
         Ok(Plan {
             seed: self.seed,
             backend: self.backend,
@@ -130,6 +145,11 @@ impl Arguments {
             limit: (budget + self.beside) * MIB,
             checkpoint_seconds: self.checkpoint_interval,
             scale,
+            stretch_least: if is_whole {
+                (CHECKPOINTS_LEAST * self.checkpoint_interval) as f64
+            } else {
+                0.0
+            },
             work,
             peer_settings: self.peer_setting.clone(),
         })
@@ -155,6 +175,8 @@ impl Arguments {
         words.push(format!("--backend {}", self.backend.name()));
         let cases = self.cases.iter().map(|size| size.name());
         words.push(format!("--cases {}", cases.collect::<Vec<_>>().join(",")));
+        let keys = self.keys.iter().map(|keys| keys.option());
+        words.push(format!("--keys {}", keys.collect::<Vec<_>>().join(",")));
         words.push(format!("--rounds {} --scale {}", self.rounds, self.scale));
         words.push(format!("--budget {} --beside {}", self.budget, self.beside));
         words.push(format!("--seed {}", self.seed));
@@ -195,7 +217,7 @@ fn measure(arguments: &Arguments) -> Result<Vec<String>> {
         results_first(&plan, peer.as_ref())?;
     }
     let mut table = Table::new(plan.budget, peer.is_some());
-    for case in cases::all(&arguments.cases) {
+    for case in cases::all(&arguments.cases, &arguments.keys) {
         let rounds = arguments.rounds(case);
         for round in 1..=rounds {
             let row = one_round(&plan, case, peer.as_ref(), arguments.peer_only)?;
@@ -220,19 +242,19 @@ const COMPARED: (u64, u64) = (200_000, 2_000_000);
 /// Both sides book the same payments, and every account is that of an independent count.
 fn results_first(plan: &Plan, peer: Option<&Flink>) -> Result<()> {
     for keys in [Keys::Uniform, Keys::Zipf] {
-        let work = Work::new(plan, keys, COMPARED.0, COMPARED.1)?;
+        let work = Work::new(plan, (keys, COMPARED.0), 0, COMPARED.1)?;
         let (ours, _) = ours::finish(plan, &work)?;
         work.expected.check("Highwater", &ours)?;
         let mut who = "an independent count".to_owned();
         if let Some(flink) = peer {
-            let theirs = flink::run(flink, plan, &work)?;
-            work.expected.check("Flink", &theirs.run)?;
+            let (theirs, _) = flink::finish(flink, plan, &work)?;
+            work.expected.check("Flink", &theirs)?;
             who = format!("Flink {VERSION} and {who}");
         }
         println!(
             "results, {}: {} records, digest of all accounts {:016x}, the same as {who}",
             keys.name(),
-            COMPARED.1,
+            work.records,
             ours.digest
         );
     }
@@ -243,7 +265,9 @@ fn results_first(plan: &Plan, peer: Option<&Flink>) -> Result<()> {
 #[derive(Debug)]
 struct Work {
     payments: Payments,
-    /// All records, those that give each key its account included; an even number.
+    /// Records that are in no rate: those that give each key its account, and those that warm up.
+    unmeasured: u64,
+    /// All records; an even number.
     records: u64,
     expected: Expected,
     /// Holds the table of ranks, if there is one.
@@ -251,7 +275,7 @@ struct Work {
 }
 
 impl Work {
-    fn new(plan: &Plan, keys: Keys, count: u64, records: u64) -> Result<Self> {
+    fn new(plan: &Plan, (keys, count): (Keys, u64), warm_up: u64, measured: u64) -> Result<Self> {
         let folder = tempfile::tempdir_in(&plan.work)?;
         let ranks = (keys == Keys::Zipf).then(|| Arc::new(Ranks::zipf(count)));
         if let Some(ranks) = &ranks {
@@ -259,10 +283,12 @@ impl Work {
             written.context("the table of ranks")?;
         }
         let payments = Payments { keys: count, ranks };
-        let records = records.next_multiple_of(2);
+        let unmeasured = count + warm_up;
+        let records = (unmeasured + measured).next_multiple_of(2);
         let expected = Expected::count(plan.seed, &payments, records);
         Ok(Self {
             payments,
+            unmeasured,
             records,
             expected,
             folder,
@@ -292,9 +318,9 @@ impl Work {
 /// Each side once, in turn.
 fn one_round(plan: &Plan, case: Case, peer: Option<&Flink>, peer_only: bool) -> Result<Row> {
     let keys = case.keys_of(plan.budget);
-    let records = case.size.records(plan.scale);
-    let run = |who: &str, more: u64, start: &dyn Fn(&Work) -> Result<Measured>| {
-        let work = Work::new(plan, case.keys, keys, keys + more)?;
+    let records = case.records(plan.scale);
+    let run = |who: &str, measured: u64, start: &dyn Fn(&Work) -> Result<Measured>| {
+        let work = Work::new(plan, (case.keys, keys), records.warm_up, measured)?;
         let found = start(&work).with_context(|| format!("{who}, {}", case.name()))?;
         work.expected.check(who, &found.run)?;
         anyhow::Ok(found)

@@ -1,5 +1,6 @@
 //! Programs that the testbed needs from the machine, and the line that installs each.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::error::TestbedError;
@@ -51,6 +52,22 @@ pub fn maven() -> Result<(), TestbedError> {
     runs("mvn", "--version").ok_or(TestbedError::Missing {
         tool: "maven",
         install: "apt-get install maven",
+        found: None,
+    })
+}
+
+/// The shared library of jemalloc, to be loaded before a program that has no allocator of its own.
+///
+/// # Errors
+/// `Missing`, with the line to run.
+pub fn jemalloc() -> Result<PathBuf, TestbedError> {
+    let folder = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    let folders = [folder.as_str(), "/usr/lib64", "/usr/lib"];
+    let files = folders.map(|folder| Path::new(folder).join("libjemalloc.so.2"));
+    let found = files.into_iter().find(|file| file.exists());
+    found.ok_or(TestbedError::Missing {
+        tool: "jemalloc",
+        install: "apt-get install libjemalloc2",
         found: None,
     })
 }

@@ -1,5 +1,7 @@
 //! The cases, as data: how large the state is beside the budget, and how popular its keys are.
 
+use std::collections::BTreeSet;
+
 use clap::ValueEnum;
 
 use crate::state_job::ROW_BYTES;
@@ -16,7 +18,7 @@ pub(crate) enum Size {
 }
 
 /// How popular the keys are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Keys {
     /// All alike.
     Uniform,
@@ -34,7 +36,11 @@ pub(crate) struct Case {
 /// Records of one run behind those that give each key its account.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Records {
+    /// That warm caches up and pay the debt of the fill, as many on both sides. They are in no rate.
+    pub(crate) warm_up: u64,
+    /// That are measured on our side.
     pub(crate) ours: u64,
+    /// That are measured on the peer's.
     pub(crate) peer: u64,
 }
 
@@ -47,23 +53,17 @@ impl Size {
             Self::Ten => "ten",
         }
     }
-
-    /// Records of either side behind those that fill: one to ten minutes each on two cores.
-    pub(crate) fn records(self, scale: f64) -> Records {
-        let (ours, peer) = match self {
-            Self::Cached => (800e6, 20e6),
-            Self::Four => (20e6, 5e6),
-            Self::Ten => (10e6, 3e6),
-        };
-        let scaled = |count: f64| (count * scale) as u64;
-        Records {
-            ours: scaled(ours),
-            peer: scaled(peer),
-        }
-    }
 }
 
 impl Keys {
+    /// Its name on the command line.
+    pub(crate) const fn option(self) -> &'static str {
+        match self {
+            Self::Uniform => "uniform",
+            Self::Zipf => "zipf",
+        }
+    }
+
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Uniform => "uniform keys",
@@ -93,6 +93,24 @@ impl Case {
         }
     }
 
+    /// Records behind those that fill: one to ten minutes of either side on two cores.
+    pub(crate) fn records(self, scale: f64) -> Records {
+        let (warm_up, ours, peer) = match (self.size, self.keys) {
+            (Size::Cached, Keys::Uniform) => (10e6, 1_500e6, 30e6),
+            (Size::Cached, Keys::Zipf) => (10e6, 1_500e6, 40e6),
+            (Size::Four, Keys::Uniform) => (4e6, 16e6, 4e6),
+            (Size::Four, Keys::Zipf) => (8e6, 40e6, 10e6),
+            (Size::Ten, Keys::Uniform) => (3e6, 7e6, 2e6),
+            (Size::Ten, Keys::Zipf) => (6e6, 20e6, 5e6),
+        };
+        let scaled = |count: f64| (count * scale) as u64;
+        Records {
+            warm_up: scaled(warm_up),
+            ours: scaled(ours),
+            peer: scaled(peer),
+        }
+    }
+
     /// How many times the peer's events per CPU-second are promised; `None` = the figure is reported only.
     pub(crate) const fn promised(self) -> Option<f64> {
         match self.size {
@@ -103,14 +121,9 @@ impl Case {
     }
 }
 
-/// Each size with both kinds of keys.
-pub(crate) fn all(sizes: &[Size]) -> Vec<Case> {
-    let mut sizes = sizes.to_vec();
-    sizes.sort_unstable();
-    sizes.dedup();
-    let both = [Keys::Uniform, Keys::Zipf];
-    let cases = sizes.into_iter();
-    cases
-        .flat_map(|size| both.map(|keys| Case { size, keys }))
-        .collect()
+/// Each size with each kind of keys, once.
+pub(crate) fn all(sizes: &[Size], keys: &[Keys]) -> Vec<Case> {
+    let each = |&size| keys.iter().map(move |&keys| Case { size, keys });
+    let cases: BTreeSet<_> = sizes.iter().flat_map(each).collect();
+    cases.into_iter().collect()
 }

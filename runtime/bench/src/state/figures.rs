@@ -5,15 +5,13 @@ use std::fmt;
 
 use anyhow::{Context, Result};
 
-use super::MIB;
 use super::cases::{Case, Keys, Size};
+use super::{MIB, Plan, Work};
 use crate::bars::{Bar, Bound};
 use crate::report::{Run, Sample};
 use crate::spread::Spread;
 use crate::watch::Seen;
 
-/// This share of the records behind the first of each key is warm-up.
-const WARM_UP: f64 = 0.2;
 /// Counts records whose account had to be fetched from disk.
 const MISSES: &str = "highwater_state_misses_total";
 /// Memory in use against the budget, in percent, is promised to stay below this.
@@ -23,36 +21,40 @@ const MEMORY_PERCENT: f64 = 110.0;
 #[derive(Clone, Debug)]
 pub(super) struct Measured {
     pub(super) run: Run,
+    /// How long the records took that the rates are of, in seconds.
+    pub(super) seconds: f64,
     /// Records for a CPU-second of all processes.
     pub(super) cpu_rate: f64,
     /// Records a second.
     pub(super) wall_rate: f64,
     /// The same while keys get their account.
     pub(super) fill_rate: f64,
-    /// The share of records that found their account in memory; `None` = not told.
+    /// The share of records that found their account in memory, also because one before them in their chunk brought it
+    /// there; `None` = not told.
     pub(super) hit_rate: Option<f64>,
     pub(super) seen: Seen,
 }
 
-/// The first sample with so many records, and the last one while records still came.
-fn stretch(run: &Run, from: f64) -> Result<(Sample, Sample)> {
+/// The first sample with so many records, and the last one while records still came, so many seconds later or more.
+fn stretch(run: &Run, from: f64, shortest: f64) -> Result<(Sample, Sample)> {
     let reached = |sample: &&Sample| sample.records >= from;
     let first = run.samples.iter().find(reached);
     let mut until = run.samples.iter().rev();
     let last = until.find(|sample| sample.records < run.records as f64);
     let (first, last) = first.zip(last).context("the run left no samples")?;
+    let seconds = last.wall_seconds - first.wall_seconds;
     anyhow::ensure!(
-        last.records > first.records && last.wall_seconds > first.wall_seconds,
-        "the run was too short to have a rate: give more records"
+        last.records > first.records && seconds > 0.0 && seconds >= shortest,
+        "the run was too short to have a rate: {seconds:.0} s of {shortest:.0}, give more records with --scale"
     );
     Ok((*first, *last))
 }
 
 impl Measured {
-    /// Of a run in which each of `keys` keys got its account first.
-    pub(super) fn of(run: Run, seen: Seen, keys: u64) -> Result<Self> {
-        let filled = keys as f64;
-        let (first, last) = stretch(&run, filled + WARM_UP * (run.records as f64 - filled))?;
+    /// Of a run in which each key got its account first, and caches warmed up.
+    pub(super) fn of(run: Run, seen: Seen, work: &Work, plan: &Plan) -> Result<Self> {
+        let filled = work.payments.keys as f64;
+        let (first, last) = stretch(&run, work.unmeasured as f64, plan.stretch_least)?;
         let cpu = |at: &Sample| {
             let cpu = seen.cpu_at(at.wall_seconds);
             cpu.context("nobody looked at the CPU time of the group in time")
@@ -66,6 +68,7 @@ impl Measured {
             (end.records - begin.records) / (end.wall_seconds - begin.wall_seconds)
         });
         Ok(Self {
+            seconds: last.wall_seconds - first.wall_seconds,
             cpu_rate: records / (cpu(&last)? - cpu(&first)?),
             wall_rate: records / (last.wall_seconds - first.wall_seconds),
             fill_rate,
@@ -73,6 +76,11 @@ impl Measured {
             run,
             seen,
         })
+    }
+
+    /// So many bytes of the whole run, for each of its records.
+    fn each(&self, bytes: u64) -> f64 {
+        bytes as f64 / self.run.records as f64
     }
 
     fn shown(&self) -> String {
@@ -196,6 +204,9 @@ impl Table {
             line("new keys per second, thousands", &|side| {
                 spread(side, &|one| Some(one.fill_rate), 1e3)
             });
+            line("measured for, s", &|side| {
+                spread(side, &|one| Some(one.seconds), 1.0)
+            });
             line("from memory, %", &|side| {
                 spread(side, &|one| one.hit_rate, 0.01)
             });
@@ -208,11 +219,11 @@ impl Table {
             line("on disk with checkpoints, most, MiB", &|side| {
                 spread(side, &|one| Some(one.seen.disk as f64), MIB as f64)
             });
-            line("read from disk, MiB", &|side| {
-                spread(side, &|one| Some(one.seen.disk_read as f64), MIB as f64)
+            line("read from disk, whole run, bytes a record", &|side| {
+                spread(side, &|one| Some(one.each(one.seen.disk_read)), 1.0)
             });
-            line("written to disk, MiB", &|side| {
-                spread(side, &|one| Some(one.seen.disk_written as f64), MIB as f64)
+            line("written to disk, whole run, bytes a record", &|side| {
+                spread(side, &|one| Some(one.each(one.seen.disk_written)), 1.0)
             });
             if self.has_peer {
                 let ratios: Vec<_> = rows.iter().filter_map(Row::ratio).collect();

@@ -4,17 +4,18 @@ use std::fs::File;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
+use highwater_testkit::tool;
 
 use super::figures::Measured;
 use super::{MIB, Plan, Work};
 use crate::cgroup::Cgroup;
 use crate::flink::{Flink, tail};
 use crate::program::wait;
-use crate::report;
-use crate::watch::Watch;
+use crate::report::{self, Run};
+use crate::watch::{Seen, Watch};
 
 /// The heap of Java: records in flight and the job itself; state is in managed memory.
-const HEAP_MIB: u64 = 256;
+pub(super) const HEAP_MIB: u64 = 256;
 
 /// What the job is told besides what to book. Managed memory bounds block cache and write buffers together.
 pub(super) const SETTINGS: &[&str] = &[
@@ -29,8 +30,14 @@ pub(super) const SETTINGS: &[&str] = &[
     "taskmanager.memory.network.max=32m",
 ];
 
-/// Runs the job to its end inside the limit.
+/// Runs the job to its end inside the limit, and measures it.
 pub(super) fn run(flink: &Flink, plan: &Plan, work: &Work) -> Result<Measured> {
+    let (run, seen) = finish(flink, plan, work)?;
+    Measured::of(run, seen, work, plan)
+}
+
+/// Runs the job to its end inside the limit: for its results, however short it is.
+pub(super) fn finish(flink: &Flink, plan: &Plan, work: &Work) -> Result<(Run, Seen)> {
     let folder = tempfile::tempdir_in(&plan.work)?;
     let group = Cgroup::with_limit(plan.limit)?;
     let log_path = folder.path().join("log");
@@ -38,8 +45,8 @@ pub(super) fn run(flink: &Flink, plan: &Plan, work: &Work) -> Result<Measured> {
     let report = folder.path().join("report");
     let local = folder.path().join("local");
     let mut command = flink.command(folder.path(), "StateJob", HEAP_MIB);
-    // Many arenas of glibc fragment what RocksDB allocates.
-    command.env("MALLOC_ARENA_MAX", "2");
+    // As in Flink's own images: glibc fragments what RocksDB allocates.
+    command.env("LD_PRELOAD", tool::jemalloc()?);
     command.args(SETTINGS);
     command.arg(format!(
         "taskmanager.memory.managed.size={}m",
@@ -72,6 +79,5 @@ pub(super) fn run(flink: &Flink, plan: &Plan, work: &Work) -> Result<Measured> {
         let tail = tail(&log_path);
         bail!("Flink ended with {status}, {killed} processes were ended for memory: {tail}");
     }
-    let run = report::read(&report)?;
-    Measured::of(run, watch.end()?, work.payments.keys)
+    Ok((report::read(&report)?, watch.end()?))
 }

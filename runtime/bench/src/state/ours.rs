@@ -19,7 +19,7 @@ const JOB: &str = "state";
 /// Runs the job to its end inside the limit, and measures it.
 pub(super) fn run(plan: &Plan, work: &Work) -> Result<Measured> {
     let (run, seen) = finish(plan, work)?;
-    Measured::of(run, seen, work.payments.keys)
+    Measured::of(run, seen, work, plan)
 }
 
 /// Runs the job to its end inside the limit: for its results, however short it is.

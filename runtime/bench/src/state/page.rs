@@ -41,8 +41,16 @@ fn text(table: &Table, plan: &Plan, command: &str) -> Result<String> {
         plan.checkpoint_seconds
     )?;
     let more = plan.peer_settings.iter().map(String::as_str);
-    let settings: Vec<_> = flink::SETTINGS.iter().copied().chain(more).collect();
-    writeln!(text, "Flink runs with `{}`.\n", settings.join("`, `"))?;
+    let common = crate::flink::SETTINGS.iter().chain(flink::SETTINGS);
+    let settings: Vec<_> = common.copied().chain(more).collect();
+    writeln!(
+        text,
+        "Flink runs with a heap of {} MiB beside {} MiB of managed memory, jemalloc, the parallel collector, and `{}`. Both \
+         sides skip as many records behind those that give each key its account before their rates begin.\n",
+        flink::HEAP_MIB,
+        plan.budget / MIB,
+        settings.join("`, `")
+    )?;
     bars_as_rows(&mut text, table.bars())?;
     writeln!(
         text,
