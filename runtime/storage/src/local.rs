@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use rustix::fs::{Advice, fadvise};
 
 use crate::digest::FileDigest;
 use crate::error::StorageError;
@@ -25,6 +26,10 @@ use crate::path::ObjectPath;
 use crate::storage::{Object, ObjectEntry, ObjectStorage, PutOutcome, Version};
 
 const OWN_FOLDER: &str = ".highwater";
+
+/// An object of so many bytes leaves the page cache once it is on disk: checkpoints are read after a failure, and until then
+/// would push out what the local state is read from.
+const LARGE: usize = 1 << 20;
 
 /// Objects as files below a directory.
 #[derive(Clone, Debug)]
@@ -176,12 +181,17 @@ impl Directory {
         };
         let staged = Staged {
             name,
+            version: version_of(bytes),
             moved: false,
             _shared: LockGuard(shared),
         };
         file.write_all(bytes)
             .and_then(|()| file.sync_all())
             .map_err(failed)?;
+        if bytes.len() >= LARGE {
+            // Advice only: where it is refused, the pages stay until others need the room.
+            let _is_taken = fadvise(&file, 0, None, Advice::DontNeed);
+        }
         Ok(staged)
     }
 
@@ -194,7 +204,7 @@ impl Directory {
     ) -> Result<PutOutcome, StorageError> {
         let failed = |error| self.failed("write", path, error);
         let file = self.file(path);
-        let version = version_of(&fs::read(&staged.name).map_err(failed)?);
+        let version = staged.version.clone();
         let _lock = self.lock().map_err(failed)?;
         let holds = match condition {
             Condition::None => true,
@@ -311,6 +321,7 @@ impl Directory {
 /// A file with the new content that is not in place yet; removed when dropped before that.
 struct Staged {
     name: PathBuf,
+    version: Version,
     moved: bool,
     _shared: LockGuard,
 }
