@@ -12,12 +12,21 @@ use crate::tuning::{FILES_AT_TOP, RocksOptions};
 const RANGE: KeyGroupRange = KeyGroupRange { start: 0, end: 16 };
 
 fn factory(dir: &tempfile::TempDir) -> RocksFactory {
+    factory_of(dir, 8 << 20)
+}
+
+fn factory_of(dir: &tempfile::TempDir, memory_bytes: u64) -> RocksFactory {
     let options = RocksOptions {
         local_dir: dir.path().to_owned(),
-        memory_bytes: 8 << 20,
+        memory_bytes,
         background_threads: 1,
     };
     RocksFactory::new(options).unwrap()
+}
+
+/// A state whose rows do not expire.
+fn plain() -> StateDescriptor {
+    StateDescriptor::new("all", StateKind::Value, timed().schemas)
 }
 
 fn place() -> StorePlace {
@@ -246,8 +255,7 @@ fn a_writer_waits_for_compaction_and_the_waits_are_counted() {
     let dir = tempfile::tempdir().unwrap();
     let factory = factory(&dir);
     let mut store = create(&factory);
-    let plain = StateDescriptor::new("all", StateKind::Value, timed().schemas);
-    let mut rows = store.open(&plain).unwrap();
+    let mut rows = store.open(&plain()).unwrap();
     let set = |store: &RocksStore, value| {
         let db = store.shared.db();
         for name in store.families.keys() {
@@ -256,14 +264,10 @@ fn a_writer_waits_for_compaction_and_the_waits_are_counted() {
             db.set_options_cf(&family, &option).unwrap();
         }
     };
-    let row = |number| RowWrite {
-        key: key(number),
-        value: Some(vec![1]),
-    };
     set(&store, "true");
     let files = u16::try_from(FILES_AT_TOP * 4).unwrap();
     for number in 0..files {
-        rows.write(&[row(number)]).unwrap();
+        rows.write(&small_rows(number..number + 1)).unwrap();
         for name in store.families.keys() {
             let db = store.shared.db();
             db.flush_cf(&db.cf_handle(name).unwrap()).unwrap();
@@ -272,7 +276,7 @@ fn a_writer_waits_for_compaction_and_the_waits_are_counted() {
     assert_eq!(store.report().write_waits, 0);
     let shared = Arc::clone(&store.shared);
     std::thread::scope(|scope| {
-        let writer = scope.spawn(|| rows.write(&[row(files)]));
+        let writer = scope.spawn(|| rows.write(&small_rows(files..files + 1)));
         while shared.waits() == 0 {
             assert!(!writer.is_finished());
             std::thread::yield_now();
@@ -289,8 +293,7 @@ fn reads_leave_the_memory_of_the_store_to_indexes() {
     let dir = tempfile::tempdir().unwrap();
     let factory = factory(&dir);
     let mut store = create(&factory);
-    let plain = StateDescriptor::new("all", StateKind::Value, timed().schemas);
-    let mut rows = store.open(&plain).unwrap();
+    let mut rows = store.open(&plain()).unwrap();
     let all = small_rows(0..20_000);
     rows.write(&all).unwrap();
     compact(&store);
@@ -308,15 +311,9 @@ fn reads_leave_the_memory_of_the_store_to_indexes() {
 fn a_store_that_is_reopened_knows_how_many_rows_its_indexes_are_for() {
     let dir = tempfile::tempdir().unwrap();
     // Of 20,000 small rows the filters take some 25 KB, and the index some 3.
-    let options = RocksOptions {
-        local_dir: dir.path().to_owned(),
-        memory_bytes: 32 << 10,
-        background_threads: 1,
-    };
-    let factory = RocksFactory::new(options).unwrap();
+    let factory = factory_of(&dir, 32 << 10);
     let mut store = create(&factory);
-    let plain = StateDescriptor::new("all", StateKind::Value, timed().schemas);
-    let mut rows = store.open(&plain).unwrap();
+    let mut rows = store.open(&plain()).unwrap();
     rows.write(&small_rows(0..20_000)).unwrap();
     let frozen = store.freeze().freeze().unwrap();
     drop(rows);
@@ -328,15 +325,9 @@ fn a_store_that_is_reopened_knows_how_many_rows_its_indexes_are_for() {
 #[test]
 fn a_store_that_outgrows_its_memory_splits_its_indexes_and_keeps_its_rows() {
     let dir = tempfile::tempdir().unwrap();
-    let options = RocksOptions {
-        local_dir: dir.path().to_owned(),
-        memory_bytes: 16 << 10,
-        background_threads: 1,
-    };
-    let factory = RocksFactory::new(options).unwrap();
+    let factory = factory_of(&dir, 16 << 10);
     let mut store = create(&factory);
-    let plain = StateDescriptor::new("all", StateKind::Value, timed().schemas);
-    let mut rows = store.open(&plain).unwrap();
+    let mut rows = store.open(&plain()).unwrap();
     let mut noise = 7u64;
     // Bytes that do not compress.
     let mut value = || {
@@ -374,6 +365,6 @@ fn a_store_that_outgrows_its_memory_splits_its_indexes_and_keeps_its_rows() {
     drop(store);
     let mut again = factory.reopen_store(frozen.files().unwrap()).unwrap();
     assert!(again.shared.is_in_parts());
-    let mut rows = again.open(&plain).unwrap();
+    let mut rows = again.open(&plain()).unwrap();
     assert_eq!(count(rows.as_mut()), 4_000);
 }
