@@ -74,7 +74,7 @@ fn fixture() -> Fixture {
         worker: WorkerSettings {
             slots: 2,
             state_bytes_max: 1 << 20,
-            store_bytes_max: 0,
+            store_bytes_max: 512,
             spool_bytes_max: 1 << 20,
         },
         store: Store::heap(),
@@ -192,6 +192,7 @@ fn late_figures() -> impl Iterator<Item = (TaskId, TaskFigures)> {
         }];
         report.store = Some(StoreReport {
             disk_bytes: 4_096,
+            write_waits: 3,
             ..StoreReport::default()
         });
         report
@@ -238,6 +239,14 @@ fn what_a_cache_over_a_local_store_did_is_told_by_state() {
         assert!(text.lines().any(|held| held == line), "{line} in {text}");
     }
     assert!(text.contains("highwater_store_disk_bytes{"), "{text}");
+    let waits = "highwater_store_write_waits_total{";
+    let line = text.lines().find(|line| line.starts_with(waits));
+    assert!(line.is_some_and(|line| line.ends_with(" 3")), "{text}");
+    // The view has room for stores, and none that takes it.
+    for (name, value) in [("budget", "512.0"), ("used", "0.0")] {
+        let line = format!("highwater_process_store_{name}_bytes{{identity=\"fleet\"}} {value}");
+        assert!(text.lines().any(|held| held == line), "{line} in {text}");
+    }
     let json = report::tasks(&view.figures.read());
     assert_eq!(json[0]["operators"][0]["states"][0]["misses"], 40);
     assert_eq!(json[0]["operators"][0]["store_disk_bytes"], 4_096);
