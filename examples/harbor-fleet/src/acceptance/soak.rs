@@ -433,7 +433,7 @@ impl Found {
         for (place, drift, most) in drifts {
             match drift {
                 None => wrong.push(format!(
-                    "the run was too short to know how memory drifts {place}: give 20 minutes or more"
+                    "the run was too short to know how memory drifts {place}: give 30 minutes or more"
                 )),
                 Some(drift) if drift > most => {
                     wrong.push(format!("memory drifts by {drift:.1} % {place}, at most {most} % is allowed"));
