@@ -236,7 +236,7 @@ fn measure(arguments: &Arguments) -> Result<Vec<String>> {
     Ok(table.bars().filter_map(|bar| bar.missed()).collect())
 }
 
-/// Keys and records that are compared before anything is timed.
+/// Keys, and records behind those that give each its account, that are compared before anything is timed.
 const COMPARED: (u64, u64) = (200_000, 2_000_000);
 
 /// Both sides book the same payments, and every account is that of an independent count.
