@@ -37,6 +37,10 @@ const FILTER_BITS: u32 = 10;
 /// Compactions of one store at a time. With three or more RocksDB would flush on two threads.
 const STORE_COMPACTIONS: i32 = 2;
 
+/// By how much threads that compact stand behind those that process records, in the steps of `nice`: a third of the weight.
+/// A writer that outruns them waits for them, which gives them the core. Flushes do not stand behind: a freeze waits for them.
+const COMPACTION_NICENESS: i32 = 5;
+
 /// What the stores of a worker are made of.
 #[derive(Clone, Debug)]
 pub struct RocksOptions {
@@ -68,6 +72,17 @@ pub(crate) struct Resources {
     memory_bytes: u64,
 }
 
+/// Starts the threads that compact. They begin now, and as Linux has it with the niceness of the thread that starts them;
+/// where that is refused they compact all the same.
+fn start_compaction_threads(env: &mut Env, count: i32) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _niceness = rustix::process::nice(COMPACTION_NICENESS);
+            env.set_low_priority_background_threads(count);
+        });
+    });
+}
+
 impl Resources {
     pub(crate) fn new(options: &RocksOptions) -> Result<Self, rocksdb::Error> {
         let memory = usize::try_from(options.memory_bytes).unwrap_or(usize::MAX);
@@ -80,7 +95,7 @@ impl Resources {
         let background_threads =
             i32::try_from(options.background_threads.max(1)).unwrap_or(i32::MAX);
         let mut env = Env::new()?;
-        env.set_low_priority_background_threads(background_threads);
+        start_compaction_threads(&mut env, background_threads);
         // Flushes have a thread of their own: a freeze waits for them and must not wait for a compaction.
         env.set_high_priority_background_threads(1);
         Ok(Self {
