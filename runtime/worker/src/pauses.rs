@@ -2,7 +2,8 @@
 //!
 //! Filled by the task on its slot thread, copied into its figures, read by the metrics page. The rule: a stretch is one call
 //! into the chain, at the barrier or for a portion of the snapshot, or the wait of records for the local store to be frozen;
-//! between two of them records flow.
+//! between two of them records flow. A look at whether a thread beside has sealed the snapshot is none when it has not: such a
+//! look comes with every turn and does no work, and would only count how often the machine had no core for the task.
 
 use std::time::Duration;
 

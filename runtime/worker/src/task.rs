@@ -186,8 +186,9 @@ impl Task {
         let waiting = self.advance(clock, start)?;
         if self.snapshot.is_some() {
             let start = clock.elapsed();
-            self.collect()?;
-            self.pauses.stretch(clock.elapsed().saturating_sub(start));
+            if self.collect()? {
+                self.pauses.stretch(clock.elapsed().saturating_sub(start));
+            }
             self.settle_pause();
         }
         Ok(waiting)
@@ -453,14 +454,15 @@ impl Task {
         Ok(())
     }
 
-    /// Serialises a portion of the open snapshot.
-    fn collect(&mut self) -> Result<(), OperatorError> {
+    /// Serialises a portion of the open snapshot. `false` = it did nothing: what is left is done elsewhere, as before.
+    fn collect(&mut self) -> Result<bool, OperatorError> {
         let Some(open) = &mut self.snapshot else {
-            return Ok(());
+            return Ok(false);
         };
+        let waited = open.gathering == Progress::Waiting;
         open.gathering = self.input.head().collect(&mut open.collected)?;
         if open.gathering != Progress::Done {
-            return Ok(());
+            return Ok(!waited || open.gathering != Progress::Waiting);
         }
         if let Some(OpenSnapshot {
             id,
@@ -478,7 +480,7 @@ impl Task {
                 splits,
             });
         }
-        Ok(())
+        Ok(true)
     }
 
     fn abort(&mut self, id: CheckpointId) {

@@ -1,5 +1,6 @@
 //! Tests of a task's agenda: what goes out, in which order, and what does not.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use highwater_types::Epoch;
@@ -15,7 +16,10 @@ struct Noting {
     watermarks: Arc<Mutex<Vec<Watermark>>>,
     left: Arc<Mutex<Progress>>,
     is_held: bool,
-    gathering: Progress,
+    gathering: Arc<Mutex<Progress>>,
+    /// Moves on by so many milliseconds with each call for the snapshot.
+    clock: ManualClock,
+    collect_millis: Arc<AtomicI64>,
 }
 
 impl Default for Noting {
@@ -25,7 +29,9 @@ impl Default for Noting {
             watermarks: Arc::default(),
             left: Arc::new(Mutex::new(Progress::Done)),
             is_held: false,
-            gathering: Progress::Done,
+            gathering: Arc::new(Mutex::new(Progress::Done)),
+            clock: ManualClock::default(),
+            collect_millis: Arc::default(),
         }
     }
 }
@@ -60,7 +66,9 @@ impl Downstream for Noting {
     }
 
     fn collect(&mut self, _: &mut Collected) -> Result<Progress, OperatorError> {
-        Ok(self.gathering)
+        let took = self.collect_millis.load(Ordering::Relaxed);
+        self.clock.set(ProcessingTime(self.clock.now().0 + took));
+        Ok(*self.gathering.lock().unwrap())
     }
 
     fn abort(&mut self) {}
@@ -319,7 +327,7 @@ fn a_task_works_on_a_snapshot_only_while_its_own_thread_has_to() {
         (Progress::Done, false),
     ] {
         let noting = Noting {
-            gathering,
+            gathering: Arc::new(Mutex::new(gathering)),
             ..Noting::default()
         };
         let input = TaskInput::Source(Box::new(Silent(noting)));
@@ -331,6 +339,31 @@ fn a_task_works_on_a_snapshot_only_while_its_own_thread_has_to() {
             task.events().count(),
             usize::from(gathering == Progress::Done)
         );
+    }
+}
+
+#[test]
+fn a_look_at_a_snapshot_that_is_sealed_elsewhere_is_no_pause_until_it_has_news() {
+    let noting = Noting::default();
+    let input = TaskInput::Source(Box::new(Silent(noting.clone())));
+    let mut task = Task::new(input, Arc::new(|_| {}));
+    let mut before = Duration::ZERO;
+    for (id, portion, news, longest) in [(1, 3, 7, 7), (2, 7, 3, 7)] {
+        task.letter(TaskLetter::Trigger(barrier(id))).unwrap();
+        let looks = [
+            (Progress::More, portion),
+            (Progress::Waiting, 1),
+            (Progress::Waiting, 50),
+            (Progress::Waiting, 50),
+            (Progress::Done, news),
+        ];
+        for (found, millis) in looks {
+            *noting.gathering.lock().unwrap() = found;
+            noting.collect_millis.store(millis, Ordering::Relaxed);
+            task.turn(&noting.clock).unwrap();
+        }
+        before += Duration::from_millis(longest);
+        assert_eq!(task.pauses().sum(), before);
     }
 }
 
