@@ -18,7 +18,7 @@ use clap::Parser;
 use highwater_testkit::S3;
 
 use self::figures::{Checkpoint, Table};
-use self::job::{Running, Setup};
+use self::job::{ONLY_WHEN_ASKED, Running, Setup};
 use crate::machine::{bars_as_rows, machine, today};
 use crate::program::{Backend, disk_below, refuse, tell};
 use crate::state_job::ROW_BYTES;
@@ -49,8 +49,8 @@ struct Arguments {
     /// Checkpoints over which pauses are measured; 0 leaves them out.
     #[arg(long, default_value_t = 2_000)]
     pauses: u64,
-    /// Records a second while pauses are measured.
-    #[arg(long, default_value_t = 200_000.0)]
+    /// Records a second while pauses are measured; more than the machine can process is more than it will.
+    #[arg(long, default_value_t = 50_000.0)]
     rate: f64,
     /// Memory for state, MiB.
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..))]
@@ -151,7 +151,7 @@ fn setup(arguments: &Arguments, size: f64) -> Result<Setup> {
 /// Checkpoints and restores of one size.
 fn one_size(arguments: &Arguments, size: f64, table: &mut Table) -> Result<()> {
     let setup = setup(arguments, size)?;
-    let mut running = Running::start(&setup, 0)?;
+    let mut running = Running::start(&setup, 0, 0, ONLY_WHEN_ASKED)?;
     running.advance(setup.keys)?;
     let mut note = |what: &str, one: Checkpoint| {
         println!("{size} GB, {what}: {one}");

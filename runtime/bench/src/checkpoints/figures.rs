@@ -68,12 +68,13 @@ impl fmt::Display for Restore {
 pub(super) struct Pauses {
     pub(super) checkpoints: u64,
     pub(super) failed: u64,
-    /// Bytes of rows at the end, in 10^9.
+    /// Bytes of rows, in 10^9.
     pub(super) gigabytes: f64,
-    pub(super) p50: f64,
-    pub(super) p99: f64,
-    pub(super) p999: f64,
-    pub(super) most: f64,
+    /// Records a second that the job might read, and that it did.
+    pub(super) rate_due: f64,
+    pub(super) rate: f64,
+    /// p50, p99, p99.9, the longest.
+    pub(super) quantiles: [f64; 4],
 }
 
 /// Everything.
@@ -97,7 +98,7 @@ impl Table {
             name: "p99.9 of pauses",
             bound: Bound::AtMost(PAUSE_MILLIS),
             unit: " ms",
-            value: pauses.p999 * 1e3,
+            value: pauses.quantiles[2] * 1e3,
         });
         let unchanged = self.checkpoints.iter();
         let unchanged = unchanged
@@ -132,8 +133,7 @@ impl Table {
     pub(super) fn other_lines(&self) -> Vec<[String; 2]> {
         let mut lines = Vec::new();
         if let Some(pauses) = self.pauses {
-            let [p50, p99, p999, most] =
-                [pauses.p50, pauses.p99, pauses.p999, pauses.most].map(|pause| pause * 1e3);
+            let [p50, p99, p999, most] = pauses.quantiles.map(|pause| pause * 1e3);
             lines.push([
                 format!(
                     "pauses over {} checkpoints, {:.1} GB: p50, p99, p99.9, most",
@@ -144,6 +144,10 @@ impl Table {
             lines.push([
                 "... checkpoints that failed".to_owned(),
                 pauses.failed.to_string(),
+            ]);
+            lines.push([
+                "... records a second".to_owned(),
+                format!("{:.0} of {:.0}", pauses.rate, pauses.rate_due),
             ]);
         }
         let restores = self.restores.iter();
@@ -180,10 +184,9 @@ mod tests {
             checkpoints: 2_000,
             failed: 0,
             gigabytes: 1.0,
-            p50: 0.001,
-            p99: 0.001,
-            p999,
-            most: 0.01,
+            rate_due: 25_000.0,
+            rate: 25_000.0,
+            quantiles: [0.001, 0.001, p999, 0.01],
         };
         let missed = |p999| {
             let table = Table {

@@ -20,6 +20,8 @@ use crate::program::{Backend, JobCommand};
 const PATIENCE: Duration = Duration::from_hours(1);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const JOB: &str = "sweep";
+/// The interval of a job whose checkpoints are asked for.
+pub(super) const ONLY_WHEN_ASKED: &str = "1d";
 
 /// What all processes of one size share.
 #[derive(Debug)]
@@ -38,9 +40,9 @@ impl Setup {
         self.folder.path().join("local")
     }
 
-    /// The job called `name`, before its own arguments.
-    pub(super) fn command(&self, name: &str, interval: &str) -> Result<JobCommand> {
-        let mut job = JobCommand::in_s3(self.folder.path(), name, &self.s3)?;
+    /// The job, before its own arguments.
+    fn command(&self, interval: &str) -> Result<JobCommand> {
+        let mut job = JobCommand::in_s3(self.folder.path(), JOB, &self.s3)?;
         job.arguments(&["run", "--quiet", "--log-level", "warn"]);
         job.backend(self.backend, self.budget, &self.local());
         job.arguments(&["--parallelism", "2", "--slots", "2"]);
@@ -52,7 +54,7 @@ impl Setup {
     }
 
     /// Starts a command with its output in a log.
-    pub(super) fn spawn(&self, job: &mut JobCommand, log: &str) -> Result<Child> {
+    fn spawn(&self, job: &mut JobCommand, log: &str) -> Result<Child> {
         let log = File::create(self.folder.path().join(log))?;
         let command = job.command();
         command
@@ -78,14 +80,9 @@ pub(super) struct Running<'a> {
 }
 
 impl<'a> Running<'a> {
-    /// Starts the first process.
-    pub(super) fn start(setup: &'a Setup, number: u32) -> Result<Self> {
-        Self::start_at(setup, number, 0)
-    }
-
-    /// Starts a later one, which finds `goal` records read.
-    pub(super) fn start_at(setup: &'a Setup, number: u32, goal: u64) -> Result<Self> {
-        let mut job = setup.command(JOB, "1d")?;
+    /// Starts process `number`, which finds `goal` records read and takes a checkpoint in each `interval`.
+    pub(super) fn start(setup: &'a Setup, number: u32, goal: u64, interval: &str) -> Result<Self> {
+        let mut job = setup.command(interval)?;
         job.parameter("goal", setup.folder.path().join("goal").display());
         let report = setup.folder.path().join(format!("report-{number}"));
         job.parameter("report", report.display());
@@ -131,37 +128,51 @@ impl<'a> Running<'a> {
             .join(format!("log-{}", self.number))
     }
 
-    fn status(&self) -> Result<Value> {
+    pub(super) fn status(&self) -> Result<Value> {
         Ok(serde_json::from_str(&self.note.get("/v1/status")?)?)
     }
 
     pub(super) fn metrics(&self) -> Result<Metrics> {
-        Ok(Metrics::parse(&self.note.get("/metrics")?))
+        self.metrics_of("")
+    }
+
+    /// Those with a label, such as `operator="book"`.
+    pub(super) fn metrics_of(&self, label: &str) -> Result<Metrics> {
+        Ok(Metrics::parse_with(&self.note.get("/metrics")?, label))
     }
 
     /// Waits for something; the job must live as long.
     fn wait(&mut self, what: &str, mut done: impl FnMut(&Self) -> Result<bool>) -> Result<()> {
         let started = Instant::now();
         while !done(self)? {
-            if let Some(status) = self.child.try_wait()? {
-                bail!(
-                    "the job ended with {status} before: {what}: {}",
-                    tail(&self.log())
-                );
-            }
+            self.lives(what)?;
             ensure!(started.elapsed() < PATIENCE, "this did not come: {what}");
             std::thread::sleep(LOOK_EVERY);
         }
         Ok(())
     }
 
-    /// Lets `records` more be read, and waits until they are in the state.
-    pub(super) fn advance(&mut self, records: u64) -> Result<()> {
+    /// Lets `records` more be read.
+    pub(super) fn allow(&mut self, records: u64) -> Result<()> {
         self.goal += records;
         let folder = self.setup.folder.path();
         let staged = folder.join("goal.new");
         std::fs::write(&staged, self.goal.to_string())?;
-        std::fs::rename(staged, folder.join("goal"))?;
+        Ok(std::fs::rename(staged, folder.join("goal"))?)
+    }
+
+    /// Fails if the process has ended; `before` says what it was needed for.
+    pub(super) fn lives(&mut self, before: &str) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            let said = tail(&self.log());
+            bail!("the job ended with {status} before: {before}: {said}");
+        }
+        Ok(())
+    }
+
+    /// Lets `records` more be read, and waits until they are in the state.
+    pub(super) fn advance(&mut self, records: u64) -> Result<()> {
+        self.allow(records)?;
         let due = self.goal - self.began;
         self.wait("the records are read", |running| {
             Ok(running.records()? >= due)
@@ -172,7 +183,7 @@ impl<'a> Running<'a> {
     }
 
     /// Records that this process has put out, from the last line of its report.
-    fn records(&self) -> Result<u64> {
+    pub(super) fn records(&self) -> Result<u64> {
         let text = std::fs::read_to_string(self.report())?;
         // The line that is being written may be torn.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);

@@ -2,81 +2,75 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result, ensure};
 
 use super::figures::Pauses;
-use super::job::Setup;
-use crate::flink::tail;
-use crate::http::Note;
+use super::job::{ONLY_WHEN_ASKED, Running, Setup};
 use crate::metrics::Metrics;
 
-const JOB: &str = "pauses";
 const INTERVAL: &str = "100ms";
 const PATIENCE: Duration = Duration::from_hours(1);
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Between two times at which what is due by then may be read.
+const DUE_EVERY: Duration = Duration::from_millis(20);
+/// As often are records made due between two looks at the status.
+const LOOK_EVERY: usize = 25;
 const PAUSE: &str = "highwater_task_checkpoint_pause_seconds";
 
-/// Runs until `count` checkpoints are complete, at `rate` records a second over uniform keys.
+/// Fills the state, and then runs until `count` checkpoints are complete while `rate` records a second may be read.
 ///
-/// The first of the time fills the state, so pauses while it grows are in the figures.
+/// The keys come in one order again and again: with less memory than state none of them is found in memory, which is the
+/// hardest case. What the job does not keep up with is in the figures as a lower rate.
 pub(super) fn measure(setup: &Setup, count: u64, rate: f64) -> Result<Pauses> {
-    let mut job = setup.command(JOB, INTERVAL)?;
-    job.parameter("rate", rate);
-    let log = "log-pauses";
-    let mut child = setup.spawn(&mut job, log)?;
-    let note = Note::of(&setup.folder.path().join("run"), JOB);
-    let found = watch(setup, &note, count, || match child.try_wait()? {
-        None => Ok(()),
-        Some(status) => {
-            let said = tail(&setup.folder.path().join(log));
-            bail!("the job ended with {status}: {said}")
-        }
-    });
-    child.kill()?;
-    child.wait()?;
+    let mut filling = Running::start(setup, 0, 0, ONLY_WHEN_ASKED)?;
+    filling.advance(setup.keys)?;
+    filling.checkpoint()?;
+    filling.kill()?;
+    let mut paced = Running::start(setup, 1, setup.keys, INTERVAL)?;
+    let found = pace(&mut paced, setup, count, rate);
+    paced.kill()?;
     found
 }
 
-fn watch(
-    setup: &Setup,
-    note: &Note,
-    count: u64,
-    mut lives: impl FnMut() -> Result<()>,
-) -> Result<Pauses> {
+fn pace(job: &mut Running<'_>, setup: &Setup, count: u64, rate: f64) -> Result<Pauses> {
     let started = Instant::now();
-    loop {
-        lives()?;
+    let mut allowed = 0;
+    for turn in 1.. {
+        job.lives("enough checkpoints")?;
         ensure!(
             started.elapsed() < PATIENCE,
             "{count} checkpoints did not come in {} min",
             PATIENCE.as_secs() / 60
         );
-        std::thread::sleep(LOOK_EVERY);
-        // Before the server listens nobody answers.
-        let Ok(text) = note.get("/v1/status") else {
+        std::thread::sleep(DUE_EVERY);
+        let seconds = started.elapsed().as_secs_f64();
+        let due = (seconds * rate) as u64;
+        job.allow(due - allowed)?;
+        allowed = due;
+        if turn % LOOK_EVERY != 0 {
             continue;
-        };
-        let status: Value = serde_json::from_str(&text)?;
+        }
+        let status = job.status()?;
         let of = |name: &str| status["checkpoints"][name].as_u64();
         let completed = of("completed_count").context("the status has no count of checkpoints")?;
         if completed < count {
             continue;
         }
-        let metrics = Metrics::parse_with(&note.get("/metrics")?, "operator=\"book\"");
-        // Not a number where the job does not tell: such a bar is missed.
-        let quantile = |share: f64| {
-            let bucket = metrics.quantile(PAUSE, share);
-            bucket.map_or(f64::NAN, |(_, upper)| upper)
-        };
+        let metrics = job.metrics_of("operator=\"book\"")?;
         return Ok(Pauses {
             checkpoints: completed,
             failed: of("failed_count").unwrap_or_default(),
             gigabytes: setup.keys as f64 * crate::state_job::ROW_BYTES as f64 / 1e9,
-            p50: quantile(0.5),
-            p99: quantile(0.99),
-            p999: quantile(0.999),
-            most: quantile(1.0),
+            rate_due: rate,
+            rate: job.records()? as f64 / seconds,
+            quantiles: [0.5, 0.99, 0.999, 1.0].map(|share| pause(&metrics, share)),
         });
     }
+    unreachable!("turns are counted without an end")
+}
+
+/// The upper bound in seconds of the bucket in which a share of the pauses lies: not a number where the job does not tell,
+/// and such a bar is missed.
+fn pause(metrics: &Metrics, share: f64) -> f64 {
+    let bucket = metrics.quantile(PAUSE, share);
+    bucket.map_or(f64::NAN, |(_, upper)| upper)
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use highwater::connectors::Random;
 
 use super::figures::Restore;
-use super::job::{Running, Setup};
+use super::job::{ONLY_WHEN_ASKED, Running, Setup};
 use crate::state_job::{Account, Payments};
 
 /// Kills the job, has it come back from what lies around, and then from the store alone.
@@ -21,11 +21,11 @@ pub(super) fn measure(setup: &Setup, running: Running<'_>) -> Result<Vec<(&'stat
         if from == "the store" && local.exists() {
             fs::remove_dir_all(&local)?;
         }
-        let mut running = Running::start_at(setup, number, goal)?;
+        let mut running = Running::start(setup, number, goal, ONLY_WHEN_ASKED)?;
         let seconds_to_run = running.age().as_secs_f64();
-        let metrics = running.metrics()?;
         let more = setup.keys / 100;
         running.advance(more)?;
+        let metrics = running.metrics()?;
         let run = running.stop()?;
         let grown = digest(setup, goal + more).wrapping_sub(digest(setup, goal));
         ensure!(
