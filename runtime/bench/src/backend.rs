@@ -158,10 +158,14 @@ impl<'a> Opened<'a> {
         guarded(|| check_backend(&mut self.make())).context("the suite of backends")
     }
 
-    /// One random run on the backend, on the model and on the heap. How many digests there were.
+    /// One random run on the backend, on the model and, if that is another backend, on the heap. How many digests were equal to
+    /// those of the heap.
     fn case(&self, seed: u64, steps: usize) -> Result<u64> {
         let steps = seeded_steps(seed, steps);
         let digests = guarded(|| check_steps(&mut self.make(), &steps))?;
+        if self.factory.is_none() {
+            return Ok(0);
+        }
         let on_heap = guarded(|| check_steps(&mut on_heap, &steps)).context("on the heap")?;
         if digests != on_heap {
             bail!("the canonical digests differ from those of the heap");
@@ -281,7 +285,8 @@ mod tests {
         for (at, kind) in KINDS.iter().enumerate() {
             assert!(KINDS[at + 1..].iter().all(|other| other.name != kind.name));
             let opened = Opened::of(kind).unwrap();
-            assert!(opened.case(5, 40).unwrap() > 0, "{}", kind.name);
+            let (compared, is_heap) = (opened.case(5, 40).unwrap(), opened.factory.is_none());
+            assert_eq!(compared == 0, is_heap, "{}", kind.name);
         }
     }
 
