@@ -1,4 +1,5 @@
-//! Channels between two slot threads of one process: a bounded ring one way, spent buffers the other way.
+//! Channels: between two slot threads of one process a bounded ring one way and spent buffers the other way, between
+//! workers the ends of [`crate::remote`]. Who sends and who receives does not see which.
 //!
 //! The sender never blocks and never drops: what the ring or the credit does not admit waits in an overflow queue of
 //! the sender, and its task takes no input and fires no timers until that queue is empty. So the overflow holds at most
@@ -11,6 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use highwater_connectors::WakeHandle;
 use highwater_operators::OperatorError;
 use highwater_types::{CheckpointBarrier, Chunk, Record, StreamStatus, Watermark};
+
+use crate::remote::{RemoteReceiver, RemoteSender};
 
 /// Elements that a ring holds. Small, since credit in bytes is the bound that counts.
 const RING_ELEMENTS: usize = 64;
@@ -40,7 +43,7 @@ struct Credit {
     sender_waits: AtomicBool,
 }
 
-/// Makes a channel. `wake_receiver` is called when something arrives, `wake_sender` when credit returns to a sender
+/// Makes a channel within a process. `wake_receiver` is called when something arrives, `wake_sender` when credit returns to a sender
 /// that waits.
 pub fn channel<T: Record>(
     wake_sender: WakeHandle,
@@ -49,26 +52,95 @@ pub fn channel<T: Record>(
     let (elements_in, elements_out) = rtrb::RingBuffer::new(RING_ELEMENTS);
     let (spent_in, spent_out) = rtrb::RingBuffer::new(RING_ELEMENTS);
     let credit = Arc::new(Credit::default());
-    let sender = ChannelSender {
+    let sender = RingSender {
         ring: elements_in,
         spent: spent_out,
         credit: Arc::clone(&credit),
         wake: wake_receiver,
         overflow: VecDeque::new(),
     };
+    let receiver = RingReceiver {
+        ring: elements_out,
+        spent: spent_in,
+        credit,
+        wake: wake_sender,
+    };
     (
-        sender,
-        ChannelReceiver {
-            ring: elements_out,
-            spent: spent_in,
-            credit,
-            wake: wake_sender,
-        },
+        ChannelSender(SenderEnd::Ring(sender)),
+        ChannelReceiver(ReceiverEnd::Ring(receiver)),
     )
 }
 
-/// The sending end.
-pub struct ChannelSender<T> {
+/// The sending end of a channel.
+pub struct ChannelSender<T>(SenderEnd<T>);
+
+enum SenderEnd<T> {
+    Ring(RingSender<T>),
+    Remote(RemoteSender<T>),
+}
+
+impl<T> From<RemoteSender<T>> for ChannelSender<T> {
+    fn from(remote: RemoteSender<T>) -> Self {
+        Self(SenderEnd::Remote(remote))
+    }
+}
+
+impl<T: Record> ChannelSender<T> {
+    /// A buffer to fill: one that came back, or a new one.
+    pub fn buffer(&mut self) -> Chunk<T> {
+        match &mut self.0 {
+            SenderEnd::Ring(ring) => ring.spent.pop().unwrap_or_default(),
+            SenderEnd::Remote(remote) => remote.buffer(),
+        }
+    }
+
+    /// Sends a chunk.
+    ///
+    /// # Errors
+    /// As [`ChannelSender::send`]; `TooLarge` for a record that cannot be sent to another worker.
+    pub fn send_chunk(&mut self, chunk: Chunk<T>) -> Result<(), OperatorError> {
+        match &mut self.0 {
+            SenderEnd::Ring(ring) => {
+                let bytes = estimate_bytes(&chunk);
+                ring.send(Element::Chunk(chunk, bytes))
+            }
+            SenderEnd::Remote(remote) => remote.send_chunk(chunk),
+        }
+    }
+
+    /// Sends an element behind everything sent before.
+    ///
+    /// # Errors
+    /// `Cancelled` when the receiver is gone: its attempt has ended. `LinkLost` when the connection to its worker is.
+    pub fn send(&mut self, element: Element<T>) -> Result<(), OperatorError> {
+        match &mut self.0 {
+            SenderEnd::Ring(ring) => ring.send(element),
+            SenderEnd::Remote(remote) => remote.send(element),
+        }
+    }
+
+    /// Whether something waits for room.
+    pub fn is_blocked(&self) -> bool {
+        match &self.0 {
+            SenderEnd::Ring(ring) => !ring.overflow.is_empty(),
+            SenderEnd::Remote(remote) => remote.is_blocked(),
+        }
+    }
+
+    /// Sends what waits, as far as there is room.
+    ///
+    /// # Errors
+    /// As [`ChannelSender::send`].
+    pub fn drain(&mut self) -> Result<(), OperatorError> {
+        match &mut self.0 {
+            SenderEnd::Ring(ring) => ring.drain(),
+            SenderEnd::Remote(remote) => remote.drain(),
+        }
+    }
+}
+
+/// The sending end within a process.
+struct RingSender<T> {
     ring: rtrb::Producer<Element<T>>,
     spent: rtrb::Consumer<Chunk<T>>,
     credit: Arc<Credit>,
@@ -76,23 +148,8 @@ pub struct ChannelSender<T> {
     overflow: VecDeque<Element<T>>,
 }
 
-impl<T: Record> ChannelSender<T> {
-    /// A buffer to fill: one that came back, or a new one.
-    pub fn buffer(&mut self) -> Chunk<T> {
-        self.spent.pop().unwrap_or_default()
-    }
-
-    /// Sends a chunk.
-    pub fn send_chunk(&mut self, chunk: Chunk<T>) -> Result<(), OperatorError> {
-        let bytes = estimate_bytes(&chunk);
-        self.send(Element::Chunk(chunk, bytes))
-    }
-
-    /// Sends an element behind everything sent before.
-    ///
-    /// # Errors
-    /// `Cancelled` when the receiver is gone: its attempt has ended.
-    pub fn send(&mut self, element: Element<T>) -> Result<(), OperatorError> {
+impl<T: Record> RingSender<T> {
+    fn send(&mut self, element: Element<T>) -> Result<(), OperatorError> {
         if !self.overflow.is_empty() {
             self.overflow.push_back(element);
             return self.drain();
@@ -104,13 +161,7 @@ impl<T: Record> ChannelSender<T> {
         Ok(())
     }
 
-    /// Whether something waits for room.
-    pub fn is_blocked(&self) -> bool {
-        !self.overflow.is_empty()
-    }
-
-    /// Sends what waits, as far as there is room.
-    pub fn drain(&mut self) -> Result<(), OperatorError> {
+    fn drain(&mut self) -> Result<(), OperatorError> {
         let before = self.overflow.len();
         while let Some(element) = self.overflow.pop_front() {
             if let Some(refused) = self.try_send(element)? {
@@ -187,24 +238,57 @@ fn estimate_bytes<T: Record>(chunk: &Chunk<T>) -> usize {
     chunk.len() * (size_of::<T>() + 16) + outside * chunk.len() / sampled.max(1)
 }
 
-/// The receiving end.
-pub struct ChannelReceiver<T> {
+/// The receiving end of a channel.
+pub struct ChannelReceiver<T>(ReceiverEnd<T>);
+
+enum ReceiverEnd<T> {
+    Ring(RingReceiver<T>),
+    Remote(RemoteReceiver<T>),
+}
+
+impl<T> From<RemoteReceiver<T>> for ChannelReceiver<T> {
+    fn from(remote: RemoteReceiver<T>) -> Self {
+        Self(ReceiverEnd::Remote(remote))
+    }
+}
+
+impl<T: Record> ChannelReceiver<T> {
+    /// Takes the next element.
+    ///
+    /// # Errors
+    /// Of a channel between workers: `LinkLost` when the connection is gone, `Wire` when what came is no element.
+    pub fn pop(&mut self) -> Result<Option<Element<T>>, OperatorError> {
+        match &mut self.0 {
+            ReceiverEnd::Ring(ring) => Ok(ring.pop()),
+            ReceiverEnd::Remote(remote) => remote.pop(),
+        }
+    }
+
+    /// Gives credit and memory of a chunk back.
+    pub fn release(&mut self, chunk: Chunk<T>, bytes: usize) {
+        match &mut self.0 {
+            ReceiverEnd::Ring(ring) => ring.release(chunk, bytes),
+            ReceiverEnd::Remote(remote) => remote.release(chunk, bytes),
+        }
+    }
+}
+
+/// The receiving end within a process.
+struct RingReceiver<T> {
     ring: rtrb::Consumer<Element<T>>,
     spent: rtrb::Producer<Chunk<T>>,
     credit: Arc<Credit>,
     wake: WakeHandle,
 }
 
-impl<T> ChannelReceiver<T> {
-    /// Takes the next element.
-    pub fn pop(&mut self) -> Option<Element<T>> {
+impl<T> RingReceiver<T> {
+    fn pop(&mut self) -> Option<Element<T>> {
         let element = self.ring.pop().ok()?;
         self.room_made();
         Some(element)
     }
 
-    /// Gives credit and memory of a chunk back.
-    pub fn release(&mut self, mut chunk: Chunk<T>, bytes: usize) {
+    fn release(&mut self, mut chunk: Chunk<T>, bytes: usize) {
         chunk.clear();
         // A full return ring only means that the sender has buffers enough.
         drop(self.spent.push(chunk));
@@ -236,6 +320,13 @@ mod tests {
         WakeHandle::new(|| {})
     }
 
+    fn ring_of<T>(sender: &ChannelSender<T>) -> &RingSender<T> {
+        match &sender.0 {
+            SenderEnd::Ring(ring) => ring,
+            SenderEnd::Remote(_) => panic!("the channel is within a process"),
+        }
+    }
+
     fn full_chunk() -> Chunk<u64> {
         let mut chunk = Chunk::with_room();
         (0..1_024).for_each(|value| chunk.push(value, EventTime(0)));
@@ -252,7 +343,7 @@ mod tests {
         let mut count = 0;
         let mut ended = false;
         while !ended {
-            match receiver.pop() {
+            match receiver.pop().unwrap() {
                 Some(Element::Chunk(chunk, bytes)) => {
                     count += chunk.len();
                     receiver.release(chunk, bytes);
@@ -289,7 +380,7 @@ mod tests {
             sender.send_chunk(full_chunk()).unwrap();
         }
         assert_eq!(woken.load(Ordering::SeqCst), 0);
-        let Some(Element::Chunk(chunk, bytes)) = receiver.pop() else {
+        let Some(Element::Chunk(chunk, bytes)) = receiver.pop().unwrap() else {
             panic!("a chunk was sent")
         };
         receiver.release(chunk, bytes);
@@ -327,7 +418,7 @@ mod tests {
             scope.spawn(|| {
                 for round in 1..=ROUNDS {
                     meet(&receiving, &sending, 2 * round);
-                    drop(receiver.pop());
+                    drop(receiver.pop().unwrap());
                     meet(&receiving, &sending, 2 * round + 1);
                 }
             });
@@ -338,7 +429,10 @@ mod tests {
                 // Counted, since the other side would wait for ever behind a panic here.
                 lost += usize::from(sender.is_blocked() && woken.load(Ordering::SeqCst) == 0);
                 woken.store(0, Ordering::SeqCst);
-                sender.credit.sender_waits.store(false, Ordering::SeqCst);
+                ring_of(&sender)
+                    .credit
+                    .sender_waits
+                    .store(false, Ordering::SeqCst);
                 sender.drain().unwrap();
             }
         });

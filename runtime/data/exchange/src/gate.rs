@@ -4,7 +4,7 @@
 //! which channels are blocked. It is generic over its records and used through the untyped [`InputGate`].
 
 use highwater_operators::{Downstream, OperatorError, Push};
-use highwater_types::{CheckpointBarrier, Chunk, StreamStatus, Watermark};
+use highwater_types::{CheckpointBarrier, Chunk, Record, StreamStatus, Watermark};
 
 use crate::channel::{ChannelReceiver, Element};
 
@@ -59,7 +59,7 @@ struct Rest<T> {
     bytes: usize,
 }
 
-impl<T> Gate<T> {
+impl<T: Record> Gate<T> {
     /// A gate over `channels` in front of `head`.
     pub fn new(channels: Vec<ChannelReceiver<T>>, head: Box<dyn Push<T>>) -> Self {
         let blocked = vec![false; channels.len()];
@@ -106,7 +106,7 @@ impl<T> Gate<T> {
     }
 }
 
-impl<T> InputGate for Gate<T> {
+impl<T: Record> InputGate for Gate<T> {
     fn channel_count(&self) -> usize {
         self.channels.len()
     }
@@ -126,7 +126,7 @@ impl<T> InputGate for Gate<T> {
             if self.blocked[channel] {
                 continue;
             }
-            let Some(element) = self.channels[channel].pop() else {
+            let Some(element) = self.channels[channel].pop()? else {
                 continue;
             };
             self.next = (channel + 1) % count;

@@ -43,6 +43,27 @@ pub enum OperatorError {
     /// The operating system gives no thread that seals a snapshot.
     #[error("no thread to seal a snapshot; raise the limit of processes or lower the parallelism")]
     NoThread(#[source] std::io::Error),
+    /// The connection to another worker is gone, and what was on its way with it. The next attempt sends it again.
+    #[error("the link to {peer} was lost: {reason}")]
+    LinkLost {
+        /// The other worker.
+        peer: String,
+        /// What happened to the connection.
+        reason: String,
+    },
+    /// A record is too large to be sent to another worker.
+    #[error(
+        "a record of {bytes} bytes is too large to be sent to another worker; split it before the exchange"
+    )]
+    TooLarge {
+        /// Its encoded size.
+        bytes: usize,
+    },
+    /// What another worker sent is no element of this channel.
+    #[error(
+        "what another worker sent cannot be read; coordinator and workers must run the same program"
+    )]
+    Wire(#[source] highwater_types::DecodeError),
     /// The task was told to stop while it worked.
     #[error("the attempt was cancelled")]
     Cancelled,
@@ -61,8 +82,12 @@ impl OperatorError {
 impl Classified for OperatorError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::User { .. } | Self::NoThread(_) | Self::Cancelled => ErrorKind::Transient,
-            Self::NoEventTime { .. } => ErrorKind::Invalid,
+            Self::User { .. } | Self::NoThread(_) | Self::LinkLost { .. } | Self::Cancelled => {
+                ErrorKind::Transient
+            }
+            Self::NoEventTime { .. } | Self::TooLarge { .. } => ErrorKind::Invalid,
+            // The checksum of the frame was right.
+            Self::Wire(_) => ErrorKind::Bug,
             Self::State(source) => source.kind(),
             Self::Connector(source) => source.kind(),
             Self::Restore { .. } => ErrorKind::Corrupt,

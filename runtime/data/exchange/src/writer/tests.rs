@@ -43,7 +43,7 @@ fn every_record_reaches_the_owner_of_its_key_group_in_order() {
     for (index, receiver) in receivers.iter_mut().enumerate() {
         let mut last = None;
         loop {
-            match receiver.pop() {
+            match receiver.pop().unwrap() {
                 Some(Element::Chunk(chunk, bytes)) => {
                     assert!(chunk.is_keyed());
                     for (value, hash) in chunk.records().iter().zip(chunk.hashes()) {
@@ -82,14 +82,14 @@ fn a_barrier_goes_out_behind_what_was_collected_and_the_watermark() {
     writer.barrier(&barrier).unwrap();
     let receiver = &mut receivers[0];
     assert!(
-        matches!(receiver.pop(), Some(Element::Chunk(chunk, _)) if chunk.records() == [0, 1, 2])
+        matches!(receiver.pop().unwrap(), Some(Element::Chunk(chunk, _)) if chunk.records() == [0, 1, 2])
     );
     assert!(matches!(
-        receiver.pop(),
+        receiver.pop().unwrap(),
         Some(Element::Watermark(Watermark(7)))
     ));
-    assert!(matches!(receiver.pop(), Some(Element::Barrier(seen)) if seen == barrier));
-    assert!(receiver.pop().is_none());
+    assert!(matches!(receiver.pop().unwrap(), Some(Element::Barrier(seen)) if seen == barrier));
+    assert!(receiver.pop().unwrap().is_none());
 }
 
 #[test]
@@ -98,13 +98,17 @@ fn broadcast_copies_and_rebalance_takes_turns() {
     writer.push(&mut chunk(0..2)).unwrap();
     assert_eq!(writer.turn().unwrap(), Progress::Done);
     for receiver in &mut receivers {
-        assert!(matches!(receiver.pop(), Some(Element::Chunk(chunk, _)) if chunk.len() == 2));
+        assert!(
+            matches!(receiver.pop().unwrap(), Some(Element::Chunk(chunk, _)) if chunk.len() == 2)
+        );
     }
     let (mut writer, mut receivers) = edge(2, Partitioner::Rebalance);
     writer.push(&mut chunk(0..2)).unwrap();
     writer.push(&mut chunk(2..4)).unwrap();
     assert_eq!(writer.turn().unwrap(), Progress::Done);
     for receiver in &mut receivers {
-        assert!(matches!(receiver.pop(), Some(Element::Chunk(chunk, _)) if chunk.len() == 2));
+        assert!(
+            matches!(receiver.pop().unwrap(), Some(Element::Chunk(chunk, _)) if chunk.len() == 2)
+        );
     }
 }
