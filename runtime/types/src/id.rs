@@ -202,6 +202,10 @@ number! {
     SubtaskIndex(u32)
 }
 number! {
+    /// One worker process of a job, counted from 0 in the order in which they registered with a coordinator.
+    WorkerIndex(u32)
+}
+number! {
     /// One unit of worker capacity: a slot thread, counted from 0.
     SlotIndex(u32)
 }

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use highwater_types::{ErrorKind, Nonce};
+use serde::{Deserialize, Serialize};
 
 use crate::head::{Head, HeadChange};
 use crate::mutant::{Mutant, planted};
@@ -392,7 +393,7 @@ impl HeadKeeper {
 }
 
 /// The answer of a leader to a worker that asks whether its attempt is current (S5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Authority {
     /// The leader has just read its own epoch in `head`, and the attempt is one of its own.
     Current,

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use highwater_types::{JobIdentity, MaxParallelism, OperatorUid, Parallelism, SubtaskIndex};
+use serde::{Deserialize, Serialize};
 
 use crate::hash::ContentHash;
 use crate::head::SlotCounts;
@@ -16,7 +17,7 @@ use crate::paths::RelativePath;
 use crate::stop::SlotKey;
 
 /// One subtask of one chain of operators, named by the first of them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TaskId {
     /// The first operator of the chain.
     pub vertex: OperatorUid,
@@ -139,7 +140,7 @@ impl JobShape {
 }
 
 /// What one task puts into a snapshot.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TaskSnapshot {
     /// The files that its state refers to: of this try, or of the last completed checkpoint (L2).
     pub files: BTreeMap<RelativePath, FileEntry>,

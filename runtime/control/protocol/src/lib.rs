@@ -18,6 +18,7 @@ pub mod manifest;
 pub mod mutant;
 pub mod nonce;
 pub mod paths;
+pub mod placement;
 pub mod recovery;
 pub mod sealed;
 pub mod shared_files;

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use highwater_types::{Classified, ErrorKind, OperatorUid};
+use serde::{Deserialize, Serialize};
 
 /// What helps when a marker topic is gone.
 pub const MARKERS_LOST_STEP: &str = "restore the topic, or begin a new lineage beside the output that is there: from a savepoint with \
@@ -28,7 +29,7 @@ fn after_visible(number: u64, giving_up: bool) -> String {
 }
 
 /// One subtask of one sink: the unit of sink commit.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SlotKey {
     /// The sink.
     pub sink: OperatorUid,
@@ -43,7 +44,7 @@ impl fmt::Display for SlotKey {
 }
 
 /// Why a job stopped with state and log kept.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum NamedStop {
     /// A committed marker is newer than the last completed checkpoint.
     #[error(
@@ -163,7 +164,7 @@ pub enum NamedStop {
 }
 
 /// What the outside refuses to commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RefusedPart {
     /// Output of the log.
     Record,
@@ -181,7 +182,7 @@ impl fmt::Display for RefusedPart {
 }
 
 /// What is wrong with a marker topic.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MarkerFault {
     /// The topic was made anew.
     Replaced {
@@ -227,7 +228,7 @@ impl fmt::Display for MarkerFault {
 }
 
 /// What a new graph does with a sink that has pending output.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SinkChange {
     /// The sink is not in the graph.
     Removes,

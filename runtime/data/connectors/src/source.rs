@@ -14,6 +14,7 @@ use compact_str::CompactString;
 use highwater_types::{
     Boundedness, CheckpointId, Chunk, JobIdentity, OperatorUid, Parallelism, Record, SubtaskIndex,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::dead_letter::DeadLetter;
 use crate::error::ConnectorError;
@@ -31,7 +32,7 @@ pub struct SourceFacts {
 }
 
 /// One unit of input with the position to read from: what a checkpoint keeps of it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Split {
     /// Names the split within its source, for ever.
     pub id: CompactString,

@@ -11,6 +11,7 @@ use highwater_types::{
     CheckpointBarrier, CheckpointId, Chunk, OperatorUid, ProcessingTime, Record, StreamStatus,
     Watermark,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::error::OperatorError;
 use crate::outputs::Outputs;
@@ -81,7 +82,7 @@ impl fmt::Debug for TaskClock {
 }
 
 /// What one operator subtask counts and holds, for metrics and the live view.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperatorReport {
     /// The operator.
     pub uid: OperatorUid,

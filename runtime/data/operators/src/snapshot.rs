@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use highwater_state::{LocalDir, StoreFiles};
 use highwater_types::KeyGroupRange;
+use serde::{Deserialize, Serialize};
 
 use crate::error::OperatorError;
 
 /// How list state is dealt out when the parallelism changes.
 ///
 /// Source: Flink operator state, `getListState` and `getUnionListState`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Redistribution {
     /// The concatenated list is split evenly, in order.
     Split,
@@ -21,7 +22,7 @@ pub enum Redistribution {
 }
 
 /// One named list of opaque items.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListStateSnapshot {
     /// The name, unique within the operator.
     pub name: String,

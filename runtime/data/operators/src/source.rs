@@ -9,6 +9,7 @@ use highwater_connectors::{
 };
 use highwater_time::{SourceSignal, SplitWatermarks};
 use highwater_types::{CheckpointId, EventTime, Record};
+use serde::{Deserialize, Serialize};
 
 use crate::chain::Downstream;
 use crate::error::OperatorError;
@@ -30,7 +31,7 @@ pub enum SourcePoll {
 }
 
 /// What one reader of a source counts since its attempt began, for status and metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SourceReport {
     /// Refused records that were dropped, because the job says so.
     pub dropped: u64,

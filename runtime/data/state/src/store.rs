@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use highwater_types::{KeyGroupRange, OperatorUid, ProcessingTime, SubtaskIndex};
+use serde::{Deserialize, Serialize};
 
 use crate::backing::{Backing, VisitRow};
 use crate::descriptor::StateDescriptor;
@@ -144,7 +145,7 @@ pub trait FrozenStore: Send {
 }
 
 /// What a store takes and did, for metrics. Bytes and counts since it was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreReport {
     /// Bytes on local disk.
     pub disk_bytes: u64,

@@ -4,6 +4,7 @@
 //! of two from 1 ms, so the answer is exact within a factor of two: enough to choose an out-of-orderness bound.
 
 use highwater_types::{EventTime, Watermark};
+use serde::{Deserialize, Serialize};
 
 const BUCKETS: usize = 40;
 
@@ -60,7 +61,7 @@ const fn bucket_limit_ms(bucket: usize) -> i64 {
 }
 
 /// Late records by how late they were; merges across subtasks.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LatenessSnapshot {
     counts: Vec<u64>,
     total: u64,

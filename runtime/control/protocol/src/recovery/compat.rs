@@ -6,13 +6,14 @@
 use std::collections::BTreeSet;
 
 use highwater_types::{Classified, ErrorKind, OperatorUid};
+use serde::{Deserialize, Serialize};
 
 use crate::job::{JobShape, OperatorShape};
 use crate::manifest::{Blob, Manifest, OperatorState, SinkState, StateSchema};
 use crate::stop::{MarkerFault, NamedStop, SinkChange, SlotKey};
 
 /// What happens to state that no operator of the graph takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UnmatchedState {
     /// The restore is refused.
     Refuse,

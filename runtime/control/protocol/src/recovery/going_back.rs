@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_types::CheckpointId;
+use serde::{Deserialize, Serialize};
 
 use super::SavepointFacts;
 use super::compat::unreachable_markers;
@@ -26,7 +27,7 @@ use crate::source_start::base;
 use crate::stop::{NamedStop, SlotKey};
 
 /// Why a number is given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fault {
     /// Its state or its manifest cannot be used, or a void marker was met: it cannot be gone on from.
     State,

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_types::CheckpointId;
+use serde::{Deserialize, Serialize};
 
 use crate::head::Head;
 use crate::job::{JobShape, TaskId};
@@ -18,7 +19,7 @@ use crate::sink_slot::Purpose;
 use crate::stop::SlotKey;
 
 /// One slot's `Session(n)` and the task whose worker performs it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotDuty {
     /// The slot, possibly one that the graph no longer has.
     pub slot: SlotKey,

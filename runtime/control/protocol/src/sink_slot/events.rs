@@ -4,6 +4,7 @@
 //! any order and late, since every result names the session or the checkpoint that it belongs to.
 
 use highwater_types::CheckpointId;
+use serde::{Deserialize, Serialize};
 
 use super::session::LogSource;
 use super::spool::{Position, RecordRange};
@@ -16,7 +17,7 @@ use crate::stop::NamedStop;
 pub struct SessionNumber(pub u64);
 
 /// What a marker says about the output of its checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum MarkerKind {
     /// The output is in the transaction of the marker.
     Output,

@@ -4,6 +4,7 @@
 //! to it, then act in this same session. A session that is lost on the way decides nothing.
 
 use highwater_types::CheckpointId;
+use serde::{Deserialize, Serialize};
 
 use super::events::{MarkerKind, MarkerReading, SessionNumber, SlotEffect, SlotEvent};
 use super::spool::{Position, RecordRange};
@@ -22,7 +23,7 @@ pub enum LogSource {
 }
 
 /// What a session is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Purpose {
     /// The output is to be visible.
     Confirm,

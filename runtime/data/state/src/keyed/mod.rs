@@ -14,6 +14,7 @@ mod value;
 use std::any::Any;
 
 use highwater_types::{Key, KeyGroup, KeyHash, ProcessingTime, Record};
+use serde::{Deserialize, Serialize};
 
 pub use self::aggregating::{AggregatingState, Aggregation};
 pub use self::list::ListState;
@@ -30,7 +31,7 @@ use crate::snapshot::{RowOrder, UnsealedState};
 use crate::table::{Namespace, StateTable, TableSetup};
 
 /// What one state holds now and did since it was opened.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateReport {
     /// The name of the state.
     pub name: String,
