@@ -11,8 +11,9 @@ use highwater_connectors::{
     BadInput, ConnectorError, OutputTarget, SinkFacts, SourceFacts, SplitEnumerator, WakeHandle,
     WriterContext,
 };
+use highwater_exchange::remote::{ChannelIndex, Compression, InboundPort, LinkBell, OutboundPort};
 use highwater_exchange::{
-    ChannelReceiver, ChannelSender, ExchangeWriter, Gate, InputGate, Partitioner, channel,
+    ChannelReceiver, ChannelSender, ExchangeWriter, Gate, InputGate, Partitioner, channel, remote,
 };
 use highwater_operators::{
     OperatorContext, OperatorError, OutputQueue, Outputs, Port, Push, SidePort, SourceInput,
@@ -70,6 +71,23 @@ pub trait StreamType: Send + Sync {
     fn channel(&self, wake_sender: WakeHandle, wake_receiver: WakeHandle)
     -> (ErasedEnd, ErasedEnd);
 
+    /// Makes the sending end of a channel to another worker, and the port of its link.
+    fn outbound(
+        &self,
+        channel: ChannelIndex,
+        bell: Arc<dyn LinkBell>,
+        wake: WakeHandle,
+        compression: Compression,
+    ) -> (ErasedEnd, OutboundPort);
+
+    /// Makes the receiving end of a channel from another worker, and the port of its link.
+    fn inbound(
+        &self,
+        channel: ChannelIndex,
+        bell: Arc<dyn LinkBell>,
+        wake: WakeHandle,
+    ) -> (ErasedEnd, InboundPort);
+
     /// Joins receiving ends and the head of a chain.
     fn gate(&self, receivers: Vec<ErasedEnd>, head: ErasedPush) -> Box<dyn InputGate>;
 
@@ -100,6 +118,27 @@ impl<T: Record> StreamType for TypeOf<T> {
     ) -> (ErasedEnd, ErasedEnd) {
         let (sender, receiver) = channel::<T>(wake_sender, wake_receiver);
         (Box::new(sender), Box::new(receiver))
+    }
+
+    fn outbound(
+        &self,
+        channel: ChannelIndex,
+        bell: Arc<dyn LinkBell>,
+        wake: WakeHandle,
+        compression: Compression,
+    ) -> (ErasedEnd, OutboundPort) {
+        let (sender, port) = remote::outbound::<T>(channel, bell, wake, compression);
+        (Box::new(ChannelSender::from(sender)), port)
+    }
+
+    fn inbound(
+        &self,
+        channel: ChannelIndex,
+        bell: Arc<dyn LinkBell>,
+        wake: WakeHandle,
+    ) -> (ErasedEnd, InboundPort) {
+        let (receiver, port) = remote::inbound::<T>(channel, bell, wake);
+        (Box::new(ChannelReceiver::from(receiver)), port)
     }
 
     fn gate(&self, receivers: Vec<ErasedEnd>, head: ErasedPush) -> Box<dyn InputGate> {

@@ -1,7 +1,7 @@
 //! Builds the tasks of an attempt: channels on the worker's thread, chains on the slot threads.
 //!
-//! Subtask `i` of every task goes to slot `i mod slots`, so a slot holds one subtask of each task: a whole slice of the
-//! pipeline. Channel ends are made first and travel to the slot that uses them; everything else is made where it runs.
+//! Subtask `i` of every task goes to the same slot, so a slot holds one subtask of each task: a whole slice of the pipeline. An edge
+//! to a subtask that another worker runs ends in a link. Channel ends are made first and travel to the slot that uses them; everything else is made where it runs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +9,9 @@ use std::sync::Arc;
 use highwater_api::JobProgram;
 use highwater_api::code::{ErasedEnd, ErasedOutputs, ErasedPush, NodeCode, Sending};
 use highwater_connectors::{Split, WakeHandle, WriterContext};
+use highwater_exchange::remote::{ChannelIndex, Compression, InboundPort, OutboundPort};
 use highwater_graph::{EdgeId, JobVertex, NodeId, OutputName, Partitioning};
+use highwater_network::Bell;
 use highwater_operators::{
     OnUnmatched, OperatorContext, OperatorError, RestoredOperator, TaskClock,
 };
@@ -19,9 +21,11 @@ use highwater_protocol::recovery::UnmatchedState;
 use highwater_protocol::stop::SlotKey;
 use highwater_state::{MemoryBudget, Store};
 use highwater_time::StatusValve;
-use highwater_types::{Classified, JobIdentity, Lineage, OperatorUid, Parallelism, SubtaskIndex};
+use highwater_types::{
+    Classified, JobIdentity, Lineage, OperatorUid, Parallelism, SubtaskIndex, WorkerIndex,
+};
 
-use crate::messages::{FailureReport, OperatorSubtask};
+use crate::messages::{FailureReport, OperatorSubtask, Standing};
 use crate::sink::SinkMailbox;
 use crate::slot::{SlotTask, error_chain};
 use crate::task::{Task, TaskInput, TaskLetter};
@@ -80,16 +84,101 @@ pub fn task_id(program: &JobProgram, vertex: &JobVertex, subtask: SubtaskIndex) 
     }
 }
 
-/// Makes the channels of every edge between two tasks and deals out their ends.
+/// The links of an attempt on one worker, to be connected.
+#[derive(Default)]
+pub struct Links {
+    /// Those that send, by receiving worker.
+    pub sending: BTreeMap<WorkerIndex, Ports<OutboundPort>>,
+    /// Those that receive, by sending worker.
+    pub receiving: BTreeMap<WorkerIndex, Ports<InboundPort>>,
+}
+
+/// The channels of one link, in the order in which both sides count them.
+pub struct Ports<P> {
+    /// Rung by their ends.
+    pub bell: Arc<Bell>,
+    /// Their ports.
+    pub ports: Vec<P>,
+}
+
+/// One channel of an edge between two tasks.
+struct Crossing<'a> {
+    edge: EdgeId,
+    from: (&'a JobVertex, SubtaskIndex),
+    to: (&'a JobVertex, SubtaskIndex),
+}
+
+/// Every channel of the job, in an order that is the same on all workers.
+fn crossings(program: &JobProgram) -> Vec<Crossing<'_>> {
+    let plan = program.plan();
+    let mut all = Vec::new();
+    let edges = plan.graph.edges().iter();
+    for edge in edges.filter(|edge| !plan.job.is_chained(edge.id)) {
+        let from = plan.job.vertex(plan.job.vertex_of(edge.from));
+        let to = plan.job.vertex(plan.job.vertex_of(edge.to));
+        for sender in (0..from.parallelism.0).map(SubtaskIndex) {
+            for receiver in receivers_of(&edge.partitioning, sender, to.parallelism) {
+                all.push(Crossing {
+                    edge: edge.id,
+                    from: (from, sender),
+                    to: (to, receiver),
+                });
+            }
+        }
+    }
+    all
+}
+
+impl Links {
+    /// The links with bells for their channels, and no channel yet.
+    fn of(crossings: &[Crossing<'_>], standing: &Standing) -> Self {
+        let (mut sending, mut receiving) = (BTreeMap::new(), BTreeMap::new());
+        for crossing in crossings {
+            match (
+                standing.other_of(crossing.from.1),
+                standing.other_of(crossing.to.1),
+            ) {
+                (None, Some(to)) => *sending.entry(to).or_insert(0) += 1,
+                (Some(from), None) => *receiving.entry(from).or_insert(0) += 1,
+                _ => {}
+            }
+        }
+        Self {
+            sending: sending.into_iter().map(Ports::without_any).collect(),
+            receiving: receiving.into_iter().map(Ports::without_any).collect(),
+        }
+    }
+}
+
+impl<P> Ports<P> {
+    fn without_any((worker, channels): (WorkerIndex, usize)) -> (WorkerIndex, Self) {
+        let ports = Self {
+            bell: Arc::new(Bell::new(channels)),
+            ports: Vec::with_capacity(channels),
+        };
+        (worker, ports)
+    }
+
+    /// The index and the bell of the next channel.
+    fn next(&self) -> (ChannelIndex, Arc<Bell>) {
+        (
+            ChannelIndex(self.ports.len() as u32),
+            Arc::clone(&self.bell),
+        )
+    }
+}
+
+/// Makes the channels of every edge between two tasks and deals out the ends of those that run here.
 pub fn wire(
     program: &JobProgram,
+    standing: &Standing,
     wake_of: impl Fn(SubtaskIndex) -> WakeHandle,
-) -> BTreeMap<TaskId, SubtaskParts> {
+) -> (BTreeMap<TaskId, SubtaskParts>, Links) {
     let plan = program.plan();
     let mut parts = BTreeMap::new();
     for vertex in plan.job.vertices() {
-        for index in 0..vertex.parallelism.0 {
-            let subtask = SubtaskIndex(index);
+        let subtasks = (0..vertex.parallelism.0).map(SubtaskIndex);
+        for subtask in subtasks.filter(|subtask| standing.other_of(*subtask).is_none()) {
             let part = SubtaskParts {
                 vertex: vertex.clone(),
                 subtask,
@@ -102,28 +191,43 @@ pub fn wire(
             parts.insert(task_id(program, vertex, subtask), part);
         }
     }
-    for edge in plan
-        .graph
-        .edges()
-        .iter()
-        .filter(|edge| !plan.job.is_chained(edge.id))
-    {
-        let of = program.edge_type(edge.id);
-        let from = plan.job.vertex(plan.job.vertex_of(edge.from));
-        let to = plan.job.vertex(plan.job.vertex_of(edge.to));
-        for sender in (0..from.parallelism.0).map(SubtaskIndex) {
-            for receiver in receivers_of(&edge.partitioning, sender, to.parallelism) {
-                let (sending, receiving) = of.channel(wake_of(sender), wake_of(receiver));
-                if let Some(part) = parts.get_mut(&task_id(program, from, sender)) {
-                    part.senders.entry(edge.id).or_default().push(sending);
-                }
-                if let Some(part) = parts.get_mut(&task_id(program, to, receiver)) {
-                    part.receivers.push(receiving);
-                }
+    let crossings = crossings(program);
+    let mut links = Links::of(&crossings, standing);
+    for Crossing { edge, from, to } in crossings {
+        let of = program.edge_type(edge);
+        let (sending, receiving) = match (standing.other_of(from.1), standing.other_of(to.1)) {
+            (None, None) => {
+                let (sending, receiving) = of.channel(wake_of(from.1), wake_of(to.1));
+                (Some(sending), Some(receiving))
             }
+            (None, Some(worker)) => {
+                let Some(link) = links.sending.get_mut(&worker) else {
+                    continue;
+                };
+                let (channel, bell) = link.next();
+                let (end, port) = of.outbound(channel, bell, wake_of(from.1), Compression::Off);
+                link.ports.push(port);
+                (Some(end), None)
+            }
+            (Some(worker), None) => {
+                let Some(link) = links.receiving.get_mut(&worker) else {
+                    continue;
+                };
+                let (channel, bell) = link.next();
+                let (end, port) = of.inbound(channel, bell, wake_of(to.1));
+                link.ports.push(port);
+                (None, Some(end))
+            }
+            (Some(_), Some(_)) => (None, None),
+        };
+        if let Some(part) = parts.get_mut(&task_id(program, from.0, from.1)) {
+            part.senders.entry(edge).or_default().extend(sending);
+        }
+        if let Some(part) = parts.get_mut(&task_id(program, to.0, to.1)) {
+            part.receivers.extend(receiving);
         }
     }
-    parts
+    (parts, links)
 }
 
 fn receivers_of(

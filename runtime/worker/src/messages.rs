@@ -12,16 +12,18 @@ use highwater_protocol::head_write::Authority;
 use highwater_protocol::job::{TaskId, TaskSnapshot};
 use highwater_protocol::manifest::{FileEntry, LogObject, StoreParts};
 use highwater_protocol::paths::RelativePath;
+use highwater_protocol::placement::Placement;
 use highwater_protocol::recovery::{Fault, SlotDuty, UnmatchedState};
 use highwater_protocol::sink_slot::MarkerKind;
 use highwater_protocol::stop::{NamedStop, SlotKey};
 use highwater_types::{
-    AttemptId, CheckpointBarrier, CheckpointId, Epoch, ErrorKind, Lineage, OperatorUid,
-    SubtaskIndex,
+    AttemptId, CheckpointBarrier, CheckpointId, Epoch, ErrorKind, Lineage, Nonce, OperatorUid,
+    SlotIndex, SubtaskIndex, WorkerIndex,
 };
+use serde::{Deserialize, Serialize};
 
 /// One subtask of one operator.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct OperatorSubtask {
     /// The operator.
     pub uid: OperatorUid,
@@ -30,7 +32,7 @@ pub struct OperatorSubtask {
 }
 
 /// A file of keyed state that is restored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoredKeyed {
     /// The file.
     pub path: RelativePath,
@@ -41,7 +43,7 @@ pub struct RestoredKeyed {
 }
 
 /// The files of a local store that are restored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoredStore {
     /// The files, and where they lie.
     pub parts: StoreParts,
@@ -50,7 +52,7 @@ pub struct RestoredStore {
 }
 
 /// What one operator subtask gets back.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoredState {
     /// Keyed files that hold a group of the subtask.
     pub keyed: Vec<RestoredKeyed>,
@@ -59,7 +61,7 @@ pub struct RestoredState {
 }
 
 /// Where the markers of a sink are read from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MarkerPlace {
     /// Names the place: the topic id.
     pub place: String,
@@ -67,8 +69,54 @@ pub struct MarkerPlace {
     pub from: u64,
 }
 
+/// Where a worker stands among those of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// It is the only one: subtask `i` of every task runs in slot `i` modulo the number of its slots.
+    Alone,
+    /// One of several.
+    Among(Box<Peers>),
+}
+
+/// Who runs what in an attempt of several workers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peers {
+    /// The worker that this is told to.
+    pub me: WorkerIndex,
+    /// Where each subtask runs.
+    pub placement: Placement,
+    /// Where the data plane of each worker listens: host and port.
+    pub addresses: BTreeMap<WorkerIndex, String>,
+    /// Random bits that only workers of this attempt know: links carry them.
+    pub pass: Nonce,
+}
+
+impl Standing {
+    /// The slot of a subtask on this worker, which has so many; `None` = another worker runs it.
+    pub fn slot_of(&self, subtask: SubtaskIndex, slots: u32) -> Option<SlotIndex> {
+        match self {
+            Self::Alone => Some(SlotIndex(subtask.0 % slots)),
+            Self::Among(peers) => {
+                let place = peers.placement.of(subtask);
+                (place.worker == peers.me).then_some(place.slot)
+            }
+        }
+    }
+
+    /// The worker that runs a subtask, if it is another than this one.
+    pub fn other_of(&self, subtask: SubtaskIndex) -> Option<WorkerIndex> {
+        match self {
+            Self::Alone => None,
+            Self::Among(peers) => {
+                let worker = peers.placement.of(subtask).worker;
+                (worker != peers.me).then_some(worker)
+            }
+        }
+    }
+}
+
 /// Everything a worker needs to open the slots and tasks of an attempt.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Deployment {
     /// The leadership.
     pub epoch: Epoch,
@@ -93,10 +141,12 @@ pub struct Deployment {
     /// Logs that may have to be published, verified together with the state: as long as nothing is published, a
     /// checkpoint whose log is damaged can still be given up.
     pub logs: Vec<(SlotKey, LogObject)>,
+    /// Where the worker stands.
+    pub standing: Standing,
 }
 
 /// Whether a deployment goes on or begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum History {
     /// Nothing ran before in this lineage.
     FirstStart,
@@ -105,7 +155,7 @@ pub enum History {
 }
 
 /// The coordinator to a worker.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum WorkerCommand {
     /// Hold this attempt: fetch and verify its state (R5). Answered by [`WorkerEvent::Verified`].
     Prepare(Box<Deployment>),
@@ -149,7 +199,7 @@ pub enum WorkerCommand {
 }
 
 /// Where the bytes of restored state came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RestoredBytes {
     /// Bytes that were fetched from the object store.
     pub fetched: u64,
@@ -158,7 +208,7 @@ pub struct RestoredBytes {
 }
 
 /// A failure, as people and machines need it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureReport {
     /// The operators of the task.
     pub task: String,
@@ -173,8 +223,10 @@ pub struct FailureReport {
 }
 
 /// A worker to the coordinator.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum WorkerEvent {
+    /// The attempt waits for workers with enough slots, in words.
+    WaitsForSlots(AttemptId, String),
     /// The state of the attempt is here, and every length and checksum is right.
     Verified(AttemptId, RestoredBytes),
     /// A file of the checkpoint is missing or damaged: nothing of it was used.

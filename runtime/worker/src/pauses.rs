@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Limits of the buckets in nanoseconds: 1, 2 and 5 of each power of ten from a microsecond to ten seconds.
 const LIMITS: [u64; 22] = {
     let mut limits = [0; 22];
@@ -22,7 +24,7 @@ const LIMITS: [u64; 22] = {
 };
 
 /// The pauses of the checkpoints of a task.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pauses {
     /// How many fell into each bucket; the last holds what is longer than all limits.
     counts: [u64; LIMITS.len() + 1],

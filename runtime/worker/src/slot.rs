@@ -12,6 +12,7 @@ use std::time::Duration;
 use highwater_operators::{OperatorReport, SourceReport, TaskClock};
 use highwater_protocol::job::TaskId;
 use highwater_types::{AttemptId, Classified, ErrorKind, SlotIndex, Watermark};
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::messages::FailureReport;
@@ -81,7 +82,7 @@ pub enum SlotEventKind {
 }
 
 /// Figures of one task.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TaskFigures {
     /// The operators of its chain.
     pub name: String,

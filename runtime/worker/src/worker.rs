@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use highwater_api::JobProgram;
+use highwater_network::{DataPlane, Link, LinkKey, LinkNews};
 use highwater_operators::RestoredOperator;
 use highwater_protocol::job::{TaskId, TaskSnapshot};
 use highwater_protocol::nonce::NonceStream;
@@ -31,6 +32,7 @@ use crate::slot::{
 use crate::task::{TaskEvent, TaskLetter};
 use crate::waker::SlotWaker;
 
+mod links;
 mod recover;
 mod report;
 
@@ -72,6 +74,8 @@ pub struct WorkerSetup {
     pub store: Store,
     /// Nonces for the names of sink logs.
     pub nonces: NonceStream,
+    /// The data plane; `None` = this worker is the only one.
+    pub plane: Option<Arc<DataPlane>>,
     /// Where events go.
     pub events: mpsc::Sender<WorkerEvent>,
     /// Told of each protocol step right before it is performed.
@@ -112,6 +116,8 @@ pub enum WorkerInput {
     },
     /// All drivers of an attempt have ended.
     DriversEnded(AttemptId),
+    /// From a link to or from another worker.
+    Link(LinkNews),
 }
 
 /// Why a task's part was not stored.
@@ -248,6 +254,9 @@ struct Attempt {
     drivers: Vec<JoinHandle<()>>,
     unopened: BTreeSet<SlotIndex>,
     undropped: BTreeSet<SlotIndex>,
+    /// Links that are not up yet.
+    unlinked: BTreeSet<LinkKey>,
+    links: Vec<Link>,
     drivers_ended: bool,
     stage: Stage,
     parts: BTreeMap<(CheckpointId, TaskId), PartialAck>,
@@ -289,6 +298,7 @@ impl Worker {
                 } => {
                     self.stored(task, attempt, id, result);
                 }
+                WorkerInput::Link(news) => self.link_news(news),
                 WorkerInput::DriversEnded(attempt) => {
                     if let Some(current) = self.held(attempt) {
                         current.drivers_ended = true;
@@ -421,9 +431,11 @@ impl Worker {
     }
 
     fn tell_task(&mut self, attempt: AttemptId, to: TaskId, letter: LetterOf) {
-        if self.active(attempt).is_some() {
-            let slot = &self.slots[to.subtask.0 as usize % self.slots.len()];
-            slot.send(SlotLetter::Task(attempt, Some(to), letter));
+        let slots = self.slots.len() as u32;
+        let held = self.active(attempt);
+        let slot = held.and_then(|held| held.deployment.standing.slot_of(to.subtask, slots));
+        if let Some(slot) = slot {
+            self.slots[slot.0 as usize].send(SlotLetter::Task(attempt, Some(to), letter));
         }
     }
 
@@ -439,9 +451,7 @@ impl Worker {
                     return;
                 };
                 held.unopened.remove(&slot);
-                if held.unopened.is_empty() {
-                    self.tell(WorkerEvent::Opened(attempt));
-                }
+                self.opened(attempt);
             }
             SlotEventKind::Task(task, TaskEvent::Ended) => {
                 if self.active(attempt).is_some() {
@@ -503,6 +513,7 @@ impl Worker {
             return;
         };
         held.stage = Stage::Cancelling;
+        held.links.clear();
         for mailbox in held.mailboxes.values() {
             mailbox.control(SinkControl::Close);
         }

@@ -55,6 +55,8 @@ impl Worker {
             drivers: Vec::new(),
             unopened: BTreeSet::new(),
             undropped: BTreeSet::new(),
+            unlinked: BTreeSet::new(),
+            links: Vec::new(),
             drivers_ended: false,
             stage: Stage::Active,
             parts: BTreeMap::new(),
@@ -107,7 +109,14 @@ impl Worker {
                     slot,
                 };
                 let duty = duties.iter().find(|duty| duty.slot == key);
-                if slot >= parallelism.0 && duty.is_none() {
+                let is_here = slot < parallelism.0
+                    && held
+                        .deployment
+                        .standing
+                        .other_of(SubtaskIndex(slot))
+                        .is_none();
+                // Duties are told to the worker that has them; a slot that is not used any more has nothing else.
+                if !is_here && duty.is_none() {
                     continue;
                 }
                 let code = self.setup.program.sink(node);
@@ -237,6 +246,7 @@ impl Worker {
             return;
         };
         let mut states = std::mem::take(&mut held.states);
+        let standing = held.deployment.standing.clone();
         let program = self.setup.program.clone();
         let slots = self.slots.len() as u32;
         let wakers: Vec<_> = self
@@ -244,13 +254,20 @@ impl Worker {
             .iter()
             .map(|slot| Arc::clone(&slot.waker))
             .collect();
-        let parts = wire(&program, |subtask| {
-            wakers[(subtask.0 % slots) as usize].handle()
+        let slot_of = |subtask| {
+            let slot = standing.slot_of(subtask, slots);
+            slot.unwrap_or_else(|| unreachable!("only what runs here is built"))
+        };
+        let (parts, links) = wire(&program, &standing, |subtask| {
+            wakers[slot_of(subtask).0 as usize].handle()
         });
         let budget = MemoryBudget::new(self.setup.settings.state_bytes_max);
         let mut slices: BTreeMap<SlotIndex, Vec<SubtaskParts>> = (0..slots)
             .map(|slot| (SlotIndex(slot), Vec::new()))
             .collect();
+        if let Err(report) = self.connect(attempt, links) {
+            return self.fail(attempt, report);
+        }
         let Some(held) = self.current.as_mut() else {
             return;
         };
@@ -264,8 +281,7 @@ impl Worker {
                     part.splits = splits;
                 }
             }
-            let slot = SlotIndex(part.subtask.0 % slots);
-            slices.entry(slot).or_default().push(part);
+            slices.entry(slot_of(part.subtask)).or_default().push(part);
         }
         held.unopened = slices.keys().copied().collect();
         held.undropped = held.unopened.clone();

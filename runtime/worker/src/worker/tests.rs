@@ -157,6 +157,7 @@ fn setup(
         local: None,
         store: Store::heap(),
         nonces: NonceStream::new(Nonce(1)),
+        plane: None,
         events,
         stop: Arc::new(|_| {}),
     };
@@ -180,6 +181,7 @@ fn deployment() -> Box<Deployment> {
         complete: Vec::new(),
         markers: BTreeMap::from([(uid(), markers)]),
         logs: Vec::new(),
+        standing: crate::messages::Standing::Alone,
     })
 }
 
