@@ -16,6 +16,7 @@ use highwater_types::{
 use highwater_worker::files::list_snapshot;
 use highwater_worker::{
     Deployment, History, MarkerPlace, OperatorSubtask, RestoredKeyed, RestoredState, RestoredStore,
+    Standing,
 };
 
 use crate::sources::OpenSources;
@@ -123,6 +124,7 @@ pub fn deployment(input: &DeployInput<'_>) -> Result<Deployment, DeployError> {
             .collect(),
         markers: markers(shape, manifest, input.first_markers),
         logs,
+        standing: Standing::Alone,
     })
 }
 

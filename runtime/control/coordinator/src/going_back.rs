@@ -24,7 +24,7 @@ use highwater_protocol::stop::{GIVEN_UP_STEP, NamedStop, SlotKey};
 use highwater_types::{AttemptId, Classified, ErrorKind};
 use highwater_worker::files::JobFiles;
 use highwater_worker::slot::error_chain;
-use highwater_worker::{Deployment, History, WorkerCommand, WorkerEvent};
+use highwater_worker::{Deployment, History, Standing, WorkerCommand, WorkerEvent};
 use tokio::sync::mpsc;
 
 use crate::attempt::After;
@@ -420,6 +420,7 @@ impl Detour<'_> {
             complete: Vec::new(),
             markers: markers(self.shape, state, first),
             logs: Vec::new(),
+            standing: Standing::Alone,
         };
         (self.setup.stop)(Step::R4);
         self.send(WorkerCommand::Prepare(Box::new(deployment)));

@@ -8,6 +8,7 @@
 pub mod attempt;
 pub mod deploy;
 pub mod drained;
+pub mod fleet;
 pub mod going_back;
 pub mod housekeeping;
 pub mod request;
@@ -22,6 +23,7 @@ pub mod start;
 pub mod status;
 pub mod store;
 pub mod trial_restore;
+pub mod workers;
 
 pub use request::{JobRequest, RequestAnswer, RequestRefused, StopMode};
 pub use run::start;
@@ -29,3 +31,4 @@ pub use savepoint::SavepointWish;
 pub use settings::{CoordinatorSettings, RestartStrategy};
 pub use setup::{CoordinatorHandle, CoordinatorSetup, JobFailure, JobOutcome, Wish};
 pub use status::{CheckpointStatus, JobPhase, JobStatus};
+pub use workers::Workers;

@@ -436,9 +436,10 @@ impl Coordinator {
     }
 }
 
-fn attempt_of(event: &WorkerEvent) -> AttemptId {
+pub(crate) fn attempt_of(event: &WorkerEvent) -> AttemptId {
     match event {
-        WorkerEvent::Verified(attempt, _)
+        WorkerEvent::WaitsForSlots(attempt, _)
+        | WorkerEvent::Verified(attempt, _)
         | WorkerEvent::Damaged(attempt, ..)
         | WorkerEvent::Opened(attempt)
         | WorkerEvent::Acked { attempt, .. }

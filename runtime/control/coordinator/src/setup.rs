@@ -6,7 +6,7 @@ use highwater_api::JobProgram;
 use highwater_protocol::recovery::StartWish;
 use highwater_storage::ObjectStorage;
 use highwater_types::{Classified, ErrorKind, JobIdentity, Nonce};
-use highwater_worker::{Clock, StopHook, WorkerEvent, WorkerHandle};
+use highwater_worker::{Clock, StopHook, WorkerEvent};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -14,6 +14,7 @@ use crate::request::JobRequest;
 use crate::savepoint::SavepointWish;
 use crate::settings::CoordinatorSettings;
 use crate::status::JobStatus;
+use crate::workers::Workers;
 
 /// How a job is to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,9 +37,9 @@ pub struct CoordinatorSetup {
     pub storage: Arc<dyn ObjectStorage>,
     /// Go on, begin a new lineage, or start from a savepoint.
     pub wish: Wish,
-    /// The worker.
-    pub worker: WorkerHandle,
-    /// What the worker tells.
+    /// The workers.
+    pub worker: Workers,
+    /// What they tell.
     pub events: mpsc::Receiver<WorkerEvent>,
     /// Time.
     pub clock: Arc<dyn Clock>,

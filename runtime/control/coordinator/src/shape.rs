@@ -11,6 +11,8 @@ use highwater_protocol::stop::SlotKey;
 use highwater_types::{JobIdentity, OperatorUid, SubtaskIndex};
 use highwater_worker::build::task_id;
 
+use crate::fleet::FleetShape;
+
 /// The shape of `program` whose exactly-once sinks write to these systems.
 pub fn shape_of(
     program: &JobProgram,
@@ -54,6 +56,38 @@ pub fn shape_of(
         }
     }
     shape
+}
+
+/// The fingerprint of graph and subtasks: equal where coordinator and workers build the same tasks.
+pub fn execution_fingerprint(program: &JobProgram) -> u64 {
+    let plan = program.plan();
+    let tasks = plan.job.vertices().iter().map(|vertex| {
+        let (uid, groups) = (plan.uid(vertex.head), vertex.max_parallelism.get());
+        format!("{uid} {} {groups}", vertex.parallelism)
+    });
+    let text: Vec<_> = [plan.fingerprint.to_string()]
+        .into_iter()
+        .chain(tasks)
+        .collect();
+    ContentHash::of(text.join("\n").as_bytes()).0
+}
+
+/// What the fleet must know of `program`.
+pub fn fleet_shape(program: &JobProgram) -> FleetShape {
+    let plan = program.plan();
+    let vertices = plan.job.vertices().iter();
+    let shares = vertices
+        .map(|vertex| vertex.parallelism.0)
+        .max()
+        .unwrap_or(1);
+    let sinks = plan.sinks().map(|node| {
+        let vertex = plan.job.vertex(plan.job.vertex_of(node));
+        (plan.uid(node).clone(), vertex.parallelism)
+    });
+    FleetShape {
+        shares,
+        sinks: sinks.collect(),
+    }
 }
 
 fn key_schema(text: &str) -> StateSchema {

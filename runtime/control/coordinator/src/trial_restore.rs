@@ -15,9 +15,7 @@ use highwater_protocol::recovery::{RegionEffect, RegionEvent, RegionRecovery, Sl
 use highwater_protocol::steps::Step;
 use highwater_types::{AttemptId, ErrorKind};
 use highwater_worker::slot::error_chain;
-use highwater_worker::{
-    Deployment, FailureReport, StopHook, WorkerCommand, WorkerEvent, WorkerHandle,
-};
+use highwater_worker::{Deployment, FailureReport, StopHook, WorkerCommand, WorkerEvent};
 use tokio::sync::mpsc;
 
 use crate::deploy::{DeployInput, LogCheck, deployment};
@@ -26,11 +24,12 @@ use crate::request::until_ended;
 use crate::setup::JobFailure;
 use crate::start::{failed, failure};
 use crate::status::describe;
+use crate::workers::Workers;
 
 /// The worker while nothing runs.
 pub struct Stage<'a> {
     /// Opens the state, on its slots.
-    worker: &'a WorkerHandle,
+    worker: &'a Workers,
     /// What it tells.
     events: &'a mut mpsc::Receiver<WorkerEvent>,
     /// How long the end of an attempt may take.
@@ -42,7 +41,7 @@ pub struct Stage<'a> {
 impl<'a> Stage<'a> {
     /// A worker that holds nothing; an attempt ends within `limit` or is given up on.
     pub const fn new(
-        worker: &'a WorkerHandle,
+        worker: &'a Workers,
         events: &'a mut mpsc::Receiver<WorkerEvent>,
         limit: Duration,
     ) -> Self {

@@ -94,7 +94,13 @@ impl Coordinator {
         }
         let now = self.now_ms();
         match event {
+            WorkerEvent::WaitsForSlots(_, what) => {
+                tracing::warn!(what, "the job waits for workers");
+                self.status
+                    .send_modify(|status| status.waits_for = Some(what));
+            }
             WorkerEvent::Verified(_, restored) => {
+                WaitBoard::new(self.status.clone()).goes_on();
                 self.status
                     .send_modify(|status| status.restored = Some(restored));
                 for task in self.tasks() {

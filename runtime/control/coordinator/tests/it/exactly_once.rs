@@ -72,9 +72,9 @@ fn build(
 
 /// Panics at chosen records, each once.
 #[derive(Default)]
-struct Faults {
-    next: AtomicU64,
-    every: u64,
+pub(crate) struct Faults {
+    pub(crate) next: AtomicU64,
+    pub(crate) every: u64,
 }
 
 impl Faults {
@@ -90,14 +90,14 @@ impl Faults {
     }
 }
 
-struct World {
+pub(crate) struct World {
     counts: (CollectSink<Counted>, Collected<Counted>),
     all: (CollectSink<u64>, Collected<u64>),
-    storage: Arc<dyn ObjectStorage>,
+    pub(crate) storage: Arc<dyn ObjectStorage>,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             counts: CollectSink::exactly_once(),
             all: CollectSink::exactly_once(),
@@ -105,18 +105,18 @@ impl World {
         }
     }
 
-    fn program(&self, parallelism: u32, faults: &Arc<Faults>) -> JobProgram {
+    pub(crate) fn program(&self, parallelism: u32, faults: &Arc<Faults>) -> JobProgram {
         self.paced(parallelism, faults, 30_000.0)
     }
 
-    fn paced(&self, parallelism: u32, faults: &Arc<Faults>, rate: f64) -> JobProgram {
+    pub(crate) fn paced(&self, parallelism: u32, faults: &Arc<Faults>, rate: f64) -> JobProgram {
         let sinks = (self.counts.0.clone(), self.all.0.clone());
         let rate = RecordsPerSecond::try_new(rate).unwrap();
         program_of(parallelism, |env| build(env, sinks, faults, rate))
     }
 
     /// The committed output is that of a run without faults.
-    fn assert_exact(&self) {
+    pub(crate) fn assert_exact(&self) {
         let mut all = self.all.1.records().unwrap();
         all.sort_unstable();
         let first_wrong = all

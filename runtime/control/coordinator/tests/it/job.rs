@@ -6,7 +6,7 @@ use std::time::Duration;
 use highwater_api::{JobProgram, StreamEnvironment};
 use highwater_coordinator::{
     CoordinatorHandle, CoordinatorSettings, CoordinatorSetup, JobFailure, JobOutcome, JobRequest,
-    RestartStrategy, StopMode, Wish,
+    RestartStrategy, StopMode, Wish, Workers,
 };
 use highwater_graph::PlanDefaults;
 use highwater_graph::check::Checkpoints;
@@ -193,6 +193,7 @@ pub(crate) fn start_over(
         local: rest.local,
         store: rest.store,
         nonces: NonceStream::new(Nonce(seed)),
+        plane: None,
         events,
         stop: manner.inside,
     });
@@ -202,7 +203,7 @@ pub(crate) fn start_over(
         settings: manner.settings,
         storage: Arc::clone(storage),
         wish: manner.wish,
-        worker: worker.unwrap(),
+        worker: Workers::Own(worker.unwrap()),
         events: incoming,
         clock: manner.clock,
         seed: Nonce(seed + 1),

@@ -6,6 +6,7 @@
 )]
 
 mod added_source;
+mod cluster;
 mod damage;
 mod detour_waits;
 mod dropped_state;

@@ -1,0 +1,404 @@
+//! The fleet: several workers that look like one to the rest of the coordinator.
+//!
+//! A pure machine. Commands of the coordinator go in and come out addressed to the workers that they concern; what workers tell comes
+//! out as one worker would have told it: verified when all have verified, cancelled when all have ended it. [`driver`] runs it.
+//!
+//! The rules: an attempt runs on the workers that were there when it was placed, and a worker that is lost ends it; nothing is
+//! waited for from a worker that is lost, because whatever it still does is fenced by its attempt and by its sessions (rules L2, S2
+//! of the sink protocol); without enough slots nothing is deployed, and it is said what is missing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use highwater_protocol::placement::{Placement, WorkerOffer};
+use highwater_protocol::stop::SlotKey;
+use highwater_types::{
+    AttemptId, ErrorKind, Nonce, OperatorUid, Parallelism, SubtaskIndex, WorkerIndex,
+};
+use highwater_worker::{
+    Deployment, FailureReport, Peers, RestoredBytes, Standing, WorkerCommand, WorkerEvent,
+};
+
+use crate::run::attempt_of;
+
+pub mod driver;
+
+/// A worker that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// What it offers.
+    pub offer: WorkerOffer,
+    /// Where its data plane listens.
+    pub address: String,
+}
+
+/// What wakes the fleet.
+#[derive(Clone, Debug)]
+pub enum FleetInput {
+    /// From the coordinator.
+    Command(WorkerCommand),
+    /// A worker has registered.
+    Joined(WorkerIndex, Member),
+    /// A worker is gone, and why that is believed.
+    Left(WorkerIndex, String),
+    /// From a worker.
+    Said(WorkerIndex, WorkerEvent),
+}
+
+/// What the fleet does.
+#[derive(Clone, Debug)]
+pub enum FleetOutput {
+    /// To a worker.
+    Send(WorkerIndex, WorkerCommand),
+    /// To the coordinator.
+    Tell(WorkerEvent),
+}
+
+/// What the fleet must know of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FleetShape {
+    /// The largest parallelism: so many slots are needed.
+    pub shares: u32,
+    /// The parallelism of every sink.
+    pub sinks: BTreeMap<OperatorUid, Parallelism>,
+}
+
+/// The machine.
+#[derive(Clone, Debug)]
+pub struct Fleet {
+    shape: FleetShape,
+    members: BTreeMap<WorkerIndex, Member>,
+    /// The name of the worker that had each share last.
+    before: Vec<String>,
+    held: Option<Held>,
+}
+
+/// The attempt that the fleet holds.
+#[derive(Clone, Debug)]
+enum Held {
+    /// It waits for slots.
+    Waiting(Box<Deployment>, Nonce),
+    Placed(Placed),
+}
+
+#[derive(Clone, Debug)]
+struct Placed {
+    attempt: AttemptId,
+    placement: Placement,
+    /// Its workers that were not lost.
+    on: BTreeSet<WorkerIndex>,
+    to_verify: BTreeSet<WorkerIndex>,
+    restored: RestoredBytes,
+    to_open: BTreeSet<WorkerIndex>,
+    stage: Stage,
+}
+
+/// How far an attempt is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Active,
+    /// It was told that it failed: it only waits for its end.
+    Failed,
+    /// Those of `on` that have not ended it are waited for.
+    Cancelling,
+}
+
+impl Fleet {
+    /// A fleet without workers.
+    pub const fn new(shape: FleetShape) -> Self {
+        Self {
+            shape,
+            members: BTreeMap::new(),
+            before: Vec::new(),
+            held: None,
+        }
+    }
+
+    /// The workers that are there.
+    pub const fn members(&self) -> &BTreeMap<WorkerIndex, Member> {
+        &self.members
+    }
+
+    /// Takes one input. `pass` is random and is used up if an attempt is prepared.
+    pub fn step(&mut self, input: FleetInput, pass: Nonce) -> Vec<FleetOutput> {
+        match input {
+            FleetInput::Command(command) => self.command(command, pass),
+            FleetInput::Joined(worker, member) => self.joined(worker, member),
+            FleetInput::Left(worker, reason) => self.left(worker, &reason),
+            FleetInput::Said(worker, event) => self.said(worker, event),
+        }
+    }
+
+    fn joined(&mut self, worker: WorkerIndex, member: Member) -> Vec<FleetOutput> {
+        self.members.insert(worker, member);
+        match self.held.take() {
+            Some(Held::Waiting(deployment, pass)) => self.place(deployment, pass),
+            held => {
+                self.held = held;
+                Vec::new()
+            }
+        }
+    }
+
+    fn left(&mut self, worker: WorkerIndex, reason: &str) -> Vec<FleetOutput> {
+        let Some(member) = self.members.remove(&worker) else {
+            return Vec::new();
+        };
+        let name = &member.offer.name;
+        let Some(Held::Placed(placed)) = &mut self.held else {
+            return Vec::new();
+        };
+        if !placed.on.remove(&worker) {
+            return Vec::new();
+        }
+        let attempt = placed.attempt;
+        match placed.stage {
+            Stage::Active => {
+                placed.stage = Stage::Failed;
+                let report = FailureReport {
+                    task: format!("worker {worker} ({name})"),
+                    subtask: SubtaskIndex(0),
+                    position: None,
+                    kind: ErrorKind::Transient,
+                    message: format!("the worker was lost: {reason}"),
+                };
+                vec![FleetOutput::Tell(WorkerEvent::Failed(
+                    attempt,
+                    Box::new(report),
+                ))]
+            }
+            Stage::Failed => Vec::new(),
+            Stage::Cancelling => self.cancelled(),
+        }
+    }
+
+    fn command(&mut self, command: WorkerCommand, pass: Nonce) -> Vec<FleetOutput> {
+        match command {
+            WorkerCommand::Prepare(deployment) => self.place(deployment, pass),
+            WorkerCommand::Cancel(attempt) => self.cancel(attempt),
+            WorkerCommand::Shutdown => {
+                let members = self.members.keys();
+                let sent =
+                    members.map(|worker| FleetOutput::Send(*worker, WorkerCommand::Shutdown));
+                sent.collect()
+            }
+            WorkerCommand::Confirm(attempt, duties) => self.each(attempt, |placed, worker| {
+                let of_worker = duties.iter().filter(|duty| {
+                    let holder = placed.placement.of(duty.task.subtask);
+                    holder.worker == worker
+                });
+                WorkerCommand::Confirm(attempt, of_worker.cloned().collect())
+            }),
+            WorkerCommand::Open(attempt)
+            | WorkerCommand::Run(attempt)
+            | WorkerCommand::Expect(attempt)
+            | WorkerCommand::Completed(attempt, _)
+            | WorkerCommand::Declined(attempt, _)
+            | WorkerCommand::ResumeSources(attempt) => self.each(attempt, |_, _| command.clone()),
+            WorkerCommand::Trigger(attempt, ref task, _)
+            | WorkerCommand::Assign {
+                attempt,
+                to: ref task,
+                ..
+            } => {
+                let subtask = task.subtask;
+                self.one(attempt, subtask, command)
+            }
+            WorkerCommand::Commit(attempt, ref slot, _)
+            | WorkerCommand::Authority(attempt, ref slot, _)
+            | WorkerCommand::WriteVoid(attempt, ref slot, _) => {
+                let subtask = self.holder(slot);
+                self.one(attempt, subtask, command)
+            }
+        }
+    }
+
+    /// The share whose worker performs what a slot has to do, also a slot that is not used any more.
+    fn holder(&self, slot: &SlotKey) -> SubtaskIndex {
+        let parallelism = self.shape.sinks.get(&slot.sink).map_or(1, |of| of.0);
+        SubtaskIndex(slot.slot % parallelism)
+    }
+
+    fn placed(&self, attempt: AttemptId) -> Option<&Placed> {
+        match &self.held {
+            Some(Held::Placed(placed)) if placed.attempt == attempt => Some(placed),
+            _ => None,
+        }
+    }
+
+    /// A command for each worker of the attempt.
+    fn each(
+        &self,
+        attempt: AttemptId,
+        command: impl Fn(&Placed, WorkerIndex) -> WorkerCommand,
+    ) -> Vec<FleetOutput> {
+        let Some(placed) = self.placed(attempt) else {
+            return Vec::new();
+        };
+        let workers = placed.on.iter();
+        let sent = workers.map(|worker| FleetOutput::Send(*worker, command(placed, *worker)));
+        sent.collect()
+    }
+
+    /// A command for the worker of one subtask.
+    fn one(
+        &self,
+        attempt: AttemptId,
+        subtask: SubtaskIndex,
+        command: WorkerCommand,
+    ) -> Vec<FleetOutput> {
+        let placed = self.placed(attempt);
+        let worker = placed.map(|placed| (placed, placed.placement.of(subtask).worker));
+        let worker = worker.filter(|(placed, worker)| placed.on.contains(worker));
+        worker
+            .map(|(_, worker)| FleetOutput::Send(worker, command))
+            .into_iter()
+            .collect()
+    }
+
+    fn place(&mut self, deployment: Box<Deployment>, pass: Nonce) -> Vec<FleetOutput> {
+        let attempt = deployment.attempt;
+        let members = self.members.iter();
+        let offers = members.map(|(worker, member)| (*worker, member.offer.clone()));
+        let placed = Placement::over(self.shape.shares, &offers.collect(), &self.before);
+        let placement = match placed {
+            Ok(placement) => placement,
+            Err(missing) => {
+                self.held = Some(Held::Waiting(deployment, pass));
+                let text = format!("{missing}; start more workers, or lower the parallelism");
+                return vec![FleetOutput::Tell(WorkerEvent::WaitsForSlots(attempt, text))];
+            }
+        };
+        let shares = placement.shares();
+        self.before = shares
+            .map(|place| self.members[&place.worker].offer.name.clone())
+            .collect();
+        let on = placement.workers();
+        let addresses = on.iter();
+        let addresses: BTreeMap<_, _> = addresses
+            .map(|worker| (*worker, self.members[worker].address.clone()))
+            .collect();
+        let sent = on.iter().map(|&me| {
+            let mut part = (*deployment).clone();
+            keep(&mut part, &placement, me, |slot| self.holder(slot));
+            part.standing = Standing::Among(Box::new(Peers {
+                me,
+                placement: placement.clone(),
+                addresses: addresses.clone(),
+                pass,
+            }));
+            FleetOutput::Send(me, WorkerCommand::Prepare(Box::new(part)))
+        });
+        let sent = sent.collect();
+        self.held = Some(Held::Placed(Placed {
+            attempt,
+            placement,
+            to_verify: on.clone(),
+            restored: RestoredBytes::default(),
+            to_open: on.clone(),
+            on,
+            stage: Stage::Active,
+        }));
+        sent
+    }
+
+    fn cancel(&mut self, attempt: AttemptId) -> Vec<FleetOutput> {
+        match &mut self.held {
+            Some(Held::Placed(placed)) if placed.attempt == attempt => {
+                placed.stage = Stage::Cancelling;
+                let mut outputs = self.each(attempt, |_, _| WorkerCommand::Cancel(attempt));
+                outputs.extend(self.cancelled());
+                outputs
+            }
+            Some(Held::Waiting(deployment, _)) if deployment.attempt == attempt => {
+                self.held = None;
+                vec![FleetOutput::Tell(WorkerEvent::Cancelled(attempt))]
+            }
+            _ => vec![FleetOutput::Tell(WorkerEvent::Cancelled(attempt))],
+        }
+    }
+
+    /// The end of the attempt, if no worker is left that has it.
+    fn cancelled(&mut self) -> Vec<FleetOutput> {
+        match &self.held {
+            Some(Held::Placed(placed)) if placed.on.is_empty() => {
+                let attempt = placed.attempt;
+                self.held = None;
+                vec![FleetOutput::Tell(WorkerEvent::Cancelled(attempt))]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn said(&mut self, worker: WorkerIndex, event: WorkerEvent) -> Vec<FleetOutput> {
+        let name = self
+            .members
+            .get(&worker)
+            .map(|member| member.offer.name.clone());
+        let Some(Held::Placed(placed)) = &mut self.held else {
+            return Vec::new();
+        };
+        let is_of = placed.attempt == attempt_of(&event) && placed.on.contains(&worker);
+        let Some(name) = name.filter(|_| is_of) else {
+            return Vec::new();
+        };
+        match (placed.stage, event) {
+            (Stage::Cancelling, WorkerEvent::Cancelled(_)) => {
+                placed.on.remove(&worker);
+                self.cancelled()
+            }
+            (_, WorkerEvent::Cancelling(attempt, waits)) => {
+                let waits = format!("worker {worker} ({name}): {waits}");
+                vec![FleetOutput::Tell(WorkerEvent::Cancelling(attempt, waits))]
+            }
+            (Stage::Active, event) => placed.active(worker, event),
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Placed {
+    fn active(&mut self, worker: WorkerIndex, event: WorkerEvent) -> Vec<FleetOutput> {
+        match event {
+            WorkerEvent::Verified(attempt, restored) => {
+                self.restored.fetched += restored.fetched;
+                self.restored.local += restored.local;
+                let was_last = self.to_verify.remove(&worker) && self.to_verify.is_empty();
+                let told = WorkerEvent::Verified(attempt, self.restored);
+                was_last
+                    .then_some(FleetOutput::Tell(told))
+                    .into_iter()
+                    .collect()
+            }
+            WorkerEvent::Opened(attempt) => {
+                let was_last = self.to_open.remove(&worker) && self.to_open.is_empty();
+                let told = WorkerEvent::Opened(attempt);
+                was_last
+                    .then_some(FleetOutput::Tell(told))
+                    .into_iter()
+                    .collect()
+            }
+            event => {
+                if matches!(event, WorkerEvent::Failed(..) | WorkerEvent::Damaged(..)) {
+                    self.stage = Stage::Failed;
+                }
+                vec![FleetOutput::Tell(event)]
+            }
+        }
+    }
+}
+
+/// Leaves of a deployment what concerns one worker.
+fn keep(
+    part: &mut Deployment,
+    placement: &Placement,
+    me: WorkerIndex,
+    holder: impl Fn(&SlotKey) -> SubtaskIndex,
+) {
+    let is_mine = |subtask: SubtaskIndex| placement.of(subtask).worker == me;
+    part.states.retain(|of, _| is_mine(of.subtask));
+    part.splits.retain(|of, _| is_mine(of.subtask));
+    part.logs.retain(|(slot, _)| is_mine(holder(slot)));
+}
+
+#[cfg(test)]
+mod tests;

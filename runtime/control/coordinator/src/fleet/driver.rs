@@ -1,0 +1,203 @@
+//! Runs the fleet on a thread of its own, as the worker's loop runs: inputs come through one bounded queue, and outputs go where
+//! they are addressed.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use highwater_protocol::nonce::NonceStream;
+use highwater_types::WorkerIndex;
+use highwater_worker::{WorkerCommand, WorkerEvent};
+use tokio::sync::mpsc;
+
+use super::{Fleet, FleetInput, FleetOutput, FleetShape, Member};
+
+/// Inputs that may wait. Few come per checkpoint and none per record.
+const INPUT_QUEUE: usize = 4_096;
+
+/// The way to one worker.
+pub trait WorkerLink: Send {
+    /// Sends a command; `Err` = it takes no more: it is gone, or so slow that it may as well be.
+    ///
+    /// # Errors
+    /// Why it takes no more.
+    fn send(&self, command: WorkerCommand) -> Result<(), String>;
+}
+
+/// What comes to the driver.
+enum Inbox {
+    Input(FleetInput),
+    Joined(Joining),
+    End,
+}
+
+/// A worker that joins.
+struct Joining {
+    member: Member,
+    link: Box<dyn WorkerLink>,
+    greet: Box<dyn FnOnce(WorkerIndex) -> bool + Send>,
+    number: SyncSender<WorkerIndex>,
+}
+
+/// The fleet as the coordinator and the workers' connections hold it.
+#[derive(Clone)]
+pub struct FleetHandle {
+    inbox: SyncSender<Inbox>,
+}
+
+/// The fleet as its starter holds it.
+pub struct RunningFleet {
+    handle: FleetHandle,
+    thread: JoinHandle<()>,
+}
+
+impl RunningFleet {
+    /// To give to connections.
+    pub fn handle(&self) -> FleetHandle {
+        self.handle.clone()
+    }
+
+    /// Sends a command of the coordinator.
+    pub fn send(&self, command: WorkerCommand) {
+        self.handle.give(Inbox::Input(FleetInput::Command(command)));
+    }
+
+    /// Tells all workers to end, and ends.
+    pub fn shut_down(self) {
+        self.send(WorkerCommand::Shutdown);
+        self.handle.give(Inbox::End);
+        if self.thread.join().is_err() {
+            tracing::error!("the fleet's thread panicked");
+        }
+    }
+}
+
+impl FleetHandle {
+    /// A worker has registered. `greet` is called with its number before any command is sent, and says whether it is still there.
+    /// Its number; `None` = it is not, or the fleet has ended. Waits for the fleet's thread.
+    pub fn join(
+        &self,
+        member: Member,
+        link: Box<dyn WorkerLink>,
+        greet: impl FnOnce(WorkerIndex) -> bool + Send + 'static,
+    ) -> Option<WorkerIndex> {
+        let (number, joined) = sync_channel(1);
+        self.give(Inbox::Joined(Joining {
+            member,
+            link,
+            greet: Box::new(greet),
+            number,
+        }));
+        joined.recv().ok()
+    }
+
+    /// A worker tells something.
+    pub fn said(&self, worker: WorkerIndex, event: WorkerEvent) {
+        self.give(Inbox::Input(FleetInput::Said(worker, event)));
+    }
+
+    /// A worker is gone.
+    pub fn left(&self, worker: WorkerIndex, reason: String) {
+        self.give(Inbox::Input(FleetInput::Left(worker, reason)));
+    }
+
+    fn give(&self, inbox: Inbox) {
+        if self.inbox.send(inbox).is_err() {
+            tracing::debug!("the fleet has ended");
+        }
+    }
+}
+
+/// Starts a fleet. What it tells the coordinator goes to `events`.
+///
+/// # Errors
+/// When the operating system gives no thread.
+pub fn start(
+    shape: FleetShape,
+    passes: NonceStream,
+    events: mpsc::Sender<WorkerEvent>,
+) -> std::io::Result<RunningFleet> {
+    let (inbox, inputs) = sync_channel(INPUT_QUEUE);
+    let mut driver = Driver {
+        fleet: Fleet::new(shape),
+        passes,
+        links: BTreeMap::new(),
+        next: WorkerIndex(0),
+        events,
+    };
+    let thread = std::thread::Builder::new().name("fleet".to_owned());
+    let thread = thread.spawn(move || {
+        while let Ok(input) = inputs.recv() {
+            match input {
+                Inbox::Input(input) => driver.input(input),
+                Inbox::Joined(joining) => driver.joined(joining),
+                Inbox::End => break,
+            }
+        }
+    })?;
+    Ok(RunningFleet {
+        handle: FleetHandle { inbox },
+        thread,
+    })
+}
+
+struct Driver {
+    fleet: Fleet,
+    passes: NonceStream,
+    links: BTreeMap<WorkerIndex, Box<dyn WorkerLink>>,
+    next: WorkerIndex,
+    events: mpsc::Sender<WorkerEvent>,
+}
+
+impl Driver {
+    fn joined(&mut self, joining: Joining) {
+        let Joining {
+            member,
+            link,
+            greet,
+            number,
+        } = joining;
+        let worker = self.next;
+        self.next = worker.next();
+        let (name, slots) = (&member.offer.name, member.offer.slots);
+        // Its number goes out before anything else may, and before the fleet knows it.
+        if !greet(worker) || number.send(worker).is_err() {
+            tracing::debug!(%worker, name, "a worker left while it joined");
+            return;
+        }
+        tracing::info!(%worker, name, slots, "worker joined");
+        self.links.insert(worker, link);
+        self.input(FleetInput::Joined(worker, member));
+    }
+
+    fn input(&mut self, input: FleetInput) {
+        if let FleetInput::Left(worker, reason) = &input {
+            self.links.remove(worker);
+            tracing::warn!(%worker, reason, "worker lost");
+        }
+        let pass = self.passes.draw();
+        for output in self.fleet.step(input, pass) {
+            match output {
+                FleetOutput::Tell(event) => {
+                    if self.events.blocking_send(event).is_err() {
+                        tracing::debug!("the coordinator is gone");
+                    }
+                }
+                FleetOutput::Send(worker, command) => {
+                    let Some(link) = self.links.get(&worker) else {
+                        continue;
+                    };
+                    if let Err(reason) = link.send(command) {
+                        self.lose(worker, reason);
+                    }
+                }
+            }
+        }
+    }
+
+    fn lose(&mut self, worker: WorkerIndex, reason: String) {
+        if self.links.remove(&worker).is_some() {
+            self.input(FleetInput::Left(worker, reason));
+        }
+    }
+}

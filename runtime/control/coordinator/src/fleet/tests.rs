@@ -1,0 +1,352 @@
+//! The fleet as a machine: what goes to whom, and what is told of it.
+
+use highwater_protocol::job::TaskId;
+use highwater_protocol::recovery::{SlotDuty, UnmatchedState};
+use highwater_protocol::sink_slot::Purpose;
+use highwater_types::{CheckpointId, Epoch, Lineage};
+use highwater_worker::{History, OperatorSubtask, RestoredState};
+
+use super::*;
+
+const ATTEMPT: AttemptId = AttemptId(4);
+const PASS: Nonce = Nonce(77);
+
+fn uid(name: &str) -> OperatorUid {
+    OperatorUid::parse(name).unwrap()
+}
+
+fn id() -> CheckpointId {
+    CheckpointId {
+        number: 1,
+        epoch: Epoch(1),
+    }
+}
+
+fn deployment() -> Box<Deployment> {
+    let states = (0..4).map(|subtask| {
+        let of = OperatorSubtask {
+            uid: uid("count"),
+            subtask: SubtaskIndex(subtask),
+        };
+        (of, RestoredState::default())
+    });
+    Box::new(Deployment {
+        epoch: Epoch(1),
+        attempt: ATTEMPT,
+        lineage: Lineage(1),
+        restored: id(),
+        history: History::Restored,
+        unmatched: UnmatchedState::Refuse,
+        states: states.collect(),
+        splits: BTreeMap::new(),
+        complete: Vec::new(),
+        markers: BTreeMap::new(),
+        logs: Vec::new(),
+        standing: Standing::Alone,
+    })
+}
+
+fn member(name: &str, slots: u32) -> Member {
+    Member {
+        offer: WorkerOffer {
+            name: name.to_owned(),
+            slots,
+        },
+        address: format!("{name}:1"),
+    }
+}
+
+fn fleet() -> Fleet {
+    Fleet::new(FleetShape {
+        shares: 4,
+        sinks: BTreeMap::from([(uid("out"), Parallelism(4))]),
+    })
+}
+
+fn joined(fleet: &mut Fleet, worker: u32, slots: u32) -> Vec<FleetOutput> {
+    let member = member(&format!("w{worker}"), slots);
+    fleet.step(FleetInput::Joined(WorkerIndex(worker), member), PASS)
+}
+
+fn told(fleet: &mut Fleet, command: WorkerCommand) -> Vec<FleetOutput> {
+    fleet.step(FleetInput::Command(command), PASS)
+}
+
+fn said(fleet: &mut Fleet, worker: u32, event: WorkerEvent) -> Vec<FleetOutput> {
+    fleet.step(FleetInput::Said(WorkerIndex(worker), event), PASS)
+}
+
+fn left(fleet: &mut Fleet, worker: u32) -> Vec<FleetOutput> {
+    fleet.step(
+        FleetInput::Left(WorkerIndex(worker), "it is silent".to_owned()),
+        PASS,
+    )
+}
+
+fn sent(outputs: &[FleetOutput]) -> Vec<(u32, &WorkerCommand)> {
+    let sent = outputs.iter().map(|output| match output {
+        FleetOutput::Send(worker, command) => (worker.0, command),
+        FleetOutput::Tell(event) => panic!("{event:?} was told"),
+    });
+    sent.collect()
+}
+
+fn heard(outputs: &[FleetOutput]) -> Vec<&WorkerEvent> {
+    let heard = outputs.iter().filter_map(|output| match output {
+        FleetOutput::Tell(event) => Some(event),
+        FleetOutput::Send(..) => None,
+    });
+    heard.collect()
+}
+
+/// Two workers with two shares each hold the attempt.
+fn deployed() -> Fleet {
+    let mut fleet = fleet();
+    joined(&mut fleet, 0, 2);
+    joined(&mut fleet, 1, 2);
+    let outputs = told(&mut fleet, WorkerCommand::Prepare(deployment()));
+    assert_eq!(sent(&outputs).len(), 2);
+    fleet
+}
+
+fn worker_of(fleet: &Fleet, subtask: u32) -> u32 {
+    fleet
+        .placed(ATTEMPT)
+        .unwrap()
+        .placement
+        .of(SubtaskIndex(subtask))
+        .worker
+        .0
+}
+
+#[test]
+fn each_worker_is_told_its_own_part_and_who_the_others_are() {
+    let mut fleet = fleet();
+    joined(&mut fleet, 0, 2);
+    joined(&mut fleet, 1, 2);
+    let outputs = told(&mut fleet, WorkerCommand::Prepare(deployment()));
+    let mut subtasks = BTreeSet::new();
+    for (worker, command) in sent(&outputs) {
+        let WorkerCommand::Prepare(part) = command else {
+            panic!("{command:?}")
+        };
+        let Standing::Among(peers) = &part.standing else {
+            panic!("{:?}", part.standing)
+        };
+        assert_eq!((peers.me.0, peers.pass), (worker, PASS));
+        assert_eq!(peers.addresses.len(), 2);
+        assert_eq!(part.states.len(), 2);
+        for of in part.states.keys() {
+            assert_eq!(part.standing.other_of(of.subtask), None);
+            assert!(subtasks.insert(of.subtask));
+        }
+    }
+    assert_eq!(subtasks.len(), 4);
+}
+
+#[test]
+fn without_enough_slots_it_waits_and_says_what_is_missing() {
+    let mut fleet = fleet();
+    joined(&mut fleet, 0, 2);
+    let outputs = told(&mut fleet, WorkerCommand::Prepare(deployment()));
+    assert!(matches!(
+        heard(&outputs)[..],
+        [WorkerEvent::WaitsForSlots(ATTEMPT, text)] if text.contains("4 slots are needed, 2 are there")
+    ));
+    let outputs = joined(&mut fleet, 1, 1);
+    assert!(matches!(
+        heard(&outputs)[..],
+        [WorkerEvent::WaitsForSlots(ATTEMPT, text)] if text.contains("3 are there")
+    ));
+    let outputs = joined(&mut fleet, 2, 1);
+    assert_eq!(sent(&outputs).len(), 3);
+}
+
+#[test]
+fn an_attempt_that_waits_for_slots_can_be_cancelled() {
+    let mut fleet = fleet();
+    told(&mut fleet, WorkerCommand::Prepare(deployment()));
+    let outputs = told(&mut fleet, WorkerCommand::Cancel(ATTEMPT));
+    assert!(matches!(
+        heard(&outputs)[..],
+        [WorkerEvent::Cancelled(ATTEMPT)]
+    ));
+    assert!(joined(&mut fleet, 0, 4).is_empty());
+}
+
+#[test]
+fn it_is_verified_open_and_ended_once_all_workers_say_so() {
+    let mut fleet = deployed();
+    let verified =
+        |fetched, local| WorkerEvent::Verified(ATTEMPT, RestoredBytes { fetched, local });
+    assert!(said(&mut fleet, 0, verified(1, 10)).is_empty());
+    let outputs = said(&mut fleet, 1, verified(2, 20));
+    assert!(matches!(
+        heard(&outputs)[..],
+        [WorkerEvent::Verified(
+            ATTEMPT,
+            RestoredBytes {
+                fetched: 3,
+                local: 30
+            }
+        )]
+    ));
+    assert!(said(&mut fleet, 1, WorkerEvent::Opened(ATTEMPT)).is_empty());
+    let outputs = said(&mut fleet, 0, WorkerEvent::Opened(ATTEMPT));
+    assert!(matches!(
+        heard(&outputs)[..],
+        [WorkerEvent::Opened(ATTEMPT)]
+    ));
+    let outputs = told(&mut fleet, WorkerCommand::Cancel(ATTEMPT));
+    assert_eq!(sent(&outputs).len(), 2);
+    assert!(said(&mut fleet, 0, WorkerEvent::Cancelled(ATTEMPT)).is_empty());
+    let outputs = said(&mut fleet, 1, WorkerEvent::Cancelled(ATTEMPT));
+    assert!(matches!(
+        heard(&outputs)[..],
+        [WorkerEvent::Cancelled(ATTEMPT)]
+    ));
+}
+
+#[test]
+fn what_concerns_one_subtask_goes_to_its_worker_alone() {
+    let mut fleet = deployed();
+    for subtask in 0..4 {
+        let task = TaskId {
+            vertex: uid("count"),
+            subtask: SubtaskIndex(subtask),
+        };
+        let outputs = told(
+            &mut fleet,
+            WorkerCommand::Assign {
+                attempt: ATTEMPT,
+                to: task,
+                splits: Vec::new(),
+                complete: true,
+            },
+        );
+        let worker = worker_of(&fleet, subtask);
+        assert!(matches!(sent(&outputs)[..], [(to, _)] if to == worker));
+        // A slot that is not used any more belongs to the share that it falls on.
+        for slot in [subtask, subtask + 4] {
+            let slot = SlotKey {
+                sink: uid("out"),
+                slot,
+            };
+            let outputs = told(&mut fleet, WorkerCommand::Commit(ATTEMPT, slot, id()));
+            assert!(matches!(sent(&outputs)[..], [(to, _)] if to == worker));
+        }
+    }
+}
+
+#[test]
+fn duties_go_to_the_worker_of_their_task_and_the_others_are_told_that_they_have_none() {
+    let mut fleet = deployed();
+    let duty = SlotDuty {
+        slot: SlotKey {
+            sink: uid("out"),
+            slot: 5,
+        },
+        task: TaskId {
+            vertex: uid("out"),
+            subtask: SubtaskIndex(1),
+        },
+        id: id(),
+        log: Vec::new(),
+        from: 0,
+        purpose: Purpose::Confirm,
+    };
+    let outputs = told(&mut fleet, WorkerCommand::Confirm(ATTEMPT, vec![duty]));
+    let counts: BTreeMap<u32, usize> = sent(&outputs)
+        .into_iter()
+        .map(|(worker, command)| match command {
+            WorkerCommand::Confirm(_, duties) => (worker, duties.len()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(counts[&worker_of(&fleet, 1)], 1);
+    assert_eq!(counts.values().sum::<usize>(), 1);
+    assert_eq!(counts.len(), 2);
+}
+
+#[test]
+fn a_lost_worker_fails_the_attempt_once_and_its_end_is_not_waited_for() {
+    let mut fleet = deployed();
+    let outputs = left(&mut fleet, 1);
+    let [WorkerEvent::Failed(ATTEMPT, report)] = heard(&outputs)[..] else {
+        panic!("{outputs:?}")
+    };
+    assert!(report.task.contains("worker 1 (w1)"), "{report:?}");
+    assert_eq!(report.kind, ErrorKind::Transient);
+    assert!(report.message.contains("it is silent"));
+    let follows = WorkerEvent::Failed(ATTEMPT, report.clone());
+    assert!(
+        said(&mut fleet, 0, follows).is_empty(),
+        "the link was lost with it"
+    );
+    let outputs = told(&mut fleet, WorkerCommand::Cancel(ATTEMPT));
+    assert!(matches!(sent(&outputs)[..], [(0, _)]));
+    let outputs = said(&mut fleet, 0, WorkerEvent::Cancelled(ATTEMPT));
+    assert!(matches!(
+        heard(&outputs)[..],
+        [WorkerEvent::Cancelled(ATTEMPT)]
+    ));
+}
+
+#[test]
+fn a_worker_that_is_lost_while_the_attempt_ends_is_not_waited_for_either() {
+    let mut fleet = deployed();
+    told(&mut fleet, WorkerCommand::Cancel(ATTEMPT));
+    assert!(said(&mut fleet, 0, WorkerEvent::Cancelled(ATTEMPT)).is_empty());
+    let outputs = left(&mut fleet, 1);
+    assert!(matches!(
+        heard(&outputs)[..],
+        [WorkerEvent::Cancelled(ATTEMPT)]
+    ));
+}
+
+#[test]
+fn all_workers_lost_ends_the_attempt_as_soon_as_it_is_cancelled() {
+    let mut fleet = deployed();
+    assert_eq!(left(&mut fleet, 0).len(), 1);
+    assert!(left(&mut fleet, 1).is_empty());
+    let outputs = told(&mut fleet, WorkerCommand::Cancel(ATTEMPT));
+    assert!(matches!(
+        heard(&outputs)[..],
+        [WorkerEvent::Cancelled(ATTEMPT)]
+    ));
+}
+
+#[test]
+fn a_worker_without_a_share_comes_and_goes_unnoticed() {
+    let mut fleet = deployed();
+    assert!(joined(&mut fleet, 2, 4).is_empty());
+    assert!(left(&mut fleet, 2).is_empty());
+    assert!(said(&mut fleet, 2, WorkerEvent::Opened(ATTEMPT)).is_empty());
+}
+
+#[test]
+fn the_next_attempt_goes_back_to_where_the_state_lies() {
+    let mut fleet = deployed();
+    let had: Vec<_> = (0..4).map(|subtask| worker_of(&fleet, subtask)).collect();
+    left(&mut fleet, 1);
+    told(&mut fleet, WorkerCommand::Cancel(ATTEMPT));
+    said(&mut fleet, 0, WorkerEvent::Cancelled(ATTEMPT));
+    // The process comes back under a new number and its old name.
+    let again = FleetInput::Joined(WorkerIndex(7), member("w1", 2));
+    fleet.step(again, PASS);
+    told(&mut fleet, WorkerCommand::Prepare(deployment()));
+    let has: Vec<_> = (0..4).map(|subtask| worker_of(&fleet, subtask)).collect();
+    let expected: Vec<_> = had
+        .iter()
+        .map(|worker| if *worker == 1 { 7 } else { 0 })
+        .collect();
+    assert_eq!(has, expected);
+}
+
+#[test]
+fn events_of_another_attempt_or_of_no_worker_are_dropped() {
+    let mut fleet = deployed();
+    let other = WorkerEvent::Opened(AttemptId(3));
+    assert!(said(&mut fleet, 0, other).is_empty());
+    assert!(said(&mut fleet, 9, WorkerEvent::Opened(ATTEMPT)).is_empty());
+}
