@@ -1,0 +1,323 @@
+//! The coordinator's side: a connection for each worker, between the stream of gRPC and the fleet.
+//!
+//! Started by the role `coordinator`. The rule: whatever ends a connection, the fleet is told once that the worker has left, with the reason.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use highwater_coordinator::fleet::Member;
+use highwater_coordinator::fleet::driver::{FleetHandle, WorkerLink};
+use highwater_protocol::placement::WorkerOffer;
+use highwater_types::WorkerIndex;
+use highwater_worker::{FigureBoard, WorkerCommand, WorkerEvent};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{interval, timeout};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::identity::{Claim, Identity};
+use crate::message::{MESSAGE_BYTES_MAX, decode, encode};
+use crate::proto::control_server::{Control, ControlServer as Service};
+use crate::proto::{
+    Alive, FromCoordinator, FromWorker, Refused, Register, Welcome, from_coordinator, from_worker,
+};
+
+/// Commands that may wait for a worker. One that lets more wait is as good as gone.
+const COMMANDS_MAX: usize = 4_096;
+/// How long a connection may take to register.
+const REGISTER_MAX: Duration = Duration::from_secs(10);
+
+/// How connections notice that the other side is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionSettings {
+    /// A side that has nothing to say for so long says that it lives.
+    pub alive_every: Duration,
+    /// A side that says nothing for so long is given up.
+    pub silent_max: Duration,
+}
+
+impl Default for ConnectionSettings {
+    fn default() -> Self {
+        Self {
+            alive_every: Duration::from_millis(500),
+            silent_max: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The control endpoint of a coordinator.
+pub struct ControlServer {
+    address: SocketAddr,
+    tasks: JoinSet<Result<(), tonic::transport::Error>>,
+}
+
+impl ControlServer {
+    /// Listens at `address` and takes workers of `identity` into the fleet; their figures come together on the board.
+    ///
+    /// # Errors
+    /// When the address is taken or not of this machine.
+    pub async fn bind(
+        address: SocketAddr,
+        identity: Identity,
+        (fleet, board): (FleetHandle, FigureBoard),
+        settings: ConnectionSettings,
+    ) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let connections = Connections {
+            identity,
+            fleet,
+            board,
+            settings,
+        };
+        let service = Service::new(connections)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let serving = tonic::transport::Server::builder()
+            .tcp_nodelay(true)
+            .add_service(service)
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serving);
+        Ok(Self { address, tasks })
+    }
+
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Closes all connections.
+    pub async fn shut_down(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+/// What every connection shares.
+#[derive(Clone)]
+struct Connections {
+    identity: Identity,
+    fleet: FleetHandle,
+    /// Where the figures of all workers come together.
+    board: FigureBoard,
+    settings: ConnectionSettings,
+}
+
+type ToWorker = mpsc::Sender<Result<FromCoordinator, Status>>;
+
+/// The way to a worker through its connection.
+struct ConnectionLink(ToWorker);
+
+impl WorkerLink for ConnectionLink {
+    fn send(&self, command: WorkerCommand) -> Result<(), String> {
+        let what = from_coordinator::What::Command(encode(&command));
+        self.0
+            .try_send(Ok(message(what)))
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => {
+                    format!("it has not taken {COMMANDS_MAX} commands")
+                }
+                mpsc::error::TrySendError::Closed(_) => "its connection has ended".to_owned(),
+            })
+    }
+}
+
+const fn message(what: from_coordinator::What) -> FromCoordinator {
+    FromCoordinator { what: Some(what) }
+}
+
+#[tonic::async_trait]
+impl Control for Connections {
+    type AttendStream = Pin<Box<dyn Stream<Item = Result<FromCoordinator, Status>> + Send>>;
+
+    async fn attend(
+        &self,
+        request: Request<Streaming<FromWorker>>,
+    ) -> Result<Response<Self::AttendStream>, Status> {
+        let (to_worker, outgoing) = mpsc::channel(COMMANDS_MAX);
+        let from = request.remote_addr();
+        let connection = self.clone().hold(request.into_inner(), to_worker, from);
+        let mut driver = JoinSet::new();
+        driver.spawn(connection);
+        // The driver lives as long as the response that is being sent: a connection that breaks drops both.
+        let outgoing = ReceiverStream::new(outgoing).map(move |message| {
+            let _ = &driver;
+            message
+        });
+        Ok(Response::new(Box::pin(outgoing)))
+    }
+}
+
+impl Connections {
+    /// Holds one connection from the registration to its end.
+    async fn hold(
+        self,
+        mut incoming: Streaming<FromWorker>,
+        to_worker: ToWorker,
+        from: Option<SocketAddr>,
+    ) {
+        let first = timeout(REGISTER_MAX, incoming.message()).await;
+        let Ok(Ok(Some(FromWorker {
+            what: Some(from_worker::What::Register(registered)),
+        }))) = first
+        else {
+            tracing::warn!(?from, "a connection did not register as a worker");
+            return;
+        };
+        if let Err(reason) = self.admits(&registered) {
+            tracing::warn!(
+                ?from,
+                name = registered.name,
+                reason,
+                "a worker was refused"
+            );
+            let refused = from_coordinator::What::Refused(Refused {
+                reason,
+                passes: false,
+            });
+            refuse(&to_worker, refused).await;
+            return;
+        }
+        let member = Member {
+            offer: WorkerOffer {
+                name: registered.name,
+                slots: registered.slots,
+            },
+            address: registered.data_address,
+        };
+        let (fleet, link) = (self.fleet.clone(), ConnectionLink(to_worker.clone()));
+        // The welcome must be the first message, so it is sent before the fleet may send a command.
+        let welcome = to_worker.clone();
+        let silent_max_ms = self.settings.silent_max.as_millis() as u32;
+        let joined = spawn_blocking(move || {
+            fleet.join(member, Box::new(link), move |worker| {
+                let what = from_coordinator::What::Welcome(Welcome {
+                    worker: worker.0,
+                    silent_max_ms,
+                });
+                welcome.try_send(Ok(message(what))).is_ok()
+            })
+        });
+        let Ok(Some(worker)) = joined.await else {
+            return;
+        };
+        let left = Left {
+            fleet: self.fleet.clone(),
+            worker,
+            reason: Some("its connection was dropped".to_owned()),
+        };
+        let reason = tokio::select! {
+            reason = self.listen(worker, incoming) => reason,
+            reason = self.beat(&to_worker) => reason,
+        };
+        left.because(reason);
+    }
+
+    fn admits(&self, register: &Register) -> Result<(), String> {
+        let claim = Claim {
+            protocol: register.protocol,
+            engine: register.engine.clone(),
+            job: register.job.clone(),
+            graph: register.graph,
+            revision: register.revision.clone(),
+        };
+        self.identity
+            .accepts(&claim)
+            .map_err(|mismatch| mismatch.to_string())?;
+        if register.slots == 0 {
+            return Err("it offers no slot; give it at least one".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Hands what the worker says to the fleet, until the connection ends. Why it did.
+    async fn listen(&self, worker: WorkerIndex, mut incoming: Streaming<FromWorker>) -> String {
+        loop {
+            let said = match timeout(self.settings.silent_max, incoming.message()).await {
+                Err(_) => {
+                    return format!("it was silent for {:?}", self.settings.silent_max);
+                }
+                Ok(Err(status)) => return format!("its connection broke: {}", status.message()),
+                Ok(Ok(None)) => return "it ended its connection".to_owned(),
+                Ok(Ok(Some(FromWorker { what }))) => what,
+            };
+            match said {
+                Some(from_worker::What::Event(bytes)) => {
+                    let event = match decode::<WorkerEvent>(&bytes) {
+                        Ok(event) => event,
+                        Err(error) => return format!("it said what cannot be read: {error}"),
+                    };
+                    let fleet = self.fleet.clone();
+                    // The queue of the fleet may be full for a moment.
+                    if spawn_blocking(move || fleet.said(worker, event))
+                        .await
+                        .is_err()
+                    {
+                        return "what it said could not be passed on".to_owned();
+                    }
+                }
+                Some(from_worker::What::Alive(_)) => {}
+                Some(from_worker::What::Figures(bytes)) => match decode(&bytes) {
+                    Ok(figures) => self.board.write(figures),
+                    Err(error) => return format!("its figures cannot be read: {error}"),
+                },
+                Some(from_worker::What::Register(_)) => return "it registered twice".to_owned(),
+                None => return "it said what this version does not know".to_owned(),
+            }
+        }
+    }
+
+    /// Says that the coordinator lives. Ends when nothing can be said any more.
+    async fn beat(&self, to_worker: &ToWorker) -> String {
+        let mut ticks = interval(self.settings.alive_every);
+        loop {
+            ticks.tick().await;
+            let what = from_coordinator::What::Alive(Alive {});
+            match to_worker.try_send(Ok(message(what))) {
+                // Commands wait to be taken: they say as much.
+                Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => {}
+                Err(mpsc::error::TrySendError::Closed(_)) => {
+                    return "its connection was closed".to_owned();
+                }
+            }
+        }
+    }
+}
+
+/// Says why, and waits until the worker can have read it: until it closes the connection.
+async fn refuse(to_worker: &ToWorker, refused: from_coordinator::What) {
+    if to_worker.send(Ok(message(refused))).await.is_ok() {
+        let closed = timeout(REGISTER_MAX, to_worker.closed()).await;
+        drop(closed);
+    }
+}
+
+/// Tells the fleet that a worker has left, however its connection ends.
+struct Left {
+    fleet: FleetHandle,
+    worker: WorkerIndex,
+    reason: Option<String>,
+}
+
+impl Left {
+    fn because(mut self, reason: String) {
+        self.reason = Some(reason);
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        let (fleet, worker) = (self.fleet.clone(), self.worker);
+        let reason = self.reason.take().unwrap_or_default();
+        // Dropped on a thread of the rim, which must not wait.
+        let told = tokio::runtime::Handle::try_current();
+        match told {
+            Ok(rim) => drop(rim.spawn_blocking(move || fleet.left(worker, reason))),
+            Err(_) => fleet.left(worker, reason),
+        }
+    }
+}
