@@ -12,10 +12,11 @@ use highwater_operators::UserError;
 use highwater_worker::slot::error_chain;
 
 use crate::exit::{Code, Failure};
+use crate::run::Crew;
 use crate::settings::{
     Environment, JobArgs, JobSettings, RunArgs, RunSettings, Settings, cores, program_name,
 };
-use crate::{inspect, remote, run};
+use crate::{inspect, remote, run, worker};
 
 /// A job: fills the environment with its streams.
 pub type JobFunction = fn(&mut StreamEnvironment) -> Result<(), UserError>;
@@ -40,6 +41,10 @@ struct Cli {
 enum Command {
     /// Run the job in this process: starts, or goes on from the last checkpoint
     Run(Box<RunArgs>),
+    /// Lead the job and take workers that run its tasks; starts, or goes on from the last checkpoint
+    Coordinator(Box<RunArgs>),
+    /// Run tasks of the job for its coordinator; waits for one as long as none answers
+    Worker(Box<RunArgs>),
     /// Show operators, tasks, exchanges and state; touches nothing
     Plan {
         /// How to show it
@@ -156,7 +161,10 @@ fn dispatch(cli: Cli, job: JobFunction) -> Result<(), Failure> {
             say(&version());
             return Ok(());
         }
-        Command::Run(args) | Command::Plan { run: args, .. } => Some(args.as_ref()),
+        Command::Run(args)
+        | Command::Coordinator(args)
+        | Command::Worker(args)
+        | Command::Plan { run: args, .. } => Some(args.as_ref()),
         _ => None,
     };
     let settings = Settings::read(&cli.job, run_args, Environment::read()?)?;
@@ -165,7 +173,18 @@ fn dispatch(cli: Cli, job: JobFunction) -> Result<(), Failure> {
         Command::Run(args) => {
             let of_run = settings.run(&args.parameters, cores())?;
             let program = compile(job, &of_run)?;
-            run::run(of_job, of_run, &args, program)
+            let crew = of_run.cluster.workers.map_or(Crew::Own, Crew::Children);
+            run::run(of_job, of_run, &args, (program, crew))
+        }
+        Command::Coordinator(args) => {
+            let of_run = settings.run(&args.parameters, cores())?;
+            let program = compile(job, &of_run)?;
+            run::run(of_job, of_run, &args, (program, Crew::Fleet))
+        }
+        Command::Worker(args) => {
+            let of_run = settings.run(&args.parameters, cores())?;
+            let program = compile(job, &of_run)?;
+            worker::run(of_job, of_run, &args, program)
         }
         Command::Plan { format, run } => {
             let of_run = settings.run(&run.parameters, cores())?;
@@ -187,7 +206,11 @@ fn look(command: Command, job: &JobSettings) -> Result<(), Failure> {
             CheckpointsCommand::Inspect { number } => inspect::inspect(job, number),
             CheckpointsCommand::Verify => inspect::verify(job),
         },
-        Command::Run(_) | Command::Plan { .. } | Command::Version => {
+        Command::Run(_)
+        | Command::Coordinator(_)
+        | Command::Worker(_)
+        | Command::Plan { .. }
+        | Command::Version => {
             unreachable!("handled before")
         }
     }

@@ -3,6 +3,7 @@
 //! A job is a program whose `main` hands its function to [`main`]. The same program runs the job, prints its plan and
 //! inspects its checkpoints. This is the only crate that reads the environment.
 
+mod children;
 pub mod commands;
 pub mod exit;
 pub mod inspect;
@@ -15,6 +16,7 @@ mod signals;
 mod stop_point;
 mod summary;
 pub mod view;
+mod worker;
 
 pub use commands::main;
 

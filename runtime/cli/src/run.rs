@@ -2,16 +2,20 @@
 //!
 //! The first Ctrl-C or SIGTERM stops with everything confirmed and state kept; the second ends at once.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use highwater_api::JobProgram;
+use highwater_coordinator::fleet;
+use highwater_coordinator::shape::{execution_fingerprint, fleet_shape};
 use highwater_coordinator::{
     CoordinatorHandle, CoordinatorSetup, JobOutcome, JobRequest, RequestAnswer, RequestRefused,
-    SavepointWish, StopMode, Wish,
+    SavepointWish, StopMode, Wish, Workers,
 };
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::{JobPaths, SavepointPaths};
 use highwater_protocol::recovery::{SavepointWord, StartWish, TakeAgain};
+use highwater_rpc::{ConnectionSettings, ControlServer, Identity};
 use highwater_state::Store;
 use highwater_storage::{Location, ObjectStorage, StorageError, open, probe};
 use highwater_types::{Classified as _, ErrorKind, Nonce};
@@ -22,6 +26,7 @@ use highwater_worker::{Clock, FigureBoard, SystemClock, WorkerSetup};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use crate::children::Children;
 use crate::exit::{Code, Failure};
 use crate::local_store::LocalState;
 use crate::remote::{RunNote, refuse_second};
@@ -70,7 +75,7 @@ pub fn run(
     job: JobSettings,
     settings: RunSettings,
     args: &RunArgs,
-    program: JobProgram,
+    (program, crew): (JobProgram, Crew),
 ) -> Result<(), Failure> {
     let screen = Screen::of_stderr(args.quiet);
     logs::start(&settings, &job.identity, &screen)?;
@@ -82,6 +87,7 @@ pub fn run(
         job,
         settings,
         program,
+        crew,
         wish,
         screen,
         take_over: args.take_over,
@@ -118,10 +124,22 @@ fn wish(args: &RunArgs) -> Result<Wish, Failure> {
     Ok(Wish::Savepoint(SavepointWish { place, word, again }))
 }
 
+/// Who runs the tasks of the job that this process leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crew {
+    /// A worker in this process.
+    Own,
+    /// Workers that come by themselves.
+    Fleet,
+    /// So many worker processes that this one starts.
+    Children(u32),
+}
+
 struct Setup {
     job: JobSettings,
     settings: RunSettings,
     program: JobProgram,
+    crew: Crew,
     wish: Wish,
     screen: Screen,
     take_over: bool,
@@ -133,6 +151,21 @@ struct Started {
     figures: FigureBoard,
     store: Store,
     clock: Arc<dyn Clock>,
+    /// Where workers come to, and those that this process started.
+    fleet: Option<(ControlServer, Children)>,
+}
+
+/// What this process and its peers must have in common.
+pub(crate) fn identity(
+    job: &JobSettings,
+    settings: &RunSettings,
+    program: &JobProgram,
+) -> Identity {
+    Identity {
+        job: job.identity.clone(),
+        graph: execution_fingerprint(program),
+        revision: settings.cluster.revision.clone(),
+    }
 }
 
 /// Random bits that no other process has.
@@ -154,7 +187,11 @@ impl Setup {
         let address = listener.local_addr();
         let address =
             address.map_err(|error| Failure::new(Code::Other, format!("no address: {error}")))?;
-        let started = self.start(&storage)?;
+        let mut started = match self.crew {
+            Crew::Own => self.start(&storage)?,
+            Crew::Fleet | Crew::Children(_) => self.lead(&storage).await?,
+        };
+        let fleet = started.fleet.take();
         let note = RunNote::write(&self.job, address)?;
         tracing::info!(%address, "status server");
         let view = self.view(&started);
@@ -172,6 +209,10 @@ impl Setup {
         let ended = wait(started.handle, &mut interrupts).await;
         if ended.is_ok() {
             Summary::of(&at_the_end.plan, &at_the_end.figures.read()).tell();
+        }
+        if let Some((control, children)) = fleet {
+            children.end().await;
+            control.shut_down().await;
         }
         tasks.shutdown().await;
         self.screen.leave();
@@ -196,6 +237,7 @@ impl Setup {
             local: dirs,
             store: store.clone(),
             nonces: NonceStream::new(random()),
+            plane: None,
             events,
             stop: Arc::clone(&stop),
         });
@@ -208,7 +250,7 @@ impl Setup {
             settings: self.settings.coordinator.clone(),
             storage: Arc::clone(storage),
             wish: self.wish.clone(),
-            worker,
+            worker: Workers::Own(worker),
             events: incoming,
             clock: Arc::clone(&clock),
             seed: random(),
@@ -219,6 +261,56 @@ impl Setup {
             figures,
             store,
             clock,
+            fleet: None,
+        })
+    }
+
+    /// Starts a coordinator that takes workers.
+    async fn lead(&self, storage: &Arc<dyn ObjectStorage>) -> Result<Started, Failure> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let (events, incoming) = mpsc::channel(EVENT_QUEUE);
+        let stop = stop_point::hook(self.settings.stop_at.as_deref())?;
+        let passes = NonceStream::new(random());
+        let fleet = fleet::driver::start(fleet_shape(&self.program), passes, events);
+        let fleet =
+            fleet.map_err(|error| Failure::new(Code::Other, format!("no threads: {error}")))?;
+        let listen = match self.crew {
+            // Nobody else has to find it.
+            Crew::Children(_) => SocketAddr::from(([127, 0, 0, 1], 0)),
+            Crew::Own | Crew::Fleet => self.settings.cluster.control_listen,
+        };
+        let identity = identity(&self.job, &self.settings, &self.program);
+        let connections = ConnectionSettings::default();
+        let figures = FigureBoard::default();
+        let workers = (fleet.handle(), figures.clone());
+        let control = ControlServer::bind(listen, identity, workers, connections).await;
+        let control = control.map_err(|error| {
+            let message = format!("control.listen: cannot listen at {listen}: {error}");
+            Failure::new(Code::Usage, message)
+        })?;
+        tracing::info!(address = %control.address(), "takes workers");
+        let children = match self.crew {
+            Crew::Children(count) => Children::start(count, control.address())?,
+            Crew::Own | Crew::Fleet => Children::none(),
+        };
+        let handle = highwater_coordinator::start(CoordinatorSetup {
+            program: self.program.clone(),
+            job: self.job.identity.clone(),
+            settings: self.settings.coordinator.clone(),
+            storage: Arc::clone(storage),
+            wish: self.wish.clone(),
+            worker: Workers::Fleet(fleet),
+            events: incoming,
+            clock: Arc::clone(&clock),
+            seed: random(),
+            stop,
+        });
+        Ok(Started {
+            handle,
+            figures,
+            store: Store::heap(),
+            clock,
+            fleet: Some((control, children)),
         })
     }
 

@@ -71,6 +71,16 @@ pub struct RunArgs {
     /// No live view, also on a terminal
     #[arg(long, short)]
     pub quiet: bool,
+    #[command(flatten)]
+    pub(crate) child: ChildArgs,
+}
+
+/// How `run --workers` starts its workers.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ChildArgs {
+    /// End when standard input does
+    #[arg(long, hide = true)]
+    pub with_parent: bool,
 }
 
 /// Which savepoint a run starts from, and what is said about the state that the job has.
@@ -170,6 +180,23 @@ pub struct StateSettings {
     pub moving_bytes_max: u64,
 }
 
+/// How the processes of a job find each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterSettings {
+    /// Tells revisions of the job apart; empty = nobody said.
+    pub revision: String,
+    /// Worker processes that `run` starts; `None` = the tasks run in its own.
+    pub workers: Option<u32>,
+    /// The name of a worker.
+    pub worker_name: Option<String>,
+    /// Where a coordinator takes workers.
+    pub control_listen: SocketAddr,
+    /// Where a worker finds its coordinator.
+    pub control_address: String,
+    /// Where a worker takes records from others.
+    pub data_listen: SocketAddr,
+}
+
 /// How a job runs.
 #[derive(Clone, Debug)]
 pub struct RunSettings {
@@ -187,6 +214,8 @@ pub struct RunSettings {
     pub log_format: LogFormat,
     /// What is logged.
     pub log_level: String,
+    /// How processes of the job find each other.
+    pub cluster: ClusterSettings,
     /// Parameters of the job.
     pub parameters: BTreeMap<String, String>,
     /// The protocol step at which a test build stops.
@@ -332,9 +361,26 @@ impl Settings {
             rest_address: address.expect("the table has a default"),
             log_format,
             log_level: self.known_text("log.level"),
+            cluster: self.cluster(),
             parameters: all,
             stop_at: stop_at.map(str::to_owned),
         })
+    }
+
+    fn cluster(&self) -> ClusterSettings {
+        let address = |name| {
+            self.resolved
+                .address(name)
+                .expect("the table has a default")
+        };
+        ClusterSettings {
+            revision: self.resolved.text("revision").unwrap_or_default(),
+            workers: self.resolved.count("workers").map(|count| count as u32),
+            worker_name: self.resolved.text("worker.name"),
+            control_listen: address("control.listen"),
+            control_address: self.known_text("control.address"),
+            data_listen: address("data.listen"),
+        }
     }
 
     fn coordinator(&self) -> Result<CoordinatorSettings, SettingError> {

@@ -217,6 +217,42 @@ pub const SETTINGS: &[Setting] = &[
         "Where the status server listens; port 0 is any free one.",
     ),
     run(
+        "revision",
+        Kind::Text,
+        Preset::Unset("none"),
+        "Tells revisions of the job apart: a coordinator takes workers of its own revision only.",
+    ),
+    run(
+        "workers",
+        Kind::count(1, 1_024),
+        Preset::Unset("one, in the process of `run`"),
+        "Worker processes that `run` starts on this machine, each with `slots`.",
+    ),
+    run(
+        "worker.name",
+        Kind::Text,
+        Preset::Unset("host name and process id"),
+        "Name of a worker; one that is started again under its name gets the subtasks back whose state lies on its disk.",
+    ),
+    run(
+        "control.listen",
+        Kind::Address,
+        Preset::Value("127.0.0.1:6123"),
+        "Where `coordinator` takes workers; port 0 is any free one.",
+    ),
+    run(
+        "control.address",
+        Kind::Text,
+        Preset::Value("127.0.0.1:6123"),
+        "Where `worker` finds its coordinator: host and port.",
+    ),
+    run(
+        "data.listen",
+        Kind::Address,
+        Preset::Value("127.0.0.1:0"),
+        "Where `worker` takes records from other workers; port 0 is any free one.",
+    ),
+    run(
         "log.format",
         Kind::Choice(&["text", "json"]),
         Preset::Value("text"),
