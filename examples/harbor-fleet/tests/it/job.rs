@@ -1,9 +1,4 @@
-//! The real program is ended right before each of the 19 protocol steps, goes on, and puts everything out once.
-
-#![allow(
-    clippy::unwrap_used,
-    reason = "tests may unwrap; the lint knows unit tests only"
-)]
+//! One job with its input, its output and its state, and the oracle that judges the output.
 
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
@@ -21,10 +16,6 @@ use highwater_connectors::file_sink::committed_files;
 
 /// The signal of `abort`.
 const ABORTED: i32 = 6;
-const CHECKPOINT: [&str; 12] = [
-    "P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9", "P10", "P11", "P12",
-];
-const RECOVERY: [&str; 7] = ["R1", "R2", "R3", "R4", "R5", "R6", "R7"];
 
 /// The blocklist that all tests ask.
 fn blocklist() -> SocketAddr {
@@ -53,13 +44,13 @@ fn blocklist() -> SocketAddr {
 }
 
 /// One job with its input, output and state.
-struct Job {
+pub(crate) struct Job {
     folder: tempfile::TempDir,
-    backend: &'static str,
+    pub(crate) backend: &'static str,
 }
 
 impl Job {
-    fn new(backend: &'static str) -> Self {
+    pub(crate) fn new(backend: &'static str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let profile = Profile {
             payments: 5_000,
@@ -70,21 +61,16 @@ impl Job {
         Self { folder, backend }
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn run(&self, stop_at: Option<&str>) -> Output {
+    /// One role of the job, before its own arguments.
+    pub(crate) fn command(&self, role: &str, parallelism: u32) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_harbor-fleet"));
-        command.args([
-            "run",
-            "--quiet",
-            "--job",
-            "harbor-fleet",
-            "--parallelism",
-            "2",
-        ]);
-        command.args(["--slots", "2", "--checkpoint-interval", "20ms"]);
+        command.args([role, "--quiet", "--job", "harbor-fleet"]);
+        command.args(["--parallelism", &parallelism.to_string(), "--slots", "2"]);
+        command.args(["--checkpoint-interval", "20ms"]);
         let folder = |flag, name| [flag, self.at(name).display().to_string()];
         command.args(folder("--state-dir".to_owned(), "state"));
         command.args(folder("--run-dir".to_owned(), "run"));
@@ -98,6 +84,11 @@ impl Job {
         ] {
             command.args(["--param", &format!("{name}={value}")]);
         }
+        command
+    }
+
+    fn run(&self, stop_at: Option<&str>) -> Output {
+        let mut command = self.command("run", 2);
         if let Some(step) = stop_at {
             command.env("HIGHWATER_STOP_AT", step);
         }
@@ -105,7 +96,7 @@ impl Job {
     }
 
     /// Runs until the process ends itself right before `step`.
-    fn stopped_at(&self, step: &str) {
+    pub(crate) fn stopped_at(&self, step: &str) {
         let ended = self.run(Some(step));
         let said = String::from_utf8_lossy(&ended.stderr);
         assert_eq!(ended.status.signal(), Some(ABORTED), "{step}: {said}");
@@ -116,10 +107,15 @@ impl Job {
     }
 
     /// Runs to the end of the input and compares what was put out with the oracle.
-    fn finished(&self, after: &str) {
+    pub(crate) fn finished(&self, after: &str) {
         let ended = self.run(None);
         let said = String::from_utf8_lossy(&ended.stderr);
         assert!(ended.status.success(), "after {after}: {said}");
+        self.is_exact(after);
+    }
+
+    /// Compares what was put out with the oracle.
+    pub(crate) fn is_exact(&self, after: &str) {
         let expected = Expected::read(&self.at("in"), PAYMENTS_TOPIC).unwrap();
         let mut observed = Observed::default();
         observed
@@ -144,67 +140,4 @@ fn lines(output: &Path, topic: &str) -> Vec<Vec<u8>> {
         lines.extend(file.lines().unwrap());
     }
     lines
-}
-
-fn ends_at_each_step_of_a_checkpoint(backend: &'static str) {
-    for step in CHECKPOINT {
-        let job = Job::new(backend);
-        job.stopped_at(step);
-        job.finished(step);
-    }
-}
-
-fn ends_at_each_step_of_a_recovery(backend: &'static str) {
-    for step in RECOVERY {
-        let job = Job::new(backend);
-        // A completed checkpoint whose output nobody has committed: the recovery has something to do at every step.
-        job.stopped_at("P9");
-        job.stopped_at(step);
-        job.finished(step);
-    }
-}
-
-#[test]
-fn a_process_ends_at_every_step_of_a_checkpoint_and_nothing_is_lost_or_doubled() {
-    ends_at_each_step_of_a_checkpoint("heap");
-}
-
-#[test]
-fn a_process_ends_at_every_step_of_a_recovery_and_nothing_is_lost_or_doubled() {
-    ends_at_each_step_of_a_recovery("heap");
-}
-
-#[cfg(feature = "rocksdb")]
-#[test]
-fn with_state_on_local_disk_a_process_ends_at_every_step_of_a_checkpoint() {
-    ends_at_each_step_of_a_checkpoint("rocksdb");
-}
-
-#[cfg(feature = "rocksdb")]
-#[test]
-fn with_state_on_local_disk_a_process_ends_at_every_step_of_a_recovery() {
-    ends_at_each_step_of_a_recovery("rocksdb");
-}
-
-#[cfg(feature = "rocksdb")]
-#[test]
-fn a_job_changes_its_backend_between_two_runs() {
-    for (first, then) in [("heap", "rocksdb"), ("rocksdb", "heap")] {
-        let mut job = Job::new(first);
-        job.stopped_at("P9");
-        job.backend = then;
-        job.finished(then);
-    }
-}
-
-#[cfg(feature = "kafka")]
-#[test]
-fn the_settings_of_production_are_understood() {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_harbor-fleet"));
-    command.args(["plan", "--config"]);
-    command.arg(here.join("production.yaml"));
-    let ended = command.output().unwrap();
-    let said = String::from_utf8_lossy(&ended.stderr);
-    assert!(ended.status.success(), "{said}");
 }
