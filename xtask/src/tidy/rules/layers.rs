@@ -63,6 +63,16 @@ const SAME_LAYER: &[(&str, &str, &str)] = &[
         "it speaks the worker's messages; a crate of their own once they cross the network",
     ),
     (
+        "highwater-rpc",
+        "highwater-coordinator",
+        "a session is the way between a worker and the fleet of a coordinator",
+    ),
+    (
+        "highwater-rpc",
+        "highwater-worker",
+        "it carries the worker's messages",
+    ),
+    (
         "highwater-exchange",
         "highwater-operators",
         "the writer of a channel is the downstream of a chain",
@@ -71,6 +81,21 @@ const SAME_LAYER: &[(&str, &str, &str)] = &[
         "highwater-exchange",
         "highwater-connectors",
         "a channel wakes a task by the same handle as a reader does",
+    ),
+    (
+        "highwater-network",
+        "highwater-exchange",
+        "a link moves the frames of channels between workers",
+    ),
+    (
+        "highwater-network",
+        "highwater-connectors",
+        "its tests wake the ends of a channel as a slot does",
+    ),
+    (
+        "highwater-network",
+        "highwater-operators",
+        "its tests look at the errors that a task would see",
     ),
     (
         "highwater-kafka",
