@@ -512,6 +512,10 @@ impl Worker {
             self.tell(WorkerEvent::Cancelled(attempt));
             return;
         };
+        if held.stage == Stage::Cancelling {
+            // Told again, as by a worker process whose coordinator is lost: what ends already is waited for, and nothing else.
+            return self.finish_cancel();
+        }
         held.stage = Stage::Cancelling;
         held.links.clear();
         for mailbox in held.mailboxes.values() {

@@ -1,7 +1,6 @@
 //! The worker's side: one connection with its coordinator.
 //!
-//! Started by the role `worker`, again and again: a connection ends with its connection, and the next one may lead to another
-//! coordinator. Events of the worker go up in order, commands come down in order.
+//! Opened by the role `worker`, again and again: the next connection may lead to another coordinator. Events of the worker go up in order, commands come down in order.
 
 use std::time::Duration;
 

@@ -193,25 +193,27 @@ impl Connections {
         // The welcome must be the first message, so it is sent before the fleet may send a command.
         let welcome = to_worker.clone();
         let silent_max_ms = self.settings.silent_max.as_millis() as u32;
+        let told = self.fleet.clone();
+        // Whoever waits for the number may be gone when it comes: what leaves the fleet again is made together with it.
         let joined = spawn_blocking(move || {
-            fleet.join(member, Box::new(link), move |worker| {
+            let worker = fleet.join(member, Box::new(link), move |worker| {
                 let what = from_coordinator::What::Welcome(Welcome {
                     worker: worker.0,
                     silent_max_ms,
                 });
                 welcome.try_send(Ok(message(what))).is_ok()
+            });
+            worker.map(|worker| Left {
+                fleet: told,
+                worker,
+                reason: Some("its connection was dropped".to_owned()),
             })
         });
-        let Ok(Some(worker)) = joined.await else {
+        let Ok(Some(left)) = joined.await else {
             return;
         };
-        let left = Left {
-            fleet: self.fleet.clone(),
-            worker,
-            reason: Some("its connection was dropped".to_owned()),
-        };
         let reason = tokio::select! {
-            reason = self.listen(worker, incoming) => reason,
+            reason = self.listen(left.worker, incoming) => reason,
             reason = self.beat(&to_worker) => reason,
         };
         left.because(reason);
