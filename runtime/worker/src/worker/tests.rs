@@ -1,5 +1,6 @@
 //! Tests of the worker where a part of it fails: every failure is told, and every attempt can be cancelled.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use highwater_api::StreamEnvironment;
@@ -25,12 +26,20 @@ use crate::messages::{History, MarkerPlace};
 const ATTEMPT: AttemptId = AttemptId(1);
 const LIMIT: Duration = Duration::from_secs(20);
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Fault {
     /// The second slot has no target.
     SecondTarget,
     /// No session opens without a panic.
     Panic,
+    /// No session opens before the test says so, and then not without a panic.
+    Held(Arc<Held>),
+}
+
+/// A call of a sink that does not return until it is let go.
+struct Held {
+    entered: SyncSender<()>,
+    let_go: Mutex<Receiver<()>>,
 }
 
 struct FaultySink(Fault);
@@ -61,15 +70,17 @@ impl Sink for FaultySink {
         &self,
         context: &WriterContext,
     ) -> Result<Option<Box<dyn OutputTarget>>, ConnectorError> {
-        match self.0 {
+        match &self.0 {
             Fault::SecondTarget if context.subtask.0 > 0 => Err(refusal()),
             Fault::SecondTarget => Ok(Some(Box::new(MemoryOutput::new().target(context)))),
-            Fault::Panic => Ok(Some(Box::new(Panicking))),
+            Fault::Panic => Ok(Some(Box::new(Panicking(None)))),
+            Fault::Held(held) => Ok(Some(Box::new(Panicking(Some(Arc::clone(held)))))),
         }
     }
 }
 
-struct Panicking;
+/// Panics, maybe held up before.
+struct Panicking(Option<Arc<Held>>);
 
 impl OutputTarget for Panicking {
     fn expect_markers(&mut self, _: KnownMarkers) {}
@@ -83,6 +94,10 @@ impl OutputTarget for Panicking {
     }
 
     fn open_session(&mut self) -> Result<(), TargetError> {
+        if let Some(held) = &self.0 {
+            held.entered.send(()).unwrap();
+            held.let_go.lock().unwrap().recv().unwrap();
+        }
         panic!("the target has a bug")
     }
 
@@ -234,8 +249,8 @@ fn drivers_of_a_partly_failed_opening_end_with_the_attempt() {
     assert!(report.message.contains("it was told to"), "{report:?}");
 }
 
-#[test]
-fn a_panic_of_a_driver_fails_the_attempt() {
+/// What the first slot has to confirm.
+fn duty() -> SlotDuty {
     let slot = SlotKey {
         sink: uid(),
         slot: 0,
@@ -244,15 +259,54 @@ fn a_panic_of_a_driver_fails_the_attempt() {
         vertex: uid(),
         subtask: SubtaskIndex(0),
     };
-    let duty = SlotDuty {
+    SlotDuty {
         slot,
         task,
         id: id(1),
         log: Vec::new(),
         from: 0,
         purpose: Purpose::Confirm,
+    }
+}
+
+#[test]
+fn an_end_that_is_told_twice_waits_for_the_drivers_all_the_same() {
+    let ((entered, has_entered), (go, let_go)) = (sync_channel(1), sync_channel(1));
+    let let_go = Mutex::new(let_go);
+    let held = Arc::new(Held { entered, let_go });
+    let rim = rim();
+    let (setup, mut told) = setup(Fault::Held(held), &rim);
+    let worker = start(setup).unwrap();
+    let mut next = |limit| {
+        let told = rim.block_on(async { tokio::time::timeout(limit, told.recv()).await });
+        told.ok().flatten()
     };
-    let report = failure_of(Fault::Panic, vec![duty]);
+    worker.send(WorkerCommand::Prepare(deployment()));
+    assert!(matches!(next(LIMIT), Some(WorkerEvent::Verified(..))));
+    worker.send(WorkerCommand::Confirm(ATTEMPT, vec![duty()]));
+    has_entered.recv_timeout(LIMIT).unwrap();
+    for _ in 0..2 {
+        worker.send(WorkerCommand::Cancel(ATTEMPT));
+        let told = next(LIMIT);
+        assert!(
+            matches!(told, Some(WorkerEvent::Cancelling(..))),
+            "{told:?}"
+        );
+    }
+    let early = next(Duration::from_millis(300));
+    assert!(early.is_none(), "the sink has not returned: {early:?}");
+    go.send(()).unwrap();
+    let ended = next(LIMIT);
+    assert!(
+        matches!(ended, Some(WorkerEvent::Cancelled(_))),
+        "{ended:?}"
+    );
+    worker.shut_down();
+}
+
+#[test]
+fn a_panic_of_a_driver_fails_the_attempt() {
+    let report = failure_of(Fault::Panic, vec![duty()]);
     assert_eq!(report.subtask, SubtaskIndex(0));
     assert!(
         report.message.contains("the target has a bug"),
