@@ -22,7 +22,7 @@ use highwater_types::{Classified as _, ErrorKind, Nonce};
 use highwater_web::JobView;
 use highwater_worker::files::JobFiles;
 use highwater_worker::slot::error_chain;
-use highwater_worker::{Clock, FigureBoard, SystemClock, WorkerSetup};
+use highwater_worker::{Clock, FigureBoard, StopHook, SystemClock, WorkerEvent, WorkerSetup};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -244,18 +244,7 @@ impl Setup {
         let worker =
             worker.map_err(|error| Failure::new(Code::Other, format!("no threads: {error}")))?;
         let figures = worker.figures().clone();
-        let handle = highwater_coordinator::start(CoordinatorSetup {
-            program: self.program.clone(),
-            job: identity.clone(),
-            settings: self.settings.coordinator.clone(),
-            storage: Arc::clone(storage),
-            wish: self.wish.clone(),
-            worker: Workers::Own(worker),
-            events: incoming,
-            clock: Arc::clone(&clock),
-            seed: random(),
-            stop,
-        });
+        let handle = self.coordinate(storage, (Workers::Own(worker), incoming), &clock, stop);
         Ok(Started {
             handle,
             figures,
@@ -293,24 +282,36 @@ impl Setup {
             Crew::Children(count) => Children::start(count, control.address())?,
             Crew::Own | Crew::Fleet => Children::none(),
         };
-        let handle = highwater_coordinator::start(CoordinatorSetup {
-            program: self.program.clone(),
-            job: self.job.identity.clone(),
-            settings: self.settings.coordinator.clone(),
-            storage: Arc::clone(storage),
-            wish: self.wish.clone(),
-            worker: Workers::Fleet(fleet),
-            events: incoming,
-            clock: Arc::clone(&clock),
-            seed: random(),
-            stop,
-        });
+        let workers = (Workers::Fleet(fleet), incoming);
+        let handle = self.coordinate(storage, workers, &clock, stop);
         Ok(Started {
             handle,
             figures,
             store: Store::heap(),
             clock,
             fleet: Some((control, children)),
+        })
+    }
+
+    /// Starts the coordinator over its workers and what they tell.
+    fn coordinate(
+        &self,
+        storage: &Arc<dyn ObjectStorage>,
+        (worker, events): (Workers, mpsc::Receiver<WorkerEvent>),
+        clock: &Arc<dyn Clock>,
+        stop: StopHook,
+    ) -> CoordinatorHandle {
+        highwater_coordinator::start(CoordinatorSetup {
+            program: self.program.clone(),
+            job: self.job.identity.clone(),
+            settings: self.settings.coordinator.clone(),
+            storage: Arc::clone(storage),
+            wish: self.wish.clone(),
+            worker,
+            events,
+            clock: Arc::clone(clock),
+            seed: random(),
+            stop,
         })
     }
 

@@ -175,10 +175,7 @@ impl Connections {
                 reason,
                 "a worker was refused"
             );
-            let refused = from_coordinator::What::Refused(Refused {
-                reason,
-                passes: false,
-            });
+            let refused = from_coordinator::What::Refused(Refused { reason });
             refuse(&to_worker, refused).await;
             return;
         }
@@ -192,15 +189,11 @@ impl Connections {
         let (fleet, link) = (self.fleet.clone(), ConnectionLink(to_worker.clone()));
         // The welcome must be the first message, so it is sent before the fleet may send a command.
         let welcome = to_worker.clone();
-        let silent_max_ms = self.settings.silent_max.as_millis() as u32;
         let told = self.fleet.clone();
         // Whoever waits for the number may be gone when it comes: what leaves the fleet again is made together with it.
         let joined = spawn_blocking(move || {
             let worker = fleet.join(member, Box::new(link), move |worker| {
-                let what = from_coordinator::What::Welcome(Welcome {
-                    worker: worker.0,
-                    silent_max_ms,
-                });
+                let what = from_coordinator::What::Welcome(Welcome { worker: worker.0 });
                 welcome.try_send(Ok(message(what))).is_ok()
             });
             worker.map(|worker| Left {

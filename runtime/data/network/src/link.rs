@@ -353,7 +353,7 @@ struct Batch {
 
 impl Batch {
     fn push(&mut self, frame: WireFrame) {
-        self.bytes += frame.len();
+        self.bytes += frame.bytes();
         self.frames.push_back(frame);
     }
 
@@ -429,10 +429,10 @@ impl Buf for Batch {
     fn advance(&mut self, count: usize) {
         self.written += count;
         while let Some(first) = self.frames.front()
-            && self.written >= first.len()
+            && self.written >= first.bytes()
         {
-            self.written -= first.len();
-            self.bytes -= first.len();
+            self.written -= first.bytes();
+            self.bytes -= first.bytes();
             self.frames.pop_front();
         }
     }

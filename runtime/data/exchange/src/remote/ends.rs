@@ -242,7 +242,7 @@ impl<T: Record> RemoteSender<T> {
     }
 
     fn try_send(&mut self, frame: WireFrame) -> Option<WireFrame> {
-        let bytes = frame.len() as u64;
+        let bytes = frame.bytes() as u64;
         if !self.admits(bytes) {
             return Some(frame);
         }

@@ -165,13 +165,8 @@ pub struct WireFrame {
 
 impl WireFrame {
     /// Bytes on the wire: what credit counts.
-    pub const fn len(&self) -> usize {
+    pub const fn bytes(&self) -> usize {
         HEADER_BYTES + self.payload.len()
-    }
-
-    /// Whether it is empty; it never is.
-    pub const fn is_empty(&self) -> bool {
-        false
     }
 }
 

@@ -16,7 +16,7 @@ fn wire(frames: &[WireFrame]) -> Vec<u8> {
     for frame in frames {
         bytes.extend_from_slice(&frame.header);
         bytes.extend_from_slice(&frame.payload);
-        assert_eq!(frame.len(), HEADER_BYTES + frame.payload.len());
+        assert_eq!(frame.bytes(), HEADER_BYTES + frame.payload.len());
     }
     bytes
 }
@@ -128,6 +128,6 @@ fn what_a_frame_took_of_the_wire_is_what_was_sent() {
         let sealed = frame(&[0; 1_000]).seal(compression);
         let mut buffer = BytesMut::from(wire(std::slice::from_ref(&sealed)).as_slice());
         let (_, bytes) = Frame::take(&mut buffer).unwrap().unwrap();
-        assert_eq!(bytes, sealed.len(), "{compression:?}");
+        assert_eq!(bytes, sealed.bytes(), "{compression:?}");
     }
 }
