@@ -368,3 +368,50 @@ fn a_store_that_outgrows_its_memory_splits_its_indexes_and_keeps_its_rows() {
     let mut rows = again.open(&plain()).unwrap();
     assert_eq!(count(rows.as_mut()), 4_000);
 }
+
+/// The number behind a name in what RocksDB tells of all tables of a state.
+fn of_tables(told: &str, name: &str) -> u64 {
+    let mut parts = told.split(';').map(str::trim);
+    let part = parts.find(|part| part.starts_with(name)).unwrap();
+    part.rsplit_once('=').unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn what_indexes_and_filters_take_is_estimated_from_nine_tenths_to_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let factory = factory(&dir);
+    let mixed = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    for words in [1, 3, 8] {
+        let mut store = factory.create_store(&place()).unwrap();
+        let mut rows = store.open(&plain()).unwrap();
+        let row = |number: u64| RowWrite {
+            key: RowKey {
+                group: KeyGroup((mixed(number) % 16) as u16),
+                bytes: mixed(number).to_be_bytes().to_vec(),
+            },
+            // Half of a value compresses.
+            value: Some(
+                (0..words)
+                    .flat_map(|at| (mixed(number ^ at) >> 32).to_le_bytes())
+                    .collect(),
+            ),
+        };
+        let mut batch: Vec<_> = (0..40_000).map(row).collect();
+        batch.sort_by(|a, b| a.key.cmp(&b.key));
+        rows.write(&batch).unwrap();
+        store.freeze().freeze().unwrap();
+        let told = {
+            let db = store.shared.db();
+            let family = db.cf_handle("state:all").unwrap();
+            let property = "rocksdb.aggregated-table-properties";
+            db.property_value_cf(&family, property).unwrap().unwrap()
+        };
+        let found = of_tables(&told, "index block size") + of_tables(&told, "filter block size");
+        store.outgrown();
+        let estimated = store.index_bytes;
+        assert!(
+            (found * 9 / 10..2 * found).contains(&estimated),
+            "{estimated} are estimated of {found}: {told}"
+        );
+    }
+}
