@@ -4,8 +4,11 @@
 
 use std::time::Duration;
 
+use highwater_tls::Wire;
 use highwater_types::WorkerIndex;
 use highwater_worker::{FigureBoard, WorkerCommand, WorkerEvent};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,7 +24,7 @@ use crate::server::ConnectionSettings;
 /// Messages that may wait to be sent.
 const OUTGOING: usize = 1_024;
 /// How long a coordinator may take to answer.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// What a worker registers with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +58,14 @@ pub enum ConnectionEnd {
         /// Why, and what helps.
         reason: String,
     },
+    /// Another coordinator leads the job, or none does yet.
+    #[error("the coordinator at {address} stands by")]
+    Standby {
+        /// The coordinator.
+        address: String,
+        /// Where the leader takes workers, if that is known.
+        leader: Option<String>,
+    },
     /// The coordinator is gone.
     #[error("the connection with the coordinator at {address} has ended: {reason}")]
     Lost {
@@ -82,18 +93,26 @@ impl WorkerConnection {
     pub async fn open(
         address: &str,
         registration: Registration,
-        settings: ConnectionSettings,
+        (settings, wire): (ConnectionSettings, &Wire),
     ) -> Result<Self, ConnectionEnd> {
         let unreachable = |reason: String| ConnectionEnd::Unreachable {
             address: address.to_owned(),
             reason,
         };
         let endpoint = Endpoint::from_shared(format!("http://{address}"));
-        let endpoint = endpoint
-            .map_err(|error| unreachable(error.to_string()))?
-            .connect_timeout(ANSWER_MAX)
-            .tcp_nodelay(true);
-        let channel = endpoint.connect().await;
+        let endpoint = endpoint.map_err(|error| unreachable(error.to_string()))?;
+        let (to, wire) = (address.to_owned(), wire.clone());
+        let connector = tower::service_fn(move |_| {
+            let (to, wire) = (to.clone(), wire.clone());
+            async move {
+                let stream = TcpStream::connect(&to).await?;
+                stream.set_nodelay(true)?;
+                std::io::Result::Ok(TokioIo::new(wire.connect(stream).await?))
+            }
+        });
+        let channel = timeout(ANSWER_MAX, endpoint.connect_with_connector(connector)).await;
+        let channel =
+            channel.map_err(|_| unreachable(format!("no connection within {ANSWER_MAX:?}")))?;
         let channel = channel.map_err(|error| unreachable(whole(&error)))?;
         let mut client = ControlClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -119,6 +138,12 @@ impl WorkerConnection {
         let worker = match first.and_then(|message| message.what) {
             Some(from_coordinator::What::Welcome(welcome)) => WorkerIndex(welcome.worker),
             Some(from_coordinator::What::Refused(why)) => return Err(refused(why.reason)),
+            Some(from_coordinator::What::Standby(standby)) => {
+                return Err(ConnectionEnd::Standby {
+                    address: address.to_owned(),
+                    leader: Some(standby.leader).filter(|leader| !leader.is_empty()),
+                });
+            }
             _ => return Err(unreachable("it does not say welcome".to_owned())),
         };
         Ok(Self {

@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod identity;
+mod incoming;
 pub mod message;
 pub mod server;
 

@@ -180,6 +180,7 @@ mod tests {
         let report = FailureReport {
             task: "count".to_owned(),
             subtask: SubtaskIndex(1),
+            worker: Some("1 (left)".to_owned()),
             position: Some("in-0 at 17".to_owned()),
             kind: ErrorKind::Bug,
             message: "panicked".to_owned(),

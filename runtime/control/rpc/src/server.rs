@@ -10,20 +10,23 @@ use futures::{Stream, StreamExt as _};
 use highwater_coordinator::fleet::Member;
 use highwater_coordinator::fleet::driver::{FleetHandle, WorkerLink};
 use highwater_protocol::placement::WorkerOffer;
+use highwater_tls::Wire;
 use highwater_types::WorkerIndex;
 use highwater_worker::{FigureBoard, WorkerCommand, WorkerEvent};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{interval, timeout};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::identity::{Claim, Identity};
+use crate::incoming::accept;
 use crate::message::{MESSAGE_BYTES_MAX, decode, encode};
 use crate::proto::control_server::{Control, ControlServer as Service};
 use crate::proto::{
-    Alive, FromCoordinator, FromWorker, Refused, Register, Welcome, from_coordinator, from_worker,
+    Alive, FromCoordinator, FromWorker, Refused, Register, Standby, Welcome, from_coordinator,
+    from_worker,
 };
 
 /// Commands that may wait for a worker. One that lets more wait is as good as gone.
@@ -49,41 +52,65 @@ impl Default for ConnectionSettings {
     }
 }
 
+/// Who has work for the workers that come.
+#[derive(Clone)]
+enum Admission {
+    /// Another coordinator; where it takes workers, as far as is known.
+    Standby(Option<String>),
+    /// This one: its fleet, and where the figures of all workers come together.
+    Leads(FleetHandle, FigureBoard),
+}
+
 /// The control endpoint of a coordinator.
 pub struct ControlServer {
     address: SocketAddr,
+    admission: watch::Sender<Admission>,
     tasks: JoinSet<Result<(), tonic::transport::Error>>,
 }
 
 impl ControlServer {
-    /// Listens at `address` and takes workers of `identity` into the fleet; their figures come together on the board.
+    /// Listens at `address`. Workers are told that this coordinator stands by until [`ControlServer::lead`].
     ///
     /// # Errors
     /// When the address is taken or not of this machine.
     pub async fn bind(
         address: SocketAddr,
         identity: Identity,
-        (fleet, board): (FleetHandle, FigureBoard),
-        settings: ConnectionSettings,
+        (settings, wire): (ConnectionSettings, Wire),
     ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
+        let (admission, admits) = watch::channel(Admission::Standby(None));
         let connections = Connections {
             identity,
-            fleet,
-            board,
+            admission: admits,
             settings,
         };
+        let (accepted, incoming) = mpsc::channel(1);
         let service = Service::new(connections)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let serving = tonic::transport::Server::builder()
-            .tcp_nodelay(true)
             .add_service(service)
-            .serve_with_incoming(TcpListenerStream::new(listener));
+            .serve_with_incoming(ReceiverStream::new(incoming));
         let mut tasks = JoinSet::new();
         tasks.spawn(serving);
-        Ok(Self { address, tasks })
+        tasks.spawn(accept(listener, wire, accepted));
+        Ok(Self {
+            address,
+            admission,
+            tasks,
+        })
+    }
+
+    /// Workers that come are shown the way to the leader, if that is known.
+    pub fn stand_by(&self, leader: Option<String>) {
+        self.admission.send_replace(Admission::Standby(leader));
+    }
+
+    /// Takes workers into the fleet from now on; their figures come together on the board.
+    pub fn lead(&self, fleet: FleetHandle, board: FigureBoard) {
+        self.admission.send_replace(Admission::Leads(fleet, board));
     }
 
     /// Where it listens.
@@ -101,9 +128,7 @@ impl ControlServer {
 #[derive(Clone)]
 struct Connections {
     identity: Identity,
-    fleet: FleetHandle,
-    /// Where the figures of all workers come together.
-    board: FigureBoard,
+    admission: watch::Receiver<Admission>,
     settings: ConnectionSettings,
 }
 
@@ -168,6 +193,16 @@ impl Connections {
             tracing::warn!(?from, "a connection did not register as a worker");
             return;
         };
+        let admission = self.admission.borrow().clone();
+        let (fleet, board) = match admission {
+            Admission::Leads(fleet, board) => (fleet, board),
+            Admission::Standby(leader) => {
+                let leader = leader.unwrap_or_default();
+                let standby = from_coordinator::What::Standby(Standby { leader });
+                dismiss(&to_worker, standby).await;
+                return;
+            }
+        };
         if let Err(reason) = self.admits(&registered) {
             tracing::warn!(
                 ?from,
@@ -176,7 +211,7 @@ impl Connections {
                 "a worker was refused"
             );
             let refused = from_coordinator::What::Refused(Refused { reason });
-            refuse(&to_worker, refused).await;
+            dismiss(&to_worker, refused).await;
             return;
         }
         let member = Member {
@@ -186,13 +221,13 @@ impl Connections {
             },
             address: registered.data_address,
         };
-        let (fleet, link) = (self.fleet.clone(), ConnectionLink(to_worker.clone()));
+        let (joins, link) = (fleet.clone(), ConnectionLink(to_worker.clone()));
         // The welcome must be the first message, so it is sent before the fleet may send a command.
         let welcome = to_worker.clone();
-        let told = self.fleet.clone();
+        let told = fleet.clone();
         // Whoever waits for the number may be gone when it comes: what leaves the fleet again is made together with it.
         let joined = spawn_blocking(move || {
-            let worker = fleet.join(member, Box::new(link), move |worker| {
+            let worker = joins.join(member, Box::new(link), move |worker| {
                 let what = from_coordinator::What::Welcome(Welcome { worker: worker.0 });
                 welcome.try_send(Ok(message(what))).is_ok()
             });
@@ -206,7 +241,7 @@ impl Connections {
             return;
         };
         let reason = tokio::select! {
-            reason = self.listen(left.worker, incoming) => reason,
+            reason = self.listen(left.worker, (&fleet, &board), incoming) => reason,
             reason = self.beat(&to_worker) => reason,
         };
         left.because(reason);
@@ -230,7 +265,12 @@ impl Connections {
     }
 
     /// Hands what the worker says to the fleet, until the connection ends. Why it did.
-    async fn listen(&self, worker: WorkerIndex, mut incoming: Streaming<FromWorker>) -> String {
+    async fn listen(
+        &self,
+        worker: WorkerIndex,
+        (fleet, board): (&FleetHandle, &FigureBoard),
+        mut incoming: Streaming<FromWorker>,
+    ) -> String {
         loop {
             let said = match timeout(self.settings.silent_max, incoming.message()).await {
                 Err(_) => {
@@ -246,7 +286,7 @@ impl Connections {
                         Ok(event) => event,
                         Err(error) => return format!("it said what cannot be read: {error}"),
                     };
-                    let fleet = self.fleet.clone();
+                    let fleet = fleet.clone();
                     // The queue of the fleet may be full for a moment.
                     if spawn_blocking(move || fleet.said(worker, event))
                         .await
@@ -257,7 +297,7 @@ impl Connections {
                 }
                 Some(from_worker::What::Alive(_)) => {}
                 Some(from_worker::What::Figures(bytes)) => match decode(&bytes) {
-                    Ok(figures) => self.board.write(figures),
+                    Ok(figures) => board.write(figures),
                     Err(error) => return format!("its figures cannot be read: {error}"),
                 },
                 Some(from_worker::What::Register(_)) => return "it registered twice".to_owned(),
@@ -283,9 +323,9 @@ impl Connections {
     }
 }
 
-/// Says why, and waits until the worker can have read it: until it closes the connection.
-async fn refuse(to_worker: &ToWorker, refused: from_coordinator::What) {
-    if to_worker.send(Ok(message(refused))).await.is_ok() {
+/// Says why the worker is not taken, and waits until it can have read it: until it closes the connection.
+async fn dismiss(to_worker: &ToWorker, why: from_coordinator::What) {
+    if to_worker.send(Ok(message(why))).await.is_ok() {
         let closed = timeout(REGISTER_MAX, to_worker.closed()).await;
         drop(closed);
     }

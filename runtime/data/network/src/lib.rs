@@ -14,5 +14,6 @@ pub mod plane;
 
 pub use bell::Bell;
 pub use hello::{Hello, Refusal};
+pub use highwater_exchange::remote::Compression;
 pub use link::{LinkEnd, LinkSettings, receive_side, send_side};
 pub use plane::{DataPlane, Link, LinkKey, LinkNews};

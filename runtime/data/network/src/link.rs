@@ -31,13 +31,15 @@ const READ_BYTES: usize = 64 << 10;
 /// How often windows follow the rates of their channels.
 const WINDOW_EVERY: Duration = Duration::from_millis(100);
 
-/// How a link notices that its peer is gone.
+/// How a link notices that its peer is gone, and what it does to rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkSettings {
     /// A side that has nothing to say for so long says that it lives.
     pub alive_every: Duration,
     /// A peer that says or takes nothing for so long is given up.
     pub silent_max: Duration,
+    /// What is done to rows that are sent.
+    pub compression: Compression,
 }
 
 impl Default for LinkSettings {
@@ -45,6 +47,7 @@ impl Default for LinkSettings {
         Self {
             alive_every: Duration::from_secs(1),
             silent_max: Duration::from_secs(10),
+            compression: Compression::Off,
         }
     }
 }

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use highwater_exchange::remote::{InboundPort, OutboundPort};
+use highwater_exchange::remote::{Compression, InboundPort, OutboundPort};
+use highwater_tls::{Wire, WireStream};
 use highwater_types::{AttemptId, WorkerIndex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -71,7 +72,7 @@ struct Expected {
     /// Tells it from another that takes its place.
     number: u64,
     hello: Hello,
-    arrived: oneshot::Sender<TcpStream>,
+    arrived: oneshot::Sender<WireStream>,
 }
 
 /// What listener and worker share.
@@ -87,6 +88,7 @@ pub struct DataPlane {
     address: SocketAddr,
     expectations: Arc<Expectations>,
     settings: LinkSettings,
+    wire: Wire,
     rim: Handle,
     _listener: JoinSet<()>,
 }
@@ -96,16 +98,17 @@ impl DataPlane {
     ///
     /// # Errors
     /// When the address is taken or not of this machine.
-    pub async fn bind(address: SocketAddr, settings: LinkSettings) -> io::Result<Self> {
+    pub async fn bind(address: SocketAddr, settings: LinkSettings, wire: Wire) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let expectations = Arc::new(Expectations::default());
         let mut tasks = JoinSet::new();
-        tasks.spawn(listen(listener, Arc::clone(&expectations)));
+        tasks.spawn(listen(listener, wire.clone(), Arc::clone(&expectations)));
         Ok(Self {
             address,
             expectations,
             settings,
+            wire,
             rim: Handle::current(),
             _listener: tasks,
         })
@@ -114,6 +117,11 @@ impl DataPlane {
     /// Where it listens.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What is done to rows that are sent.
+    pub const fn compression(&self) -> Compression {
+        self.settings.compression
     }
 
     /// Expects the link that says `hello`, with `ports` for its channels in order.
@@ -157,9 +165,9 @@ impl DataPlane {
         news: impl Fn(LinkNews) + Send + 'static,
     ) -> Link {
         let key = LinkKey::of(&hello);
-        let (peer, settings) = (name(hello.to), self.settings);
+        let (peer, settings, wire) = (name(hello.to), self.settings, self.wire.clone());
         let drive = async move {
-            let stream = match connected(&address, &hello).await {
+            let stream = match connected(&wire, &address, &hello).await {
                 Ok(stream) => stream,
                 Err(error) => {
                     let reason = format!("no link to {peer} at {address}: {error}");
@@ -202,7 +210,7 @@ impl Expectations {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put(&self, key: LinkKey, hello: Hello, arrived: oneshot::Sender<TcpStream>) -> u64 {
+    fn put(&self, key: LinkKey, hello: Hello, arrived: oneshot::Sender<WireStream>) -> u64 {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let expected = Expected {
             number,
@@ -252,7 +260,7 @@ impl Expectations {
     }
 }
 
-async fn listen(listener: TcpListener, expectations: Arc<Expectations>) {
+async fn listen(listener: TcpListener, wire: Wire, expectations: Arc<Expectations>) {
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     let mut met = JoinSet::new();
     loop {
@@ -262,10 +270,10 @@ async fn listen(listener: TcpListener, expectations: Arc<Expectations>) {
         };
         match listener.accept().await {
             Ok((stream, from)) => {
-                let expectations = Arc::clone(&expectations);
+                let (wire, expectations) = (wire.clone(), Arc::clone(&expectations));
                 met.spawn(async move {
                     let _place = place;
-                    if let Err(error) = meet(stream, &expectations).await {
+                    if let Err(error) = meet(stream, &wire, &expectations).await {
                         tracing::warn!(%from, %error, "a connection to the data plane was refused");
                     }
                 });
@@ -280,14 +288,17 @@ async fn listen(listener: TcpListener, expectations: Arc<Expectations>) {
 }
 
 /// Hears whose a connection is, and hands it to the link that expects it.
-async fn meet(mut stream: TcpStream, expectations: &Expectations) -> io::Result<()> {
+async fn meet(stream: TcpStream, wire: &Wire, expectations: &Expectations) -> io::Result<()> {
     let slow = || io::Error::new(io::ErrorKind::TimedOut, "it did not say whose it is");
-    let hello = timeout(HELLO_MAX, hear(&mut stream))
-        .await
-        .map_err(|_| slow())??;
+    stream.set_nodelay(true)?;
+    let heard = async {
+        let mut stream = wire.accept(stream).await?;
+        let hello = hear(&mut stream).await?;
+        io::Result::Ok((stream, hello))
+    };
+    let (mut stream, hello) = timeout(HELLO_MAX, heard).await.map_err(|_| slow())??;
     match expectations.met_by(&hello).await {
         Ok(expected) => {
-            stream.set_nodelay(true)?;
             answer(&mut stream, None).await?;
             // Whoever expected it may have gone in this moment; the connection is closed then.
             drop(expected.arrived.send(stream));
@@ -301,13 +312,17 @@ async fn meet(mut stream: TcpStream, expectations: &Expectations) -> io::Result<
 }
 
 /// A connection that was welcomed. A worker that does not listen yet is asked again for a while.
-async fn connected(address: &str, hello: &Hello) -> io::Result<TcpStream> {
+async fn connected(wire: &Wire, address: &str, hello: &Hello) -> io::Result<WireStream> {
     let until = Instant::now() + HELLO_MAX;
     loop {
-        let tried = timeout(HELLO_MAX, TcpStream::connect(address)).await;
-        let error = match tried {
+        let reached = async {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            // Certificates may be renewed in this moment, so that one that is refused is shown again as well.
+            wire.connect(stream).await
+        };
+        let error = match timeout(HELLO_MAX, reached).await {
             Ok(Ok(mut stream)) => {
-                stream.set_nodelay(true)?;
                 let late =
                     || io::Error::new(io::ErrorKind::TimedOut, "it does not answer the hello");
                 timeout(2 * HELLO_MAX, say(&mut stream, hello))

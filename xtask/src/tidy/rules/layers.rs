@@ -33,6 +33,10 @@ const EDGE_LAYER: u64 = 4;
 
 /// Crates of layer 2 that every other crate of layer 2 may use.
 const SHARED: &[(&str, &str)] = &[
+    (
+        "highwater-tls",
+        "every mechanism that listens or connects shows one certificate",
+    ),
     ("highwater-metrics", "every mechanism counts what it does"),
     (
         "highwater-storage",

@@ -14,6 +14,7 @@ use super::*;
 const SETTINGS: LinkSettings = LinkSettings {
     alive_every: Duration::from_secs(1),
     silent_max: Duration::from_secs(10),
+    compression: Compression::Off,
 };
 
 struct Side<P, E> {

@@ -4,9 +4,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use highwater_connectors::WakeHandle;
 use highwater_exchange::Element;
-use highwater_exchange::remote::{
-    ChannelIndex, Compression, RemoteReceiver, RemoteSender, inbound, outbound,
-};
+use highwater_exchange::remote::{ChannelIndex, RemoteReceiver, RemoteSender, inbound, outbound};
 use highwater_types::{Epoch, Nonce, Watermark};
 
 use super::*;
@@ -41,7 +39,7 @@ fn one_in() -> (RemoteReceiver<u64>, (Arc<Bell>, Vec<InboundPort>)) {
 }
 
 async fn plane() -> DataPlane {
-    DataPlane::bind(HERE, LinkSettings::default())
+    DataPlane::bind(HERE, LinkSettings::default(), Wire::Clear)
         .await
         .unwrap()
 }
