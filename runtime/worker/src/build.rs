@@ -171,7 +171,7 @@ impl<P> Ports<P> {
 /// Makes the channels of every edge between two tasks and deals out the ends of those that run here.
 pub fn wire(
     program: &JobProgram,
-    standing: &Standing,
+    (standing, compression): (&Standing, Compression),
     wake_of: impl Fn(SubtaskIndex) -> WakeHandle,
 ) -> (BTreeMap<TaskId, SubtaskParts>, Links) {
     let plan = program.plan();
@@ -205,7 +205,7 @@ pub fn wire(
                     continue;
                 };
                 let (channel, bell) = link.next();
-                let (end, port) = of.outbound(channel, bell, wake_of(from.1), Compression::Off);
+                let (end, port) = of.outbound(channel, bell, wake_of(from.1), compression);
                 link.ports.push(port);
                 (Some(end), None)
             }
@@ -258,12 +258,8 @@ pub fn build(
         parts: &mut parts,
         clock,
     };
-    let task = builder.task().map_err(|error| FailureReport {
-        task: name.clone(),
-        subtask,
-        position: None,
-        kind: error.kind(),
-        message: error_chain(&error),
+    let task = builder.task().map_err(|error| {
+        FailureReport::of(&name, error.kind(), error_chain(&error)).in_subtask(subtask)
     })?;
     Ok(SlotTask { key, name, task })
 }

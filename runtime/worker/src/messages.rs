@@ -214,12 +214,33 @@ pub struct FailureReport {
     pub task: String,
     /// Its subtask.
     pub subtask: SubtaskIndex,
+    /// The worker where it ran, number and name; `None` = there is one only, or it concerns no worker.
+    pub worker: Option<String>,
     /// Where the last records came from, if it is a source.
     pub position: Option<String>,
     /// What to do about it.
     pub kind: ErrorKind,
     /// The message with its causes.
     pub message: String,
+}
+
+impl FailureReport {
+    /// A failure of `task`, of its subtask 0 and at no position of the input.
+    pub fn of(task: impl Into<String>, kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            task: task.into(),
+            subtask: SubtaskIndex(0),
+            worker: None,
+            position: None,
+            kind,
+            message: message.into(),
+        }
+    }
+
+    /// The same of another subtask.
+    pub fn in_subtask(self, subtask: SubtaskIndex) -> Self {
+        Self { subtask, ..self }
+    }
 }
 
 /// A worker to the coordinator.

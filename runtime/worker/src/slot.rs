@@ -316,33 +316,26 @@ impl SlotLoop {
         self.slice.as_mut().filter(|slice| slice.attempt == attempt)
     }
 
+    fn building_failed(&self, message: String) -> FailureReport {
+        let slot = self.parts.slot.0;
+        FailureReport::of("building the chains", ErrorKind::Bug, message)
+            .in_subtask(highwater_types::SubtaskIndex(slot))
+    }
+
     fn build(&mut self, attempt: AttemptId, builder: SliceBuilder) {
         if let Some(held) = &self.slice {
             let message = format!(
                 "told to build attempt {} beside attempt {}",
                 attempt.0, held.attempt.0
             );
-            let report = FailureReport {
-                task: "building the chains".to_owned(),
-                subtask: highwater_types::SubtaskIndex(self.parts.slot.0),
-                position: None,
-                kind: ErrorKind::Bug,
-                message,
-            };
+            let report = self.building_failed(message);
             return tell(&self.parts, attempt, SlotEventKind::Failed(report));
         }
         self.task_clock.set(self.parts.clock.now());
         let clock = &self.task_clock;
         let built = catch_unwind(AssertUnwindSafe(|| builder(clock)));
-        let built = built.unwrap_or_else(|panic| {
-            Err(FailureReport {
-                task: "building the chains".to_owned(),
-                subtask: highwater_types::SubtaskIndex(self.parts.slot.0),
-                position: None,
-                kind: ErrorKind::Bug,
-                message: panic_message(panic.as_ref()),
-            })
-        });
+        let built =
+            built.unwrap_or_else(|panic| Err(self.building_failed(panic_message(panic.as_ref()))));
         match built {
             Ok(tasks) => {
                 let now = self.parts.clock.elapsed();
@@ -413,11 +406,8 @@ fn guarded<R>(
         Err(panic) => (ErrorKind::Bug, panic_message(panic.as_ref())),
     };
     Err(FailureReport {
-        task: slot_task.name.clone(),
-        subtask: slot_task.key.subtask,
         position: slot_task.task.position(),
-        kind,
-        message,
+        ..FailureReport::of(&slot_task.name, kind, message).in_subtask(slot_task.key.subtask)
     })
 }
 

@@ -582,13 +582,8 @@ fn sink_failure(slot: &SlotKey, error: &dyn std::error::Error) -> FailureReport 
 }
 
 fn slot_failure(slot: &SlotKey, kind: ErrorKind, message: String) -> FailureReport {
-    FailureReport {
-        task: format!("sink {}", slot.sink),
-        subtask: SubtaskIndex(slot.slot),
-        position: None,
-        kind,
-        message,
-    }
+    FailureReport::of(format!("sink {}", slot.sink), kind, message)
+        .in_subtask(SubtaskIndex(slot.slot))
 }
 
 #[cfg(test)]

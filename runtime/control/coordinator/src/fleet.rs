@@ -31,6 +31,19 @@ pub struct Member {
     pub address: String,
 }
 
+/// What is shown of a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerSeen {
+    /// Its number.
+    pub worker: WorkerIndex,
+    /// Its name and slots.
+    pub offer: WorkerOffer,
+    /// Where its data plane listens.
+    pub address: String,
+    /// The subtasks of every operator that run there.
+    pub subtasks: Vec<SubtaskIndex>,
+}
+
 /// What wakes the fleet.
 #[derive(Clone, Debug)]
 pub enum FleetInput {
@@ -113,9 +126,24 @@ impl Fleet {
         }
     }
 
-    /// The workers that are there.
-    pub const fn members(&self) -> &BTreeMap<WorkerIndex, Member> {
-        &self.members
+    /// What is shown of the workers.
+    pub fn seen(&self) -> Vec<WorkerSeen> {
+        let placement = match &self.held {
+            Some(Held::Placed(placed)) => Some(&placed.placement),
+            Some(Held::Waiting(..)) | None => None,
+        };
+        let seen = |(&worker, member): (&WorkerIndex, &Member)| {
+            let places = placement.into_iter().flat_map(Placement::shares);
+            let subtasks = (0..).map(SubtaskIndex).zip(places);
+            let own = subtasks.filter(|(_, place)| place.worker == worker);
+            WorkerSeen {
+                worker,
+                offer: member.offer.clone(),
+                address: member.address.clone(),
+                subtasks: own.map(|(subtask, _)| subtask).collect(),
+            }
+        };
+        self.members.iter().map(seen).collect()
     }
 
     /// Takes one input. `pass` is random and is used up if an attempt is prepared.
@@ -154,12 +182,10 @@ impl Fleet {
         match placed.stage {
             Stage::Active => {
                 placed.stage = Stage::Failed;
+                let message = format!("the worker was lost: {reason}");
                 let report = FailureReport {
-                    task: format!("worker {worker} ({name})"),
-                    subtask: SubtaskIndex(0),
-                    position: None,
-                    kind: ErrorKind::Transient,
-                    message: format!("the worker was lost: {reason}"),
+                    worker: Some(named(worker, name)),
+                    ..FailureReport::of("a worker", ErrorKind::Transient, message)
                 };
                 vec![FleetOutput::Tell(WorkerEvent::Failed(
                     attempt,
@@ -347,10 +373,17 @@ impl Fleet {
                 self.cancelled()
             }
             (_, WorkerEvent::Cancelling(attempt, waits)) => {
-                let waits = format!("worker {worker} ({name}): {waits}");
+                let waits = format!("worker {}: {waits}", named(worker, &name));
                 vec![FleetOutput::Tell(WorkerEvent::Cancelling(attempt, waits))]
             }
-            (Stage::Active, event) => placed.active(worker, event),
+            (Stage::Active, mut event) => {
+                if let WorkerEvent::Failed(_, report) | WorkerEvent::Damaged(_, _, report) =
+                    &mut event
+                {
+                    report.worker = Some(named(worker, &name));
+                }
+                placed.active(worker, event)
+            }
             _ => Vec::new(),
         }
     }
@@ -385,6 +418,11 @@ impl Placed {
             }
         }
     }
+}
+
+/// A worker, as people are told of it.
+fn named(worker: WorkerIndex, name: &str) -> String {
+    format!("{worker} ({name})")
 }
 
 /// Leaves of a deployment what concerns one worker.

@@ -1,5 +1,6 @@
 //! When the next attempt starts: a pure function of the strategy and the failures so far.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use highwater_types::{CheckpointId, ErrorKind};
@@ -11,7 +12,10 @@ use crate::settings::RestartStrategy;
 #[derive(Clone, Debug)]
 pub struct RestartDelay {
     strategy: RestartStrategy,
-    in_a_row: u32,
+    /// Restarts that were granted and still count.
+    granted: u32,
+    /// When those were granted that a rate counts, in milliseconds, the oldest first.
+    granted_ms: VecDeque<u64>,
     running_since_ms: Option<u64>,
 }
 
@@ -20,7 +24,8 @@ impl RestartDelay {
     pub const fn new(strategy: RestartStrategy) -> Self {
         Self {
             strategy,
-            in_a_row: 0,
+            granted: 0,
+            granted_ms: VecDeque::new(),
             running_since_ms: None,
         }
     }
@@ -32,12 +37,25 @@ impl RestartDelay {
 
     /// An attempt has failed: how long to wait before the next one; `None` = there is none.
     pub fn next(&mut self, now_ms: u64) -> Option<Duration> {
-        let ran_ms = self
-            .running_since_ms
-            .take()
-            .map_or(0, |since| now_ms.saturating_sub(since));
-        match self.strategy {
-            RestartStrategy::Never => None,
+        let since = self.running_since_ms.take();
+        let ran_ms = since.map_or(0, |since| now_ms.saturating_sub(since));
+        let (delay, restarts_max) = match self.strategy {
+            RestartStrategy::Never => return None,
+            RestartStrategy::Fixed {
+                delay,
+                restarts_max,
+            } => (delay, restarts_max),
+            RestartStrategy::FailureRate {
+                delay,
+                restarts_max,
+                interval,
+            } => {
+                let interval = interval.as_millis();
+                self.granted_ms
+                    .retain(|at| u128::from(now_ms.saturating_sub(*at)) < interval);
+                self.granted = self.granted_ms.len() as u32;
+                (delay, Some(restarts_max))
+            }
             RestartStrategy::Exponential {
                 first,
                 most,
@@ -45,17 +63,41 @@ impl RestartDelay {
                 restarts_max,
             } => {
                 if u128::from(ran_ms) >= reset_after.as_millis() {
-                    self.in_a_row = 0;
+                    self.granted = 0;
                 }
-                if restarts_max.is_some_and(|limit| self.in_a_row >= limit) {
-                    return None;
-                }
-                let delay = first
-                    .saturating_mul(2u32.saturating_pow(self.in_a_row))
-                    .min(most);
-                self.in_a_row += 1;
-                Some(delay)
+                let doubled = first.saturating_mul(2u32.saturating_pow(self.granted));
+                (doubled.min(most), restarts_max)
             }
+        };
+        if restarts_max.is_some_and(|most| self.granted >= most) {
+            return None;
+        }
+        self.granted = self.granted.saturating_add(1);
+        if matches!(self.strategy, RestartStrategy::FailureRate { .. }) {
+            self.granted_ms.push_back(now_ms);
+        }
+        Some(delay)
+    }
+
+    /// Why there is no further attempt, in words.
+    pub fn spent(&self) -> String {
+        let times = self.granted;
+        match self.strategy {
+            RestartStrategy::Never => {
+                "it is not tried again: restart.strategy is `never`".to_owned()
+            }
+            RestartStrategy::Fixed { .. } => {
+                format!(
+                    "it is not tried again: {times} restarts are all that restart.attempts allows"
+                )
+            }
+            RestartStrategy::FailureRate { interval, .. } => format!(
+                "it is not tried again: {times} restarts within {} s are all that restart.attempts and restart.interval allow",
+                interval.as_secs_f64()
+            ),
+            RestartStrategy::Exponential { .. } => format!(
+                "it is not tried again: {times} restarts in a row are all that restart.attempts allows"
+            ),
         }
     }
 }
@@ -122,11 +164,8 @@ mod tests {
 
     fn report(kind: ErrorKind, position: Option<&str>, message: &str) -> FailureReport {
         FailureReport {
-            task: "count".to_owned(),
-            subtask: highwater_types::SubtaskIndex(0),
             position: position.map(str::to_owned),
-            kind,
-            message: message.to_owned(),
+            ..FailureReport::of("count", kind, message)
         }
     }
 
@@ -203,5 +242,35 @@ mod tests {
         });
         assert_eq!(delay.next(0), Some(SECOND));
         assert_eq!(delay.next(0), None);
+    }
+
+    #[test]
+    fn a_fixed_strategy_counts_all_restarts() {
+        let mut delay = RestartDelay::new(RestartStrategy::Fixed {
+            delay: SECOND,
+            restarts_max: Some(2),
+        });
+        for now in [0, 1 << 40] {
+            delay.running(now);
+            assert_eq!(delay.next(now), Some(SECOND));
+        }
+        delay.running(1 << 41);
+        assert_eq!(delay.next(1 << 42), None);
+        assert!(delay.spent().contains("2 restarts"), "{}", delay.spent());
+    }
+
+    #[test]
+    fn a_rate_counts_the_restarts_of_its_interval() {
+        let mut delay = RestartDelay::new(RestartStrategy::FailureRate {
+            delay: SECOND,
+            restarts_max: 2,
+            interval: 60 * SECOND,
+        });
+        assert_eq!(delay.next(0), Some(SECOND));
+        assert_eq!(delay.next(30_000), Some(SECOND));
+        // The first is a minute ago, the second is not.
+        assert_eq!(delay.next(60_000), Some(SECOND));
+        assert_eq!(delay.next(89_999), None);
+        assert!(delay.spent().contains("within 60 s"), "{}", delay.spent());
     }
 }

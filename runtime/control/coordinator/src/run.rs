@@ -44,6 +44,8 @@ use detour::{Lead, NotBegun, StartParts, lead};
 
 /// How often the machines look at the time.
 const TICK: Duration = Duration::from_millis(20);
+/// Between two looks at `head`. A leader that writes and asks nothing, since it waits for workers, would not hear that it is deposed.
+const LOOK_EVERY_MS: u64 = 5_000;
 /// Events from the rim that may wait.
 const QUEUE: usize = 1_024;
 
@@ -78,6 +80,8 @@ enum Done {
     Lost(AttemptId, JobFailure),
     /// A newer epoch stands in `head`.
     Deposed(Epoch),
+    /// `head` was looked at, and no newer leader was in it.
+    Looked,
     /// A slot has stopped by name, and `head` was read since.
     Stopped(AttemptId, JobFailure),
     Discovered(AttemptId, Discovered),
@@ -120,6 +124,8 @@ struct Coordinator {
     /// The request that stops the job.
     stopping: Option<u64>,
     discovery_at_ms: u64,
+    /// When `head` is looked at next.
+    look_at_ms: u64,
     /// When the checkpoint on its way began.
     checkpoint_began_ms: u64,
     /// When the state of the attempt was asked for.
@@ -187,7 +193,7 @@ async fn run(
                 );
             });
             if !is_stuck {
-                setup.worker.shut_down();
+                setup.worker.end(&end);
             }
             return end;
         }
@@ -258,6 +264,7 @@ impl Coordinator {
             next_request: 0,
             stopping: None,
             discovery_at_ms: 0,
+            look_at_ms: 0,
             checkpoint_began_ms: 0,
             started_ms,
             prepared_ms: started_ms,
@@ -310,6 +317,7 @@ impl Coordinator {
             self.begin_attempt();
         }
         self.discover_again();
+        self.look_at_head();
         self.give_up_cancelling();
         self.reap();
     }
@@ -339,6 +347,7 @@ impl Coordinator {
                 }
             }
             Done::Deposed(by) => self.cancel(After::Fail(deposed(by))),
+            Done::Looked => self.look_at_ms = now + LOOK_EVERY_MS,
             Done::Stopped(attempt, failure) => {
                 if self.is_current(attempt) {
                     self.cancel(After::Fail(failure));
@@ -429,7 +438,8 @@ impl Coordinator {
         if self.is_stuck {
             return end;
         }
-        if let Err(error) = tokio::task::spawn_blocking(move || worker.shut_down()).await {
+        let of_job = end.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || worker.end(&of_job)).await {
             tracing::error!(%error, "the worker did not end");
         }
         end

@@ -24,6 +24,22 @@ pub enum RestartStrategy {
         /// More restarts in a row than this fail the job; `None` = any number.
         restarts_max: Option<u32>,
     },
+    /// After the same delay each time.
+    Fixed {
+        /// The delay.
+        delay: Duration,
+        /// More restarts than this since the process began fail the job; `None` = any number.
+        restarts_max: Option<u32>,
+    },
+    /// After the same delay each time, as long as failures are rare.
+    FailureRate {
+        /// The delay.
+        delay: Duration,
+        /// More restarts than this within the interval fail the job.
+        restarts_max: u32,
+        /// The interval, which ends with each failure.
+        interval: Duration,
+    },
 }
 
 /// Settings of a coordinator.

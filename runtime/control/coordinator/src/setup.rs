@@ -21,6 +21,8 @@ use crate::workers::Workers;
 pub enum Wish {
     /// From what the job has, or anew.
     Own(StartWish),
+    /// From what the job has, which another coordinator was told how to begin: never from nothing.
+    Follow,
     /// From a savepoint.
     Savepoint(SavepointWish),
 }

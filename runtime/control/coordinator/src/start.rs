@@ -17,9 +17,9 @@ use highwater_protocol::manifest::{
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::ManifestName;
 use highwater_protocol::recovery::{
-    LeftBehind, LostClaim, Refusal, RestoreOptions, SavepointStart, StartDecision, StoreView,
-    check_pending, check_restore, decide_from_savepoint, decide_lost_claim, decide_start,
-    unmatched_operators,
+    LeftBehind, LostClaim, Refusal, RestoreOptions, SavepointStart, StartDecision, StartWish,
+    StoreView, check_pending, check_restore, decide_from_savepoint, decide_lost_claim,
+    decide_start, unmatched_operators,
 };
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::MARKERS_LOST_STEP;
@@ -146,6 +146,12 @@ async fn claim(
     let view = input.store.view().await.map_err(|error| failed(&error))?;
     let wish = match input.wish {
         Wish::Own(wish) => *wish,
+        Wish::Follow if view.head.is_none() => {
+            let message = "the coordinator before this one ended before it had begun the job, so that what it was told to begin with is not \
+                           known here; start that one again";
+            return Err(failure(ErrorKind::Invalid, message).into());
+        }
+        Wish::Follow => StartWish::Resume,
         Wish::Savepoint(wish) => return from_savepoint(input, view, wish, nonces).await,
     };
     match decide_start(input.identity, view, wish).map_err(|error| failed(&error))? {

@@ -1,5 +1,7 @@
 //! What the outside sees of a job: one value, replaced as a whole, true when it is shown.
 
+use std::collections::VecDeque;
+
 use highwater_types::{AttemptId, CheckpointId, Epoch, Lineage};
 use highwater_worker::{FailureReport, RestoredBytes};
 use tokio::sync::watch;
@@ -9,6 +11,8 @@ use crate::store::Troubles;
 /// Where a job is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobPhase {
+    /// Another coordinator leads, or nobody does yet; this one waits for its turn.
+    Standby,
     /// The store is read and the leadership taken.
     Starting,
     /// Output of the last checkpoint is confirmed, state is fetched and opened.
@@ -37,6 +41,7 @@ impl JobPhase {
     /// One word for people and programs.
     pub const fn word(&self) -> &'static str {
         match self {
+            Self::Standby => "standby",
             Self::Starting => "starting",
             Self::Recovering => "recovering",
             Self::Running => "running",
@@ -81,13 +86,60 @@ pub(crate) fn describe(report: &FailureReport) -> String {
     let FailureReport {
         task,
         subtask,
+        worker,
         position,
         message,
         ..
     } = report;
-    match position {
-        Some(position) => format!("{task} (subtask {subtask}, {position}): {message}"),
-        None => format!("{task} (subtask {subtask}): {message}"),
+    let mut at = format!("subtask {subtask}");
+    if let Some(worker) = worker {
+        at = format!("{at}, worker {worker}");
+    }
+    if let Some(position) = position {
+        at = format!("{at}, {position}");
+    }
+    format!("{task} ({at}): {message}")
+}
+
+/// Failures that are kept.
+const FAILURES_MAX: usize = 16;
+
+/// A failure that was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastFailure {
+    /// When, in milliseconds of the coordinator's clock.
+    pub at_ms: u64,
+    /// The attempt that it ended.
+    pub attempt: AttemptId,
+    /// The last checkpoint that was complete.
+    pub completed: CheckpointId,
+    /// What failed.
+    pub report: FailureReport,
+}
+
+/// The last failures, the oldest first, up to 16 of them.
+///
+/// Source: Flink's exception history.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FailureHistory(VecDeque<PastFailure>);
+
+impl FailureHistory {
+    /// Takes one in; the oldest may go.
+    pub fn push(&mut self, failure: PastFailure) {
+        if self.0.len() == FAILURES_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back(failure);
+    }
+
+    /// The last one.
+    pub fn last(&self) -> Option<&PastFailure> {
+        self.0.back()
+    }
+
+    /// All of them, the oldest first.
+    pub fn all(&self) -> impl DoubleEndedIterator<Item = &PastFailure> {
+        self.0.iter()
     }
 }
 
@@ -108,8 +160,8 @@ pub struct JobStatus {
     pub waits_for: Option<String>,
     /// How many attempts failed since the process began.
     pub restarts: u32,
-    /// The last failure.
-    pub failure: Option<FailureReport>,
+    /// The last failures.
+    pub failures: FailureHistory,
     /// Where the state of the attempt came from, once it is there.
     pub restored: Option<RestoredBytes>,
     /// Milliseconds from the order to fetch the state until every task had opened it; `None` = not yet.
@@ -127,7 +179,7 @@ impl JobStatus {
             checkpoints: CheckpointStatus::default(),
             waits_for: None,
             restarts: 0,
-            failure: None,
+            failures: FailureHistory::default(),
             restored: None,
             restore_ms: None,
         }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
+use highwater_protocol::election::{LeaseRead, LeaseRecord};
 use highwater_protocol::head::{Head, HeadError, ManifestRef};
 use highwater_protocol::head_write::{
     HeadWriteEffect, HeadWriteEvent, PutOutcome, ReadOutcome, Refusal, VersionTag, Versioned,
@@ -17,6 +19,7 @@ use highwater_storage::{self as storage, ObjectPath, ObjectStorage, StorageError
 use highwater_types::{Classified, Epoch, ErrorKind, OperatorUid};
 use tokio::sync::watch;
 
+use crate::lease::LeaseStore;
 use crate::setup::JobFailure;
 use crate::start::{failed, failure};
 use crate::status::{JobStatus, WaitBoard};
@@ -107,6 +110,10 @@ pub(crate) fn deposed(by: Epoch) -> JobFailure {
     failure(ErrorKind::Fenced, message)
 }
 
+fn tag_of(version: &Version) -> VersionTag {
+    VersionTag(Arc::from(version.as_str()))
+}
+
 /// How long to wait before try `tries` (from 1) of a write.
 pub fn backoff(tries: u32) -> Duration {
     if tries <= 1 {
@@ -190,8 +197,35 @@ impl JobStore {
         })?;
         Ok(Some(Versioned {
             head,
-            tag: VersionTag(Arc::from(object.version.as_str())),
+            tag: tag_of(&object.version),
         }))
+    }
+
+    /// Reads the lease once.
+    async fn read_lease(&self) -> Result<LeaseRead, StorageError> {
+        let path = ObjectPath::parse(&self.paths.lease())?;
+        let Some(object) = self.storage.get(&path).await? else {
+            return Ok(LeaseRead::Absent);
+        };
+        let tag = tag_of(&object.version);
+        Ok(match serde_json::from_slice(&object.bytes) {
+            Ok(record) => LeaseRead::Found(record, tag),
+            Err(error) => {
+                tracing::warn!(%error, object = %path, "the lease cannot be read; it is written anew once its time is over");
+                LeaseRead::Unreadable(tag)
+            }
+        })
+    }
+
+    /// Writes the lease once.
+    async fn put_lease(
+        &self,
+        record: &LeaseRecord,
+        if_match: Option<&VersionTag>,
+    ) -> Result<storage::PutOutcome, StorageError> {
+        let path = ObjectPath::parse(&self.paths.lease())?;
+        let bytes = serde_json::to_vec(record).expect("a record of texts and numbers is JSON");
+        self.put_on(&path, bytes.into(), if_match).await
     }
 
     /// Reads `head`, waiting for the store, and checks that it is of `epoch`. Says so to `waits` where somebody looks there.
@@ -381,6 +415,22 @@ impl JobStore {
         }
     }
 
+    /// Puts an object that still has the tag, or that does not exist where there is none.
+    async fn put_on(
+        &self,
+        path: &ObjectPath,
+        bytes: Bytes,
+        if_match: Option<&VersionTag>,
+    ) -> Result<storage::PutOutcome, StorageError> {
+        match if_match {
+            None => self.storage.put_new(path, bytes).await,
+            Some(tag) => {
+                let version = Version::new(tag.0.as_ref());
+                self.storage.put_if(path, bytes, &version).await
+            }
+        }
+    }
+
     async fn put_head(
         &self,
         body: &Head,
@@ -392,18 +442,8 @@ impl JobStore {
             Ok(path) => path,
             Err(error) => return troubles.refused(&error),
         };
-        let result = match &if_match {
-            None => self.storage.put_new(&path, bytes).await,
-            Some(tag) => {
-                self.storage
-                    .put_if(&path, bytes, &Version::new(tag.0.as_ref()))
-                    .await
-            }
-        };
-        match result {
-            Ok(storage::PutOutcome::Written(version)) => {
-                PutOutcome::Applied(VersionTag(Arc::from(version.as_str())))
-            }
+        match self.put_on(&path, bytes, if_match.as_ref()).await {
+            Ok(storage::PutOutcome::Written(version)) => PutOutcome::Applied(tag_of(&version)),
             Ok(storage::PutOutcome::Conflict) => PutOutcome::Precondition,
             Ok(storage::PutOutcome::Unknown(error)) => {
                 let what = "whether head was written is not known";
@@ -411,6 +451,33 @@ impl JobStore {
                 PutOutcome::Ambiguous
             }
             Err(error) => troubles.refused(&error),
+        }
+    }
+}
+
+#[async_trait]
+impl LeaseStore for JobStore {
+    async fn read(&self) -> LeaseRead {
+        self.read_lease().await.unwrap_or_else(|error| {
+            let error = highwater_worker::slot::error_chain(&error);
+            tracing::warn!(error, "the lease cannot be read");
+            LeaseRead::Failed
+        })
+    }
+
+    async fn write(&self, record: &LeaseRecord, if_match: Option<&VersionTag>) -> PutOutcome {
+        match self.put_lease(record, if_match).await {
+            Ok(storage::PutOutcome::Written(version)) => PutOutcome::Applied(tag_of(&version)),
+            Ok(storage::PutOutcome::Conflict) => PutOutcome::Precondition,
+            Ok(storage::PutOutcome::Unknown(error)) => {
+                let error = highwater_worker::slot::error_chain(&error);
+                tracing::warn!(error, "whether the lease was written is not known");
+                PutOutcome::Ambiguous
+            }
+            Err(error) => PutOutcome::Refused(Refusal {
+                kind: error.kind(),
+                reason: highwater_worker::slot::error_chain(&error),
+            }),
         }
     }
 }

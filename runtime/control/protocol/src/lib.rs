@@ -7,6 +7,7 @@
 
 pub mod alignment;
 pub mod checkpoint;
+pub mod election;
 pub mod export;
 pub mod gate;
 pub mod gc;

@@ -2,10 +2,12 @@
 //!
 //! Called by drivers of coordinator, worker and garbage collection. The rule: every path that a process writes holds
 //! the epoch and an attempt or a nonce, so that no two writers ever share a name and a zombie can overwrite nothing.
-//! `head` is the only object that is ever overwritten; the start of an added source is created once, by whoever comes first.
+//! `head` and the lease are the only objects that are ever overwritten, both on a condition; the start of an added source is created
+//! once, by whoever comes first.
 //!
 //! ```text
 //! <identity>/head
+//! <identity>/lease
 //! <identity>/manifests/<epoch>-<number>-<nonce>
 //! <identity>/data/<epoch>-<attempt>/<uid>.<subtask>/<number>-<file>
 //! <identity>/sinklog/<epoch>-<number>-<nonce>/<sink>/<slot>[.<part>]
@@ -240,6 +242,8 @@ fn made(text: &str) -> RelativePath {
 pub enum ObjectName {
     /// The head object.
     Head,
+    /// The lease of those who may try to lead.
+    Lease,
     /// A manifest.
     Manifest(ManifestName),
     /// A state file.
@@ -268,6 +272,7 @@ impl ObjectName {
         let mut parts = path.as_str().split('/');
         let name = match parts.next()? {
             "head" => Self::Head,
+            "lease" => Self::Lease,
             "manifests" => Self::Manifest(ManifestName::parse(parts.next()?)?),
             "data" => {
                 let (epoch, attempt) = parts.next()?.split_once('-')?;
@@ -297,10 +302,10 @@ impl ObjectName {
         parts.next().is_none().then_some(name)
     }
 
-    /// The try that wrote the object; `None` for `head`.
+    /// The try that wrote the object; `None` for `head` and the lease.
     pub const fn id(&self) -> Option<CheckpointId> {
         match *self {
-            Self::Head => None,
+            Self::Head | Self::Lease => None,
             Self::Manifest(name) | Self::SourceStart(name) => Some(name.id()),
             Self::Data { epoch, number, .. } | Self::SinkLog { epoch, number } => {
                 Some(CheckpointId { number, epoch })
@@ -329,6 +334,11 @@ impl JobPaths {
     /// The head object.
     pub fn head(&self) -> String {
         format!("{}/head", self.identity)
+    }
+
+    /// The lease.
+    pub fn lease(&self) -> String {
+        format!("{}/lease", self.identity)
     }
 
     /// The folder of manifests.

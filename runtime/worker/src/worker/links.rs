@@ -2,7 +2,7 @@
 //! is open, dropped when it ends.
 
 use highwater_network::{Hello, LinkKey, LinkNews};
-use highwater_types::{AttemptId, ErrorKind, SubtaskIndex, WorkerIndex};
+use highwater_types::{AttemptId, ErrorKind, WorkerIndex};
 
 use super::{Worker, WorkerInput, give};
 use crate::build::Links;
@@ -95,11 +95,5 @@ impl Worker {
 }
 
 fn link_failure(message: &str) -> FailureReport {
-    FailureReport {
-        task: "the links between workers".to_owned(),
-        subtask: SubtaskIndex(0),
-        position: None,
-        kind: ErrorKind::Transient,
-        message: message.to_owned(),
-    }
+    FailureReport::of("the links between workers", ErrorKind::Transient, message)
 }

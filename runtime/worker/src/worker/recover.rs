@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use highwater_connectors::{KnownMarkers, WriterContext};
+use highwater_network::Compression;
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::recovery::{Fault, SlotDuty};
 use highwater_protocol::stop::SlotKey;
@@ -37,13 +38,7 @@ impl Worker {
                 "attempt {} was sent while attempt {} is held",
                 attempt.0, of.0
             );
-            let report = FailureReport {
-                task: "the worker".to_owned(),
-                subtask: SubtaskIndex(0),
-                position: None,
-                kind: ErrorKind::Bug,
-                message,
-            };
+            let report = FailureReport::of("the worker", ErrorKind::Bug, message);
             return self.tell(WorkerEvent::Failed(attempt, Box::new(report)));
         }
         self.board.clear();
@@ -191,13 +186,7 @@ impl Worker {
             Ok(Box::new(restored))
         };
         let lost = |message| {
-            let report = FailureReport {
-                task: "restoring".to_owned(),
-                subtask: SubtaskIndex(0),
-                position: None,
-                kind: ErrorKind::Transient,
-                message,
-            };
+            let report = FailureReport::of("restoring", ErrorKind::Transient, message);
             Err((Fault::State, report))
         };
         self.off_loop(job, lost, move |states| {
@@ -258,7 +247,9 @@ impl Worker {
             let slot = standing.slot_of(subtask, slots);
             slot.unwrap_or_else(|| unreachable!("only what runs here is built"))
         };
-        let (parts, links) = wire(&program, &standing, |subtask| {
+        let plane = self.setup.plane.as_ref();
+        let compression = plane.map_or(Compression::Off, |plane| plane.compression());
+        let (parts, links) = wire(&program, (&standing, compression), |subtask| {
             wakers[slot_of(subtask).0 as usize].handle()
         });
         let budget = MemoryBudget::new(self.setup.settings.state_bytes_max);
@@ -331,11 +322,5 @@ fn restoring<E: Classified + std::error::Error>(
     subtask: SubtaskIndex,
     error: &E,
 ) -> FailureReport {
-    FailureReport {
-        task,
-        subtask,
-        position: None,
-        kind: error.kind(),
-        message: error_chain(error),
-    }
+    FailureReport::of(task, error.kind(), error_chain(error)).in_subtask(subtask)
 }

@@ -96,14 +96,9 @@ impl Worker {
                 "it was given up while its state was stored".to_owned()
             }
             Err(failure) if failure.ends_attempt => {
-                let report = FailureReport {
-                    task: format!("storing the state of {}", task.vertex),
-                    subtask: task.subtask,
-                    position: None,
-                    kind: failure.kind,
-                    message: failure.message,
-                };
-                return self.fail(attempt, report);
+                let what = format!("storing the state of {}", task.vertex);
+                let report = FailureReport::of(what, failure.kind, failure.message);
+                return self.fail(attempt, report.in_subtask(task.subtask));
             }
             Err(failure) => failure.message,
         };

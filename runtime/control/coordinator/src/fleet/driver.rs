@@ -8,9 +8,9 @@ use std::thread::JoinHandle;
 use highwater_protocol::nonce::NonceStream;
 use highwater_types::WorkerIndex;
 use highwater_worker::{WorkerCommand, WorkerEvent};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use super::{Fleet, FleetInput, FleetOutput, FleetShape, Member};
+use super::{Fleet, FleetInput, FleetOutput, FleetShape, Member, WorkerSeen};
 
 /// Inputs that may wait. Few come per checkpoint and none per record.
 const INPUT_QUEUE: usize = 4_096;
@@ -48,6 +48,7 @@ pub struct FleetHandle {
 /// The fleet as its starter holds it.
 pub struct RunningFleet {
     handle: FleetHandle,
+    seen: watch::Receiver<Vec<WorkerSeen>>,
     thread: JoinHandle<()>,
 }
 
@@ -55,6 +56,11 @@ impl RunningFleet {
     /// To give to connections.
     pub fn handle(&self) -> FleetHandle {
         self.handle.clone()
+    }
+
+    /// What is shown of the workers, now and later.
+    pub fn seen(&self) -> watch::Receiver<Vec<WorkerSeen>> {
+        self.seen.clone()
     }
 
     /// Sends a command of the coordinator.
@@ -65,6 +71,11 @@ impl RunningFleet {
     /// Tells all workers to end, and ends.
     pub fn shut_down(self) {
         self.send(WorkerCommand::Shutdown);
+        self.let_go();
+    }
+
+    /// Ends. The workers wait for another coordinator.
+    pub fn let_go(self) {
         self.handle.give(Inbox::End);
         if self.thread.join().is_err() {
             tracing::error!("the fleet's thread panicked");
@@ -118,12 +129,14 @@ pub fn start(
     events: mpsc::Sender<WorkerEvent>,
 ) -> std::io::Result<RunningFleet> {
     let (inbox, inputs) = sync_channel(INPUT_QUEUE);
+    let (shown, seen) = watch::channel(Vec::new());
     let mut driver = Driver {
         fleet: Fleet::new(shape),
         passes,
         links: BTreeMap::new(),
         next: WorkerIndex(0),
         events,
+        shown,
     };
     let thread = std::thread::Builder::new().name("fleet".to_owned());
     let thread = thread.spawn(move || {
@@ -137,6 +150,7 @@ pub fn start(
     })?;
     Ok(RunningFleet {
         handle: FleetHandle { inbox },
+        seen,
         thread,
     })
 }
@@ -147,6 +161,19 @@ struct Driver {
     links: BTreeMap<WorkerIndex, Box<dyn WorkerLink>>,
     next: WorkerIndex,
     events: mpsc::Sender<WorkerEvent>,
+    shown: watch::Sender<Vec<WorkerSeen>>,
+}
+
+/// Whether this may change what is shown of the workers.
+const fn may_show(input: &FleetInput) -> bool {
+    match input {
+        FleetInput::Joined(..) | FleetInput::Left(..) => true,
+        FleetInput::Command(command) => matches!(
+            command,
+            WorkerCommand::Prepare(_) | WorkerCommand::Cancel(_)
+        ),
+        FleetInput::Said(_, event) => matches!(event, WorkerEvent::Cancelled(_)),
+    }
 }
 
 impl Driver {
@@ -175,8 +202,12 @@ impl Driver {
             self.links.remove(worker);
             tracing::warn!(%worker, reason, "worker lost");
         }
-        let pass = self.passes.draw();
-        for output in self.fleet.step(input, pass) {
+        let (pass, may_show) = (self.passes.draw(), may_show(&input));
+        let outputs = self.fleet.step(input, pass);
+        if may_show {
+            self.shown.send_replace(self.fleet.seen());
+        }
+        for output in outputs {
             match output {
                 FleetOutput::Tell(event) => {
                     if self.events.blocking_send(event).is_err() {

@@ -275,7 +275,7 @@ fn a_lost_worker_fails_the_attempt_once_and_its_end_is_not_waited_for() {
     let [WorkerEvent::Failed(ATTEMPT, report)] = heard(&outputs)[..] else {
         panic!("{outputs:?}")
     };
-    assert!(report.task.contains("worker 1 (w1)"), "{report:?}");
+    assert_eq!(report.worker.as_deref(), Some("1 (w1)"), "{report:?}");
     assert_eq!(report.kind, ErrorKind::Transient);
     assert!(report.message.contains("it is silent"));
     let follows = WorkerEvent::Failed(ATTEMPT, report.clone());

@@ -301,32 +301,29 @@ impl Coordinator {
                     self.restart_at_ms = Some(at_ms);
                     self.phase(JobPhase::Restarting { at_ms });
                 } else {
-                    let last = self.status.borrow().failure.clone();
-                    let (kind, message) = last.map_or_else(
-                        || {
-                            let message = "the attempt failed and no restart is left".to_owned();
-                            (ErrorKind::Exhausted, message)
-                        },
-                        |report| (report.kind, describe(&report)),
-                    );
-                    self.end = Some(Err(failure(kind, message)));
+                    self.end = Some(Err(self.no_restart_left()));
                 }
+            }
+        }
+    }
+
+    /// The last failure, and that the strategy gives no further attempt.
+    fn no_restart_left(&self) -> JobFailure {
+        let spent = self.restart.spent();
+        let status = self.status.borrow();
+        match status.failures.last() {
+            None => failure(ErrorKind::Exhausted, format!("the attempt failed; {spent}")),
+            Some(last) => {
+                let message = format!("{}; {spent}", describe(&last.report));
+                failure(last.report.kind, message)
             }
         }
     }
 
     pub(super) fn note_failure(&self, task: &str, failure: &JobFailure) {
         tracing::error!(task, error = failure.message, "attempt failed");
-        let report = FailureReport {
-            task: task.to_owned(),
-            subtask: SubtaskIndex(0),
-            position: None,
-            kind: failure.kind,
-            message: failure.message.clone(),
-        };
-        self.status.send_modify(|status| {
-            status.restarts += 1;
-            status.failure = Some(report);
-        });
+        let report = FailureReport::of(task, failure.kind, failure.message.as_str());
+        self.keep_failure(report);
+        self.count_restart();
     }
 }

@@ -11,7 +11,7 @@ use highwater_worker::{FailureReport, WorkerEvent};
 use crate::attempt::{After, AttemptStage};
 use crate::restart::Verdict;
 use crate::start::{failed, failure};
-use crate::status::{WaitBoard, describe};
+use crate::status::{PastFailure, WaitBoard, describe};
 use crate::store::HEAD_GONE;
 
 use super::{Coordinator, Done, attempt_of};
@@ -193,8 +193,7 @@ impl Coordinator {
     /// A file of the checkpoint is damaged: the region decides what that means.
     fn damaged(&mut self, fault: Fault, report: FailureReport) {
         tracing::error!(error = describe(&report), "the checkpoint cannot be used");
-        self.status
-            .send_modify(|status| status.failure = Some(report));
+        self.keep_failure(report);
         if let Some(attempt) = &mut self.attempt {
             attempt.fault = fault;
         }
@@ -218,16 +217,31 @@ impl Coordinator {
         });
     }
 
+    /// Adds a failure to the history.
+    pub(super) fn keep_failure(&self, report: FailureReport) {
+        let failure = PastFailure {
+            at_ms: self.now_ms(),
+            attempt: self.last_attempt,
+            completed: self.machine.completed(),
+            report,
+        };
+        self.status
+            .send_modify(|status| status.failures.push(failure));
+    }
+
+    /// One more attempt has failed.
+    pub(super) fn count_restart(&self) {
+        self.status.send_modify(|status| status.restarts += 1);
+    }
+
     pub(super) fn attempt_failed(&mut self, report: FailureReport) {
         let message = describe(&report);
         tracing::error!(error = message, "attempt failed");
         let kind = report.kind;
         let completed = self.machine.completed();
         let verdict = self.repeats.failed(&report, completed);
-        self.status.send_modify(|status| {
-            status.restarts += 1;
-            status.failure = Some(report);
-        });
+        self.keep_failure(report);
+        self.count_restart();
         self.cancel(match verdict {
             Verdict::MayPass => After::of(failure(kind, message)),
             Verdict::Stands { times } => After::Fail(failure(
@@ -237,6 +251,30 @@ impl Coordinator {
                      checkpoint {completed} is kept, correct the program, its input or its limits and start again"
                 ),
             )),
+        });
+    }
+
+    /// Reads `head` now and then, whatever the attempt does.
+    pub(super) fn look_at_head(&mut self) {
+        let Some(epoch) = self.keeper.settled().map(|settled| settled.head.epoch) else {
+            return;
+        };
+        if self.now_ms() < self.look_at_ms {
+            return;
+        }
+        // Until it has been read.
+        self.look_at_ms = u64::MAX;
+        let store = self.store.clone();
+        self.at_rim(async move {
+            match store.read_head().await {
+                Ok(Some(found)) if found.head.epoch > epoch => Done::Deposed(found.head.epoch),
+                Ok(_) => Done::Looked,
+                Err(error) => {
+                    // Whoever has to write it or to ask it says so to people.
+                    tracing::debug!(error = highwater_worker::slot::error_chain(&error), "head");
+                    Done::Looked
+                }
+            }
         });
     }
 

@@ -16,6 +16,7 @@ use highwater_protocol::paths::JobPaths;
 use highwater_protocol::placement::WorkerOffer;
 use highwater_state::Store;
 use highwater_storage::ObjectStorage;
+use highwater_tls::Wire;
 use highwater_types::{JobIdentity, Nonce, WorkerIndex};
 use highwater_worker::files::JobFiles;
 use highwater_worker::{
@@ -77,7 +78,7 @@ impl Cluster {
 
     /// Starts a worker with so many slots. Its number.
     async fn add(&mut self, name: &str, slots: u32) -> WorkerIndex {
-        let plane = DataPlane::bind(HERE, LinkSettings::default())
+        let plane = DataPlane::bind(HERE, LinkSettings::default(), Wire::Clear)
             .await
             .unwrap();
         let address = plane.address().to_string();

@@ -328,6 +328,7 @@ async fn x36_a_damaged_object_of_an_older_checkpoint_stops_the_job_by_its_name()
     let status = handle.status.clone();
     let failure = end_of(handle).await.unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Corrupt);
-    let told = status.borrow().failure.clone().unwrap().message;
+    let told = status.borrow().failures.last().cloned().unwrap();
+    let told = told.report.message;
     assert!(told.contains(oldest.as_str()), "{told}");
 }
