@@ -83,8 +83,12 @@ fn arguments(of_run: impl Iterator<Item = OsString>) -> Vec<OsString> {
                 of_worker.push("worker".into());
             }
             "--fresh" | "--take-over" | "--go-back" | "--fork" | "--again" | "--quiet" | "-q" => {}
-            "--workers" | "--from-savepoint" | "--rest-address" | "--control-address"
-            | "--worker-name" => {
+            "--workers"
+            | "--from-savepoint"
+            | "--rest-address"
+            | "--control-address"
+            | "--worker-name"
+            | "--data-advertised-address" => {
                 if !has_value {
                     arguments.next();
                 }

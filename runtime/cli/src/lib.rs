@@ -13,6 +13,7 @@ pub mod remote;
 pub mod run;
 pub mod settings;
 mod signals;
+mod standby;
 mod stop_point;
 mod summary;
 pub mod view;

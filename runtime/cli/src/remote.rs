@@ -88,8 +88,9 @@ fn client() -> Result<reqwest::Client, Failure> {
 /// Refuses to start a job that answers at the noted address.
 ///
 /// Two processes with one identity are safe, the newer fences the older; but nobody wants that by a slip of the hand. A
-/// note that a killed process left behind, or one that hangs, does not answer in time and holds nobody up.
-pub(crate) async fn refuse_second(job: &JobSettings) -> Result<(), Failure> {
+/// note that a killed process left behind, or one that hangs, does not answer in time and holds nobody up. Coordinators may be
+/// several: only one of them leads.
+pub(crate) async fn refuse_second(job: &JobSettings, role: &str) -> Result<(), Failure> {
     let Ok(base) = base(job) else {
         return Ok(());
     };
@@ -100,7 +101,8 @@ pub(crate) async fn refuse_second(job: &JobSettings) -> Result<(), Failure> {
         return Ok(());
     };
     let status: Value = answer.json().await.unwrap_or_default();
-    if status["job"] != job.identity.to_string() {
+    let is_other_coordinator = role == "coordinator" && status["role"] == role;
+    if status["job"] != job.identity.to_string() || is_other_coordinator {
         return Ok(());
     }
     let message = format!(

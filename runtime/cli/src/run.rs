@@ -1,21 +1,23 @@
 //! `run`: wires store, worker, coordinator and status server, and waits for the end.
 //!
-//! The first Ctrl-C or SIGTERM stops with everything confirmed and state kept; the second ends at once.
+//! The first Ctrl-C or SIGTERM stops with everything confirmed and state kept; the second ends at once. SIGTERM of a `coordinator` hands the
+//! job over to another.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use highwater_api::JobProgram;
-use highwater_coordinator::fleet;
+use highwater_coordinator::fleet::{self, WorkerSeen};
 use highwater_coordinator::shape::{execution_fingerprint, fleet_shape};
 use highwater_coordinator::{
     CoordinatorHandle, CoordinatorSetup, JobOutcome, JobRequest, RequestAnswer, RequestRefused,
     SavepointWish, StopMode, Wish, Workers,
 };
+use highwater_protocol::election::AboutOthers;
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::{JobPaths, SavepointPaths};
 use highwater_protocol::recovery::{SavepointWord, StartWish, TakeAgain};
-use highwater_rpc::{ConnectionSettings, ControlServer, Identity};
+use highwater_rpc::{ControlServer, Identity};
 use highwater_state::Store;
 use highwater_storage::{Location, ObjectStorage, StorageError, open, probe};
 use highwater_types::{Classified as _, ErrorKind, Nonce};
@@ -23,7 +25,8 @@ use highwater_web::JobView;
 use highwater_worker::files::JobFiles;
 use highwater_worker::slot::error_chain;
 use highwater_worker::{Clock, FigureBoard, StopHook, SystemClock, WorkerEvent, WorkerSetup};
-use tokio::sync::{mpsc, oneshot};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::children::Children;
@@ -31,7 +34,8 @@ use crate::exit::{Code, Failure};
 use crate::local_store::LocalState;
 use crate::remote::{RunNote, refuse_second};
 use crate::settings::{JobSettings, RunArgs, RunSettings, SAVEPOINTS};
-use crate::signals::Interrupts;
+use crate::signals::{Interrupt, Interrupts};
+use crate::standby::{Lease, Standby};
 use crate::summary::Summary;
 use crate::view::{Screen, View};
 use crate::{logs, stop_point};
@@ -135,6 +139,22 @@ pub enum Crew {
     Children(u32),
 }
 
+impl Crew {
+    /// What the process is to the job, in one word.
+    const fn role(self) -> &'static str {
+        match self {
+            Self::Own | Self::Children(_) => "run",
+            Self::Fleet => "coordinator",
+        }
+    }
+}
+
+/// The same listener once more: it serves one view of the job after another.
+fn shared(listener: &std::net::TcpListener) -> Result<TcpListener, Failure> {
+    let shared = listener.try_clone().and_then(TcpListener::from_std);
+    shared.map_err(|error| Failure::new(Code::Other, format!("the status server: {error}")))
+}
+
 struct Setup {
     job: JobSettings,
     settings: RunSettings,
@@ -151,6 +171,8 @@ struct Started {
     figures: FigureBoard,
     store: Store,
     clock: Arc<dyn Clock>,
+    /// What is shown of the workers of a fleet.
+    workers: watch::Receiver<Vec<WorkerSeen>>,
     /// Where workers come to, and those that this process started.
     fleet: Option<(ControlServer, Children)>,
 }
@@ -174,27 +196,31 @@ pub(crate) fn random() -> Nonce {
 }
 
 impl Setup {
-    async fn run(self) -> Result<(), Failure> {
+    async fn run(mut self) -> Result<(), Failure> {
         let mut interrupts = Interrupts::listen()?;
         if !self.take_over {
-            refuse_second(&self.job).await?;
+            refuse_second(&self.job, self.crew.role()).await?;
         }
         let storage = storage(&self.job)?;
         let probed = probe(storage.as_ref(), random()).await;
         probed.map_err(|error| store_failure(&error))?;
         let listener = highwater_web::bind(self.settings.rest_address).await;
         let listener = listener.map_err(|error| Failure::new(Code::Usage, error_chain(&error)))?;
+        let listener = listener.into_std();
+        let listener =
+            listener.map_err(|error| Failure::new(Code::Other, format!("no listener: {error}")))?;
         let address = listener.local_addr();
         let address =
             address.map_err(|error| Failure::new(Code::Other, format!("no address: {error}")))?;
-        let mut started = match self.crew {
-            Crew::Own => self.start(&storage)?,
-            Crew::Fleet | Crew::Children(_) => self.lead(&storage).await?,
+        let began = self.begin(&storage, &listener, &mut interrupts).await?;
+        let Some((mut started, lease)) = began else {
+            return Ok(());
         };
         let fleet = started.fleet.take();
         let note = RunNote::write(&self.job, address)?;
         tracing::info!(%address, "status server");
         let view = self.view(&started);
+        let listener = shared(&listener)?;
         let mut tasks = JoinSet::new();
         let drawn = View::new(view.clone(), self.screen.clone());
         let at_the_end = view.clone();
@@ -206,9 +232,12 @@ impl Setup {
         if self.screen.is_on() {
             tasks.spawn(drawn.run());
         }
-        let ended = wait(started.handle, &mut interrupts).await;
+        let ended = wait(started.handle, &mut interrupts, self.crew).await;
         if ended.is_ok() {
             Summary::of(&at_the_end.plan, &at_the_end.figures.read()).tell();
+        }
+        if let Some(lease) = lease {
+            lease.leave(&ended).await;
         }
         if let Some((control, children)) = fleet {
             children.end().await;
@@ -217,7 +246,46 @@ impl Setup {
         tasks.shutdown().await;
         self.screen.leave();
         note.remove();
-        ended
+        ended.map(|_| ())
+    }
+
+    /// Starts what runs the job; a coordinator of several waits for its turn first. `None` = it never comes.
+    async fn begin(
+        &mut self,
+        storage: &Arc<dyn ObjectStorage>,
+        listener: &std::net::TcpListener,
+        interrupts: &mut Interrupts,
+    ) -> Result<Option<(Started, Option<Lease>)>, Failure> {
+        let about_others = match (&self.wish, self.take_over) {
+            (_, true) => AboutOthers::TakeOver,
+            (Wish::Own(StartWish::Resume) | Wish::Follow, false) => AboutOthers::Wait,
+            (Wish::Own(StartWish::Fresh) | Wish::Savepoint(_), false) => AboutOthers::Refuse,
+        };
+        let standby = Standby {
+            job: &self.job,
+            settings: &self.settings,
+            program: &self.program,
+            about_others,
+        };
+        if self.crew != Crew::Fleet {
+            let lease = standby.of_others(storage, listener).await?;
+            let started = match self.crew {
+                Crew::Own => self.start(storage)?,
+                _ => self.lead(storage, self.listen().await?)?,
+            };
+            return Ok(Some((started, lease)));
+        }
+        let control = self.listen().await?;
+        let listener = shared(listener)?;
+        let waited = standby.wait(storage, &control, listener, interrupts).await;
+        let Some(won) = waited? else {
+            control.shut_down().await;
+            return Ok(None);
+        };
+        if won.has_followed && self.wish == Wish::Own(StartWish::Resume) {
+            self.wish = Wish::Follow;
+        }
+        Ok(Some((self.lead(storage, control)?, Some(won.lease))))
     }
 
     fn start(&self, storage: &Arc<dyn ObjectStorage>) -> Result<Started, Failure> {
@@ -250,12 +318,36 @@ impl Setup {
             figures,
             store,
             clock,
+            workers: watch::channel(Vec::new()).1,
             fleet: None,
         })
     }
 
+    /// Listens where workers come to.
+    async fn listen(&self) -> Result<ControlServer, Failure> {
+        let listen = match self.crew {
+            // Nobody else has to find it.
+            Crew::Children(_) => SocketAddr::from(([127, 0, 0, 1], 0)),
+            Crew::Own | Crew::Fleet => self.settings.cluster.control_listen,
+        };
+        let identity = identity(&self.job, &self.settings, &self.program);
+        let connections = (
+            self.settings.cluster.connection,
+            self.settings.cluster.wire()?,
+        );
+        let control = ControlServer::bind(listen, identity, connections).await;
+        control.map_err(|error| {
+            let message = format!("control.listen: cannot listen at {listen}: {error}");
+            Failure::new(Code::Usage, message)
+        })
+    }
+
     /// Starts a coordinator that takes workers.
-    async fn lead(&self, storage: &Arc<dyn ObjectStorage>) -> Result<Started, Failure> {
+    fn lead(
+        &self,
+        storage: &Arc<dyn ObjectStorage>,
+        control: ControlServer,
+    ) -> Result<Started, Failure> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let (events, incoming) = mpsc::channel(EVENT_QUEUE);
         let stop = stop_point::hook(self.settings.stop_at.as_deref())?;
@@ -263,20 +355,9 @@ impl Setup {
         let fleet = fleet::driver::start(fleet_shape(&self.program), passes, events);
         let fleet =
             fleet.map_err(|error| Failure::new(Code::Other, format!("no threads: {error}")))?;
-        let listen = match self.crew {
-            // Nobody else has to find it.
-            Crew::Children(_) => SocketAddr::from(([127, 0, 0, 1], 0)),
-            Crew::Own | Crew::Fleet => self.settings.cluster.control_listen,
-        };
-        let identity = identity(&self.job, &self.settings, &self.program);
-        let connections = ConnectionSettings::default();
         let figures = FigureBoard::default();
-        let workers = (fleet.handle(), figures.clone());
-        let control = ControlServer::bind(listen, identity, workers, connections).await;
-        let control = control.map_err(|error| {
-            let message = format!("control.listen: cannot listen at {listen}: {error}");
-            Failure::new(Code::Usage, message)
-        })?;
+        let shown = fleet.seen();
+        control.lead(fleet.handle(), figures.clone());
         tracing::info!(address = %control.address(), "takes workers");
         let children = match self.crew {
             Crew::Children(count) => Children::start(count, control.address())?,
@@ -289,6 +370,7 @@ impl Setup {
             figures,
             store: Store::heap(),
             clock,
+            workers: shown,
             fleet: Some((control, children)),
         })
     }
@@ -318,11 +400,13 @@ impl Setup {
     fn view(&self, started: &Started) -> JobView {
         JobView {
             job: self.job.identity.clone(),
+            role: self.crew.role(),
             plan: Arc::new(self.program.plan().clone()),
             worker: self.settings.worker,
             store: started.store.clone(),
             requests: started.handle.requests.clone(),
             status: started.handle.status.clone(),
+            workers: started.workers.clone(),
             figures: started.figures.clone(),
             clock: Arc::clone(&started.clock),
         }
@@ -330,7 +414,11 @@ impl Setup {
 }
 
 /// Waits for the end of the job, and passes on what the person at the keyboard wants.
-async fn wait(handle: CoordinatorHandle, interrupts: &mut Interrupts) -> Result<(), Failure> {
+async fn wait(
+    handle: CoordinatorHandle,
+    interrupts: &mut Interrupts,
+    crew: Crew,
+) -> Result<JobOutcome, Failure> {
     let CoordinatorHandle {
         requests,
         mut ended,
@@ -349,7 +437,16 @@ async fn wait(handle: CoordinatorHandle, interrupts: &mut Interrupts) -> Result<
                     _ => Stop::NotAsked,
                 };
             }
-            () = interrupts.next() => {
+            interrupt = interrupts.next() => {
+                let hands_over = crew == Crew::Fleet && interrupt == Interrupt::Terminate;
+                if hands_over && matches!(stop, Stop::NotAsked) {
+                    tracing::info!("hands the job over; another coordinator goes on from the last checkpoint");
+                    stop = Stop::Ending;
+                    if let Err(error) = requests.try_send(JobRequest::Cancel) {
+                        tracing::warn!(%error, "the coordinator takes no request");
+                    }
+                    continue;
+                }
                 if !matches!(stop, Stop::NotAsked) {
                     let message = "ended at once; the next run goes on from the last checkpoint";
                     return Err(Failure::new(Code::Interrupted, message));
@@ -391,7 +488,7 @@ impl Stop {
 
 fn outcome(
     end: Result<Result<JobOutcome, highwater_coordinator::JobFailure>, tokio::task::JoinError>,
-) -> Result<(), Failure> {
+) -> Result<JobOutcome, Failure> {
     match end {
         Ok(Ok(outcome)) => {
             let words = match outcome {
@@ -402,7 +499,7 @@ fn outcome(
                 }
             };
             tracing::info!("{words}");
-            Ok(())
+            Ok(outcome)
         }
         Ok(Err(failure)) => Err(Failure::of(&failure)),
         Err(error) => Err(Failure::new(

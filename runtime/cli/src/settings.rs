@@ -12,10 +12,13 @@ use clap::Args;
 use highwater_coordinator::{CoordinatorSettings, RestartStrategy};
 use highwater_graph::PlanDefaults;
 use highwater_graph::check::Checkpoints;
+use highwater_network::{Compression, LinkSettings};
 use highwater_protocol::checkpoint::CheckpointSettings;
 use highwater_protocol::gc::Retention;
 use highwater_protocol::recovery::{RestoreOptions, UnmatchedState};
+use highwater_rpc::ConnectionSettings;
 use highwater_storage::{Location, S3Options, Secret};
+use highwater_tls::{IdentityFiles, Wire};
 use highwater_types::{JobIdentity, MaxParallelism, Parallelism};
 use highwater_worker::WorkerSettings;
 
@@ -191,10 +194,35 @@ pub struct ClusterSettings {
     pub worker_name: Option<String>,
     /// Where a coordinator takes workers.
     pub control_listen: SocketAddr,
-    /// Where a worker finds its coordinator.
-    pub control_address: String,
+    /// Where a worker finds its coordinator: one address or more.
+    pub control_addresses: Vec<String>,
+    /// The name of a coordinator.
+    pub coordinator_name: Option<String>,
+    /// After how long without a renewal another coordinator leads.
+    pub lease_duration: Duration,
     /// Where a worker takes records from others.
     pub data_listen: SocketAddr,
+    /// Where others reach a coordinator and a worker, where that is not where they listen.
+    pub control_advertised: Option<String>,
+    /// See above.
+    pub data_advertised: Option<String>,
+    /// How rows go to other workers.
+    pub link: LinkSettings,
+    /// How the two notice that the other is gone.
+    pub connection: ConnectionSettings,
+    /// The certificate of the process; `None` = connections are in the clear.
+    pub tls: Option<IdentityFiles>,
+}
+
+impl ClusterSettings {
+    /// How the processes of the job are connected.
+    ///
+    /// # Errors
+    /// When the files of the certificate are none.
+    pub fn wire(&self) -> Result<Wire, Failure> {
+        let wire = self.tls.clone().map_or(Ok(Wire::Clear), Wire::tls);
+        wire.map_err(|error| Failure::new(Code::Usage, error.to_string()))
+    }
 }
 
 /// How a job runs.
@@ -220,6 +248,15 @@ pub struct RunSettings {
     pub parameters: BTreeMap<String, String>,
     /// The protocol step at which a test build stops.
     pub stop_at: Option<String>,
+}
+
+/// Whether an address `host:port` is of this machine only, as far as it says so itself.
+fn is_loopback(address: &str) -> bool {
+    let is_name = address
+        .rsplit_once(':')
+        .is_some_and(|(host, _)| host == "localhost");
+    let parsed = address.parse::<SocketAddr>();
+    is_name || parsed.is_ok_and(|address| address.ip().is_loopback())
 }
 
 /// One part in so many of the memory for state goes to a local store: blocks, indexes, filters, write buffers. The tables
@@ -361,26 +398,122 @@ impl Settings {
             rest_address: address.expect("the table has a default"),
             log_format,
             log_level: self.known_text("log.level"),
-            cluster: self.cluster(),
+            cluster: self.cluster()?,
             parameters: all,
             stop_at: stop_at.map(str::to_owned),
         })
     }
 
-    fn cluster(&self) -> ClusterSettings {
+    fn cluster(&self) -> Result<ClusterSettings, SettingError> {
         let address = |name| {
             self.resolved
                 .address(name)
                 .expect("the table has a default")
         };
-        ClusterSettings {
+        let connection = ConnectionSettings {
+            alive_every: Duration::from_millis(self.known_millis("heartbeat.interval")),
+            silent_max: Duration::from_millis(self.known_millis("heartbeat.timeout")),
+        };
+        if connection.silent_max < 2 * connection.alive_every {
+            return Err(SettingError::Contradiction(
+                "heartbeat.timeout is shorter than two of heartbeat.interval, so one that is late would end an attempt; make the one \
+                 longer or the other shorter",
+            ));
+        }
+        let tls = self.tls()?;
+        let (control_listen, data_listen) = (address("control.listen"), address("data.listen"));
+        let is_exposed = |address: SocketAddr| !address.ip().is_loopback();
+        let allows_clear = self.resolved.switch("allow-clear-text") == Some(true);
+        let control_addresses = self.control_addresses()?;
+        let leaves = control_addresses
+            .iter()
+            .any(|address| !is_loopback(address));
+        let is_open = leaves || is_exposed(control_listen) || is_exposed(data_listen);
+        if is_open && tls.is_none() && !allows_clear {
+            return Err(SettingError::Contradiction(
+                "control.listen, data.listen or control.address is not on loopback and there are no certificates; give tls.authority, \
+                 tls.certificate, tls.key and tls.peer-name, or allow-clear-text in a network that nobody else reaches",
+            ));
+        }
+        let compression = match self.known_text("data.compression").as_str() {
+            "lz4" => Compression::Lz4,
+            _ => Compression::Off,
+        };
+        Ok(ClusterSettings {
+            link: LinkSettings {
+                compression,
+                ..LinkSettings::default()
+            },
+            control_advertised: self.advertised("control.advertised-address", control_listen)?,
+            data_advertised: self.advertised("data.advertised-address", data_listen)?,
+            tls,
             revision: self.resolved.text("revision").unwrap_or_default(),
             workers: self.resolved.count("workers").map(|count| count as u32),
             worker_name: self.resolved.text("worker.name"),
-            control_listen: address("control.listen"),
-            control_address: self.known_text("control.address"),
-            data_listen: address("data.listen"),
+            control_listen,
+            control_addresses,
+            coordinator_name: self.resolved.text("coordinator.name"),
+            lease_duration: Duration::from_millis(self.known_millis("lease.duration")),
+            data_listen,
+            connection,
+        })
+    }
+
+    /// Where others reach what listens at `listen`.
+    fn advertised(
+        &self,
+        name: &'static str,
+        listen: SocketAddr,
+    ) -> Result<Option<String>, SettingError> {
+        let advertised = self.resolved.text(name);
+        if advertised.is_none() && listen.ip().is_unspecified() {
+            return Err(SettingError::Contradiction(
+                "control.listen or data.listen is on all addresses of the machine, which nobody can connect to; say with \
+                 control.advertised-address or data.advertised-address where others reach it",
+            ));
         }
+        Ok(advertised)
+    }
+
+    fn tls(&self) -> Result<Option<IdentityFiles>, SettingError> {
+        let given = [
+            "tls.authority",
+            "tls.certificate",
+            "tls.key",
+            "tls.peer-name",
+        ]
+        .map(|name| self.resolved.text(name));
+        match given {
+            [None, None, None, None] => Ok(None),
+            [
+                Some(authority),
+                Some(certificate),
+                Some(key),
+                Some(peer_name),
+            ] => Ok(Some(IdentityFiles {
+                authority: authority.into(),
+                certificate: certificate.into(),
+                key: key.into(),
+                peer_name,
+            })),
+            _ => Err(SettingError::Contradiction(
+                "tls.authority, tls.certificate, tls.key and tls.peer-name belong together; give all of them or none",
+            )),
+        }
+    }
+
+    fn control_addresses(&self) -> Result<Vec<String>, SettingError> {
+        let text = self.known_text("control.address");
+        let addresses: Vec<_> = text
+            .split(',')
+            .map(|address| address.trim().to_owned())
+            .collect();
+        if addresses.iter().any(String::is_empty) {
+            return Err(SettingError::Contradiction(
+                "control.address holds an empty address; write host:port, several of them separated by commas",
+            ));
+        }
+        Ok(addresses)
     }
 
     fn coordinator(&self) -> Result<CoordinatorSettings, SettingError> {
@@ -414,22 +547,40 @@ impl Settings {
     }
 
     fn restart(&self) -> Result<RestartStrategy, SettingError> {
-        if self.known_text("restart.strategy") == "never" {
-            return Ok(RestartStrategy::Never);
-        }
         let first = Duration::from_millis(self.known_millis("restart.first-delay"));
+        let restarts_max = self.resolved.count("restart.attempts");
+        let restarts_max = restarts_max.map(|count| count as u32);
+        match self.known_text("restart.strategy").as_str() {
+            "never" => return Ok(RestartStrategy::Never),
+            "fixed" => {
+                return Ok(RestartStrategy::Fixed {
+                    delay: first,
+                    restarts_max,
+                });
+            }
+            "failure-rate" => {
+                let restarts_max = restarts_max.ok_or(SettingError::Contradiction(
+                    "restart.strategy is `failure-rate`, which needs restart.attempts: so many restarts within restart.interval",
+                ))?;
+                return Ok(RestartStrategy::FailureRate {
+                    delay: first,
+                    restarts_max,
+                    interval: Duration::from_millis(self.known_millis("restart.interval")),
+                });
+            }
+            _ => {}
+        }
         let most = Duration::from_millis(self.known_millis("restart.max-delay"));
         if first > most {
             return Err(SettingError::Contradiction(
                 "restart.first-delay is longer than restart.max-delay; make the one shorter or the other longer",
             ));
         }
-        let attempts = self.resolved.count("restart.attempts");
         Ok(RestartStrategy::Exponential {
             first,
             most,
             reset_after: most * 10,
-            restarts_max: attempts.map(|count| count as u32),
+            restarts_max,
         })
     }
 

@@ -4,6 +4,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit::{Code, Failure};
 
+/// What somebody wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interrupt {
+    /// Ctrl-C.
+    Keyboard,
+    /// SIGTERM: what a supervisor sends that moves a process.
+    Terminate,
+}
+
 /// Ctrl-C and SIGTERM.
 pub(crate) struct Interrupts {
     interrupt: Signal,
@@ -26,11 +35,11 @@ impl Interrupts {
     ///
     /// # Cancel safety
     /// A signal that arrives while nobody waits is delivered at the next call.
-    pub(crate) async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) -> Interrupt {
         // Both arms are cancel-safe for the same reason.
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => Interrupt::Keyboard,
+            _ = self.terminate.recv() => Interrupt::Terminate,
         }
     }
 }

@@ -3,14 +3,16 @@
 //! One process, one worker. What it holds belongs to the connection: when that is lost, the attempt is ended before the next coordinator is
 //! asked for work, so that nobody takes this worker for free while it is not.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_api::JobProgram;
-use highwater_network::{DataPlane, LinkSettings};
+use highwater_network::DataPlane;
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::JobPaths;
 use highwater_rpc::{ConnectionEnd, ConnectionSettings, Registration, WorkerConnection};
+use highwater_tls::Wire;
 use highwater_types::AttemptId;
 use highwater_worker::files::JobFiles;
 use highwater_worker::{Clock, SystemClock, WorkerCommand, WorkerEvent, WorkerHandle, WorkerSetup};
@@ -52,7 +54,8 @@ async fn serve(
     let mut interrupts = Interrupts::listen()?;
     let storage = storage(&job)?;
     let listen = settings.cluster.data_listen;
-    let plane = DataPlane::bind(listen, LinkSettings::default()).await;
+    let wire = settings.cluster.wire()?;
+    let plane = DataPlane::bind(listen, settings.cluster.link, wire.clone()).await;
     let plane = plane.map_err(|error| {
         let message = format!("data.listen: cannot listen at {listen}: {error}");
         Failure::new(Code::Usage, message)
@@ -61,7 +64,11 @@ async fn serve(
         identity: identity(&job, &settings, &program),
         name: name(&settings),
         slots: settings.worker.slots,
-        data_address: plane.address().to_string(),
+        data_address: settings
+            .cluster
+            .data_advertised
+            .clone()
+            .unwrap_or_else(|| plane.address().to_string()),
     };
     let LocalState { store, dirs } = LocalState::open(&settings, &job.identity)?;
     let (events, told) = mpsc::channel(EVENT_QUEUE);
@@ -83,16 +90,19 @@ async fn serve(
     let worker =
         worker.map_err(|error| Failure::new(Code::Other, format!("no threads: {error}")))?;
     let mut service = Service {
-        coordinator: settings.cluster.control_address.clone(),
+        coordinators: settings.cluster.control_addresses.iter().cloned().collect(),
+        refusals: 0,
         registration,
         worker,
         told,
+        connection: settings.cluster.connection,
+        wire,
         cancellation_max: settings.coordinator.cancellation_timeout,
     };
     // What is cut off is a wait, or a connection whose end the coordinator notices.
     let ended = tokio::select! {
         ended = service.attend() => ended,
-        () = interrupts.next() => Ok(()),
+        _ = interrupts.next() => Ok(()),
         () = parent_ended(), if with_parent => Ok(()),
     };
     let worker = service.worker;
@@ -125,48 +135,73 @@ async fn parent_ended() {
 }
 
 struct Service {
-    coordinator: String,
+    /// Where coordinators may be. The first is asked next.
+    coordinators: VecDeque<String>,
+    /// Coordinators in a row that refused this worker.
+    refusals: usize,
     registration: Registration,
     worker: WorkerHandle,
     told: mpsc::Receiver<WorkerEvent>,
+    connection: ConnectionSettings,
+    wire: Wire,
     cancellation_max: Duration,
 }
 
 impl Service {
     /// Works for one coordinator after another, until one ends the worker or refuses it for good.
     async fn attend(&mut self) -> Result<(), Failure> {
-        let mut said = None;
+        let mut said = BTreeSet::new();
         loop {
-            let opened = WorkerConnection::open(
-                &self.coordinator,
-                self.registration.clone(),
-                ConnectionSettings::default(),
-            );
+            let coordinator = self.coordinators[0].clone();
+            let connections = (self.connection, &self.wire);
+            let opened =
+                WorkerConnection::open(&coordinator, self.registration.clone(), connections);
             let connection = match opened.await {
                 Ok(connection) => connection,
-                Err(refused @ ConnectionEnd::Refused { .. }) => {
+                // Of several another may lead: one that stands by may be of another revision.
+                Err(refused @ ConnectionEnd::Refused { .. }) if self.is_refused_by_all() => {
                     return Err(Failure::new(Code::Usage, refused.to_string()));
                 }
                 Err(waits) => {
                     let text = waits.to_string();
-                    if said.as_ref() != Some(&text) {
+                    if said.insert(text.clone()) {
                         tracing::warn!(reason = text, "waits for a coordinator");
-                        said = Some(text);
                     }
-                    tokio::time::sleep(AGAIN_EVERY).await;
+                    self.turn_to(match waits {
+                        ConnectionEnd::Standby { leader, .. } => leader,
+                        _ => None,
+                    });
+                    tokio::time::sleep(self.look_again()).await;
                     continue;
                 }
             };
-            said = None;
-            tracing::info!(
-                coordinator = self.coordinator,
-                worker = %connection.worker(),
-                "works for a coordinator"
-            );
+            said.clear();
+            self.refusals = 0;
+            tracing::info!(coordinator, worker = %connection.worker(), "works for a coordinator");
             if self.work(connection).await? == Afterwards::End {
                 return Ok(());
             }
+            self.turn_to(None);
         }
+    }
+
+    /// One more coordinator in a row has refused this worker: whether all have.
+    fn is_refused_by_all(&mut self) -> bool {
+        self.refusals += 1;
+        self.refusals >= self.coordinators.len()
+    }
+
+    /// The next coordinator is asked: the leader, if it is one of those that are known.
+    fn turn_to(&mut self, leader: Option<String>) {
+        self.coordinators.rotate_left(1);
+        let known =
+            leader.and_then(|leader| self.coordinators.iter().position(|one| *one == leader));
+        self.coordinators.rotate_left(known.unwrap_or(0));
+    }
+
+    /// How long to wait for the next look: each coordinator is asked once in [`AGAIN_EVERY`].
+    fn look_again(&self) -> Duration {
+        AGAIN_EVERY / u32::try_from(self.coordinators.len()).unwrap_or(u32::MAX)
     }
 
     async fn work(&mut self, connection: WorkerConnection) -> Result<Afterwards, Failure> {

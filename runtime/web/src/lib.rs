@@ -13,6 +13,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use highwater_coordinator::fleet::WorkerSeen;
 use highwater_coordinator::{JobRequest, JobStatus, RequestRefused, StopMode};
 use highwater_graph::{Plan, PlanFormat, explain};
 use highwater_state::Store;
@@ -39,6 +40,8 @@ const REQUESTS_MAX: usize = 64;
 pub struct JobView {
     /// The job.
     pub job: JobIdentity,
+    /// What the process is to the job: `run` or `coordinator`.
+    pub role: &'static str,
     /// Its plan.
     pub plan: Arc<Plan>,
     /// What its worker may hold.
@@ -49,6 +52,8 @@ pub struct JobView {
     pub requests: mpsc::Sender<JobRequest>,
     /// The status.
     pub status: watch::Receiver<JobStatus>,
+    /// The workers of a coordinator; none where the tasks run in this process.
+    pub workers: watch::Receiver<Vec<WorkerSeen>>,
     /// The figures of the worker.
     pub figures: FigureBoard,
     /// The clock of coordinator and worker.
@@ -105,6 +110,20 @@ pub async fn serve(listener: TcpListener, view: JobView) -> std::io::Result<()> 
     axum::serve(listener, routes(view)).await
 }
 
+/// Serves until `over`, and the requests that are being answered then to their end.
+///
+/// # Errors
+/// Those of the listener.
+pub async fn serve_until(
+    listener: TcpListener,
+    view: JobView,
+    over: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    axum::serve(listener, routes(view))
+        .with_graceful_shutdown(over)
+        .await
+}
+
 /// The routes.
 pub fn routes(view: JobView) -> Router {
     routes_with(view, REQUESTS_MAX)
@@ -115,6 +134,8 @@ fn routes_with(view: JobView, requests_max: usize) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/tasks", get(tasks))
         .route("/v1/graph", get(graph))
+        .route("/v1/exceptions", get(exceptions))
+        .route("/v1/workers", get(workers))
         .route("/v1/checkpoints", get(checkpoints).post(checkpoint))
         .route("/v1/savepoints", post(savepoint))
         .route("/v1/stop", post(stop))
@@ -167,7 +188,7 @@ fn is_loopback(host: &[u8]) -> bool {
 async fn unknown(uri: Uri) -> Response {
     let path = uri.path();
     let reason = format!(
-        "there is no {path}; there are /v1/status, /v1/tasks, /v1/graph, /v1/checkpoints, /v1/savepoints, /v1/stop and /metrics"
+        "there is no {path}; there are /v1/status, /v1/tasks, /v1/graph, /v1/exceptions, /v1/workers, /v1/checkpoints, /v1/savepoints, /v1/stop and /metrics"
     );
     refusal(StatusCode::NOT_FOUND, &reason)
 }
@@ -191,6 +212,15 @@ async fn tasks(State(view): Shared) -> Json<Value> {
 async fn checkpoints(State(view): Shared) -> Json<Value> {
     let status = view.status.borrow().clone();
     Json(report::checkpoints(&view, &status.checkpoints))
+}
+
+async fn exceptions(State(view): Shared) -> Json<Value> {
+    let status = view.status.borrow().clone();
+    Json(report::exceptions(&view, &status.failures))
+}
+
+async fn workers(State(view): Shared) -> Json<Value> {
+    Json(report::workers(&view.workers.borrow()))
 }
 
 async fn graph(State(view): Shared) -> Response {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use highwater_coordinator::{CheckpointStatus, JobPhase};
+use highwater_coordinator::fleet::WorkerSeen;
+use highwater_coordinator::{CheckpointStatus, FailureHistory, JobPhase, PastFailure};
 use highwater_operators::SourceReport;
 use highwater_protocol::job::TaskId;
 use highwater_state::StateReport;
@@ -23,17 +24,11 @@ pub fn status(view: &JobView) -> Value {
         JobPhase::Failed { reason } => Some(reason.as_str()),
         _ => status.waits_for.as_deref(),
     };
-    let failure = status.failure.as_ref().map(|failure| {
-        json!({
-            "task": failure.task,
-            "subtask": failure.subtask.0,
-            "position": failure.position,
-            "kind": failure.kind.to_string(),
-            "message": failure.message,
-        })
-    });
+    let last = status.failures.last();
+    let failure = last.map(|failure| past_failure(view, failure));
     json!({
         "job": view.job.as_str(),
+        "role": view.role,
         "phase": status.phase.word(),
         "reason": reason,
         "lineage": status.lineage.map(|lineage| lineage.to_string()),
@@ -46,12 +41,56 @@ pub fn status(view: &JobView) -> Value {
         "watermark": event_time,
         "watermark_lag_ms": lag,
         "held_back_by": culprit(&figures),
+        "workers": workers_in_short(&view.workers.borrow()),
         "sources": sources(&figures),
         "late_records": late::json(&view.plan, &figures),
         "checkpoints": checkpoints(view, &status.checkpoints),
         "restored": status.restored.map(|bytes| {
             json!({ "fetched_bytes": bytes.fetched, "local_bytes": bytes.local })
         }),
+    })
+}
+
+fn workers_in_short(workers: &[WorkerSeen]) -> Value {
+    let slots: u32 = workers.iter().map(|seen| seen.offer.slots).sum();
+    json!({ "count": workers.len(), "slots": slots })
+}
+
+/// The workers of a coordinator, and what runs on each.
+pub fn workers(workers: &[WorkerSeen]) -> Value {
+    let one = |seen: &WorkerSeen| {
+        let subtasks: Vec<_> = seen.subtasks.iter().map(|subtask| subtask.0).collect();
+        json!({
+            "worker": seen.worker.0,
+            "name": seen.offer.name,
+            "slots": seen.offer.slots,
+            "data_address": seen.address,
+            "subtasks": subtasks,
+        })
+    };
+    workers.iter().map(one).collect()
+}
+
+/// The last failures, the newest first.
+pub fn exceptions(view: &JobView, failures: &FailureHistory) -> Value {
+    let newest_first = failures.all().rev();
+    newest_first
+        .map(|failure| past_failure(view, failure))
+        .collect()
+}
+
+fn past_failure(view: &JobView, failure: &PastFailure) -> Value {
+    let report = &failure.report;
+    json!({
+        "age_ms": view.age_ms(Some(failure.at_ms)),
+        "attempt": failure.attempt.0,
+        "checkpoint": failure.completed.number,
+        "task": report.task,
+        "subtask": report.subtask.0,
+        "worker": report.worker,
+        "position": report.position,
+        "kind": report.kind.to_string(),
+        "message": report.message,
     })
 }
 

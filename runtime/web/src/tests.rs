@@ -4,20 +4,21 @@ use axum::body::{Body as RequestBody, to_bytes};
 use axum::http::Method;
 use highwater_api::StreamEnvironment;
 use highwater_connectors::{BlackholeSink, ElementsSource};
-use highwater_coordinator::JobPhase;
+use highwater_coordinator::{JobPhase, PastFailure};
 use highwater_graph::PlanDefaults;
 use highwater_graph::check::Checkpoints;
 use highwater_operators::{Count, OperatorReport, OutputTag, SourceReport, emit_result};
 use highwater_protocol::checkpoint::CheckpointFailure;
 use highwater_protocol::job::TaskId;
+use highwater_protocol::placement::WorkerOffer;
 use highwater_state::{StateReport, Store, StoreReport};
 use highwater_time::{LatenessHistogram, WatermarkStrategy};
 use highwater_types::{
-    CheckpointId, Epoch, EventTime, MaxParallelism, OperatorUid, Parallelism, SubtaskIndex,
-    Watermark,
+    AttemptId, CheckpointId, Epoch, EventTime, MaxParallelism, OperatorUid, Parallelism,
+    SubtaskIndex, Watermark, WorkerIndex,
 };
 use highwater_window::Tumbling;
-use highwater_worker::{Pauses, SystemClock, TaskFigures};
+use highwater_worker::{FailureReport, Pauses, SystemClock, TaskFigures};
 use tower::ServiceExt as _;
 
 use super::*;
@@ -65,11 +66,24 @@ struct Fixture {
     requests: mpsc::Receiver<JobRequest>,
 }
 
+fn seen() -> WorkerSeen {
+    WorkerSeen {
+        worker: WorkerIndex(4),
+        offer: WorkerOffer {
+            name: "left".to_owned(),
+            slots: 2,
+        },
+        address: "127.0.0.1:7000".to_owned(),
+        subtasks: vec![SubtaskIndex(1)],
+    }
+}
+
 fn fixture() -> Fixture {
     let (requests, incoming) = mpsc::channel(4);
     let (status, watching) = watch::channel(JobStatus::starting());
     let view = JobView {
         job: JobIdentity::parse("fleet").unwrap(),
+        role: "run",
         plan: Arc::new(plan()),
         worker: WorkerSettings {
             slots: 2,
@@ -80,6 +94,7 @@ fn fixture() -> Fixture {
         store: Store::heap(),
         requests,
         status: watching,
+        workers: watch::channel(vec![seen()]).1,
         figures: FigureBoard::default(),
         clock: Arc::new(SystemClock::new()),
     };
@@ -117,6 +132,52 @@ const THE_CHECKPOINT: CheckpointId = CheckpointId {
     number: 7,
     epoch: Epoch(2),
 };
+
+#[tokio::test]
+async fn workers_are_told_with_what_runs_on_them() {
+    let view = fixture().view;
+    let expected = json!([{
+        "worker": 4, "name": "left", "slots": 2, "data_address": "127.0.0.1:7000", "subtasks": [1],
+    }]);
+    assert_eq!(read(&view, "/v1/workers").await, expected);
+    let status = read(&view, "/v1/status").await;
+    assert_eq!(status["workers"], json!({ "count": 1, "slots": 2 }));
+}
+
+#[tokio::test]
+async fn exceptions_are_the_last_sixteen_the_newest_first() {
+    let fixture = fixture();
+    assert_eq!(read(&fixture.view, "/v1/exceptions").await, json!([]));
+    fixture.status.send_modify(|status| {
+        for attempt in 1..=20 {
+            let message = format!("failure {attempt}");
+            status.failures.push(PastFailure {
+                at_ms: 0,
+                attempt: AttemptId(attempt),
+                completed: THE_CHECKPOINT,
+                report: FailureReport {
+                    worker: Some("1 (left)".to_owned()),
+                    position: Some("orders-0 at 17".to_owned()),
+                    ..FailureReport::of("count", ErrorKind::Invalid, message)
+                },
+            });
+        }
+    });
+    let exceptions = read(&fixture.view, "/v1/exceptions").await;
+    let attempts = exceptions.as_array().unwrap().iter();
+    let attempts: Vec<_> = attempts
+        .map(|one| one["attempt"].as_u64().unwrap())
+        .collect();
+    assert_eq!(attempts, (5..=20).rev().collect::<Vec<_>>());
+    let newest = &exceptions[0];
+    assert_eq!(newest["message"], "failure 20");
+    assert_eq!(newest["worker"], "1 (left)");
+    assert_eq!(newest["position"], "orders-0 at 17");
+    assert_eq!(newest["kind"], "invalid");
+    assert_eq!(newest["checkpoint"], 7);
+    let status = read(&fixture.view, "/v1/status").await;
+    assert_eq!(status["last_failure"], *newest);
+}
 
 #[tokio::test]
 async fn status_tells_the_phase_and_the_checkpoints() {

@@ -69,7 +69,11 @@ impl Store {
         let kept = self.reachable(&head)?;
         let left = self.rim.block_on(self.store.list())?;
         let orphans = left.iter().filter(|path| {
-            !kept.contains(*path) && !matches!(ObjectName::parse(path), Some(ObjectName::Head))
+            let is_overwritten = matches!(
+                ObjectName::parse(path),
+                Some(ObjectName::Head | ObjectName::Lease)
+            );
+            !kept.contains(*path) && !is_overwritten
         });
         Ok(orphans.map(ToString::to_string).collect())
     }

@@ -1,7 +1,14 @@
 //! The job on several worker processes: as `run --workers` starts them, and started one by one, with some that end themselves.
 
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Child, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+use highwater_tls::IdentityFiles;
+use highwater_tls::testing::Authority;
 
 use crate::job::Job;
 
@@ -11,18 +18,136 @@ fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
+/// How long a process may take to say what it is waited for, or to end.
+const LONG: Duration = Duration::from_mins(2);
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a wait for processes of the system has a deadline of the system"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// A process that ends with the test at the latest.
+struct Process(Child);
+
+impl Process {
+    fn spawn(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        self.0.wait().unwrap()
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.0.id().to_string();
+        let sent = Command::new("kill").args([name, &pid]).status().unwrap();
+        assert!(sent.success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.0.try_wait().is_ok_and(|ended| ended.is_some()) {
+            return;
+        }
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// A coordinator, and what it says.
+struct Coordinator {
+    process: Process,
+    lines: Receiver<String>,
+    said: String,
+}
+
+impl Coordinator {
+    /// One that takes workers at `address`, and ends itself at a step if one is named.
+    fn start(job: &Job, address: &str, stop_at: Option<&str>) -> Self {
+        let mut command = job.command("coordinator", 4);
+        command.args(["--control-listen", address]);
+        if let Some(step) = stop_at {
+            command.env("HIGHWATER_STOP_AT", step);
+        }
+        Self::run(command)
+    }
+
+    fn run(mut command: Command) -> Self {
+        // Workers that come back do so at once.
+        command.args(["--restart-first-delay", "50ms"]);
+        command.args(["--lease-duration", "3s"]);
+        command.args(HEARTBEAT);
+        let mut process = Process::spawn(command.stderr(Stdio::piped()));
+        let stderr = BufReader::new(process.0.stderr.take().unwrap());
+        let (sender, lines) = sync_channel(100_000);
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self {
+            process,
+            lines,
+            said: String::new(),
+        }
+    }
+
+    /// The next line; `None` = it has ended.
+    fn line(&mut self, until: Instant) -> Option<&str> {
+        let left = until.saturating_duration_since(now());
+        match self.lines.recv_timeout(left) {
+            Ok(line) => {
+                let at = self.said.len();
+                self.said += &line;
+                self.said.push('\n');
+                Some(&self.said[at..])
+            }
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("it takes too long: {}", self.said),
+        }
+    }
+
+    /// Waits until it has said this.
+    fn says(&mut self, text: &str) {
+        let until = now() + LONG;
+        loop {
+            match self.line(until) {
+                Some(line) if line.contains(text) => return,
+                Some(_) => {}
+                None => panic!("it ended and did not say `{text}`: {}", self.said),
+            }
+        }
+    }
+
+    /// Waits for its end. How it ended, and all that it said.
+    fn ended(mut self) -> (ExitStatus, String) {
+        let until = now() + LONG;
+        while self.line(until).is_some() {}
+        (self.process.ended(), self.said)
+    }
+}
+
+/// So that a peer that is gone is noticed soon, and one beat that is late is not.
+const HEARTBEAT: [&str; 4] = ["--heartbeat-interval", "100ms", "--heartbeat-timeout", "2s"];
+
 /// A job with a coordinator of its own.
 struct Cluster {
     job: Job,
     address: String,
-    coordinator: Child,
+    coordinator: Coordinator,
 }
 
 impl Cluster {
     fn start(backend: &'static str, stop_at: Option<&str>) -> Self {
         let job = Job::new(backend);
         let address = format!("127.0.0.1:{}", free_port());
-        let coordinator = coordinator(&job, &address, stop_at);
+        let coordinator = Coordinator::start(&job, &address, stop_at);
         Self {
             job,
             address,
@@ -31,41 +156,40 @@ impl Cluster {
     }
 
     /// A worker with two slots, which ends itself at a step if one is named.
-    fn worker(&self, name: &str, stop_at: Option<&str>) -> Child {
+    fn worker(&self, name: &str, stop_at: Option<&str>) -> Process {
         let mut command = self.job.command("worker", 4);
         command.args(["--control-address", &self.address, "--worker-name", name]);
+        command.args(HEARTBEAT);
         if let Some(step) = stop_at {
             command.env("HIGHWATER_STOP_AT", step);
         }
-        command.stderr(Stdio::null()).spawn().unwrap()
+        Process::spawn(command.stderr(Stdio::null()))
+    }
+
+    /// One more coordinator, which stands by while that of the cluster leads. Workers that start from now on know both.
+    fn stand_by(&mut self) -> Coordinator {
+        self.coordinator.says("takes workers");
+        let address = format!("127.0.0.1:{}", free_port());
+        let mut second = Coordinator::start(&self.job, &address, None);
+        second.says("stands by: coordinator");
+        self.address = format!("{},{address}", self.address);
+        second
     }
 
     /// Waits for the end of the job, of its workers, and judges the output.
-    fn finished(self, workers: Vec<Child>, after: &str) {
-        let ended = self.coordinator.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&ended.stderr);
-        assert!(ended.status.success(), "after {after}: {said}");
+    fn finished(self, workers: Vec<Process>, after: &str) -> Job {
+        let (status, said) = self.coordinator.ended();
+        assert!(status.success(), "after {after}: {said}");
         for mut worker in workers {
-            let status = worker.wait().unwrap();
+            let status = worker.ended();
             assert!(
                 status.success(),
                 "after {after}: a worker ended with {status}"
             );
         }
         self.job.is_exact(after);
+        self.job
     }
-}
-
-/// A coordinator that takes workers at `address`, and ends itself at a step if one is named.
-fn coordinator(job: &Job, address: &str, stop_at: Option<&str>) -> Child {
-    let mut command = job.command("coordinator", 4);
-    command.args(["--control-listen", address]);
-    // Workers that come back do so at once.
-    command.args(["--restart-first-delay", "50ms"]);
-    if let Some(step) = stop_at {
-        command.env("HIGHWATER_STOP_AT", step);
-    }
-    command.stderr(Stdio::piped()).spawn().unwrap()
 }
 
 #[test]
@@ -91,7 +215,7 @@ fn workers_end_at_steps_of_a_checkpoint_and_nothing_is_lost_or_doubled() {
         let cluster = Cluster::start("heap", None);
         let kept = cluster.worker("a", None);
         let mut ends = cluster.worker("b", Some(step));
-        let status = ends.wait().unwrap();
+        let status = ends.ended();
         assert_eq!(status.signal(), Some(6), "{step}: {status}");
         let workers = vec![kept, cluster.worker("b", None)];
         cluster.finished(workers, step);
@@ -103,9 +227,9 @@ fn a_coordinator_ends_at_a_step_and_the_next_one_goes_on_with_the_same_workers()
     for step in ["P2", "P7", "P8", "P9", "R3", "R5", "R7"] {
         let mut cluster = Cluster::start("heap", Some(step));
         let workers = vec![cluster.worker("a", None), cluster.worker("b", None)];
-        let ended = cluster.coordinator.wait().unwrap();
-        assert_eq!(ended.signal(), Some(6), "{step}: {ended}");
-        cluster.coordinator = coordinator(&cluster.job, &cluster.address, None);
+        let status = cluster.coordinator.process.ended();
+        assert_eq!(status.signal(), Some(6), "{step}: {status}");
+        cluster.coordinator = Coordinator::start(&cluster.job, &cluster.address, None);
         cluster.finished(workers, step);
     }
 }
@@ -116,14 +240,14 @@ fn with_state_on_local_disk_a_worker_that_ends_is_replaced() {
     let cluster = Cluster::start("rocksdb", None);
     let kept = cluster.worker("a", None);
     let mut ends = cluster.worker("b", Some("P5:3"));
-    assert_eq!(ends.wait().unwrap().signal(), Some(6));
+    assert_eq!(ends.ended().signal(), Some(6));
     let workers = vec![kept, cluster.worker("b", None)];
     cluster.finished(workers, "P5:3");
 }
 
 #[test]
 fn a_worker_of_another_program_is_refused_by_name() {
-    let mut cluster = Cluster::start("heap", None);
+    let cluster = Cluster::start("heap", None);
     let mut command = cluster.job.command("worker", 2);
     command.args(["--control-address", &cluster.address]);
     let refused = command.output().unwrap();
@@ -133,6 +257,108 @@ fn a_worker_of_another_program_is_refused_by_name() {
         said.contains("the program of the worker builds graph"),
         "{said}"
     );
-    cluster.coordinator.kill().unwrap();
-    cluster.coordinator.wait().unwrap();
+}
+
+#[test]
+fn a_coordinator_that_stands_by_leads_after_the_leader_has_ended_at_a_step() {
+    for step in ["P7", "P9", "R4"] {
+        let mut cluster = Cluster::start("heap", Some(step));
+        let second = cluster.stand_by();
+        let workers = vec![cluster.worker("a", None), cluster.worker("b", None)];
+        let (status, said) = std::mem::replace(&mut cluster.coordinator, second).ended();
+        assert_eq!(status.signal(), Some(6), "{step}: {said}");
+        cluster.finished(workers, step);
+    }
+}
+
+#[test]
+fn a_coordinator_that_stands_by_ends_with_the_job() {
+    let mut cluster = Cluster::start("heap", None);
+    let second = cluster.stand_by();
+    let workers = vec![cluster.worker("a", None), cluster.worker("b", None)];
+    let _job = cluster.finished(workers, "a job with a coordinator that stands by");
+    let (status, said) = second.ended();
+    assert!(status.success(), "{said}");
+    assert!(said.contains("all input was processed"), "{said}");
+}
+
+#[test]
+fn a_leader_that_is_told_to_end_hands_the_job_over() {
+    let mut cluster = Cluster::start("heap", None);
+    let second = cluster.stand_by();
+    let workers = vec![cluster.worker("a", None), cluster.worker("b", None)];
+    cluster.coordinator.says("worker joined");
+    cluster.coordinator.process.signal("-TERM");
+    let (status, said) = std::mem::replace(&mut cluster.coordinator, second).ended();
+    assert!(status.success(), "{said}");
+    cluster.finished(workers, "the job was handed over");
+}
+
+#[test]
+fn a_coordinator_that_begins_anew_does_not_wait_for_another() {
+    let mut cluster = Cluster::start("heap", None);
+    cluster.coordinator.says("takes workers");
+    let mut command = cluster.job.command("coordinator", 4);
+    command.args(["--control-listen", "127.0.0.1:0", "--fresh"]);
+    let (status, said) = Coordinator::run(command).ended();
+    assert_eq!(status.code(), Some(2), "{said}");
+    assert!(said.contains("holds the lease"), "{said}");
+}
+
+#[test]
+fn a_leader_that_was_frozen_is_followed_and_changes_nothing_when_it_wakes() {
+    let mut cluster = Cluster::start("heap", None);
+    let second = cluster.stand_by();
+    let workers = vec![cluster.worker("a", None), cluster.worker("b", None)];
+    cluster.coordinator.says("worker joined");
+    cluster.coordinator.process.signal("-STOP");
+    let first = std::mem::replace(&mut cluster.coordinator, second);
+    let job = cluster.finished(workers, "a frozen leader");
+    first.process.signal("-CONT");
+    let (status, said) = first.ended();
+    assert_eq!(status.code(), Some(4), "{said}");
+    job.is_exact("the frozen leader has woken");
+}
+
+/// The flags of a process that shows its certificate.
+fn tls(files: &IdentityFiles) -> [String; 8] {
+    let file = |path: &Path| path.display().to_string();
+    [
+        "--tls-authority".to_owned(),
+        file(&files.authority),
+        "--tls-certificate".to_owned(),
+        file(&files.certificate),
+        "--tls-key".to_owned(),
+        file(&files.key),
+        "--tls-peer-name".to_owned(),
+        files.peer_name.clone(),
+    ]
+}
+
+#[test]
+fn with_certificates_a_job_runs_and_a_worker_of_another_authority_gets_nothing() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let job = Job::new("heap");
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut command = job.command("coordinator", 4);
+    command.args(["--control-listen", &address]);
+    command.args(tls(&ours.sign("coordinator", "fleet.job")));
+    let mut coordinator = Coordinator::run(command);
+    let worker = |name: &str, files: &IdentityFiles| {
+        let mut command = job.command("worker", 4);
+        command.args(["--control-address", &address, "--worker-name", name]);
+        command.args(tls(files)).args(["--data-compression", "lz4"]);
+        Process::spawn(command.stderr(Stdio::null()))
+    };
+    let _stranger = worker("c", &theirs.sign("c", "fleet.job"));
+    coordinator.says("a connection was refused");
+    let workers = ["a", "b"].map(|name| worker(name, &ours.sign(name, "fleet.job")));
+    let (status, said) = coordinator.ended();
+    assert!(status.success(), "{said}");
+    for mut worker in workers {
+        assert!(worker.ended().success());
+    }
+    let joined = |name: &str| said.contains("worker joined") && said.contains(name);
+    assert!(joined("name=\"a\"") && !joined("name=\"c\""), "{said}");
+    job.is_exact("a run with certificates and compressed rows");
 }

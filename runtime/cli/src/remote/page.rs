@@ -49,10 +49,12 @@ fn write(page: &mut String, status: &Value, tasks: &Value) -> std::fmt::Result {
     if let Some(culprit) = status["held_back_by"].as_str() {
         writeln!(page, "held back by {culprit}")?;
     }
-    if let Some(message) = status["last_failure"]["message"].as_str() {
-        let task = text(&status["last_failure"]["task"]);
-        writeln!(page, "last failure: {task}: {message}")?;
+    let workers = &status["workers"];
+    if let Some(count) = workers["count"].as_u64().filter(|count| *count > 0) {
+        let slots = workers["slots"].as_u64().unwrap_or_default();
+        writeln!(page, "workers {count}, slots {slots}")?;
     }
+    last_failure(page, &status["last_failure"])?;
     for source in status["sources"].as_array().into_iter().flatten() {
         source_lines(page, source)?;
     }
@@ -200,6 +202,28 @@ fn task_line(page: &mut String, task: &Value) -> std::fmt::Result {
     writeln!(page)
 }
 
+fn last_failure(page: &mut String, failure: &Value) -> std::fmt::Result {
+    let Some(message) = failure["message"].as_str() else {
+        return Ok(());
+    };
+    write!(page, "last failure: {}", text(&failure["task"]))?;
+    for (word, name) in [
+        ("subtask ", "subtask"),
+        ("worker ", "worker"),
+        ("", "position"),
+    ] {
+        match &failure[name] {
+            Value::String(text) => write!(page, ", {word}{text}")?,
+            Value::Number(number) => write!(page, ", {word}{number}")?,
+            _ => {}
+        }
+    }
+    if let Some(millis) = failure["age_ms"].as_u64() {
+        write!(page, ", {} ago", age(Duration::from_millis(millis)))?;
+    }
+    writeln!(page, ": {message}")
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -214,8 +238,12 @@ mod tests {
                 "lineage": "00000000000000000000000000000fab",
                 "records_in": 12_345, "records_out": 67, "watermark_lag_ms": 1_500,
                 "held_back_by": "r1-window",
+                "workers": { "count": 2, "slots": 8 },
                 "restored": { "fetched_bytes": 1_024, "local_bytes": 2_048 },
-                "last_failure": { "task": "r1-window", "message": "out of memory" },
+                "last_failure": {
+                    "task": "r1-window", "subtask": 3, "worker": "1 (left)", "position": null, "age_ms": 90_000,
+                    "message": "out of memory",
+                },
                 "checkpoints": {
                     "completed": 9, "age_ms": 250, "bytes": 2_048, "full_bytes": 4_096, "confirmed": true, "pending": 10,
                     "failed_count": 1, "last_failure": "timeout",
@@ -233,7 +261,8 @@ records 12,345 in, 67 out in this attempt; watermark lag 1.5 s
 checkpoint 9, 250 ms ago, 2.0 KiB new of 4.0 KiB, output confirmed; 10 on its way; 1 given up, last: timeout
 restored 1.0 KiB from the object store, 2.0 KiB from local disk
 held back by r1-window
-last failure: r1-window: out of memory
+workers 2, slots 8
+last failure: r1-window, subtask 3, worker 1 (left), 1 min 30 s ago: out of memory
   payments.0                       busy  30%  idle  60%  blocked  10%  waits for r1-window
 ";
         assert_eq!(shown, expected);

@@ -47,8 +47,12 @@ pub enum Kind {
     Location,
     /// A local directory.
     Folder,
+    /// A local file.
+    File,
     /// A loopback address with a port.
     Address,
+    /// An address of this machine with a port.
+    Listen,
     /// A filter of log lines.
     Levels,
     /// Yes or no.
@@ -107,7 +111,8 @@ impl Kind {
             Self::Text | Self::Secret => "TEXT",
             Self::Location => "LOCATION",
             Self::Folder => "DIR",
-            Self::Address => "ADDRESS",
+            Self::File => "FILE",
+            Self::Address | Self::Listen => "ADDRESS",
             Self::Levels => "LEVEL",
             Self::Switch => "BOOL",
             Self::Choice(_) => "WORD",
@@ -135,7 +140,9 @@ impl Kind {
             Self::Secret => "text, by environment only".to_owned(),
             Self::Location => "`./dir`, `/dir`, `file:///dir`, `s3://bucket/prefix`".to_owned(),
             Self::Folder => "a local directory".to_owned(),
+            Self::File => "a local file".to_owned(),
             Self::Address => "a loopback address with port".to_owned(),
+            Self::Listen => "an address of this machine with port".to_owned(),
             Self::Levels => "error, warn, info, debug, trace, off".to_owned(),
             Self::Switch => "true, false".to_owned(),
             Self::Choice(words) => words.join(", "),
@@ -164,10 +171,12 @@ impl Kind {
     pub(super) fn read(self, text: &str) -> Result<Value, String> {
         let taken = || Value::Text(text.to_owned());
         match self {
-            Self::Text | Self::Secret | Self::Folder | Self::Levels if text.is_empty() => {
+            Self::Text | Self::Secret | Self::Folder | Self::File | Self::Levels
+                if text.is_empty() =>
+            {
                 Err("is empty; leave it out or give a value".to_owned())
             }
-            Self::Text | Self::Secret | Self::Folder => Ok(taken()),
+            Self::Text | Self::Secret | Self::Folder | Self::File => Ok(taken()),
             Self::Name => match JobIdentity::parse(text) {
                 Ok(_) => Ok(taken()),
                 Err(error) => Err(format!("is refused: {error}")),
@@ -177,7 +186,8 @@ impl Kind {
                 Err(error) => Err(format!("is refused: {error}")),
             },
             Self::Levels => levels(text).map(|()| taken()),
-            Self::Address => address(text).map(Value::Address),
+            Self::Address => loopback(text).map(Value::Address),
+            Self::Listen => address(text).map(Value::Address),
             Self::Switch => match text {
                 "true" => Ok(Value::Switch(true)),
                 "false" => Ok(Value::Switch(false)),
@@ -210,9 +220,12 @@ impl Kind {
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr = text.parse().map_err(|_| {
-        "is no address; write 127.0.0.1:8081, or port 0 for any free one".to_owned()
-    })?;
+    text.parse()
+        .map_err(|_| "is no address; write 127.0.0.1:8081, or port 0 for any free one".to_owned())
+}
+
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address = address(text)?;
     if address.ip().is_loopback() {
         return Ok(address);
     }
@@ -311,6 +324,7 @@ mod tests {
         assert!(Kind::Address.read("127.0.0.1:0").is_ok());
         assert!(Kind::Address.read("[::1]:8081").is_ok());
         assert!(refusal(Kind::Address, "0.0.0.0:80").contains("loopback"));
+        assert!(Kind::Listen.read("0.0.0.0:80").is_ok());
         assert!(refusal(Kind::Address, "8081").contains("127.0.0.1:8081"));
     }
 

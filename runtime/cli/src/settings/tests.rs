@@ -73,8 +73,80 @@ fn restarts_follow_their_strategy() {
         restarts_max: Some(4),
     };
     assert_eq!(restart(&flags), Ok(expected));
+    let fixed = [
+        ("restart.strategy", "fixed"),
+        ("restart.first-delay", "50s"),
+    ];
+    let expected = RestartStrategy::Fixed {
+        delay: Duration::from_secs(50),
+        restarts_max: None,
+    };
+    assert_eq!(restart(&fixed), Ok(expected));
+    let rate = ("restart.strategy", "failure-rate");
+    let expected = RestartStrategy::FailureRate {
+        delay: Duration::from_secs(1),
+        restarts_max: 3,
+        interval: Duration::from_mins(1),
+    };
+    assert_eq!(restart(&[rate, ("restart.attempts", "3")]), Ok(expected));
+    let boundless = restart(&[rate]).unwrap_err().to_string();
+    assert!(boundless.contains("restart.attempts"), "{boundless}");
     let reversed = restart(&[("restart.first-delay", "50s")]).unwrap_err();
     assert!(reversed.to_string().contains("restart.max-delay"));
+}
+
+#[test]
+fn a_worker_may_be_told_of_several_coordinators() {
+    let addresses = |text| {
+        let flags = [("control.address", text), ("allow-clear-text", "true")];
+        let run = settings(&flags, &[]).run(&[], 1);
+        run.map(|run| run.cluster.control_addresses)
+    };
+    assert_eq!(
+        addresses("a:1, b:2"),
+        Ok(vec!["a:1".to_owned(), "b:2".to_owned()])
+    );
+    assert!(addresses("a:1,").is_err());
+}
+
+#[test]
+fn what_others_reach_has_certificates_or_the_users_word() {
+    let refusal = |flags: &[(&'static str, &str)]| {
+        let run = settings(flags, &[]).run(&[], 1);
+        run.map_or_else(|error| error.to_string(), |_| String::new())
+    };
+    let open = ("data.listen", "10.0.0.1:7000");
+    assert!(refusal(&[open]).contains("allow-clear-text"));
+    assert_eq!(refusal(&[open, ("allow-clear-text", "true")]), "");
+    let files = [
+        ("tls.authority", "a.pem"),
+        ("tls.certificate", "c.pem"),
+        ("tls.key", "k.pem"),
+        ("tls.peer-name", "fleet.job"),
+    ];
+    assert_eq!(refusal(&[open, files[0], files[1], files[2], files[3]]), "");
+    assert!(refusal(&files[..3]).contains("belong together"));
+    let leaves = ("control.address", "127.0.0.1:1,leader:6123");
+    assert!(refusal(&[leaves]).contains("control.address"));
+    let all = ("control.listen", "0.0.0.0:6123");
+    let with = |more| refusal(&[all, ("allow-clear-text", "true"), more]);
+    assert!(with(("slots", "1")).contains("control.advertised-address"));
+    assert_eq!(with(("control.advertised-address", "leader:6123")), "");
+}
+
+#[test]
+fn one_late_heartbeat_must_not_end_an_attempt() {
+    let flags = |interval, timeout| {
+        let flags = [
+            ("heartbeat.interval", interval),
+            ("heartbeat.timeout", timeout),
+        ];
+        let run = settings(&flags, &[]).run(&[], 1);
+        run.map(|run| run.cluster.connection.silent_max)
+    };
+    assert_eq!(flags("1s", "2s"), Ok(Duration::from_secs(2)));
+    let refused = flags("1s", "1999ms").unwrap_err().to_string();
+    assert!(refused.contains("heartbeat.interval"), "{refused}");
 }
 
 #[test]

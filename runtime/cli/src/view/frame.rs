@@ -60,9 +60,10 @@ impl Frame<'_> {
     pub(crate) fn text(&self) -> String {
         let mut page = Page(String::new());
         self.first_line(&mut page);
-        if let Some(failure) = self.status.failure.as_ref() {
-            let first = failure.message.lines().next().unwrap_or_default();
-            page.line(format_args!("  last failure: {}: {first}", failure.task));
+        if let Some(failure) = self.status.failures.last() {
+            let report = &failure.report;
+            let first = report.message.lines().next().unwrap_or_default();
+            page.line(format_args!("  last failure: {}: {first}", report.task));
         }
         page.line(format_args!(
             "  in {}/s  out {}/s{}",
