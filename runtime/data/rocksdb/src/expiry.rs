@@ -16,6 +16,8 @@ use rocksdb::CompactionDecision;
 use rocksdb::compaction_filter::CompactionFilter;
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 
+use crate::pack::unpack;
+
 /// The processing time of a store, told by its subtask and read by compactions. Nothing is expired before the first,
 /// which comes when all states are open: a restore may rewrite rows of another form in place, and compaction must not
 /// judge those.
@@ -115,6 +117,7 @@ impl CompactionFilterFactory for RowExpiry {
         RowFilter {
             rule: self.rule.get().cloned(),
             now: self.clock.now(),
+            value: Vec::new(),
         }
     }
 
@@ -127,14 +130,17 @@ impl CompactionFilterFactory for RowExpiry {
 pub(crate) struct RowFilter {
     rule: Option<Rule>,
     now: ProcessingTime,
+    /// The value of the row that is judged.
+    value: Vec<u8>,
 }
 
 impl RowFilter {
-    fn removes(&self, row: &[u8]) -> bool {
+    fn removes(&mut self, row: &[u8]) -> bool {
         let Some(rule) = &self.rule else {
             return false;
         };
-        rule.is_expired(row, self.now).unwrap_or(false)
+        self.value.clear();
+        unpack(row, &mut self.value) && rule.is_expired(&self.value, self.now).unwrap_or(false)
     }
 }
 
@@ -158,6 +164,7 @@ mod tests {
     use highwater_types::record::encode_length;
 
     use super::*;
+    use crate::pack::pack;
 
     fn filter(state: &StateDescriptor, now: i64) -> RowFilter {
         let clock = StoreClock::new();
@@ -171,6 +178,7 @@ mod tests {
         RowFilter {
             rule,
             now: clock.now(),
+            value: Vec::new(),
         }
     }
 
@@ -180,6 +188,12 @@ mod tests {
             schemas.values.push(i64::schema());
         }
         StateDescriptor::new("s", kind, schemas).with_ttl(ttl)
+    }
+
+    fn packed(row: &[u8]) -> Vec<u8> {
+        let mut packed = Vec::new();
+        pack(row, &mut packed);
+        packed
     }
 
     fn parts(stamps: &[i64], kind: StateKind) -> Vec<u8> {
@@ -201,18 +215,24 @@ mod tests {
         let mut row = Vec::new();
         ProcessingTime(100).encode(&mut row);
         "value".to_owned().encode(&mut row);
-        assert!(!filter(&state, 109).removes(&row));
-        assert!(filter(&state, 110).removes(&row));
+        assert!(!filter(&state, 109).removes(&packed(&row)));
+        assert!(filter(&state, 110).removes(&packed(&row)));
     }
 
     #[test]
     fn a_list_or_map_goes_with_its_last_part_only() {
         for kind in [StateKind::List, StateKind::Map] {
             let state = state(kind, TtlConfig::after_write(10));
-            let filter = filter(&state, 110);
-            assert!(filter.removes(&parts(&[100, 90, 100], kind)), "{kind}");
-            assert!(!filter.removes(&parts(&[100, 90, 101], kind)), "{kind}");
-            assert!(!filter.removes(&parts(&[101, 90], kind)), "{kind}");
+            let mut filter = filter(&state, 110);
+            assert!(
+                filter.removes(&packed(&parts(&[100, 90, 100], kind))),
+                "{kind}"
+            );
+            assert!(
+                !filter.removes(&packed(&parts(&[100, 90, 101], kind))),
+                "{kind}"
+            );
+            assert!(!filter.removes(&packed(&parts(&[101, 90], kind))), "{kind}");
         }
     }
 
@@ -226,22 +246,23 @@ mod tests {
         let mut row = Vec::new();
         ProcessingTime(0).encode(&mut row);
         for ttl in [visible, in_snapshots] {
-            assert!(!filter(&state(StateKind::Value, ttl), 1_000).removes(&row));
+            assert!(!filter(&state(StateKind::Value, ttl), 1_000).removes(&packed(&row)));
         }
         let untimed =
             StateDescriptor::new("s", StateKind::Value, StateSchemas::of::<i64, (), ()>());
-        assert!(!filter(&untimed, 1_000).removes(&row));
+        assert!(!filter(&untimed, 1_000).removes(&packed(&row)));
     }
 
     #[test]
     fn what_cannot_be_read_stays() {
         let ttl = TtlConfig::after_write(10);
-        assert!(!filter(&state(StateKind::Value, ttl), 1_000).removes(&[1, 2, 3]));
+        assert!(!filter(&state(StateKind::Value, ttl), 1_000).removes(&packed(&[1, 2, 3])));
         let mut longer = parts(&[0], StateKind::List);
         longer.push(0);
-        let filter = filter(&state(StateKind::List, ttl), 1_000);
-        assert!(!filter.removes(&longer));
-        assert!(!filter.removes(&longer[..12]));
+        let mut filter = filter(&state(StateKind::List, ttl), 1_000);
+        assert!(!filter.removes(&packed(&longer)));
+        assert!(!filter.removes(&packed(&longer[..12])));
+        assert!(!filter.removes(&[255, 255]), "nothing that was packed");
     }
 
     #[test]
@@ -250,12 +271,13 @@ mod tests {
         let clock = StoreClock::new();
         let expiry = RowExpiry::new(&clock);
         expiry.set(&state);
-        let filter = RowFilter {
+        let mut filter = RowFilter {
             rule: expiry.rule.get().cloned(),
             now: clock.now(),
+            value: Vec::new(),
         };
         let mut row = Vec::new();
         ProcessingTime(-1_000_000).encode(&mut row);
-        assert!(!filter.removes(&row));
+        assert!(!filter.removes(&packed(&row)));
     }
 }

@@ -17,7 +17,7 @@ use crate::error::{At, RocksError};
 use crate::expiry::{RowExpiry, StoreClock};
 use crate::frozen::RocksFrozen;
 use crate::shared::{Db, LoggedError, Shared};
-use crate::store::{Families, RocksStore};
+use crate::store::{Families, RocksStore, is_known};
 use crate::tuning::{Resources, RocksOptions};
 
 /// The store, as settings and checkpoints name it. Never changes.
@@ -207,6 +207,16 @@ impl Opener {
     }
 }
 
+/// The column families of a directory.
+///
+/// # Errors
+/// When one holds rows in a form that this version does not read: they would pass for another state.
 fn list_families(at: At<'_>, options: &Options) -> Result<Vec<String>, RocksError> {
-    Db::list_cf(options, at.dir).map_err(|error| at.status_of_files(&error))
+    let found = Db::list_cf(options, at.dir).map_err(|error| at.status_of_files(&error))?;
+    match found.iter().find(|name| !is_known(name)) {
+        Some(name) => Err(at.damaged(format!(
+            "`{name}` is stored in a form that this version does not read; restore it with the version that wrote it and take a savepoint"
+        ))),
+        None => Ok(found),
+    }
 }

@@ -18,6 +18,7 @@ mod expiry;
 mod factory;
 mod frozen;
 mod key;
+mod pack;
 mod rows;
 mod shared;
 mod store;

@@ -18,6 +18,7 @@ use rocksdb::{DBRawIteratorWithThreadMode, ReadOptions, WriteBatch, WriteOptions
 
 use crate::error::RocksError;
 use crate::key;
+use crate::pack::{pack, unpack};
 use crate::shared::{Db, Shared};
 
 /// Keys of one MultiGet: it pins the blocks of all of them until they are copied.
@@ -40,6 +41,7 @@ pub(crate) struct RocksRows {
     /// Stored keys of a fetch, one behind the other, and where each ends.
     keys: Vec<u8>,
     ends: Vec<usize>,
+    packed: Vec<u8>,
 }
 
 impl RocksRows {
@@ -57,6 +59,7 @@ impl RocksRows {
             fetch_in_parts: ReadOptions::default(),
             keys: Vec::new(),
             ends: Vec::new(),
+            packed: Vec::new(),
         }
     }
 
@@ -89,7 +92,17 @@ impl RocksRows {
         for row in rows {
             let row =
                 row.map_err(|error| self.shared.fail(self.shared.at("a read").status(&error)))?;
-            found.push(row.map(|row| row.to_vec()));
+            let row = match row {
+                None => None,
+                Some(packed) => {
+                    let mut value = Vec::with_capacity(2 * packed.len());
+                    if !unpack(&packed, &mut value) {
+                        return Err(self.shared.fail(self.shared.at("a read").damaged(NO_VALUE)));
+                    }
+                    Some(value)
+                }
+            };
+            found.push(row);
         }
         Ok(())
     }
@@ -104,7 +117,11 @@ impl RocksRows {
             self.keys.clear();
             key::encode(&row.key, &mut self.keys);
             match &row.value {
-                Some(value) => batch.put_cf(&family, &self.keys, value),
+                Some(value) => {
+                    self.packed.clear();
+                    pack(value, &mut self.packed);
+                    batch.put_cf(&family, &self.keys, &self.packed);
+                }
                 None => batch.delete_cf(&family, &self.keys),
             }
             if batch.size_in_bytes() >= BATCH_BYTES {
@@ -194,10 +211,14 @@ impl Backing for RocksRows {
     }
 }
 
+/// What is said of a stored value that is none.
+const NO_VALUE: &str = "a value is not packed";
+
 /// Why rows could not be iterated.
 pub(crate) enum IterationError {
     Status(rocksdb::Error),
     Key,
+    Value,
 }
 
 impl IterationError {
@@ -205,6 +226,7 @@ impl IterationError {
         match self {
             Self::Status(error) => at.status(&error),
             Self::Key => at.damaged("a key is shorter than a key group"),
+            Self::Value => at.damaged(NO_VALUE),
         }
     }
 }
@@ -219,6 +241,7 @@ pub(crate) fn each_row(
         group: KeyGroup(0),
         bytes: Vec::new(),
     };
+    let mut unpacked = Vec::new();
     for _ in 0..limit {
         let Some((stored, value)) = rows.item() else {
             break;
@@ -226,7 +249,11 @@ pub(crate) fn each_row(
         if !key::decode_into(stored, &mut key) {
             return Err(IterationError::Key);
         }
-        visit(&key, value);
+        unpacked.clear();
+        if !unpack(value, &mut unpacked) {
+            return Err(IterationError::Value);
+        }
+        visit(&key, &unpacked);
         rows.next();
     }
     rows.status().map_err(IterationError::Status)

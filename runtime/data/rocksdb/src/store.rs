@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use highwater_state::{Backing, BackingError, Freezing, StateDescriptor, StateStore, StoreReport};
 use highwater_types::ProcessingTime;
-use rocksdb::BoundColumnFamily;
+use rocksdb::{BoundColumnFamily, DEFAULT_COLUMN_FAMILY_NAME};
 
 use crate::error::RocksError;
 use crate::expiry::{RowExpiry, StoreClock};
@@ -17,8 +17,14 @@ use crate::rows::RocksRows;
 use crate::shared::{Db, Shared};
 use crate::tuning::index_bytes;
 
-/// Front of the name of every column family that holds a state: RocksDB has names of its own.
-const STATE: &str = "state:";
+/// Front of the name of every column family that holds a state: RocksDB has names of its own. It says in which form the values are
+/// stored: packed. Before they were, it was `state:`.
+const STATE: &str = "packed:";
+
+/// Whether a column family is one that this version reads.
+pub(crate) fn is_known(family: &str) -> bool {
+    family == DEFAULT_COLUMN_FAMILY_NAME || family.starts_with(STATE)
+}
 
 /// The column families of the states of a database, by name, with what compaction knows of each.
 pub(crate) type Families = BTreeMap<String, RowExpiry>;

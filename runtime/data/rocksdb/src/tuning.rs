@@ -36,6 +36,11 @@ const LEVEL_RATIO: f64 = 5.0;
 /// take 15 % more of a record: compressed they lie across two pages more often than not, and the kernel makes room for each page.
 const BLOCK: usize = 2 * KIB;
 
+/// Bytes of a file below the top, by the memory: RocksDB reads the blocks of a batch together file by file, so fewer files are fewer
+/// waits; but what a compaction changes goes to the next checkpoint by whole files, each of which passes through memory.
+const FILE_LEAST: u64 = 16 * MIB as u64;
+const FILE_MOST: u64 = 32 * MIB as u64;
+
 /// Bits of the filter of a file for each of its rows.
 const FILTER_BITS: u32 = 10;
 
@@ -165,8 +170,7 @@ impl Resources {
         options.set_max_bytes_for_level_base(256 * MIB as u64);
         options.set_max_bytes_for_level_multiplier(LEVEL_RATIO);
         options.set_level_zero_file_num_compaction_trigger(FILES_AT_TOP as i32);
-        // What a compaction changes goes to the next checkpoint by whole files, each of which passes through memory.
-        options.set_target_file_size_base(16 * MIB as u64);
+        options.set_target_file_size_base((self.memory_bytes / 4).clamp(FILE_LEAST, FILE_MOST));
         // Files at the top are merged with each other while the next level is busy: not into one that is much
         // larger than what an upload has room for.
         options.set_max_compaction_bytes(64 * MIB as u64);

@@ -402,7 +402,7 @@ fn what_indexes_and_filters_take_is_estimated_from_nine_tenths_to_twice() {
         store.freeze().freeze().unwrap();
         let told = {
             let db = store.shared.db();
-            let family = db.cf_handle("state:all").unwrap();
+            let family = family_of(db, "all").unwrap();
             let property = "rocksdb.aggregated-table-properties";
             db.property_value_cf(&family, property).unwrap().unwrap()
         };
@@ -413,5 +413,29 @@ fn what_indexes_and_filters_take_is_estimated_from_nine_tenths_to_twice() {
             (found * 9 / 10..2 * found).contains(&estimated),
             "{estimated} are estimated of {found}: {told}"
         );
+    }
+}
+
+#[test]
+fn files_of_another_form_of_rows_are_refused_and_not_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let factory = factory(&dir);
+    let mut store = factory.create_store(&place()).unwrap();
+    let rows = store.open(&plain()).unwrap();
+    drop(rows);
+    store
+        .shared
+        .write("the test", |db| {
+            db.create_cf("state:before", &rocksdb::Options::default())
+        })
+        .unwrap();
+    let files = store.freeze().freeze().unwrap().files().unwrap();
+    for refused in [
+        factory.reopen(&place(), files.clone()).err().unwrap(),
+        factory.read(files).err().unwrap(),
+    ] {
+        assert_eq!(refused.kind(), ErrorKind::Corrupt);
+        let text = format!("{refused:?}");
+        assert!(text.contains("state:before"), "{text}");
     }
 }
