@@ -256,16 +256,18 @@ impl Setup {
         listener: &std::net::TcpListener,
         interrupts: &mut Interrupts,
     ) -> Result<Option<(Started, Option<Lease>)>, Failure> {
-        let about_others = match (&self.wish, self.take_over) {
-            (_, true) => AboutOthers::TakeOver,
-            (Wish::Own(StartWish::Resume) | Wish::Follow, false) => AboutOthers::Wait,
-            (Wish::Own(StartWish::Fresh) | Wish::Savepoint(_), false) => AboutOthers::Refuse,
+        let begins = !matches!(self.wish, Wish::Own(StartWish::Resume) | Wish::Follow);
+        let about_others = match (self.take_over, begins) {
+            (true, _) => AboutOthers::TakeOver,
+            (false, true) => AboutOthers::Refuse,
+            (false, false) => AboutOthers::Wait,
         };
         let standby = Standby {
             job: &self.job,
             settings: &self.settings,
             program: &self.program,
             about_others,
+            begins,
         };
         if self.crew != Crew::Fleet {
             let lease = standby.of_others(storage, listener).await?;
@@ -282,7 +284,7 @@ impl Setup {
             control.shut_down().await;
             return Ok(None);
         };
-        if won.has_followed && self.wish == Wish::Own(StartWish::Resume) {
+        if won.only_goes_on {
             self.wish = Wish::Follow;
         }
         Ok(Some((self.lead(storage, control)?, Some(won.lease))))
@@ -441,9 +443,9 @@ async fn wait(
                 let hands_over = crew == Crew::Fleet && interrupt == Interrupt::Terminate;
                 if hands_over && matches!(stop, Stop::NotAsked) {
                     tracing::info!("hands the job over; another coordinator goes on from the last checkpoint");
-                    stop = Stop::Ending;
-                    if let Err(error) = requests.try_send(JobRequest::Cancel) {
-                        tracing::warn!(%error, "the coordinator takes no request");
+                    match requests.try_send(JobRequest::Cancel) {
+                        Ok(()) => stop = Stop::Ending,
+                        Err(error) => tracing::warn!(%error, "the coordinator takes no request; once more asks again"),
                     }
                     continue;
                 }

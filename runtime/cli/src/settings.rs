@@ -202,9 +202,9 @@ pub struct ClusterSettings {
     pub lease_duration: Duration,
     /// Where a worker takes records from others.
     pub data_listen: SocketAddr,
-    /// Where others reach a coordinator and a worker, where that is not where they listen.
+    /// Where others reach a coordinator, where that is not where it listens.
     pub control_advertised: Option<String>,
-    /// See above.
+    /// Where others reach a worker with records, where that is not where it listens.
     pub data_advertised: Option<String>,
     /// How rows go to other workers.
     pub link: LinkSettings,

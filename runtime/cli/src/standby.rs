@@ -37,13 +37,15 @@ pub(crate) struct Standby<'a> {
     pub(crate) program: &'a JobProgram,
     /// What it does about a lease that another holds.
     pub(crate) about_others: AboutOthers,
+    /// Whether it was told what to begin the job with.
+    pub(crate) begins: bool,
 }
 
 /// A candidacy that was won.
 pub(crate) struct Won {
     pub(crate) lease: Lease,
-    /// Another has led since this process began.
-    pub(crate) has_followed: bool,
+    /// Another was told what to begin the job with.
+    pub(crate) only_goes_on: bool,
 }
 
 /// How long the last write of a lease may take.
@@ -134,9 +136,9 @@ impl Standby<'_> {
         );
         tasks.shutdown().await;
         match standing {
-            Standing::Leads { has_followed } => Ok(Some(Won {
+            Standing::Leads { only_goes_on } => Ok(Some(Won {
                 lease: Lease::hold(campaign),
-                has_followed,
+                only_goes_on,
             })),
             Standing::NothingToLead(how) => {
                 tracing::info!("the job has ended under the coordinator that led it: {how}");
@@ -189,6 +191,7 @@ impl Standby<'_> {
             status: status.to_string(),
             process: random(),
             about_others: self.about_others,
+            begins: self.begins,
         };
         let duration = self.settings.cluster.lease_duration;
         let clock = Arc::new(SystemClock::new());

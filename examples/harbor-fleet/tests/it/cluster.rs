@@ -362,3 +362,33 @@ fn with_certificates_a_job_runs_and_a_worker_of_another_authority_gets_nothing()
     assert!(joined("name=\"a\"") && !joined("name=\"c\""), "{said}");
     job.is_exact("a run with certificates and compressed rows");
 }
+
+#[test]
+fn a_job_that_was_to_begin_with_something_is_not_begun_from_nothing_by_another() {
+    let job = Job::new("heap");
+    let address = format!("127.0.0.1:{}", free_port());
+    let coordinator = |flags: &[&str], stop_at: Option<&str>| {
+        let mut command = job.command("coordinator", 4);
+        command.args(["--control-listen", &address]).args(flags);
+        if let Some(step) = stop_at {
+            command.env("HIGHWATER_STOP_AT", step);
+        }
+        Coordinator::run(command)
+    };
+    // It dies before there is a head, and is followed by one that was not told, as often as that is started.
+    let (status, said) = coordinator(&["--fresh"], Some("R2")).ended();
+    assert_eq!(status.signal(), Some(6), "{said}");
+    for _ in 0..2 {
+        let (status, said) = coordinator(&[], None).ended();
+        assert_eq!(status.code(), Some(5), "{said}");
+        assert!(said.contains("begin it with that"), "{said}");
+    }
+    let begun = coordinator(&["--fresh", "--take-over"], None);
+    let cluster = Cluster {
+        job,
+        address,
+        coordinator: begun,
+    };
+    let workers = vec![cluster.worker("a", None), cluster.worker("b", None)];
+    cluster.finished(workers, "a begin that was said again");
+}

@@ -148,7 +148,7 @@ async fn claim(
         Wish::Own(wish) => *wish,
         Wish::Follow if view.head.is_none() => {
             let message = "the coordinator before this one ended before it had begun the job, so that what it was told to begin with is not \
-                           known here; start that one again";
+                           known here; begin it with that and --take-over";
             return Err(failure(ErrorKind::Invalid, message).into());
         }
         Wish::Follow => StartWish::Resume,

@@ -32,6 +32,9 @@ pub struct LeaseRecord {
     pub turn: u64,
     /// How long the holder wants to be waited for, in milliseconds.
     pub duration_ms: u64,
+    /// Whether this holder, or one before it since the job last ended, was told what to begin the job with: whoever was not must not
+    /// begin it from nothing. Means nothing once there is a `head`.
+    pub begins: bool,
     /// Whether it is held.
     pub state: LeaseState,
 }
@@ -62,6 +65,8 @@ pub struct Candidate {
     pub process: Nonce,
     /// What it does about a lease that another holds.
     pub about_others: AboutOthers,
+    /// Whether it was told what to begin the job with.
+    pub begins: bool,
 }
 
 /// What a candidate does about a lease that another holds.
@@ -145,6 +150,8 @@ pub struct Election {
     /// The record that is watched, and since when it has not changed.
     seen: Option<(VersionTag, u64)>,
     has_followed: bool,
+    /// One before it was told what to begin the job with.
+    inherits: bool,
     /// The process that leads as far as this one knows.
     follows: Option<Nonce>,
     turn: u64,
@@ -182,6 +189,7 @@ impl Election {
             next_ms: 0,
             seen: None,
             has_followed: false,
+            inherits: false,
             follows: None,
             turn: 0,
             leaves: None,
@@ -193,9 +201,9 @@ impl Election {
         (self.asked.is_none() && self.stage != Stage::Over).then_some(self.next_ms)
     }
 
-    /// Whether this process has seen another hold the lease since it began.
-    pub const fn has_followed(&self) -> bool {
-        self.has_followed
+    /// Whether another was told what to begin the job with, and this process was not: it goes on with what is there, or not at all.
+    pub const fn only_goes_on(&self) -> bool {
+        self.inherits && !self.me.begins
     }
 
     /// Takes one event at a time of the own clock.
@@ -275,6 +283,7 @@ impl Election {
             process: self.me.process,
             turn: self.turn,
             duration_ms: self.duration_ms,
+            begins: self.me.begins || self.inherits,
             state: self.leaves.clone().unwrap_or(LeaseState::Held),
         };
         vec![ElectionEffect::Write { record, if_match }]
@@ -313,6 +322,7 @@ impl Election {
             // An own write that nobody had answered.
             return self.take(now_ms, tag);
         }
+        self.inherits = record.begins && !matches!(record.state, LeaseState::Ended(_));
         match (&record.state, self.me.about_others) {
             (LeaseState::Ended(how), _) if self.has_followed => {
                 self.stage = Stage::Over;

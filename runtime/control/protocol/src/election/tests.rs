@@ -17,6 +17,7 @@ fn candidate(number: u64) -> Candidate {
         status: format!("127.0.0.2:{number}"),
         process: Nonce(u128::from(number) + 1),
         about_others: AboutOthers::Wait,
+        begins: false,
     }
 }
 
@@ -156,6 +157,30 @@ fn one_that_begins_something_does_not_do_it_behind_the_back_of_another() {
     store.perform(&mut one, 5, ElectionEvent::Leave(LeaseState::Released));
     let led = run_until(&mut store, &mut other(2, AboutOthers::Refuse), 6);
     assert_eq!(led, [ElectionEffect::Lead]);
+}
+
+#[test]
+fn what_a_leader_was_told_to_begin_with_is_remembered_until_the_job_has_ended() {
+    let begins = Candidate {
+        begins: true,
+        ..candidate(1)
+    };
+    let (mut store, mut one) = (Store::default(), Election::new(begins, DURATION));
+    run_until(&mut store, &mut one, 0);
+    assert!(!one.only_goes_on());
+    // It dies; its follower fails, and comes again.
+    let mut two = other(2, AboutOthers::TakeOver);
+    run_until(&mut store, &mut two, 1);
+    assert!(two.only_goes_on());
+    store.perform(&mut two, 2, ElectionEvent::Leave(LeaseState::Released));
+    let mut again = election(2);
+    assert_eq!(run_until(&mut store, &mut again, 3), [ElectionEffect::Lead]);
+    assert!(again.only_goes_on());
+    let ended = LeaseState::Ended("finished".to_owned());
+    store.perform(&mut again, 4, ElectionEvent::Leave(ended));
+    let mut later = election(3);
+    assert_eq!(run_until(&mut store, &mut later, 5), [ElectionEffect::Lead]);
+    assert!(!later.only_goes_on());
 }
 
 #[test]
