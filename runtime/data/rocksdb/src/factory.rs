@@ -168,7 +168,7 @@ impl Opener {
         let mut descriptors = Vec::new();
         for name in list_families(at, &options)? {
             let expiry = RowExpiry::new(&clock);
-            descriptors.push(opener.descriptor(&name, expiry.clone()));
+            descriptors.push(opener.descriptor(at, &name, expiry.clone())?);
             if name != DEFAULT_COLUMN_FAMILY_NAME {
                 families.insert(name, expiry);
             }
@@ -192,7 +192,8 @@ impl Opener {
         let families = list_families(at, &options)?;
         let opened = families
             .iter()
-            .map(|name| self.descriptor(name, RowExpiry::new(&clock)));
+            .map(|name| self.descriptor(at, name, RowExpiry::new(&clock)));
+        let opened = opened.collect::<Result<Vec<_>, _>>()?;
         Db::open_cf_descriptors_read_only(&options, dir, opened, false)
             .map_err(|error| at.status_of_files(&error))
     }
@@ -202,8 +203,15 @@ impl Opener {
         options.map_err(|error| at.unexpected(error))
     }
 
-    fn descriptor(&self, name: &str, expiry: RowExpiry) -> ColumnFamilyDescriptor {
-        ColumnFamilyDescriptor::new(name, self.resources.column_family(expiry, false))
+    fn descriptor(
+        &self,
+        at: At<'_>,
+        name: &str,
+        expiry: RowExpiry,
+    ) -> Result<ColumnFamilyDescriptor, RocksError> {
+        let options = self.resources.column_family(expiry, false);
+        let options = options.map_err(|error| at.unexpected(error))?;
+        Ok(ColumnFamilyDescriptor::new(name, options))
     }
 }
 

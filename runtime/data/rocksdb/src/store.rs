@@ -79,6 +79,8 @@ impl RocksStore {
                 .opener
                 .resources
                 .column_family(expiry.clone(), self.shared.is_in_parts());
+            let options = options
+                .map_err(|error| self.shared.at("the making of a state").unexpected(error))?;
             self.shared
                 .write("the making of a state", |db| db.create_cf(&name, &options))?;
             self.families.insert(name.clone(), expiry);

@@ -2,9 +2,8 @@
 //!
 //! Made by the factory, read whenever a database or column family is opened. Everything that differs from the default
 //! of RocksDB says why. Figures in microseconds and percent of a row are of 2 million rows of 16 + 24 bytes in batches of 1,024 on
-//! two cores, 64 MiB of memory, as `examples/store_cost.rs` measures them, with one option changed at a time. The shape of the levels
-//! (write buffer, files at the top, base, ratio) was chosen as a whole: with 14.5 million accounts of 74 bytes and four times the
-//! memory (`bench state`) it takes a tenth off the CPU of a record and a quarter off what is written.
+//! two cores, 64 MiB of memory, as `examples/store_cost.rs` measures them, with one option changed at a time. How files are merged was chosen as
+//! a whole with 29 million accounts of 74 bytes and four times the memory (`bench state`).
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,12 +23,16 @@ const MIB: usize = 1 << 20;
 /// 8 ms and 590 ns a row; 16 MiB take 50 ms and 820 ns. But small buffers are small files, which are merged more often.
 const WRITE_BUFFER_MAX: usize = 8 * MIB;
 
-/// Files of the top level that are merged into the next one together. Each is one more for a read of a key, of which its
-/// filter spares nearly all; with half as many the next level is rewritten twice as often.
+/// Sorted runs from which on some are merged: files of the top level, and each level below. Each is one more for a read of a key, of
+/// which its filter spares nearly all.
 pub(crate) const FILES_AT_TOP: u32 = 8;
 
-/// How much larger each level is than the one above. With 10 a merge rewrites up to 10 bytes for one.
-const LEVEL_RATIO: f64 = 5.0;
+/// Levels of a store. Each below the top is one run; so many are never in use at once, so that what is merged goes below the top and is cut
+/// into files there.
+const LEVELS: u32 = 16;
+
+/// How many percent of the rows at the bottom those above may make up, before they are merged into it.
+const SPACE_PERCENT: u32 = 50;
 
 /// Bytes of a block of rows before it is compressed. A miss of 16 + 24 bytes whose block is in the page cache costs 2.6 us, and 8 % more
 /// with blocks of 4 KiB, which halve the index. Where half of the blocks are not there (`bench state`, four times 256 MiB) those of 4 KiB
@@ -155,24 +158,28 @@ impl Resources {
     }
 
     /// Options of the column family of one state; `in_parts` = with indexes and filters in parts.
-    pub(crate) fn column_family(&self, expiry: RowExpiry, in_parts: bool) -> Options {
-        let mut options = Options::default();
+    pub(crate) fn column_family(
+        &self,
+        expiry: RowExpiry,
+        in_parts: bool,
+    ) -> Result<Options, rocksdb::Error> {
+        // By size: rows that are changed in no order have a merge by level rewrite most of each level again and again. With four times the
+        // memory this takes a quarter less CPU for a record, and a sixth less is written. Only a string can say that what is above the
+        // bottom is merged into it in pieces, so that no checkpoint has to store all of a store anew.
+        let text = format!(
+            "compaction_style=kCompactionStyleUniversal;num_levels={LEVELS};compaction_options_universal={{incremental=true;\
+             max_size_amplification_percent={SPACE_PERCENT};allow_trivial_move=true}}"
+        );
+        let mut options = Options::default().get_options_from_string(text)?;
         options.set_block_based_table_factory(&self.table(in_parts));
         options.set_write_buffer_size(self.write_buffer_bytes);
         // One that is written to while two are written out.
         options.set_max_write_buffer_number(3);
         // The default is 1 MiB, which every state of every subtask would take with its first row.
         options.set_arena_block_size(64 * KIB);
-        // By levels: a merge by size writes half as much with 30 million rows of 74 bytes and four times the memory, and takes a
-        // quarter less CPU, but its files at the top have no bound, and all of a store is uploaded anew at each doubling.
-        options.set_level_compaction_dynamic_level_bytes(true);
-        // The default of RocksDB, said because a first level of 64 MiB makes one level more of most stores.
-        options.set_max_bytes_for_level_base(256 * MIB as u64);
-        options.set_max_bytes_for_level_multiplier(LEVEL_RATIO);
         options.set_level_zero_file_num_compaction_trigger(FILES_AT_TOP as i32);
         options.set_target_file_size_base((self.memory_bytes / 4).clamp(FILE_LEAST, FILE_MOST));
-        // Files at the top are merged with each other while the next level is busy: not into one that is much
-        // larger than what an upload has room for.
+        // What is merged into the bottom at once, about: two files of the level above and those below them.
         options.set_max_compaction_bytes(64 * MIB as u64);
         // RocksDB holds back no writer and no freeze for want of compaction: it would wait for a full disk as well. A
         // writer waits outside of it, where it sees errors.
@@ -184,7 +191,7 @@ impl Resources {
         // uploads.
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_compaction_filter_factory(expiry);
-        options
+        Ok(options)
     }
 
     /// Whether a store keeps indexes and filters in parts, if those of all stores have so many bytes. Write buffers take up to a
