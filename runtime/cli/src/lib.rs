@@ -6,6 +6,7 @@
 mod children;
 pub mod commands;
 pub mod exit;
+mod holding;
 pub mod inspect;
 mod local_store;
 pub mod logs;

@@ -393,6 +393,9 @@ impl Setup {
             wish: self.wish.clone(),
             worker,
             events,
+            // Until they notice that the coordinator before this one is gone, and find this one.
+            outlived_max: (self.crew == Crew::Fleet)
+                .then(|| 2 * self.settings.cluster.connection.silent_max),
             clock: Arc::clone(clock),
             seed: random(),
             stop,

@@ -210,6 +210,8 @@ pub struct ClusterSettings {
     pub link: LinkSettings,
     /// How the two notice that the other is gone.
     pub connection: ConnectionSettings,
+    /// How long a worker goes on without a coordinator.
+    pub takeover_max: Duration,
     /// The certificate of the process; `None` = connections are in the clear.
     pub tls: Option<IdentityFiles>,
 }
@@ -456,6 +458,7 @@ impl Settings {
             lease_duration: Duration::from_millis(self.known_millis("lease.duration")),
             data_listen,
             connection,
+            takeover_max: Duration::from_millis(self.known_millis("takeover.timeout")),
         })
     }
 

@@ -1,7 +1,8 @@
 //! `worker`: runs tasks for a coordinator, and looks for one as long as none answers.
 //!
-//! One process, one worker. What it holds belongs to the connection: when that is lost, the attempt is ended before the next coordinator is
-//! asked for work, so that nobody takes this worker for free while it is not.
+//! One process, one worker. When its coordinator is lost it goes on with an attempt whose records flow, and tells the next coordinator of it
+//! ([`Holding`]); any other attempt is ended before the next coordinator is asked for work, so that nobody takes this worker for free while it
+//! is not.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -11,15 +12,16 @@ use highwater_api::JobProgram;
 use highwater_network::DataPlane;
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::JobPaths;
-use highwater_rpc::{ConnectionEnd, ConnectionSettings, Registration, WorkerConnection};
+use highwater_rpc::{ConnectionEnd, ConnectionSettings, Passing, Registration, WorkerConnection};
 use highwater_tls::Wire;
-use highwater_types::AttemptId;
 use highwater_worker::files::JobFiles;
 use highwater_worker::{Clock, SystemClock, WorkerCommand, WorkerEvent, WorkerHandle, WorkerSetup};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::exit::{Code, Failure};
+use crate::holding::Holding;
 use crate::local_store::LocalState;
 use crate::run::{identity, random, runtime, storage};
 use crate::settings::{JobSettings, RunArgs, RunSettings};
@@ -69,6 +71,7 @@ async fn serve(
             .data_advertised
             .clone()
             .unwrap_or_else(|| plane.address().to_string()),
+        held: None,
     };
     let LocalState { store, dirs } = LocalState::open(&settings, &job.identity)?;
     let (events, told) = mpsc::channel(EVENT_QUEUE);
@@ -98,6 +101,8 @@ async fn serve(
         connection: settings.cluster.connection,
         wire,
         cancellation_max: settings.coordinator.cancellation_timeout,
+        takeover_max: settings.cluster.takeover_max,
+        holding: None,
     };
     // What is cut off is a wait, or a connection whose end the coordinator notices.
     let ended = tokio::select! {
@@ -145,6 +150,8 @@ struct Service {
     connection: ConnectionSettings,
     wire: Wire,
     cancellation_max: Duration,
+    takeover_max: Duration,
+    holding: Option<Holding>,
 }
 
 impl Service {
@@ -152,11 +159,17 @@ impl Service {
     async fn attend(&mut self) -> Result<(), Failure> {
         let mut said = BTreeSet::new();
         loop {
+            self.let_go_if_due().await?;
             let coordinator = self.coordinators[0].clone();
-            let connections = (self.connection, &self.wire);
-            let opened =
-                WorkerConnection::open(&coordinator, self.registration.clone(), connections);
-            let connection = match opened.await {
+            let (settings, wire) = (self.connection, self.wire.clone());
+            let registration = Registration {
+                held: self.holding.as_ref().map(|held| held.part),
+                ..self.registration.clone()
+            };
+            let opening = async {
+                WorkerConnection::open(&coordinator, registration, (settings, &wire)).await
+            };
+            let connection = match self.meanwhile(opening).await {
                 Ok(connection) => connection,
                 // Of several another may lead: one that stands by may be of another revision.
                 Err(refused @ ConnectionEnd::Refused { .. }) if self.is_refused_by_all() => {
@@ -171,14 +184,15 @@ impl Service {
                         ConnectionEnd::Standby { leader, .. } => leader,
                         _ => None,
                     });
-                    tokio::time::sleep(self.look_again()).await;
+                    let pause = tokio::time::sleep(self.look_again());
+                    self.meanwhile(pause).await;
                     continue;
                 }
             };
             said.clear();
             self.refusals = 0;
             tracing::info!(coordinator, worker = %connection.worker(), "works for a coordinator");
-            if self.work(connection).await? == Afterwards::End {
+            if self.work(connection).await == Afterwards::End {
                 return Ok(());
             }
             self.turn_to(None);
@@ -204,39 +218,65 @@ impl Service {
         AGAIN_EVERY / u32::try_from(self.coordinators.len()).unwrap_or(u32::MAX)
     }
 
-    async fn work(&mut self, connection: WorkerConnection) -> Result<Afterwards, Failure> {
-        let (mut held, mut afterwards) = (None, Afterwards::Again);
-        let (worker, figures) = (&self.worker, self.worker.figures().clone());
-        let take = |command: WorkerCommand| {
-            match &command {
-                WorkerCommand::Prepare(deployment) => held = Some(deployment.attempt),
-                WorkerCommand::Shutdown => {
-                    afterwards = Afterwards::End;
-                    // The process ends the worker itself, and waits for its threads.
-                    return;
-                }
-                _ => {}
-            }
-            worker.send(command);
-        };
-        let end = connection.run((&mut self.told, &figures), take).await;
-        if afterwards == Afterwards::Again {
-            tracing::warn!(reason = %end, "the coordinator is lost");
-            if let Some(attempt) = held {
-                self.let_go(attempt).await?;
+    /// Awaits `work` and hears what the worker tells, for which there is no coordinator: it may not be held up by a full queue.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            // Cancel-safe: an event that is not taken now is taken in the next turn.
+            tokio::select! {
+                done = &mut work => return done,
+                Some(event) = self.told.recv() => Holding::see(&mut self.holding, &event),
             }
         }
-        Ok(afterwards)
     }
 
-    /// Ends what was held for a coordinator that is lost.
-    async fn let_go(&mut self, attempt: AttemptId) -> Result<(), Failure> {
+    async fn work(&mut self, connection: WorkerConnection) -> Afterwards {
+        let mut afterwards = Afterwards::Again;
+        let (worker, figures) = (&self.worker, self.worker.figures().clone());
+        let (number, holding) = (connection.worker(), &mut self.holding);
+        let pass = |passing: Passing<'_>| match passing {
+            Passing::Event(event) => Holding::see(holding, event),
+            // The process ends the worker itself, and waits for its threads.
+            Passing::Command(WorkerCommand::Shutdown) => afterwards = Afterwards::End,
+            Passing::Command(command) => {
+                Holding::told(holding, number, &command);
+                worker.send(command);
+            }
+        };
+        let end = connection.run((&mut self.told, &figures), pass).await;
+        if afterwards == Afterwards::Again {
+            let attempt = self.holding.as_ref().map(|held| held.part.attempt.0);
+            tracing::warn!(reason = %end, attempt, "the coordinator is lost");
+            if let Some(held) = &mut self.holding {
+                held.lost = Some(Instant::now());
+            }
+        }
+        afterwards
+    }
+
+    /// Ends an attempt that nobody will go on with: its records do not flow, or no coordinator has come for too long.
+    async fn let_go_if_due(&mut self) -> Result<(), Failure> {
+        let Some(held) = &self.holding else {
+            return Ok(());
+        };
+        let is_late = held
+            .lost
+            .is_some_and(|since| since.elapsed() >= self.takeover_max);
+        if held.runs && !is_late {
+            return Ok(());
+        }
+        let attempt = held.part.attempt;
+        tracing::warn!(
+            attempt = attempt.0,
+            "ends an attempt that no coordinator goes on with"
+        );
         self.worker.send(WorkerCommand::Cancel(attempt));
         let ended = async {
-            while let Some(event) = self.told.recv().await {
-                if matches!(event, WorkerEvent::Cancelled(of) if of == attempt) {
+            while self.holding.is_some() {
+                let Some(event) = self.told.recv().await else {
                     return;
-                }
+                };
+                Holding::see(&mut self.holding, &event);
             }
         };
         let ended = tokio::time::timeout(self.cancellation_max, ended).await;

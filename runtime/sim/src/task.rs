@@ -168,6 +168,8 @@ impl Task {
                 .map(|_| (self.id.vertex.clone(), names))
                 .into_iter()
                 .collect(),
+            // Told apart, with what a task that has ended left.
+            ended: false,
         };
         let voided = self
             .slots

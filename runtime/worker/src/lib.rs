@@ -20,8 +20,9 @@ pub mod worker;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use local_dirs::{LocalDirError, LocalDirs};
 pub use messages::{
-    Deployment, FailureReport, History, MarkerPlace, OperatorSubtask, Peers, RestoredBytes,
-    RestoredKeyed, RestoredState, RestoredStore, Standing, WorkerCommand, WorkerEvent,
+    AttemptNews, Deployment, FailureReport, History, MarkerPlace, OperatorSubtask, Peers,
+    RestoredBytes, RestoredKeyed, RestoredState, RestoredStore, Standing, WorkerCommand,
+    WorkerEvent,
 };
 pub use pauses::Pauses;
 pub use slot::{FigureBoard, TaskFigures};

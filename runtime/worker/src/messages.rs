@@ -4,16 +4,17 @@
 //! is a handle, a lock or a callback. Every message that belongs to an attempt names it, so that a late one of an older
 //! attempt is recognised and refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_connectors::Split;
 use highwater_operators::ListStateSnapshot;
+use highwater_protocol::hash::ContentHash;
 use highwater_protocol::head_write::Authority;
 use highwater_protocol::job::{TaskId, TaskSnapshot};
 use highwater_protocol::manifest::{FileEntry, LogObject, StoreParts};
 use highwater_protocol::paths::RelativePath;
 use highwater_protocol::placement::Placement;
-use highwater_protocol::recovery::{Fault, SlotDuty, UnmatchedState};
+use highwater_protocol::recovery::{AttemptReport, Fault, SlotDuty, UnmatchedState};
 use highwater_protocol::sink_slot::MarkerKind;
 use highwater_protocol::stop::{NamedStop, SlotKey};
 use highwater_types::{
@@ -122,6 +123,8 @@ pub struct Deployment {
     pub epoch: Epoch,
     /// The attempt.
     pub attempt: AttemptId,
+    /// The fingerprint of what is executed, parallelism included: [`JobShape::fingerprint`](highwater_protocol::job::JobShape::fingerprint).
+    pub shape: ContentHash,
     /// The lineage.
     pub lineage: Lineage,
     /// The checkpoint that is restored.
@@ -192,6 +195,10 @@ pub enum WorkerCommand {
     Authority(AttemptId, SlotKey, Authority),
     /// *Going back*: the slot gives its output up.
     WriteVoid(AttemptId, SlotKey, CheckpointId),
+    /// A leader of this epoch wants to know what attempt is held for an older one (L4). Answered by [`WorkerEvent::Reported`].
+    Report(Epoch),
+    /// To a fleet: the leader goes on with this attempt, which its workers hold.
+    Adopt(AttemptId),
     /// End the attempt; answered by [`WorkerEvent::Cancelled`].
     Cancel(AttemptId),
     /// End the worker.
@@ -243,11 +250,26 @@ impl FailureReport {
     }
 }
 
+/// What a worker tells a new leader of the attempt that it holds for an older one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttemptNews {
+    /// Its tasks.
+    pub tasks: Vec<AttemptReport>,
+    /// Checkpoints that were begun and of which it heard no end.
+    pub begun: BTreeSet<CheckpointId>,
+    /// Who runs what.
+    pub placement: Placement,
+}
+
 /// A worker to the coordinator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum WorkerEvent {
     /// The attempt waits for workers with enough slots, in words.
     WaitsForSlots(AttemptId, String),
+    /// From a fleet that was asked for reports: whether its workers have slots enough and none of them holds an attempt.
+    AllFree(bool),
+    /// The attempt that the worker holds for an older leader.
+    Reported(AttemptId, Box<AttemptNews>),
     /// The state of the attempt is here, and every length and checksum is right.
     Verified(AttemptId, RestoredBytes),
     /// A file of the checkpoint is missing or damaged: nothing of it was used.

@@ -16,14 +16,18 @@ use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::recovery::Fault;
 use highwater_protocol::stop::SlotKey;
 use highwater_state::Store;
-use highwater_types::{AttemptId, CheckpointId, ErrorKind, JobIdentity, SlotIndex, SubtaskIndex};
+use highwater_types::{
+    AttemptId, CheckpointId, Epoch, ErrorKind, JobIdentity, SlotIndex, SubtaskIndex,
+};
 use tokio::sync::mpsc;
 
 use crate::build::task_id;
 use crate::clock::Clock;
 use crate::files::{AttemptFiles, JobFiles, KeptFiles, Restored, StoredPart, TaskPart};
 use crate::local_dirs::LocalDirs;
-use crate::messages::{Deployment, FailureReport, OperatorSubtask, WorkerCommand, WorkerEvent};
+use crate::messages::{
+    AttemptNews, Deployment, FailureReport, OperatorSubtask, Standing, WorkerCommand, WorkerEvent,
+};
 use crate::sink::driver::SinkEvent;
 use crate::sink::{SinkControl, SinkMailbox};
 use crate::slot::{
@@ -35,6 +39,9 @@ use crate::waker::SlotWaker;
 mod links;
 mod recover;
 mod report;
+mod witness;
+
+use witness::Witness;
 
 /// Events that may wait for the worker's loop. Few come per checkpoint and none per record.
 const INPUT_QUEUE: usize = 4_096;
@@ -261,6 +268,7 @@ struct Attempt {
     stage: Stage,
     parts: BTreeMap<(CheckpointId, TaskId), PartialAck>,
     files: AttemptFiles,
+    witness: Witness,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -344,6 +352,47 @@ impl Worker {
             .filter(|current| current.stage == Stage::Active)
     }
 
+    /// Notes what was seen of an attempt.
+    fn seen(&mut self, attempt: AttemptId, note: impl FnOnce(&mut Witness)) {
+        if let Some(held) = self.held(attempt) {
+            note(&mut held.witness);
+        }
+    }
+
+    /// Tells a new leader of the attempt that is held.
+    fn report(&self, epoch: Epoch) {
+        let Some(held) = &self.current else { return };
+        let attempt = held.deployment.attempt;
+        let Standing::Among(peers) = &held.deployment.standing else {
+            return;
+        };
+        if held.stage != Stage::Active {
+            let ended =
+                FailureReport::of("the worker", ErrorKind::Transient, "the attempt has failed");
+            return self.tell(WorkerEvent::Failed(attempt, Box::new(ended)));
+        }
+        let program = &self.setup.program;
+        let vertices = program.plan().job.vertices().iter();
+        let tasks = vertices.flat_map(|vertex| {
+            let subtasks = (0..vertex.parallelism.0).map(SubtaskIndex);
+            let here =
+                subtasks.filter(|subtask| held.deployment.standing.other_of(*subtask).is_none());
+            here.map(|subtask| task_id(program, vertex, subtask))
+        });
+        let tasks = tasks.map(|task| {
+            let slots = held.mailboxes.keys();
+            let own = slots.filter(|slot| slot_task(program, slot).as_ref() == Some(&task));
+            let own: Vec<_> = own.cloned().collect();
+            held.witness.report(task, own.into_iter(), epoch)
+        });
+        let news = AttemptNews {
+            tasks: tasks.collect(),
+            begun: held.witness.begun(),
+            placement: peers.placement.clone(),
+        };
+        self.tell(WorkerEvent::Reported(attempt, Box::new(news)));
+    }
+
     fn command(&mut self, command: WorkerCommand) {
         match command {
             WorkerCommand::Prepare(deployment) => self.prepare(deployment),
@@ -354,6 +403,7 @@ impl Worker {
                 self.tell_all_sinks(attempt, &SinkControl::Expected);
             }
             WorkerCommand::Trigger(attempt, task, barrier) => {
+                self.seen(attempt, |seen| seen.triggered(&barrier));
                 self.tell_task(
                     attempt,
                     task,
@@ -366,6 +416,8 @@ impl Worker {
                 splits,
                 complete,
             } => {
+                let names = splits.iter().map(|split| split.id.to_string());
+                self.seen(attempt, |seen| seen.assigned(&to, names));
                 let letter: LetterOf = Box::new(move || TaskLetter::Assign {
                     splits: splits.clone(),
                     complete,
@@ -373,6 +425,7 @@ impl Worker {
                 self.tell_task(attempt, to, letter);
             }
             WorkerCommand::Completed(attempt, id) => {
+                self.seen(attempt, |seen| seen.completed(id));
                 self.forget_parts(attempt, id);
                 self.files_completed(attempt, id);
                 self.tell_all(attempt, move || TaskLetter::Completed(id));
@@ -381,12 +434,14 @@ impl Worker {
                 self.tell_sink(attempt, &slot, SinkControl::Commit(id));
             }
             WorkerCommand::Declined(attempt, id) => {
+                self.seen(attempt, |seen| seen.declined(id));
                 self.forget_parts(attempt, id);
                 self.files_declined(attempt, id);
                 self.tell_all(attempt, move || TaskLetter::Aborted(id));
                 self.tell_all_sinks(attempt, &SinkControl::Declined(id));
             }
             WorkerCommand::ResumeSources(attempt) => {
+                self.seen(attempt, Witness::resumed);
                 self.tell_all(attempt, || TaskLetter::Resume);
             }
             WorkerCommand::Authority(attempt, slot, authority) => {
@@ -394,6 +449,10 @@ impl Worker {
             }
             WorkerCommand::WriteVoid(attempt, slot, id) => {
                 self.tell_sink(attempt, &slot, SinkControl::WriteVoid(id));
+            }
+            WorkerCommand::Report(epoch) => self.report(epoch),
+            WorkerCommand::Adopt(_) => {
+                tracing::warn!("told to adopt an attempt, which is for a fleet");
             }
             WorkerCommand::Cancel(attempt) => self.cancel(attempt),
             WorkerCommand::Shutdown => unreachable!("the loop ends at it"),
@@ -455,6 +514,7 @@ impl Worker {
             }
             SlotEventKind::Task(task, TaskEvent::Ended) => {
                 if self.active(attempt).is_some() {
+                    self.seen(attempt, |seen| seen.ended(&task));
                     self.tell(WorkerEvent::InputEnded(attempt, task));
                 }
             }

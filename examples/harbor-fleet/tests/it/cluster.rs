@@ -178,6 +178,11 @@ impl Cluster {
 
     /// Waits for the end of the job, of its workers, and judges the output.
     fn finished(self, workers: Vec<Process>, after: &str) -> Job {
+        self.finished_saying(workers, after).0
+    }
+
+    /// The same, with what the coordinator has said.
+    fn finished_saying(self, workers: Vec<Process>, after: &str) -> (Job, String) {
         let (status, said) = self.coordinator.ended();
         assert!(status.success(), "after {after}: {said}");
         for mut worker in workers {
@@ -188,9 +193,12 @@ impl Cluster {
             );
         }
         self.job.is_exact(after);
-        self.job
+        (self.job, said)
     }
 }
+
+/// What a coordinator says that has taken an attempt over.
+const ADOPTS: &str = "goes on with the attempt that workers hold";
 
 #[test]
 fn run_starts_its_own_workers_and_takes_them_along() {
@@ -230,7 +238,43 @@ fn a_coordinator_ends_at_a_step_and_the_next_one_goes_on_with_the_same_workers()
         let status = cluster.coordinator.process.ended();
         assert_eq!(status.signal(), Some(6), "{step}: {status}");
         cluster.coordinator = Coordinator::start(&cluster.job, &cluster.address, None);
-        cluster.finished(workers, step);
+        let (_job, said) = cluster.finished_saying(workers, step);
+        // Records flowed while it led, or they did not yet.
+        assert_eq!(
+            said.contains(ADOPTS),
+            step.starts_with('P'),
+            "{step}: {said}"
+        );
+    }
+}
+
+#[test]
+fn workers_go_on_without_a_coordinator_for_as_long_as_they_are_told() {
+    let mut cluster = Cluster::start("heap", Some("P9"));
+    let mut command = cluster.job.command("worker", 4);
+    command.args(["--control-address", &cluster.address, "--worker-name", "a"]);
+    command.args(HEARTBEAT).args(["--takeover-timeout", "0s"]);
+    let workers = vec![
+        Process::spawn(command.stderr(Stdio::null())),
+        cluster.worker("b", None),
+    ];
+    assert_eq!(cluster.coordinator.process.ended().signal(), Some(6));
+    cluster.coordinator = Coordinator::start(&cluster.job, &cluster.address, None);
+    let (_job, said) = cluster.finished_saying(workers, "a worker that does not wait");
+    assert!(!said.contains(ADOPTS), "{said}");
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn with_state_on_local_disk_an_attempt_is_taken_over() {
+    for step in ["P7:2", "P9:3"] {
+        let mut cluster = Cluster::start("rocksdb", Some(step));
+        let workers = vec![cluster.worker("a", None), cluster.worker("b", None)];
+        let status = cluster.coordinator.process.ended();
+        assert_eq!(status.signal(), Some(6), "{step}: {status}");
+        cluster.coordinator = Coordinator::start(&cluster.job, &cluster.address, None);
+        let (_job, said) = cluster.finished_saying(workers, step);
+        assert!(said.contains(ADOPTS), "{step}: {said}");
     }
 }
 
@@ -267,7 +311,12 @@ fn a_coordinator_that_stands_by_leads_after_the_leader_has_ended_at_a_step() {
         let workers = vec![cluster.worker("a", None), cluster.worker("b", None)];
         let (status, said) = std::mem::replace(&mut cluster.coordinator, second).ended();
         assert_eq!(status.signal(), Some(6), "{step}: {said}");
-        cluster.finished(workers, step);
+        let (_job, said) = cluster.finished_saying(workers, step);
+        assert_eq!(
+            said.contains(ADOPTS),
+            step.starts_with('P'),
+            "{step}: {said}"
+        );
     }
 }
 

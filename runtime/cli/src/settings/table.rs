@@ -331,6 +331,12 @@ pub const SETTINGS: &[Setting] = &[
         "A worker or coordinator that says nothing for so long is given up; one whose process ends is noticed at once. The same for all of a job.",
     ),
     run(
+        "takeover.timeout",
+        Kind::span(0, DAY),
+        Preset::Value("1m"),
+        "A `worker` whose coordinator is gone goes on with its records for so long, until another leads; 0s = it ends the attempt at once.",
+    ),
+    run(
         "log.format",
         Kind::Choice(&["text", "json"]),
         Preset::Value("text"),

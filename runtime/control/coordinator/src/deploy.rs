@@ -108,6 +108,7 @@ pub fn deployment(input: &DeployInput<'_>) -> Result<Deployment, DeployError> {
     Ok(Deployment {
         epoch: head.epoch,
         attempt: input.attempt,
+        shape: shape.fingerprint(),
         lineage: head.lineage,
         restored: manifest.id,
         history: if is_first {

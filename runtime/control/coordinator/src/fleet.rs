@@ -5,7 +5,8 @@
 //!
 //! The rules: an attempt runs on the workers that were there when it was placed, and a worker that is lost ends it; nothing is
 //! waited for from a worker that is lost, because whatever it still does is fenced by its attempt and by its sessions (rules L2, S2
-//! of the sink protocol); without enough slots nothing is deployed, and it is said what is missing.
+//! of the sink protocol); without enough slots nothing is deployed, and it is said what is missing. A worker that holds an attempt for an
+//! older leader gets nothing else to do before that attempt is adopted or has ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +22,9 @@ use highwater_worker::{
 use crate::run::attempt_of;
 
 pub mod driver;
+mod older;
+
+use older::Older;
 
 /// A worker that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +33,17 @@ pub struct Member {
     pub offer: WorkerOffer,
     /// Where its data plane listens.
     pub address: String,
+    /// The attempt that it holds for an older leader.
+    pub holds: Option<HeldPart>,
+}
+
+/// A worker's part of an attempt that it holds for an older leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldPart {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// The number that the worker has in it.
+    pub worker: WorkerIndex,
 }
 
 /// What is shown of a worker.
@@ -83,6 +98,7 @@ pub struct Fleet {
     /// The name of the worker that had each share last.
     before: Vec<String>,
     held: Option<Held>,
+    older: Older,
 }
 
 /// The attempt that the fleet holds.
@@ -123,6 +139,7 @@ impl Fleet {
             members: BTreeMap::new(),
             before: Vec::new(),
             held: None,
+            older: Older::Open,
         }
     }
 
@@ -157,7 +174,28 @@ impl Fleet {
     }
 
     fn joined(&mut self, worker: WorkerIndex, member: Member) -> Vec<FleetOutput> {
+        let holds = member.holds;
         self.members.insert(worker, member);
+        match (holds, &self.older) {
+            (Some(part), Older::Asked(epoch, _)) if part.worker == worker => {
+                let mut outputs = vec![FleetOutput::Send(worker, WorkerCommand::Report(*epoch))];
+                outputs.extend(self.all_free());
+                outputs
+            }
+            (Some(part), Older::Over | Older::Asked(..)) => {
+                vec![FleetOutput::Send(
+                    worker,
+                    WorkerCommand::Cancel(part.attempt),
+                )]
+            }
+            (Some(_), Older::Open) => Vec::new(),
+            (None, Older::Asked(..)) => self.all_free().into_iter().collect(),
+            (None, _) => self.place_waiting(),
+        }
+    }
+
+    /// Places what waits for slots, if there are enough now.
+    fn place_waiting(&mut self) -> Vec<FleetOutput> {
         match self.held.take() {
             Some(Held::Waiting(deployment, pass)) => self.place(deployment, pass),
             held => {
@@ -167,13 +205,23 @@ impl Fleet {
         }
     }
 
+    /// What free workers offer.
+    fn offers(&self) -> BTreeMap<WorkerIndex, WorkerOffer> {
+        let free = self
+            .members
+            .iter()
+            .filter(|(_, member)| member.holds.is_none());
+        free.map(|(worker, member)| (*worker, member.offer.clone()))
+            .collect()
+    }
+
     fn left(&mut self, worker: WorkerIndex, reason: &str) -> Vec<FleetOutput> {
         let Some(member) = self.members.remove(&worker) else {
             return Vec::new();
         };
         let name = &member.offer.name;
         let Some(Held::Placed(placed)) = &mut self.held else {
-            return Vec::new();
+            return self.all_free().into_iter().collect();
         };
         if !placed.on.remove(&worker) {
             return Vec::new();
@@ -182,15 +230,7 @@ impl Fleet {
         match placed.stage {
             Stage::Active => {
                 placed.stage = Stage::Failed;
-                let message = format!("the worker was lost: {reason}");
-                let report = FailureReport {
-                    worker: Some(named(worker, name)),
-                    ..FailureReport::of("a worker", ErrorKind::Transient, message)
-                };
-                vec![FleetOutput::Tell(WorkerEvent::Failed(
-                    attempt,
-                    Box::new(report),
-                ))]
+                vec![lost(attempt, reason, Some(named(worker, name)))]
             }
             Stage::Failed => Vec::new(),
             Stage::Cancelling => self.cancelled(),
@@ -199,7 +239,13 @@ impl Fleet {
 
     fn command(&mut self, command: WorkerCommand, pass: Nonce) -> Vec<FleetOutput> {
         match command {
-            WorkerCommand::Prepare(deployment) => self.place(deployment, pass),
+            WorkerCommand::Prepare(deployment) => {
+                let mut outputs = self.end_older(None);
+                outputs.extend(self.place(deployment, pass));
+                outputs
+            }
+            WorkerCommand::Report(epoch) => self.ask(epoch),
+            WorkerCommand::Adopt(attempt) => self.adopt(attempt),
             WorkerCommand::Cancel(attempt) => self.cancel(attempt),
             WorkerCommand::Shutdown => {
                 let members = self.members.keys();
@@ -283,9 +329,7 @@ impl Fleet {
 
     fn place(&mut self, deployment: Box<Deployment>, pass: Nonce) -> Vec<FleetOutput> {
         let attempt = deployment.attempt;
-        let members = self.members.iter();
-        let offers = members.map(|(worker, member)| (*worker, member.offer.clone()));
-        let placed = Placement::over(self.shape.shares, &offers.collect(), &self.before);
+        let placed = Placement::over(self.shape.shares, &self.offers(), &self.before);
         let placement = match placed {
             Ok(placement) => placement,
             Err(missing) => {
@@ -356,10 +400,12 @@ impl Fleet {
     }
 
     fn said(&mut self, worker: WorkerIndex, event: WorkerEvent) -> Vec<FleetOutput> {
-        let name = self
-            .members
-            .get(&worker)
-            .map(|member| member.offer.name.clone());
+        let member = self.members.get(&worker);
+        let holds = member.and_then(|member| member.holds);
+        if holds.is_some_and(|part| part.attempt == attempt_of(&event)) {
+            return self.said_of_older(worker, event);
+        }
+        let name = member.map(|member| member.offer.name.clone());
         let Some(Held::Placed(placed)) = &mut self.held else {
             return Vec::new();
         };
@@ -418,6 +464,16 @@ impl Placed {
             }
         }
     }
+}
+
+/// An attempt has failed because a worker of it is not there any more.
+fn lost(attempt: AttemptId, reason: &str, worker: Option<String>) -> FleetOutput {
+    let message = format!("the worker was lost: {reason}");
+    let report = FailureReport {
+        worker,
+        ..FailureReport::of("a worker", ErrorKind::Transient, message)
+    };
+    FleetOutput::Tell(WorkerEvent::Failed(attempt, Box::new(report)))
 }
 
 /// A worker, as people are told of it.

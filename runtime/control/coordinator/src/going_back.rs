@@ -411,6 +411,7 @@ impl Detour<'_> {
         let deployment = Deployment {
             epoch: head.epoch,
             attempt,
+            shape: self.shape.fingerprint(),
             lineage: head.lineage,
             restored: head.checkpoint(),
             history: History::Restored,

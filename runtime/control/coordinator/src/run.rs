@@ -38,9 +38,11 @@ mod checkpoints;
 mod detour;
 mod requests;
 mod splits;
+mod takeover;
 mod worker;
 
 use detour::{Lead, NotBegun, StartParts, lead};
+use takeover::TakingOver;
 
 /// How often the machines look at the time.
 const TICK: Duration = Duration::from_millis(20);
@@ -75,6 +77,8 @@ enum Done {
     Head(HeadWriteEvent),
     Manifest(CheckpointId, Result<(), StoreError>),
     SourcesOpen(Box<Result<OpenSources, JobFailure>>),
+    /// The same for an attempt that is adopted.
+    ToAdopt(Box<Result<OpenSources, JobFailure>>),
     Freed(AttemptId, SlotKey),
     /// The attempt cannot go on.
     Lost(AttemptId, JobFailure),
@@ -115,6 +119,9 @@ struct Coordinator {
     machine: CheckpointCoordinator,
     attempt: Option<Attempt>,
     last_attempt: AttemptId,
+    /// Below the attempts of this leader.
+    first_attempt: AttemptId,
+    taking_over: Option<TakingOver>,
     restart: RestartDelay,
     restart_at_ms: Option<u64>,
     opening: Opening,
@@ -200,7 +207,7 @@ async fn run(
     };
     let (done, mut finished) = mpsc::channel(QUEUE);
     let mut coordinator = Coordinator::new(setup, store, lead, (status, done));
-    coordinator.begin_attempt();
+    coordinator.take_over();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while coordinator.end.is_none() {
@@ -256,6 +263,8 @@ impl Coordinator {
             machine,
             attempt: None,
             last_attempt: lead.last_attempt,
+            first_attempt: lead.last_attempt,
+            taking_over: None,
             restart,
             restart_at_ms: None,
             opening: Opening::No,
@@ -316,6 +325,7 @@ impl Coordinator {
         if self.restart_at_ms.is_some_and(|at| at <= self.now_ms()) {
             self.begin_attempt();
         }
+        self.look_at_takeover();
         self.discover_again();
         self.look_at_head();
         self.give_up_cancelling();
@@ -335,6 +345,7 @@ impl Coordinator {
                 self.step(now, CheckpointEvent::ManifestFailed { id });
             }
             Done::SourcesOpen(opened) => self.sources_open(*opened),
+            Done::ToAdopt(opened) => self.adopt(*opened),
             Done::Freed(attempt, slot) => {
                 if self.is_current(attempt) {
                     self.region(RegionEvent::Freed(slot));
@@ -346,7 +357,7 @@ impl Coordinator {
                     self.cancel(After::of(failure));
                 }
             }
-            Done::Deposed(by) => self.cancel(After::Fail(deposed(by))),
+            Done::Deposed(by) => self.leave(Err(deposed(by))),
             Done::Looked => self.look_at_ms = now + LOOK_EVERY_MS,
             Done::Stopped(attempt, failure) => {
                 if self.is_current(attempt) {
@@ -449,6 +460,7 @@ impl Coordinator {
 pub(crate) fn attempt_of(event: &WorkerEvent) -> AttemptId {
     match event {
         WorkerEvent::WaitsForSlots(attempt, _)
+        | WorkerEvent::Reported(attempt, _)
         | WorkerEvent::Verified(attempt, _)
         | WorkerEvent::Damaged(attempt, ..)
         | WorkerEvent::Opened(attempt)
@@ -464,5 +476,7 @@ pub(crate) fn attempt_of(event: &WorkerEvent) -> AttemptId {
         | WorkerEvent::Stop(attempt, _)
         | WorkerEvent::Cancelling(attempt, _)
         | WorkerEvent::Cancelled(attempt) => *attempt,
+        // Of none.
+        WorkerEvent::AllFree(_) => AttemptId(0),
     }
 }

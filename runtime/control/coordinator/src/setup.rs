@@ -1,6 +1,7 @@
 //! What a coordinator is started with, and what the starter holds afterwards.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use highwater_api::JobProgram;
 use highwater_protocol::recovery::StartWish;
@@ -43,6 +44,8 @@ pub struct CoordinatorSetup {
     pub worker: Workers,
     /// What they tell.
     pub events: mpsc::Receiver<WorkerEvent>,
+    /// How long a new leader waits for workers that hold an attempt for an older one; `None` = workers do not outlive their coordinator.
+    pub outlived_max: Option<Duration>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// 128 random bits that no other process has.

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use highwater_coordinator::fleet::HeldPart;
 use highwater_tls::Wire;
 use highwater_types::WorkerIndex;
 use highwater_worker::{FigureBoard, WorkerCommand, WorkerEvent};
@@ -18,7 +19,9 @@ use tonic::transport::Endpoint;
 use crate::identity::Identity;
 use crate::message::{MESSAGE_BYTES_MAX, decode, encode};
 use crate::proto::control_client::ControlClient;
-use crate::proto::{Alive, FromCoordinator, FromWorker, Register, from_coordinator, from_worker};
+use crate::proto::{
+    Alive, FromCoordinator, FromWorker, Held, Register, from_coordinator, from_worker,
+};
 use crate::server::ConnectionSettings;
 
 /// Messages that may wait to be sent.
@@ -37,6 +40,8 @@ pub struct Registration {
     pub slots: u32,
     /// Where its data plane listens: host and port.
     pub data_address: String,
+    /// The attempt that it holds for a coordinator that is gone.
+    pub held: Option<HeldPart>,
 }
 
 /// Why a connection ended or did not begin.
@@ -74,6 +79,15 @@ pub enum ConnectionEnd {
         /// What happened.
         reason: String,
     },
+}
+
+/// What passes through a connection.
+#[derive(Clone, Debug)]
+pub enum Passing<'a> {
+    /// A command of the coordinator, for the worker.
+    Command(WorkerCommand),
+    /// What the worker tells, on its way.
+    Event(&'a WorkerEvent),
 }
 
 /// A connection that was welcomed.
@@ -160,13 +174,13 @@ impl WorkerConnection {
         self.worker
     }
 
-    /// Passes events up and commands down until the connection ends. `take` takes a command; it must not wait.
+    /// Passes events up and commands down until the connection ends. `take` takes a command and sees each event; it must not wait.
     ///
-    /// Events that could not be sent any more are lost with the connection, as the attempt is that they speak of.
+    /// Events that could not be sent any more are lost with the connection: the next coordinator asks for what of them still matters.
     pub async fn run(
         mut self,
         (events, figures): (&mut mpsc::Receiver<WorkerEvent>, &FigureBoard),
-        mut take: impl FnMut(WorkerCommand),
+        mut take: impl FnMut(Passing<'_>),
     ) -> ConnectionEnd {
         let mut ticks = interval(self.settings.alive_every);
         let mut heard = Instant::now();
@@ -176,12 +190,13 @@ impl WorkerConnection {
                 said = timeout_at(heard + self.settings.silent_max, self.incoming.message()) => {
                     heard = Instant::now();
                     match self.said(said) {
-                        Ok(Some(command)) => take(command),
+                        Ok(Some(command)) => take(Passing::Command(command)),
                         Ok(None) => {}
                         Err(reason) => break reason,
                     }
                 }
                 Some(event) = events.recv() => {
+                    take(Passing::Event(&event));
                     let event = from_worker::What::Event(encode(&event));
                     if self.send(event).await.is_err() {
                         break "nothing can be sent any more".to_owned();
@@ -246,6 +261,10 @@ fn register(registration: Registration) -> Register {
         name: registration.name,
         slots: registration.slots,
         data_address: registration.data_address,
+        held: registration.held.map(|part| Held {
+            attempt: part.attempt.0,
+            worker: part.worker.0,
+        }),
     }
 }
 

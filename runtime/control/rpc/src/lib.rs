@@ -23,6 +23,6 @@ mod proto {
     tonic::include_proto!("highwater.control.v1");
 }
 
-pub use client::{ConnectionEnd, Registration, WorkerConnection};
+pub use client::{ConnectionEnd, Passing, Registration, WorkerConnection};
 pub use identity::{Identity, Mismatch};
 pub use server::{ConnectionSettings, ControlServer};

@@ -127,6 +127,7 @@ mod tests {
         same(&WorkerCommand::Prepare(Box::new(Deployment {
             epoch: Epoch(1),
             attempt: AttemptId(5),
+            shape: ContentHash(1),
             lineage: Lineage(u128::MAX),
             restored: id(),
             history: History::Restored,

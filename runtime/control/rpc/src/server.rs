@@ -7,11 +7,11 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
-use highwater_coordinator::fleet::Member;
 use highwater_coordinator::fleet::driver::{FleetHandle, WorkerLink};
+use highwater_coordinator::fleet::{HeldPart, Member};
 use highwater_protocol::placement::WorkerOffer;
 use highwater_tls::Wire;
-use highwater_types::WorkerIndex;
+use highwater_types::{AttemptId, WorkerIndex};
 use highwater_worker::{FigureBoard, WorkerCommand, WorkerEvent};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -220,6 +220,10 @@ impl Connections {
                 slots: registered.slots,
             },
             address: registered.data_address,
+            holds: registered.held.map(|held| HeldPart {
+                attempt: AttemptId(held.attempt),
+                worker: WorkerIndex(held.worker),
+            }),
         };
         let (joins, link) = (fleet.clone(), ConnectionLink(to_worker.clone()));
         // The welcome must be the first message, so it is sent before the fleet may send a command.

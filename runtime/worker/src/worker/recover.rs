@@ -19,6 +19,7 @@ use crate::sink::driver::{DriverParts, SlotStart};
 use crate::sink::{SinkControl, SinkMailbox, spawn};
 use crate::slot::{SlotLetter, error_chain};
 
+use super::witness::Witness;
 use super::{Attempt, Stage, Worker, WorkerInput, sink_failure, slot_failure};
 
 impl Worker {
@@ -44,6 +45,7 @@ impl Worker {
         self.board.clear();
         let files = AttemptFiles::start(deployment.restored, BTreeMap::new());
         self.current = Some(Attempt {
+            witness: Witness::of(&deployment),
             deployment,
             states: BTreeMap::new(),
             mailboxes: Arc::default(),
@@ -303,7 +305,8 @@ impl Worker {
     /// Lets records flow: sink slots first, then the tasks (R7).
     pub(super) fn release(&mut self, attempt: AttemptId) {
         self.tell_all_sinks(attempt, &SinkControl::Released);
-        if self.active(attempt).is_some() {
+        if let Some(held) = self.active(attempt) {
+            held.witness.released();
             self.slots
                 .iter()
                 .for_each(|slot| slot.send(SlotLetter::Run(attempt)));

@@ -144,6 +144,7 @@ impl Worker {
                     .entry(slot.sink.clone())
                     .or_default();
                 *seen = (*seen).max(marker_offset);
+                held.witness.held(&slot, id);
                 part.slots.outputs.insert(slot, output);
                 self.ack(&task, attempt, id);
             }
@@ -157,7 +158,10 @@ impl Worker {
                     reason,
                 });
             }
-            SinkEvent::Confirmed(id) => self.tell(WorkerEvent::SlotConfirmed(attempt, slot, id)),
+            SinkEvent::Confirmed(id) => {
+                self.seen(attempt, |seen| seen.confirmed(&slot, id));
+                self.tell(WorkerEvent::SlotConfirmed(attempt, slot, id));
+            }
             SinkEvent::Voided(id) => self.tell(WorkerEvent::SlotVoided(attempt, slot, id)),
             SinkEvent::Examined(id, found) => {
                 self.tell(WorkerEvent::SlotExamined(attempt, slot, id, found));
@@ -208,6 +212,7 @@ impl Worker {
         snapshot.outputs = part.slots.outputs;
         snapshot.marker_offsets = part.slots.marker_offsets;
         let snapshot = Box::new(snapshot);
+        held.witness.acked(task, id);
         (self.setup.stop)(Step::P6);
         self.tell(WorkerEvent::Acked {
             task: task.clone(),

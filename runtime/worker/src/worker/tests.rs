@@ -12,6 +12,7 @@ use highwater_connectors::{
 use highwater_graph::PlanDefaults;
 use highwater_graph::check::Checkpoints;
 use highwater_operators::{KeyedPart, OperatorSnapshot};
+use highwater_protocol::hash::ContentHash;
 use highwater_protocol::paths::JobPaths;
 use highwater_protocol::recovery::SlotDuty;
 use highwater_protocol::sink_slot::Purpose;
@@ -187,6 +188,7 @@ fn deployment() -> Box<Deployment> {
     Box::new(Deployment {
         epoch: Epoch(1),
         attempt: ATTEMPT,
+        shape: ContentHash(1),
         lineage: Lineage(1),
         restored: id(0),
         history: History::FirstStart,

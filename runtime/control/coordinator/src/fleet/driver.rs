@@ -170,7 +170,7 @@ const fn may_show(input: &FleetInput) -> bool {
         FleetInput::Joined(..) | FleetInput::Left(..) => true,
         FleetInput::Command(command) => matches!(
             command,
-            WorkerCommand::Prepare(_) | WorkerCommand::Cancel(_)
+            WorkerCommand::Prepare(_) | WorkerCommand::Adopt(_) | WorkerCommand::Cancel(_)
         ),
         FleetInput::Said(_, event) => matches!(event, WorkerEvent::Cancelled(_)),
     }
@@ -184,8 +184,11 @@ impl Driver {
             greet,
             number,
         } = joining;
-        let worker = self.next;
-        self.next = worker.next();
+        // Who holds an attempt for an older leader keeps the number that it has in it, if that is free.
+        let kept = member.holds.map(|part| part.worker);
+        let kept = kept.filter(|worker| !self.links.contains_key(worker));
+        let worker = kept.unwrap_or(self.next);
+        self.next = self.next.max(worker.next());
         let (name, slots) = (&member.offer.name, member.offer.slots);
         // Its number goes out before anything else may, and before the fleet knows it.
         if !greet(worker) || number.send(worker).is_err() {

@@ -1,10 +1,11 @@
 //! The fleet as a machine: what goes to whom, and what is told of it.
 
+use highwater_protocol::hash::ContentHash;
 use highwater_protocol::job::TaskId;
 use highwater_protocol::recovery::{SlotDuty, UnmatchedState};
 use highwater_protocol::sink_slot::Purpose;
 use highwater_types::{CheckpointId, Epoch, Lineage};
-use highwater_worker::{History, OperatorSubtask, RestoredState};
+use highwater_worker::{AttemptNews, History, OperatorSubtask, RestoredState};
 
 use super::*;
 
@@ -33,6 +34,7 @@ fn deployment() -> Box<Deployment> {
     Box::new(Deployment {
         epoch: Epoch(1),
         attempt: ATTEMPT,
+        shape: ContentHash(1),
         lineage: Lineage(1),
         restored: id(),
         history: History::Restored,
@@ -53,6 +55,7 @@ fn member(name: &str, slots: u32) -> Member {
             slots,
         },
         address: format!("{name}:1"),
+        holds: None,
     }
 }
 
@@ -349,4 +352,171 @@ fn events_of_another_attempt_or_of_no_worker_are_dropped() {
     let other = WorkerEvent::Opened(AttemptId(3));
     assert!(said(&mut fleet, 0, other).is_empty());
     assert!(said(&mut fleet, 9, WorkerEvent::Opened(ATTEMPT)).is_empty());
+}
+
+/// A worker comes that holds the attempt for an older leader, in which it has the number `was`.
+fn comes_holding(fleet: &mut Fleet, worker: u32, was: u32) -> Vec<FleetOutput> {
+    let holds = Some(HeldPart {
+        attempt: ATTEMPT,
+        worker: WorkerIndex(was),
+    });
+    let member = Member {
+        holds,
+        ..member(&format!("w{worker}"), 2)
+    };
+    fleet.step(FleetInput::Joined(WorkerIndex(worker), member), PASS)
+}
+
+/// What a worker reports: the placement is that of two workers with two slots each.
+fn reported() -> WorkerEvent {
+    let placement = deployed().placed(ATTEMPT).unwrap().placement.clone();
+    let news = AttemptNews {
+        tasks: Vec::new(),
+        begun: BTreeSet::new(),
+        placement,
+    };
+    WorkerEvent::Reported(ATTEMPT, Box::new(news))
+}
+
+/// Two workers hold the attempt for an older leader, and have reported.
+fn asked() -> Fleet {
+    let mut fleet = fleet();
+    assert!(comes_holding(&mut fleet, 0, 0).is_empty());
+    let outputs = told(&mut fleet, WorkerCommand::Report(Epoch(2)));
+    assert!(matches!(
+        outputs[..],
+        [
+            FleetOutput::Send(WorkerIndex(0), WorkerCommand::Report(Epoch(2))),
+            FleetOutput::Tell(WorkerEvent::AllFree(false))
+        ]
+    ));
+    let outputs = comes_holding(&mut fleet, 1, 1);
+    assert!(matches!(
+        outputs[0],
+        FleetOutput::Send(WorkerIndex(1), WorkerCommand::Report(Epoch(2)))
+    ));
+    for worker in [0, 1] {
+        let outputs = said(&mut fleet, worker, reported());
+        assert!(matches!(
+            heard(&outputs)[..],
+            [WorkerEvent::Reported(ATTEMPT, _)]
+        ));
+    }
+    fleet
+}
+
+#[test]
+fn an_attempt_that_is_adopted_is_commanded_as_one_that_was_placed() {
+    let mut fleet = asked();
+    assert!(told(&mut fleet, WorkerCommand::Adopt(ATTEMPT)).is_empty());
+    let outputs = told(&mut fleet, WorkerCommand::Completed(ATTEMPT, id()));
+    assert_eq!(sent(&outputs).len(), 2);
+    let outputs = said(&mut fleet, 1, WorkerEvent::RequestCheckpoint(ATTEMPT));
+    assert_eq!(heard(&outputs).len(), 1);
+    let outputs = left(&mut fleet, 1);
+    assert!(matches!(
+        heard(&outputs)[..],
+        [WorkerEvent::Failed(ATTEMPT, _)]
+    ));
+}
+
+#[test]
+fn what_happens_between_report_and_decision_is_told() {
+    let mut fleet = asked();
+    let task = TaskId {
+        vertex: uid("count"),
+        subtask: SubtaskIndex(0),
+    };
+    let outputs = said(&mut fleet, 0, WorkerEvent::InputEnded(ATTEMPT, task));
+    assert!(matches!(
+        heard(&outputs)[..],
+        [WorkerEvent::InputEnded(ATTEMPT, _)]
+    ));
+}
+
+#[test]
+fn a_worker_that_left_before_its_attempt_was_adopted_fails_it() {
+    let mut fleet = asked();
+    left(&mut fleet, 1);
+    let outputs = told(&mut fleet, WorkerCommand::Adopt(ATTEMPT));
+    assert!(matches!(
+        heard(&outputs)[..],
+        [WorkerEvent::Failed(ATTEMPT, _)]
+    ));
+    let outputs = told(&mut fleet, WorkerCommand::Cancel(ATTEMPT));
+    assert!(matches!(sent(&outputs)[..], [(0, _)]), "{outputs:?}");
+    let outputs = said(&mut fleet, 0, WorkerEvent::Cancelled(ATTEMPT));
+    assert!(matches!(
+        heard(&outputs)[..],
+        [WorkerEvent::Cancelled(ATTEMPT)]
+    ));
+}
+
+#[test]
+fn an_attempt_that_nobody_reported_is_not_adopted() {
+    let mut fleet = fleet();
+    told(&mut fleet, WorkerCommand::Report(Epoch(2)));
+    let outputs = told(&mut fleet, WorkerCommand::Adopt(ATTEMPT));
+    assert!(matches!(
+        heard(&outputs)[..],
+        [WorkerEvent::Failed(ATTEMPT, _)]
+    ));
+}
+
+#[test]
+fn workers_that_hold_an_attempt_get_the_next_one_once_theirs_has_ended() {
+    let mut fleet = asked();
+    let next = AttemptId(9);
+    let deployment = Box::new(Deployment {
+        attempt: next,
+        ..*deployment()
+    });
+    let outputs = told(&mut fleet, WorkerCommand::Prepare(deployment));
+    let ended = outputs
+        .iter()
+        .filter(|one| matches!(one, FleetOutput::Send(_, WorkerCommand::Cancel(ATTEMPT))));
+    assert_eq!(ended.count(), 2);
+    assert!(matches!(
+        heard(&outputs)[..],
+        [WorkerEvent::WaitsForSlots(..)]
+    ));
+    let outputs = said(&mut fleet, 0, WorkerEvent::Cancelled(ATTEMPT));
+    assert!(sent_none(&outputs), "{outputs:?}");
+    let outputs = said(&mut fleet, 1, WorkerEvent::Cancelled(ATTEMPT));
+    assert_eq!(sent(&outputs).len(), 2);
+    // One that comes late with the old attempt ends it, and is free then.
+    let outputs = comes_holding(&mut fleet, 5, 0);
+    assert!(matches!(
+        sent(&outputs)[..],
+        [(5, WorkerCommand::Cancel(ATTEMPT))]
+    ));
+}
+
+fn sent_none(outputs: &[FleetOutput]) -> bool {
+    let mut outputs = outputs.iter();
+    outputs.all(|output| matches!(output, FleetOutput::Tell(_)))
+}
+
+#[test]
+fn a_worker_whose_number_another_has_cannot_be_adopted() {
+    let mut fleet = fleet();
+    told(&mut fleet, WorkerCommand::Report(Epoch(2)));
+    let outputs = comes_holding(&mut fleet, 3, 0);
+    assert!(matches!(
+        sent(&outputs)[..],
+        [(3, WorkerCommand::Cancel(ATTEMPT))]
+    ));
+}
+
+#[test]
+fn a_leader_hears_when_all_are_free_and_enough() {
+    let mut fleet = fleet();
+    let outputs = told(&mut fleet, WorkerCommand::Report(Epoch(2)));
+    assert!(matches!(heard(&outputs)[..], [WorkerEvent::AllFree(false)]));
+    let outputs = joined(&mut fleet, 0, 4);
+    assert!(matches!(heard(&outputs)[..], [WorkerEvent::AllFree(true)]));
+    let outputs = comes_holding(&mut fleet, 1, 1);
+    assert!(matches!(heard(&outputs)[..], [WorkerEvent::AllFree(false)]));
+    let outputs = left(&mut fleet, 1);
+    assert!(matches!(heard(&outputs)[..], [WorkerEvent::AllFree(true)]));
 }

@@ -8,13 +8,13 @@ use highwater_protocol::checkpoint::CheckpointEvent;
 use highwater_protocol::recovery::{Fault, RegionEffect, RegionEvent, RegionRecovery};
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::SlotKey;
-use highwater_types::{ErrorKind, Parallelism, SubtaskIndex};
+use highwater_types::{AttemptId, ErrorKind, Parallelism, SubtaskIndex};
 use highwater_worker::{FailureReport, WorkerCommand};
 use tokio::task::JoinError;
 
 use crate::attempt::{After, Attempt, AttemptRim, AttemptStage, Confirming};
 use crate::deploy::{DeployInput, deployment};
-use crate::setup::JobFailure;
+use crate::setup::{JobFailure, JobOutcome};
 use crate::sources::{OpenSources, open_from};
 use crate::start::{failed, failure, target_failed};
 use crate::status::{JobPhase, WaitBoard, describe};
@@ -65,7 +65,7 @@ impl Coordinator {
                 "all input was read before and nothing is left: what is bounded ends where it ended when the job first began; `--fresh` begins again"
             );
         }
-        self.last_attempt = self.last_attempt.next();
+        self.last_attempt = self.next_attempt();
         let alive = BTreeSet::new();
         let (region, effects) =
             RegionRecovery::start(&settled.head, &self.manifest, &self.shape, &alive);
@@ -247,6 +247,11 @@ impl Coordinator {
         let id = attempt.id;
         (self.setup.stop)(Step::R7);
         self.send(WorkerCommand::Run(id));
+        self.tasks_run(id);
+    }
+
+    /// The tasks of the attempt run: checkpoints may begin.
+    pub(super) fn tasks_run(&mut self, id: AttemptId) {
         let attempts = self
             .shape
             .tasks
@@ -287,6 +292,18 @@ impl Coordinator {
         let effects = self.machine.step(now, CheckpointEvent::TasksLost);
         self.send(WorkerCommand::Cancel(id));
         self.perform(effects);
+    }
+
+    /// Ends this leadership and leaves the attempt to the next leader, where workers outlive their coordinator; else ends it too.
+    pub(super) fn leave(&mut self, end: Result<JobOutcome, JobFailure>) {
+        if self.setup.outlived_max.is_some() {
+            self.end = Some(end);
+            return;
+        }
+        self.cancel(match end {
+            Ok(outcome) => After::End(outcome),
+            Err(failure) => After::Fail(failure),
+        });
     }
 
     pub(super) fn follow(&mut self, after: After) {

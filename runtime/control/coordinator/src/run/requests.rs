@@ -6,7 +6,7 @@ use highwater_storage::ObjectPath;
 use highwater_types::{BarrierKind, Classified};
 use highwater_worker::slot::error_chain;
 
-use crate::attempt::{After, Attempt, AttemptStage};
+use crate::attempt::{Attempt, AttemptStage};
 use crate::request::{JobRequest, RequestAnswer, RequestRefused, StopMode, reply};
 use crate::setup::JobOutcome;
 use crate::status::JobPhase;
@@ -43,7 +43,7 @@ impl Coordinator {
                 };
                 (savepoint, kind, answer)
             }
-            JobRequest::Cancel => return self.cancel(After::End(JobOutcome::Cancelled)),
+            JobRequest::Cancel => return self.leave(Ok(JobOutcome::Cancelled)),
         };
         let place = match savepoint.as_deref().map(|name| self.check_name(name)) {
             Some(Err(refused)) => return reply(answer, Err(refused)),

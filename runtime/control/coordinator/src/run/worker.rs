@@ -8,7 +8,7 @@ use highwater_protocol::stop::{NamedStop, SlotKey};
 use highwater_types::{AttemptId, Classified, ErrorKind};
 use highwater_worker::{FailureReport, WorkerEvent};
 
-use crate::attempt::{After, AttemptStage};
+use crate::attempt::{After, Attempt, AttemptStage};
 use crate::restart::Verdict;
 use crate::start::{failed, failure};
 use crate::status::{PastFailure, WaitBoard, describe};
@@ -74,17 +74,11 @@ impl Coordinator {
     }
 
     pub(super) fn worker_event(&mut self, event: WorkerEvent) {
+        if self.taking_over.is_some() {
+            return self.told_before(event);
+        }
         if let WorkerEvent::Cancelled(attempt) = event {
-            if self
-                .attempt
-                .as_ref()
-                .is_some_and(|current| current.id == attempt)
-                && let Some(ended) = self.attempt.take()
-            {
-                WaitBoard::new(self.status.clone()).goes_on();
-                self.follow(ended.after);
-            }
-            return;
+            return self.cancelled(attempt);
         }
         if let WorkerEvent::Cancelling(attempt, waits_for) = event {
             return self.cancelling(attempt, waits_for);
@@ -143,6 +137,15 @@ impl Coordinator {
                 self.step(now, CheckpointEvent::InputEnded { task, attempt });
             }
             other => self.slot_or_failure(now, other),
+        }
+    }
+
+    /// Nothing of the attempt runs any more.
+    fn cancelled(&mut self, attempt: AttemptId) {
+        let is_held = |held: &mut Attempt| held.id == attempt;
+        if let Some(ended) = self.attempt.take_if(is_held) {
+            WaitBoard::new(self.status.clone()).goes_on();
+            self.follow(ended.after);
         }
     }
 

@@ -2,12 +2,12 @@
 //! attempts, with workers that die, and with one that is given up and works on.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use highwater_api::JobProgram;
-use highwater_coordinator::fleet::Member;
 use highwater_coordinator::fleet::driver::{FleetHandle, WorkerLink, start as start_fleet};
+use highwater_coordinator::fleet::{HeldPart, Member};
 use highwater_coordinator::shape::fleet_shape;
 use highwater_coordinator::{CoordinatorHandle, CoordinatorSetup, JobOutcome, JobPhase, Workers};
 use highwater_network::{DataPlane, LinkSettings};
@@ -46,34 +46,53 @@ struct Cluster {
     fleet: FleetHandle,
     seed: u128,
     /// Held as long as the test: the threads of a worker end with its last handle, or with the command to.
-    workers: Vec<(WorkerIndex, Arc<WorkerHandle>)>,
+    workers: Vec<Crew>,
+}
+
+/// A worker of this process.
+struct Crew {
+    number: WorkerIndex,
+    worker: Arc<WorkerHandle>,
+    member: Member,
+    /// Whom it speaks to, and under which number.
+    ear: Arc<Mutex<(FleetHandle, WorkerIndex)>>,
 }
 
 impl Cluster {
     fn start(world: &World, program: JobProgram, seed: u128) -> (CoordinatorHandle, Self) {
-        let (events, incoming) = mpsc::channel(1_024);
-        let passes = NonceStream::new(Nonce(seed));
-        let fleet = start_fleet(fleet_shape(&program), passes, events).unwrap();
+        let (handle, fleet) = lead(&world.storage, program.clone(), seed);
         let cluster = Self {
-            program: program.clone(),
+            program,
             storage: Arc::clone(&world.storage),
-            fleet: fleet.handle(),
+            fleet,
             seed: seed + 1,
             workers: Vec::new(),
         };
-        let handle = highwater_coordinator::start(CoordinatorSetup {
-            program,
-            job: JobIdentity::parse("test-job").unwrap(),
-            settings: settings(),
-            storage: Arc::clone(&world.storage),
-            wish: RESUME,
-            worker: Workers::Fleet(fleet),
-            events: incoming,
-            clock: Arc::new(SystemClock::new()),
-            seed: Nonce(seed + 1),
-            stop: Arc::new(|_| {}),
-        });
         (handle, cluster)
+    }
+
+    /// The coordinator ends as a process that is killed, and another one leads. Its workers come to it as they do after they have lost
+    /// the one before, except for those that `comes` leaves out.
+    async fn take_over(
+        &mut self,
+        killed: CoordinatorHandle,
+        comes: impl Fn(usize) -> bool,
+    ) -> CoordinatorHandle {
+        let attempt = killed.status.borrow().attempt;
+        killed.ended.abort();
+        assert!(killed.ended.await.unwrap_err().is_cancelled());
+        self.seed += 1_000;
+        let (handle, fleet) = lead(&self.storage, self.program.clone(), self.seed);
+        self.fleet = fleet.clone();
+        for (at, crew) in self.workers.iter_mut().enumerate() {
+            if !comes(at) {
+                continue;
+            }
+            let worker = crew.number;
+            crew.member.holds = Some(HeldPart { attempt, worker });
+            crew.number = crew.join(&fleet).await;
+        }
+        handle
     }
 
     /// Starts a worker with so many slots. Its number.
@@ -111,20 +130,24 @@ impl Cluster {
                 slots,
             },
             address,
+            holds: None,
         };
-        let (fleet, link) = (self.fleet.clone(), Direct(Arc::clone(&worker)));
-        let joining = tokio::task::spawn_blocking(move || {
-            let number = fleet.join(member, Box::new(link), |_| true).unwrap();
-            (fleet, number)
-        });
-        let (fleet, number) = joining.await.unwrap();
-        let mut told = told;
+        let mut crew = Crew {
+            number: WorkerIndex(0),
+            worker,
+            member,
+            ear: Arc::new(Mutex::new((self.fleet.clone(), WorkerIndex(0)))),
+        };
+        crew.number = crew.join(&self.fleet).await;
+        let (mut told, ear) = (told, Arc::clone(&crew.ear));
         std::thread::spawn(move || {
             while let Some(event) = told.blocking_recv() {
+                let (fleet, number) = ear.lock().unwrap().clone();
                 fleet.said(number, event);
             }
         });
-        self.workers.push((number, worker));
+        let number = crew.number;
+        self.workers.push(crew);
         number
     }
 
@@ -133,16 +156,59 @@ impl Cluster {
         let at = self
             .workers
             .iter()
-            .position(|(of, _)| *of == number)
+            .position(|crew| crew.number == number)
             .unwrap();
         if dies {
-            let (_, worker) = self.workers.remove(at);
-            worker.send(WorkerCommand::Shutdown);
+            let crew = self.workers.remove(at);
+            crew.worker.send(WorkerCommand::Shutdown);
         }
         let fleet = self.fleet.clone();
         let left = move || fleet.left(number, "the test says so".to_owned());
         tokio::task::spawn_blocking(left).await.unwrap();
     }
+}
+
+impl Crew {
+    /// Joins a fleet, and speaks to that from then on.
+    async fn join(&self, fleet: &FleetHandle) -> WorkerIndex {
+        let (fleet, link) = (fleet.clone(), Direct(Arc::clone(&self.worker)));
+        let (member, ear) = (self.member.clone(), Arc::clone(&self.ear));
+        let joining = tokio::task::spawn_blocking(move || {
+            let heard = fleet.clone();
+            let greet = move |number| {
+                *ear.lock().unwrap() = (heard, number);
+                true
+            };
+            fleet.join(member, Box::new(link), greet).unwrap()
+        });
+        joining.await.unwrap()
+    }
+}
+
+/// Starts a coordinator with a fleet.
+fn lead(
+    storage: &Arc<dyn ObjectStorage>,
+    program: JobProgram,
+    seed: u128,
+) -> (CoordinatorHandle, FleetHandle) {
+    let (events, incoming) = mpsc::channel(1_024);
+    let passes = NonceStream::new(Nonce(seed));
+    let fleet = start_fleet(fleet_shape(&program), passes, events).unwrap();
+    let to_join = fleet.handle();
+    let handle = highwater_coordinator::start(CoordinatorSetup {
+        program,
+        job: JobIdentity::parse("test-job").unwrap(),
+        settings: settings(),
+        storage: Arc::clone(storage),
+        wish: RESUME,
+        worker: Workers::Fleet(fleet),
+        events: incoming,
+        outlived_max: Some(Duration::from_secs(4)),
+        clock: Arc::new(SystemClock::new()),
+        seed: Nonce(seed + 1),
+        stop: Arc::new(|_| {}),
+    });
+    (handle, to_join)
 }
 
 fn none() -> Arc<Faults> {
@@ -246,6 +312,51 @@ async fn a_job_goes_on_with_other_workers_and_another_parallelism() {
     for name in ["x", "y", "z"] {
         cluster.add(name, 1).await;
     }
+    assert_eq!(end_of(handle).await, Ok(JobOutcome::Finished));
+    world.assert_exact();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leaders_that_die_one_after_another_leave_their_attempt_to_the_next() {
+    let world = World::new();
+    let (mut handle, mut cluster, _) = running(&world, 80).await;
+    let attempt = handle.status.borrow().attempt;
+    for _ in 0..4 {
+        handle = cluster.take_over(handle, |_| true).await;
+        goes_on(&mut handle).await;
+        let status = handle.status.borrow();
+        assert_eq!(status.attempt, attempt, "nothing began anew");
+        assert!(status.failures.last().is_none(), "{:?}", status.failures);
+    }
+    assert_eq!(end_of(handle).await, Ok(JobOutcome::Finished));
+    world.assert_exact();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_does_not_come_to_the_new_leader_makes_it_begin_a_new_attempt() {
+    let world = World::new();
+    let (handle, mut cluster, _) = running(&world, 90).await;
+    let attempt = handle.status.borrow().attempt;
+    let mut handle = cluster.take_over(handle, |at| at == 0).await;
+    // The one that stays away works on: it changes nothing.
+    cluster.add("c", 2).await;
+    goes_on(&mut handle).await;
+    assert!(handle.status.borrow().attempt > attempt);
+    assert_eq!(end_of(handle).await, Ok(JobOutcome::Finished));
+    world.assert_exact();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_dies_after_a_takeover_fails_the_attempt_that_was_adopted() {
+    let world = World::new();
+    let (handle, mut cluster, [_, second]) = running(&world, 100).await;
+    let attempt = handle.status.borrow().attempt;
+    let mut handle = cluster.take_over(handle, |_| true).await;
+    goes_on(&mut handle).await;
+    cluster.lose(second, true).await;
+    cluster.add("b", 2).await;
+    goes_on(&mut handle).await;
+    assert!(handle.status.borrow().attempt > attempt);
     assert_eq!(end_of(handle).await, Ok(JobOutcome::Finished));
     world.assert_exact();
 }

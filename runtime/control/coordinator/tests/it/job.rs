@@ -205,6 +205,7 @@ pub(crate) fn start_over(
         wish: manner.wish,
         worker: Workers::Own(worker.unwrap()),
         events: incoming,
+        outlived_max: None,
         clock: manner.clock,
         seed: Nonce(seed + 1),
         stop: manner.hook,

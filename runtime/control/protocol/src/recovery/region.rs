@@ -152,6 +152,18 @@ impl RegionRecovery {
         (recovery, effects)
     }
 
+    /// The recovery of a region whose tasks run on under a new leader (L4): nothing is left to do.
+    pub fn adopted(head: &Head) -> Self {
+        Self {
+            phase: Phase::Running,
+            id: head.checkpoint(),
+            to_free: BTreeSet::new(),
+            duties: BTreeMap::new(),
+            to_verify: BTreeSet::new(),
+            to_open: BTreeSet::new(),
+        }
+    }
+
     /// Whether records flow.
     pub fn is_running(&self) -> bool {
         self.phase == Phase::Running

@@ -7,11 +7,12 @@
 //! parallelism are not all known here. On a checkpoint that is being given up nothing is adopted: it would confirm what
 //! may not be published.
 //!
-//! Only the simulator drives it today: in one process the workers die with their coordinator, so every leader restarts.
+//! Where workers live in the process of their coordinator they die with it, and every leader restarts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_types::{AttemptId, CheckpointId, Epoch, OperatorUid};
+use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::commits_of;
 use crate::hash::ContentHash;
@@ -23,7 +24,7 @@ use crate::sink_slot::SlotReport;
 use crate::stop::SlotKey;
 
 /// What a running task tells a new leader.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptReport {
     /// The task.
     pub task: TaskId,
@@ -43,6 +44,8 @@ pub struct AttemptReport {
     pub slots: BTreeMap<SlotKey, SlotReport>,
     /// Its splits.
     pub splits: BTreeMap<OperatorUid, BTreeSet<String>>,
+    /// Whether it has emitted everything that it ever will.
+    pub ended: bool,
 }
 
 /// What a new leader goes on with.
@@ -56,6 +59,8 @@ pub struct Adoption {
     pub unconfirmed: BTreeSet<SlotKey>,
     /// The splits that are assigned, by source.
     pub splits: BTreeMap<OperatorUid, BTreeMap<String, TaskId>>,
+    /// Tasks that have emitted everything that they ever will.
+    pub ended: BTreeSet<TaskId>,
 }
 
 /// How a takeover ends.
@@ -140,11 +145,15 @@ impl Takeover {
             declines: Vec::new(),
             unconfirmed: BTreeSet::new(),
             splits: BTreeMap::new(),
+            ended: BTreeSet::new(),
         };
         for report in self.reports.values() {
             adoption
                 .attempts
                 .insert(report.task.clone(), report.attempt);
+            if report.ended {
+                adoption.ended.insert(report.task.clone());
+            }
             for (slot, found) in &report.slots {
                 if self.commits.contains(slot) && found.confirmed < self.id.number {
                     adoption.unconfirmed.insert(slot.clone());

@@ -525,6 +525,7 @@ fn report(at: u32, attempt: u64, acked: Option<CheckpointId>, confirmed: u64) ->
         history: BTreeSet::from([id(4)]),
         slots: BTreeMap::from([(slot(at), SlotReport { acked, confirmed })]),
         splits: BTreeMap::from([(uid("in"), BTreeSet::from([format!("s{at}")]))]),
+        ended: false,
     }
 }
 
@@ -545,13 +546,18 @@ fn l4_a_takeover_commits_what_is_in_head_and_declines_the_rest() {
         number: 5,
         epoch: Epoch(1),
     };
-    let decision = takeover.report(report(1, 7, Some(held), 4));
+    let ended = AttemptReport {
+        ended: true,
+        ..report(1, 7, Some(held), 4)
+    };
+    let decision = takeover.report(ended);
     let Some(TakeoverDecision::Adopt(adoption)) = decision else {
         panic!("{decision:?}")
     };
     assert_eq!(adoption.unconfirmed, BTreeSet::from([slot(0)]));
     assert_eq!(adoption.declines, [(slot(1), held)]);
     assert_eq!(adoption.attempts[&task(1)], AttemptId(7));
+    assert_eq!(adoption.ended, BTreeSet::from([task(1)]));
     let splits = &adoption.splits[&uid("in")];
     assert_eq!(
         splits["s1"],

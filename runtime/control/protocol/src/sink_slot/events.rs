@@ -275,7 +275,7 @@ pub enum SlotEffect {
 }
 
 /// What a slot tells a new leader (L4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SlotReport {
     /// The checkpoint with output that was acknowledged and is not confirmed.
     pub acked: Option<CheckpointId>,

@@ -1,0 +1,209 @@
+//! A new leader and the attempt that workers still hold for an older one (L4): it goes on with it, or the region starts again.
+//!
+//! Entered once, before the first attempt of a leader whose workers outlive it. The decision is that of [`Takeover`]; this asks for the
+//! reports, hears what happens meanwhile, and carries the decision out. The rule: whatever is unclear restarts the region, which is always
+//! safe; and nothing is told to a worker before the decision except the question.
+
+use std::collections::BTreeSet;
+
+use highwater_protocol::checkpoint::CheckpointEvent;
+use highwater_protocol::job::TaskId;
+use highwater_protocol::recovery::{Adoption, Fault, RegionRecovery, Takeover, TakeoverDecision};
+use highwater_types::{AttemptId, CheckpointId, Epoch};
+use highwater_worker::{WorkerCommand, WorkerEvent};
+
+use crate::attempt::{After, Attempt, AttemptRim, AttemptStage, Confirming};
+use crate::setup::JobFailure;
+use crate::sources::{OpenSources, open_from, unassigned};
+use crate::status::{JobPhase, WaitBoard};
+
+use super::{Coordinator, Done, Opening};
+
+/// How long a leader waits for workers that may hold an attempt, where those that are there hold none and have slots enough.
+const OTHERS_MAX_MS: u64 = 1_500;
+
+/// The first leadership of a job: no worker can hold an attempt for an older one.
+const FIRST: Epoch = Epoch(1);
+
+/// A takeover on its way.
+pub(super) struct TakingOver {
+    machine: Takeover,
+    began_ms: u64,
+    /// Workers are there with slots enough, and none of them holds an attempt.
+    all_free: bool,
+    /// What has ended since it was reported.
+    ended: BTreeSet<TaskId>,
+    /// Checkpoints that were begun under an older leader.
+    begun: BTreeSet<CheckpointId>,
+    /// Decided: the enumerators are being opened.
+    adoption: Option<Box<Adoption>>,
+}
+
+impl Coordinator {
+    /// Goes on with what workers hold, or begins the first attempt.
+    pub(super) fn take_over(&mut self) {
+        let settled = self.keeper.settled().map(|settled| settled.head.clone());
+        let head = settled.filter(|head| head.epoch > FIRST);
+        let (Some(head), Some(_)) = (head, self.setup.outlived_max) else {
+            return self.begin_attempt();
+        };
+        self.taking_over = Some(TakingOver {
+            machine: Takeover::start(&head, &self.manifest, &self.shape),
+            began_ms: self.now_ms(),
+            all_free: false,
+            ended: BTreeSet::new(),
+            begun: BTreeSet::new(),
+            adoption: None,
+        });
+        self.phase(JobPhase::Recovering);
+        let what = "waits for workers that may hold the attempt of the coordinator before this one";
+        self.status
+            .send_modify(|status| status.waits_for = Some(what.to_owned()));
+        self.send(WorkerCommand::Report(head.epoch));
+    }
+
+    /// What workers tell before the decision.
+    pub(super) fn told_before(&mut self, event: WorkerEvent) {
+        let Some(taking) = &mut self.taking_over else {
+            return;
+        };
+        let mut decision = None;
+        match event {
+            WorkerEvent::AllFree(all_free) => taking.all_free = all_free,
+            WorkerEvent::Reported(attempt, news) => {
+                tracing::info!(attempt = attempt.0, "a worker holds an attempt");
+                taking.begun.extend(news.begun);
+                for report in news.tasks {
+                    if let Some(made) = taking.machine.report(report) {
+                        decision = Some(made);
+                    }
+                }
+            }
+            WorkerEvent::InputEnded(_, task) => {
+                taking.ended.insert(task);
+            }
+            // The attempt is over, whatever was decided.
+            WorkerEvent::Failed(_, report) | WorkerEvent::Damaged(_, _, report) => {
+                tracing::warn!(reason = report.message, "the attempt has failed meanwhile");
+                decision = Some(TakeoverDecision::Restart);
+            }
+            WorkerEvent::Stop(..) => decision = Some(TakeoverDecision::Restart),
+            // Late news of what was begun under an older leader; what still matters is asked or told again.
+            _ => {}
+        }
+        if let Some(decision) = decision {
+            self.takeover_decided(decision);
+        }
+    }
+
+    /// Gives up waiting for reports.
+    pub(super) fn look_at_takeover(&mut self) {
+        let (now, max) = (self.now_ms(), self.setup.outlived_max);
+        let Some(taking) = &mut self.taking_over else {
+            return;
+        };
+        let waited = now.saturating_sub(taking.began_ms);
+        let max = max.map_or(0, |max| max.as_millis() as u64);
+        let is_over = waited >= max || (taking.all_free && waited >= OTHERS_MAX_MS);
+        if is_over && let Some(decision) = taking.machine.deadline() {
+            self.takeover_decided(decision);
+        }
+    }
+
+    fn takeover_decided(&mut self, decision: TakeoverDecision) {
+        let Some(taking) = &mut self.taking_over else {
+            return;
+        };
+        WaitBoard::new(self.status.clone()).goes_on();
+        let adoption = match decision {
+            TakeoverDecision::Adopt(adoption) => adoption,
+            TakeoverDecision::Restart => {
+                self.taking_over = None;
+                return self.begin_attempt();
+            }
+        };
+        taking.adoption = Some(adoption);
+        let name = self
+            .keeper
+            .settled()
+            .map(|settled| settled.head.manifest.name);
+        let Some(name) = name else {
+            self.taking_over = None;
+            return self.begin_attempt();
+        };
+        let (program, manifest) = (self.setup.program.clone(), self.manifest.clone());
+        let store = self.store.clone();
+        self.at_rim(async move {
+            let opened = open_from(&store, &program, &manifest, name).await;
+            Done::ToAdopt(Box::new(opened))
+        });
+    }
+
+    /// The enumerators of an attempt that is adopted are open.
+    pub(super) fn adopt(&mut self, opened: Result<OpenSources, JobFailure>) {
+        let Some(taking) = self.taking_over.take() else {
+            // It failed meanwhile, and the region starts again.
+            return;
+        };
+        let settled = self.keeper.settled().map(|settled| settled.head.clone());
+        let (Ok(sources), Some(adoption), Some(head)) = (opened, taking.adoption, settled) else {
+            // The recovery meets the same failure, and says it.
+            return self.begin_attempt();
+        };
+        let Some(&attempt) = adoption.attempts.values().next() else {
+            return self.begin_attempt();
+        };
+        debug_assert!(self.opening == Opening::No && self.attempt.is_none());
+        tracing::info!(
+            attempt = attempt.0,
+            "goes on with the attempt that workers hold"
+        );
+        self.last_attempt = attempt;
+        self.send(WorkerCommand::Adopt(attempt));
+        let given_up = taking
+            .begun
+            .into_iter()
+            .chain(adoption.declines.into_iter().map(|of| of.1));
+        for id in given_up.collect::<BTreeSet<_>>() {
+            if id != head.checkpoint() {
+                self.send(WorkerCommand::Declined(attempt, id));
+            }
+        }
+        if head.checkpoint().number > 0 {
+            self.send(WorkerCommand::Completed(attempt, head.checkpoint()));
+        }
+        for (uid, (source, splits)) in &sources {
+            let read = adoption.splits.get(uid);
+            let new = unassigned(splits, |split| {
+                read.is_some_and(|read| read.contains_key(split))
+            });
+            if source.complete || !new.is_empty() {
+                self.assign(attempt, uid, new, source.complete);
+            }
+        }
+        self.attempt = Some(Attempt {
+            id: attempt,
+            stage: AttemptStage::Running,
+            region: RegionRecovery::adopted(&head),
+            sources,
+            duties: Vec::new(),
+            confirming: Confirming::Yes,
+            fault: Fault::State,
+            after: After::Restart,
+            cancelled_ms: None,
+            rim: AttemptRim::default(),
+        });
+        let unconfirmed = adoption.unconfirmed;
+        self.machine = self.machine.clone().with_unconfirmed(unconfirmed);
+        self.tasks_run(attempt);
+        let ended = adoption.ended.into_iter().chain(taking.ended);
+        for task in ended.collect::<BTreeSet<_>>() {
+            self.step(self.now_ms(), CheckpointEvent::InputEnded { task, attempt });
+        }
+    }
+
+    /// The number of the next attempt: above that of the last one, also of one that was adopted, and above those of older leaders.
+    pub(super) fn next_attempt(&self) -> AttemptId {
+        self.last_attempt.max(self.first_attempt).next()
+    }
+}
