@@ -198,7 +198,7 @@ fn deployment() -> Box<Deployment> {
         complete: Vec::new(),
         markers: BTreeMap::from([(uid(), markers)]),
         logs: Vec::new(),
-        standing: crate::messages::Standing::Alone,
+        standing: Standing::Alone,
     })
 }
 
