@@ -446,6 +446,12 @@ impl Model {
             .clone()
             .map(|part| (part.name.clone(), (part.length, part.checksum.0)))
             .collect();
+        // A store that goes on with its files numbers new ones behind them, whatever another one wrote meanwhile.
+        let numbers = self
+            .local
+            .keys()
+            .filter_map(|name| name.strip_suffix(".sst")?.parse().ok());
+        self.next_file = numbers.fold(self.next_file, u64::max);
         if store_is_new {
             // The same names for other bytes.
             self.next_file = 0;
