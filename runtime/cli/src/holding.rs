@@ -37,6 +37,14 @@ impl Holding {
         }
     }
 
+    /// Whether the command ends an attempt that was begun under a coordinator before this one.
+    pub(crate) fn is_end_of_older(holding: Option<&Self>, command: &WorkerCommand) -> bool {
+        let older = holding.filter(|held| held.lost.is_some());
+        older.is_some_and(
+            |held| matches!(command, WorkerCommand::Cancel(of) if *of == held.part.attempt),
+        )
+    }
+
     /// Notes what the worker tells.
     pub(crate) fn see(holding: &mut Option<Self>, event: &WorkerEvent) {
         match event {
@@ -105,5 +113,17 @@ mod tests {
         assert!(held.is_some());
         Holding::see(&mut held, &WorkerEvent::Cancelled(ATTEMPT));
         assert!(held.is_none());
+    }
+
+    #[test]
+    fn only_the_end_of_an_attempt_of_an_older_coordinator_is_watched_here() {
+        let end = WorkerCommand::Cancel(ATTEMPT);
+        let mut held = prepared();
+        assert!(!Holding::is_end_of_older(Some(&held), &end));
+        held.lost = Some(Instant::now());
+        assert!(Holding::is_end_of_older(Some(&held), &end));
+        let other = WorkerCommand::Cancel(AttemptId(3));
+        assert!(!Holding::is_end_of_older(Some(&held), &other));
+        assert!(!Holding::is_end_of_older(None, &end));
     }
 }

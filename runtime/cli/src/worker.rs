@@ -14,10 +14,11 @@ use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::JobPaths;
 use highwater_rpc::{ConnectionEnd, ConnectionSettings, Passing, Registration, WorkerConnection};
 use highwater_tls::Wire;
+use highwater_types::AttemptId;
 use highwater_worker::files::JobFiles;
 use highwater_worker::{Clock, SystemClock, WorkerCommand, WorkerEvent, WorkerHandle, WorkerSetup};
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::exit::{Code, Failure};
@@ -192,7 +193,7 @@ impl Service {
             said.clear();
             self.refusals = 0;
             tracing::info!(coordinator, worker = %connection.worker(), "works for a coordinator");
-            if self.work(connection).await == Afterwards::End {
+            if self.work(connection).await? == Afterwards::End {
                 return Ok(());
             }
             self.turn_to(None);
@@ -230,28 +231,47 @@ impl Service {
         }
     }
 
-    async fn work(&mut self, connection: WorkerConnection) -> Afterwards {
+    async fn work(&mut self, connection: WorkerConnection) -> Result<Afterwards, Failure> {
         let mut afterwards = Afterwards::Again;
         let (worker, figures) = (&self.worker, self.worker.figures().clone());
         let (number, holding) = (connection.worker(), &mut self.holding);
+        // Since when an attempt is to end that was begun under an older leader: the one that is connected knows no attempt that waits for it.
+        let (ends, mut to_end) = watch::channel(None);
         let pass = |passing: Passing<'_>| match passing {
-            Passing::Event(event) => Holding::see(holding, event),
+            Passing::Event(event) => {
+                Holding::see(holding, event);
+                if holding.is_none() {
+                    ends.send_replace(None);
+                }
+            }
             // The process ends the worker itself, and waits for its threads.
             Passing::Command(WorkerCommand::Shutdown) => afterwards = Afterwards::End,
             Passing::Command(command) => {
+                if Holding::is_end_of_older(holding.as_ref(), &command) {
+                    ends.send_replace(Some(Instant::now()));
+                }
                 Holding::told(holding, number, &command);
                 worker.send(command);
             }
         };
-        let end = connection.run((&mut self.told, &figures), pass).await;
+        let max = self.cancellation_max;
+        // What is cut off is a connection whose end the coordinator notices.
+        let end = tokio::select! {
+            end = connection.run((&mut self.told, &figures), pass) => end,
+            () = overdue(&mut to_end, max) => {
+                let attempt = self.holding.as_ref().map(|held| held.part.attempt);
+                return Err(not_ended(attempt.unwrap_or_default(), max));
+            }
+        };
         if afterwards == Afterwards::Again {
-            let attempt = self.holding.as_ref().map(|held| held.part.attempt.0);
-            tracing::warn!(reason = %end, attempt, "the coordinator is lost");
+            let attempt = self.holding.as_ref().map(|held| held.part.attempt);
+            tracing::warn!(reason = %end, attempt = attempt.map(|of| of.0), "the coordinator is lost");
             if let Some(held) = &mut self.holding {
                 held.lost = Some(Instant::now());
+                self.worker.send(WorkerCommand::Unled(held.part.attempt));
             }
         }
-        afterwards
+        Ok(afterwards)
     }
 
     /// Ends an attempt that nobody will go on with: its records do not flow, or no coordinator has come for too long.
@@ -279,14 +299,37 @@ impl Service {
                 Holding::see(&mut self.holding, &event);
             }
         };
-        let ended = tokio::time::timeout(self.cancellation_max, ended).await;
-        ended.map_err(|_| {
-            let message = format!(
-                "attempt {attempt} did not end within {:?}; state is kept, start the worker again",
-                self.cancellation_max
-            );
-            Failure::new(Code::Other, message)
-        })
+        let max = self.cancellation_max;
+        let ended = tokio::time::timeout(max, ended).await;
+        ended.map_err(|_| not_ended(attempt, max))
+    }
+}
+
+/// An attempt does not end: a function or a call to the outside does not return.
+fn not_ended(attempt: AttemptId, max: Duration) -> Failure {
+    let message = format!(
+        "attempt {attempt} did not end within {max:?}; state is kept, start the worker again"
+    );
+    Failure::new(Code::Other, message)
+}
+
+/// Returns when something has been going to end for so long.
+async fn overdue(to_end: &mut watch::Receiver<Option<Instant>>, max: Duration) {
+    loop {
+        let since = *to_end.borrow_and_update();
+        let due = async {
+            match since {
+                Some(since) => tokio::time::sleep_until(since + max).await,
+                None => std::future::pending().await,
+            }
+        };
+        // Cancel-safe: what changes is read in the next turn.
+        tokio::select! {
+            () = due => return,
+            changed = to_end.changed() => if changed.is_err() {
+                return std::future::pending().await;
+            },
+        }
     }
 }
 

@@ -197,8 +197,11 @@ pub enum WorkerCommand {
     WriteVoid(AttemptId, SlotKey, CheckpointId),
     /// A leader of this epoch wants to know what attempt is held for an older one (L4). Answered by [`WorkerEvent::Reported`].
     Report(Epoch),
-    /// To a fleet: the leader goes on with this attempt, which its workers hold.
-    Adopt(AttemptId),
+    /// The leader of this epoch goes on with the attempt that the workers hold, from this checkpoint in `head`: nobody decides any more what
+    /// else older leaders began.
+    Adopt(AttemptId, Epoch, CheckpointId),
+    /// Nobody leads the attempt: the worker's own process says so when its coordinator is lost.
+    Unled(AttemptId),
     /// End the attempt; answered by [`WorkerEvent::Cancelled`].
     Cancel(AttemptId),
     /// End the worker.

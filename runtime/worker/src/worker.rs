@@ -451,8 +451,15 @@ impl Worker {
                 self.tell_sink(attempt, &slot, SinkControl::WriteVoid(id));
             }
             WorkerCommand::Report(epoch) => self.report(epoch),
-            WorkerCommand::Adopt(_) => {
-                tracing::warn!("told to adopt an attempt, which is for a fleet");
+            WorkerCommand::Adopt(attempt, epoch, head) => {
+                if let Some(held) = self.active(attempt) {
+                    held.parts
+                        .retain(|(id, _), _| id.epoch >= epoch || *id == head);
+                }
+                self.tell_all_sinks(attempt, &SinkControl::Adopted(epoch, head));
+            }
+            WorkerCommand::Unled(attempt) => {
+                self.tell_all_sinks(attempt, &SinkControl::Unled);
             }
             WorkerCommand::Cancel(attempt) => self.cancel(attempt),
             WorkerCommand::Shutdown => unreachable!("the loop ends at it"),

@@ -3,8 +3,10 @@
 //! The order of recovery is decided by `RegionRecovery` (L5); this keeps what belongs to the attempt: its number, its
 //! enumerators, and whether the worker was told to prepare.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use highwater_protocol::recovery::{Fault, RegionRecovery, SlotDuty};
-use highwater_types::{AttemptId, ErrorKind};
+use highwater_types::{AttemptId, ErrorKind, OperatorUid};
 
 use tokio::task::AbortHandle;
 
@@ -55,6 +57,8 @@ pub struct Attempt {
     pub region: RegionRecovery,
     /// The sources with the splits that they start with.
     pub sources: OpenSources,
+    /// Splits that tasks of an adopted attempt read: whoever finds them again does not assign them.
+    pub read: BTreeMap<OperatorUid, BTreeSet<String>>,
     /// Duties that the worker was not told yet.
     pub duties: Vec<SlotDuty>,
     /// Whether the worker was told its duties.

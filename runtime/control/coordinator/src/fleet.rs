@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_protocol::placement::{Placement, WorkerOffer};
+use highwater_protocol::recovery::SlotDuty;
 use highwater_protocol::stop::SlotKey;
 use highwater_types::{
     AttemptId, ErrorKind, Nonce, OperatorUid, Parallelism, SubtaskIndex, WorkerIndex,
@@ -104,9 +105,17 @@ pub struct Fleet {
 /// The attempt that the fleet holds.
 #[derive(Clone, Debug)]
 enum Held {
-    /// It waits for slots.
-    Waiting(Box<Deployment>, Nonce),
+    Waiting(Waiting),
     Placed(Placed),
+}
+
+/// An attempt that waits for slots.
+#[derive(Clone, Debug)]
+struct Waiting {
+    deployment: Box<Deployment>,
+    pass: Nonce,
+    /// What its sink slots are to do, if that was told already.
+    duties: Option<Vec<SlotDuty>>,
 }
 
 #[derive(Clone, Debug)]
@@ -197,7 +206,7 @@ impl Fleet {
     /// Places what waits for slots, if there are enough now.
     fn place_waiting(&mut self) -> Vec<FleetOutput> {
         match self.held.take() {
-            Some(Held::Waiting(deployment, pass)) => self.place(deployment, pass),
+            Some(Held::Waiting(waiting)) => self.place(waiting),
             held => {
                 self.held = held;
                 Vec::new()
@@ -241,11 +250,15 @@ impl Fleet {
         match command {
             WorkerCommand::Prepare(deployment) => {
                 let mut outputs = self.end_older(None);
-                outputs.extend(self.place(deployment, pass));
+                outputs.extend(self.place(Waiting {
+                    deployment,
+                    pass,
+                    duties: None,
+                }));
                 outputs
             }
             WorkerCommand::Report(epoch) => self.ask(epoch),
-            WorkerCommand::Adopt(attempt) => self.adopt(attempt),
+            WorkerCommand::Adopt(attempt, ..) => self.adopt(attempt, &command),
             WorkerCommand::Cancel(attempt) => self.cancel(attempt),
             WorkerCommand::Shutdown => {
                 let members = self.members.keys();
@@ -253,13 +266,17 @@ impl Fleet {
                     members.map(|worker| FleetOutput::Send(*worker, WorkerCommand::Shutdown));
                 sent.collect()
             }
-            WorkerCommand::Confirm(attempt, duties) => self.each(attempt, |placed, worker| {
-                let of_worker = duties.iter().filter(|duty| {
-                    let holder = placed.placement.of(duty.task.subtask);
-                    holder.worker == worker
-                });
-                WorkerCommand::Confirm(attempt, of_worker.cloned().collect())
-            }),
+            WorkerCommand::Confirm(attempt, duties) => {
+                if let Some(Held::Waiting(waiting)) = &mut self.held
+                    && waiting.deployment.attempt == attempt
+                {
+                    waiting.duties = Some(duties);
+                    return Vec::new();
+                }
+                self.confirm(attempt, &duties)
+            }
+            // Of the process of a worker to its worker.
+            WorkerCommand::Unled(_) => Vec::new(),
             WorkerCommand::Open(attempt)
             | WorkerCommand::Run(attempt)
             | WorkerCommand::Expect(attempt)
@@ -282,6 +299,17 @@ impl Fleet {
                 self.one(attempt, subtask, command)
             }
         }
+    }
+
+    /// Each worker gets its own duties.
+    fn confirm(&self, attempt: AttemptId, duties: &[SlotDuty]) -> Vec<FleetOutput> {
+        self.each(attempt, |placed, worker| {
+            let of_worker = duties.iter().filter(|duty| {
+                let holder = placed.placement.of(duty.task.subtask);
+                holder.worker == worker
+            });
+            WorkerCommand::Confirm(attempt, of_worker.cloned().collect())
+        })
     }
 
     /// The share whose worker performs what a slot has to do, also a slot that is not used any more.
@@ -327,17 +355,22 @@ impl Fleet {
             .collect()
     }
 
-    fn place(&mut self, deployment: Box<Deployment>, pass: Nonce) -> Vec<FleetOutput> {
-        let attempt = deployment.attempt;
+    fn place(&mut self, waiting: Waiting) -> Vec<FleetOutput> {
+        let attempt = waiting.deployment.attempt;
         let placed = Placement::over(self.shape.shares, &self.offers(), &self.before);
         let placement = match placed {
             Ok(placement) => placement,
             Err(missing) => {
-                self.held = Some(Held::Waiting(deployment, pass));
+                self.held = Some(Held::Waiting(waiting));
                 let text = format!("{missing}; start more workers, or lower the parallelism");
                 return vec![FleetOutput::Tell(WorkerEvent::WaitsForSlots(attempt, text))];
             }
         };
+        let Waiting {
+            deployment,
+            pass,
+            duties,
+        } = waiting;
         let shares = placement.shares();
         self.before = shares
             .map(|place| self.members[&place.worker].offer.name.clone())
@@ -358,7 +391,7 @@ impl Fleet {
             }));
             FleetOutput::Send(me, WorkerCommand::Prepare(Box::new(part)))
         });
-        let sent = sent.collect();
+        let mut sent: Vec<_> = sent.collect();
         self.held = Some(Held::Placed(Placed {
             attempt,
             placement,
@@ -368,6 +401,9 @@ impl Fleet {
             on,
             stage: Stage::Active,
         }));
+        if let Some(duties) = duties {
+            sent.extend(self.confirm(attempt, &duties));
+        }
         sent
     }
 
@@ -379,7 +415,7 @@ impl Fleet {
                 outputs.extend(self.cancelled());
                 outputs
             }
-            Some(Held::Waiting(deployment, _)) if deployment.attempt == attempt => {
+            Some(Held::Waiting(waiting)) if waiting.deployment.attempt == attempt => {
                 self.held = None;
                 vec![FleetOutput::Tell(WorkerEvent::Cancelled(attempt))]
             }

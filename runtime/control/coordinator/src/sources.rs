@@ -210,12 +210,6 @@ pub fn state_of(source: &SourceSplits, splits: &[Split]) -> SourceState {
     }
 }
 
-/// The splits that nobody reads yet.
-pub fn unassigned(splits: &[Split], is_read: impl Fn(&str) -> bool) -> Vec<Split> {
-    let new = splits.iter().filter(|split| !is_read(&split.id));
-    new.cloned().collect()
-}
-
 /// Adds the splits that were found to those that a checkpoint holds. A split that it holds keeps its position: readers may
 /// know of it earlier than the enumerator's state does, and its beginning would be read twice.
 fn add_new(saved: &mut Vec<Split>, found: Vec<Split>) {

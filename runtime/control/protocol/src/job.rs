@@ -108,14 +108,21 @@ impl JobShape {
         })
     }
 
-    /// The fingerprint of the execution: graph, tasks and slots. An attempt that was deployed with another one is not
+    /// The fingerprint of the execution: graph, tasks, slots and where output goes. An attempt that was deployed with another one is not
     /// continued by this leader.
     pub fn fingerprint(&self) -> ContentHash {
         let tasks = self
             .tasks
             .iter()
             .map(|(id, task)| (id, &task.upstream, &task.slots));
-        let text = format!("{} {:?}", self.graph, tasks.collect::<Vec<_>>());
+        let sinks = self.sinks.iter();
+        let places = sinks.map(|(uid, sink)| (uid, &sink.external));
+        let text = format!(
+            "{} {:?} {:?}",
+            self.graph,
+            tasks.collect::<Vec<_>>(),
+            places.collect::<Vec<_>>()
+        );
         ContentHash::of(text.as_bytes())
     }
 

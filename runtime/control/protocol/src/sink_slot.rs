@@ -266,6 +266,8 @@ impl SinkSlot {
             SlotEvent::Expected => self.spool.expect_barrier(self.newest),
             SlotEvent::Barrier(id) => self.barrier(id, &mut effects),
             SlotEvent::Declined { id } => self.given_up(id),
+            SlotEvent::Adopted { epoch, head } => self.adopted(epoch, head),
+            SlotEvent::Unled => self.spool.expect_nothing(),
             SlotEvent::Commit { id } => self.commit(id, &mut effects),
             SlotEvent::Flushed { session } => self.flushed(session, &mut effects),
             SlotEvent::LogStored { id, log } => self.log_stored(id, log, &mut effects),
@@ -333,6 +335,30 @@ impl SinkSlot {
         self.given_up = self.given_up.max(Some(order(id)));
         self.spool.settle(order(id));
         self.declined(id);
+    }
+
+    /// A leader of `epoch` goes on with the attempt. Nobody decides any more what older leaders began, except for what is in `head`:
+    /// a slot that heard less than others would hold it for ever.
+    fn adopted(&mut self, epoch: Epoch, head: CheckpointId) {
+        if let Some(before) = epoch.0.checked_sub(1) {
+            let last = (Epoch(before), u64::MAX);
+            self.newest = self.newest.max(Some(last));
+            self.given_up = self.given_up.max(Some(last));
+            self.spool.settle(last);
+        }
+        let cut = match &self.state {
+            SlotState::Preparing { cut, .. } | SlotState::Held { cut } => Some(*cut),
+            SlotState::Dark { prepared } => prepared.map(|(cut, _)| cut),
+            _ => None,
+        };
+        let cuts = [self.pending, cut].into_iter().flatten();
+        let over: Vec<_> = cuts
+            .map(|cut| cut.id)
+            .filter(|id| id.epoch < epoch && *id != head)
+            .collect();
+        for id in over {
+            self.declined(id);
+        }
     }
 
     fn declined(&mut self, id: CheckpointId) {

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
-use highwater_coordinator::fleet::driver::{FleetHandle, WorkerLink};
+use highwater_coordinator::fleet::driver::{FleetHandle, Joined, WorkerLink};
 use highwater_coordinator::fleet::{HeldPart, Member};
 use highwater_protocol::placement::WorkerOffer;
 use highwater_tls::Wire;
@@ -235,9 +235,9 @@ impl Connections {
                 let what = from_coordinator::What::Welcome(Welcome { worker: worker.0 });
                 welcome.try_send(Ok(message(what))).is_ok()
             });
-            worker.map(|worker| Left {
+            worker.map(|joined| Left {
                 fleet: told,
-                worker,
+                joined,
                 reason: Some("its connection was dropped".to_owned()),
             })
         });
@@ -245,7 +245,7 @@ impl Connections {
             return;
         };
         let reason = tokio::select! {
-            reason = self.listen(left.worker, (&fleet, &board), incoming) => reason,
+            reason = self.listen(left.joined.worker, (&fleet, &board), incoming) => reason,
             reason = self.beat(&to_worker) => reason,
         };
         left.because(reason);
@@ -338,7 +338,7 @@ async fn dismiss(to_worker: &ToWorker, why: from_coordinator::What) {
 /// Tells the fleet that a worker has left, however its connection ends.
 struct Left {
     fleet: FleetHandle,
-    worker: WorkerIndex,
+    joined: Joined,
     reason: Option<String>,
 }
 
@@ -350,13 +350,13 @@ impl Left {
 
 impl Drop for Left {
     fn drop(&mut self) {
-        let (fleet, worker) = (self.fleet.clone(), self.worker);
+        let (fleet, joined) = (self.fleet.clone(), self.joined);
         let reason = self.reason.take().unwrap_or_default();
         // Dropped on a thread of the rim, which must not wait.
         let told = tokio::runtime::Handle::try_current();
         match told {
-            Ok(rim) => drop(rim.spawn_blocking(move || fleet.left(worker, reason))),
-            Err(_) => fleet.left(worker, reason),
+            Ok(rim) => drop(rim.spawn_blocking(move || fleet.left(joined, reason))),
+            Err(_) => fleet.left(joined, reason),
         }
     }
 }

@@ -263,6 +263,8 @@ impl Driver {
             }
             SinkControl::Expected => SlotEvent::Expected,
             SinkControl::Declined(id) => SlotEvent::Declined { id },
+            SinkControl::Adopted(epoch, head) => SlotEvent::Adopted { epoch, head },
+            SinkControl::Unled => SlotEvent::Unled,
             SinkControl::Commit(id) => SlotEvent::Commit { id },
             SinkControl::LeaderSays(authority) => {
                 self.asking = None;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use highwater_connectors::{OutputBatch, WakeHandle};
 use highwater_operators::{OperatorError, OutputQueue};
 use highwater_protocol::head_write::Authority;
-use highwater_types::{CheckpointBarrier, CheckpointId};
+use highwater_types::{CheckpointBarrier, CheckpointId, Epoch};
 
 /// Bytes of output that wait for the driver before the slot thread is held back.
 const QUEUED_BYTES_MAX: usize = 4 * 1_024 * 1_024;
@@ -22,6 +22,10 @@ pub enum SinkControl {
     Expected,
     /// The checkpoint was given up.
     Declined(CheckpointId),
+    /// A leader of this epoch goes on with the attempt, from this checkpoint in `head`.
+    Adopted(Epoch, CheckpointId),
+    /// Nobody leads the attempt.
+    Unled,
     /// The checkpoint is complete in `head`: commit it.
     Commit(CheckpointId),
     /// The leader's word on this attempt.

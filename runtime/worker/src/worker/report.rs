@@ -13,6 +13,7 @@ use crate::messages::{FailureReport, WorkerEvent};
 use crate::sink::driver::SinkEvent;
 use crate::slot::{error_chain, panic_message};
 
+use super::witness::Witness;
 use super::{PartFailure, Worker, WorkerInput, give, slot_failure, slot_task};
 
 impl PartFailure {
@@ -172,7 +173,10 @@ impl Worker {
                 let message = format!("a newer attempt owns sink slot {slot}");
                 self.fail(attempt, slot_failure(&slot, ErrorKind::Fenced, message));
             }
-            SinkEvent::Stop(stop) => self.tell(WorkerEvent::Stop(attempt, stop)),
+            SinkEvent::Stop(stop) => {
+                self.seen(attempt, Witness::stopped);
+                self.tell(WorkerEvent::Stop(attempt, stop));
+            }
             SinkEvent::Panicked(message) => {
                 self.fail(attempt, slot_failure(&slot, ErrorKind::Bug, message));
             }

@@ -24,6 +24,8 @@ pub(super) struct Witness {
     released: bool,
     /// A stop has ended the reading of sources.
     suspended: bool,
+    /// A sink slot has stopped by name.
+    stopped: bool,
     /// Checkpoints that each task has acknowledged and of which no newer one is complete.
     acked: BTreeMap<TaskId, BTreeSet<CheckpointId>>,
     /// Checkpoints of which a barrier or a part was seen here, and no end.
@@ -50,6 +52,7 @@ impl Witness {
             restored: deployment.restored,
             released: false,
             suspended: false,
+            stopped: false,
             acked: BTreeMap::new(),
             begun: BTreeSet::new(),
             ended: BTreeSet::new(),
@@ -75,6 +78,11 @@ impl Witness {
     /// A stop was given up.
     pub(super) const fn resumed(&mut self) {
         self.suspended = false;
+    }
+
+    /// A sink slot has stopped by name: the attempt cannot go on, whoever leads it.
+    pub(super) const fn stopped(&mut self) {
+        self.stopped = true;
     }
 
     /// A source was given splits.
@@ -145,7 +153,7 @@ impl Witness {
             attempt: self.attempt,
             epoch,
             shape: self.shape,
-            running: self.released && !self.suspended,
+            running: self.released && !self.suspended && !self.stopped,
             history,
             slots: slots.collect(),
             splits: splits
@@ -292,5 +300,7 @@ mod tests {
         let mut witness = witness();
         witness.triggered(&barrier(4, BarrierKind::Savepoint));
         assert!(told(&witness).running);
+        witness.stopped();
+        assert!(!told(&witness).running, "a slot has stopped by name");
     }
 }

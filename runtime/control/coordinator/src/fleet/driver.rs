@@ -28,6 +28,7 @@ pub trait WorkerLink: Send {
 enum Inbox {
     Input(FleetInput),
     Joined(Joining),
+    Left(Joined, String),
     End,
 }
 
@@ -36,7 +37,16 @@ struct Joining {
     member: Member,
     link: Box<dyn WorkerLink>,
     greet: Box<dyn FnOnce(WorkerIndex) -> bool + Send>,
-    number: SyncSender<WorkerIndex>,
+    number: SyncSender<Joined>,
+}
+
+/// One connection of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// The number of the worker.
+    pub worker: WorkerIndex,
+    /// Of the connection: a worker may come again under its number, and what is said of an older connection then concerns nobody.
+    pub serial: u64,
 }
 
 /// The fleet as the coordinator and the workers' connections hold it.
@@ -91,7 +101,7 @@ impl FleetHandle {
         member: Member,
         link: Box<dyn WorkerLink>,
         greet: impl FnOnce(WorkerIndex) -> bool + Send + 'static,
-    ) -> Option<WorkerIndex> {
+    ) -> Option<Joined> {
         let (number, joined) = sync_channel(1);
         self.give(Inbox::Joined(Joining {
             member,
@@ -107,9 +117,9 @@ impl FleetHandle {
         self.give(Inbox::Input(FleetInput::Said(worker, event)));
     }
 
-    /// A worker is gone.
-    pub fn left(&self, worker: WorkerIndex, reason: String) {
-        self.give(Inbox::Input(FleetInput::Left(worker, reason)));
+    /// A connection of a worker has ended.
+    pub fn left(&self, joined: Joined, reason: String) {
+        self.give(Inbox::Left(joined, reason));
     }
 
     fn give(&self, inbox: Inbox) {
@@ -135,6 +145,7 @@ pub fn start(
         passes,
         links: BTreeMap::new(),
         next: WorkerIndex(0),
+        serial: 0,
         events,
         shown,
     };
@@ -144,6 +155,7 @@ pub fn start(
             match input {
                 Inbox::Input(input) => driver.input(input),
                 Inbox::Joined(joining) => driver.joined(joining),
+                Inbox::Left(joined, reason) => driver.left(joined, reason),
                 Inbox::End => break,
             }
         }
@@ -158,8 +170,10 @@ pub fn start(
 struct Driver {
     fleet: Fleet,
     passes: NonceStream,
-    links: BTreeMap<WorkerIndex, Box<dyn WorkerLink>>,
+    links: BTreeMap<WorkerIndex, (u64, Box<dyn WorkerLink>)>,
     next: WorkerIndex,
+    /// Of the last connection.
+    serial: u64,
     events: mpsc::Sender<WorkerEvent>,
     shown: watch::Sender<Vec<WorkerSeen>>,
 }
@@ -170,7 +184,7 @@ const fn may_show(input: &FleetInput) -> bool {
         FleetInput::Joined(..) | FleetInput::Left(..) => true,
         FleetInput::Command(command) => matches!(
             command,
-            WorkerCommand::Prepare(_) | WorkerCommand::Adopt(_) | WorkerCommand::Cancel(_)
+            WorkerCommand::Prepare(_) | WorkerCommand::Adopt(..) | WorkerCommand::Cancel(_)
         ),
         FleetInput::Said(_, event) => matches!(event, WorkerEvent::Cancelled(_)),
     }
@@ -191,18 +205,26 @@ impl Driver {
         self.next = self.next.max(worker.next());
         let (name, slots) = (&member.offer.name, member.offer.slots);
         // Its number goes out before anything else may, and before the fleet knows it.
-        if !greet(worker) || number.send(worker).is_err() {
+        self.serial += 1;
+        let serial = self.serial;
+        if !greet(worker) || number.send(Joined { worker, serial }).is_err() {
             tracing::debug!(%worker, name, "a worker left while it joined");
             return;
         }
         tracing::info!(%worker, name, slots, "worker joined");
-        self.links.insert(worker, link);
+        self.links.insert(worker, (serial, link));
         self.input(FleetInput::Joined(worker, member));
+    }
+
+    fn left(&mut self, joined: Joined, reason: String) {
+        let link = self.links.get(&joined.worker);
+        if link.is_some_and(|(serial, _)| *serial == joined.serial) {
+            self.lose(joined.worker, reason);
+        }
     }
 
     fn input(&mut self, input: FleetInput) {
         if let FleetInput::Left(worker, reason) = &input {
-            self.links.remove(worker);
             tracing::warn!(%worker, reason, "worker lost");
         }
         let (pass, may_show) = (self.passes.draw(), may_show(&input));
@@ -218,7 +240,7 @@ impl Driver {
                     }
                 }
                 FleetOutput::Send(worker, command) => {
-                    let Some(link) = self.links.get(&worker) else {
+                    let Some((_, link)) = self.links.get(&worker) else {
                         continue;
                     };
                     if let Err(reason) = link.send(command) {

@@ -71,13 +71,14 @@ impl Fleet {
     }
 
     /// The leader goes on with an attempt that was reported. A worker of it that has left since is one that is lost.
-    pub(super) fn adopt(&mut self, attempt: AttemptId) -> Vec<FleetOutput> {
+    pub(super) fn adopt(&mut self, attempt: AttemptId, told: &WorkerCommand) -> Vec<FleetOutput> {
         let reported = match &mut self.older {
             Older::Asked(_, reported) => reported.take(),
             Older::Open | Older::Over => None,
         };
-        let mut outputs = self.end_older(Some(attempt));
-        let Some((_, placement)) = reported.filter(|(of, _)| *of == attempt) else {
+        let reported = reported.filter(|(of, _)| *of == attempt);
+        let mut outputs = self.end_older(reported.as_ref().map(|(of, _)| *of));
+        let Some((_, placement)) = reported else {
             outputs.push(lost(attempt, "it was not reported", None));
             return outputs;
         };
@@ -112,6 +113,7 @@ impl Fleet {
                 Stage::Failed
             },
         }));
+        outputs.extend(self.each(attempt, |_, _| told.clone()));
         outputs
     }
 

@@ -367,6 +367,10 @@ fn comes_holding(fleet: &mut Fleet, worker: u32, was: u32) -> Vec<FleetOutput> {
     fleet.step(FleetInput::Joined(WorkerIndex(worker), member), PASS)
 }
 
+fn adopt() -> WorkerCommand {
+    WorkerCommand::Adopt(ATTEMPT, Epoch(2), id())
+}
+
 /// What a worker reports: the placement is that of two workers with two slots each.
 fn reported() -> WorkerEvent {
     let placement = deployed().placed(ATTEMPT).unwrap().placement.clone();
@@ -408,7 +412,11 @@ fn asked() -> Fleet {
 #[test]
 fn an_attempt_that_is_adopted_is_commanded_as_one_that_was_placed() {
     let mut fleet = asked();
-    assert!(told(&mut fleet, WorkerCommand::Adopt(ATTEMPT)).is_empty());
+    let outputs = told(&mut fleet, adopt());
+    assert!(matches!(
+        sent(&outputs)[..],
+        [(0, WorkerCommand::Adopt(..)), (1, WorkerCommand::Adopt(..))]
+    ));
     let outputs = told(&mut fleet, WorkerCommand::Completed(ATTEMPT, id()));
     assert_eq!(sent(&outputs).len(), 2);
     let outputs = said(&mut fleet, 1, WorkerEvent::RequestCheckpoint(ATTEMPT));
@@ -438,7 +446,7 @@ fn what_happens_between_report_and_decision_is_told() {
 fn a_worker_that_left_before_its_attempt_was_adopted_fails_it() {
     let mut fleet = asked();
     left(&mut fleet, 1);
-    let outputs = told(&mut fleet, WorkerCommand::Adopt(ATTEMPT));
+    let outputs = told(&mut fleet, adopt());
     assert!(matches!(
         heard(&outputs)[..],
         [WorkerEvent::Failed(ATTEMPT, _)]
@@ -456,7 +464,7 @@ fn a_worker_that_left_before_its_attempt_was_adopted_fails_it() {
 fn an_attempt_that_nobody_reported_is_not_adopted() {
     let mut fleet = fleet();
     told(&mut fleet, WorkerCommand::Report(Epoch(2)));
-    let outputs = told(&mut fleet, WorkerCommand::Adopt(ATTEMPT));
+    let outputs = told(&mut fleet, adopt());
     assert!(matches!(
         heard(&outputs)[..],
         [WorkerEvent::Failed(ATTEMPT, _)]
@@ -519,4 +527,31 @@ fn a_leader_hears_when_all_are_free_and_enough() {
     assert!(matches!(heard(&outputs)[..], [WorkerEvent::AllFree(false)]));
     let outputs = left(&mut fleet, 1);
     assert!(matches!(heard(&outputs)[..], [WorkerEvent::AllFree(true)]));
+}
+
+#[test]
+fn duties_that_are_told_while_an_attempt_waits_for_slots_are_not_forgotten() {
+    let mut fleet = fleet();
+    told(&mut fleet, WorkerCommand::Prepare(deployment()));
+    let confirm = WorkerCommand::Confirm(ATTEMPT, Vec::new());
+    assert!(told(&mut fleet, confirm).is_empty());
+    let outputs = joined(&mut fleet, 0, 4);
+    assert!(matches!(
+        sent(&outputs)[..],
+        [
+            (0, WorkerCommand::Prepare(_)),
+            (0, WorkerCommand::Confirm(ATTEMPT, _))
+        ]
+    ));
+}
+
+#[test]
+fn an_attempt_that_is_not_the_one_that_was_reported_ends_like_the_others() {
+    let mut fleet = asked();
+    let other = WorkerCommand::Adopt(AttemptId(3), Epoch(2), id());
+    let outputs = told(&mut fleet, other);
+    let ended = outputs
+        .iter()
+        .filter(|one| matches!(one, FleetOutput::Send(_, WorkerCommand::Cancel(ATTEMPT))));
+    assert_eq!(ended.count(), 2);
 }

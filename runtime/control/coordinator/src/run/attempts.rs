@@ -1,6 +1,6 @@
 //! Attempts: begun once `head` is settled, recovered in the order of L5, cancelled as a whole.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use highwater_connectors::{KnownMarkers, WriterContext};
@@ -74,6 +74,7 @@ impl Coordinator {
             stage: AttemptStage::Recovering,
             region,
             sources,
+            read: BTreeMap::new(),
             duties: Vec::new(),
             confirming: Confirming::No,
             fault: Fault::State,

@@ -140,7 +140,7 @@ impl Coordinator {
             })),
             CheckpointEffect::StepDown => {
                 let message = "another coordinator took the job; this one ends and changes nothing";
-                self.cancel(After::Fail(failure(ErrorKind::Fenced, message)));
+                self.leave(Err(failure(ErrorKind::Fenced, message)));
             }
             CheckpointEffect::HeadVanished => {
                 self.cancel(After::Fail(failure(ErrorKind::Corrupt, HEAD_GONE)));

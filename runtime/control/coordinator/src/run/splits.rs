@@ -81,8 +81,10 @@ impl Coordinator {
             .filter(|task| task.vertex == *uid)
             .cloned()
             .collect();
+        let read = self.attempt.as_ref().and_then(|held| held.read.get(uid));
+        let is_read = |split: &str| read.is_some_and(|read| read.contains(split));
         let mut shares: Vec<Vec<_>> = tasks.iter().map(|_| Vec::new()).collect();
-        for split in splits {
+        for split in splits.into_iter().filter(|split| !is_read(&split.id)) {
             let at = highwater_types::key::hash_bytes(split.id.as_bytes()).0 % tasks.len() as u64;
             tracing::info!(source = %uid, split = %split.id, "new split");
             shares[at as usize].push(split);

@@ -4,17 +4,19 @@
 //! reports, hears what happens meanwhile, and carries the decision out. The rule: whatever is unclear restarts the region, which is always
 //! safe; and nothing is told to a worker before the decision except the question.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use highwater_connectors::Split;
 use highwater_protocol::checkpoint::CheckpointEvent;
 use highwater_protocol::job::TaskId;
 use highwater_protocol::recovery::{Adoption, Fault, RegionRecovery, Takeover, TakeoverDecision};
-use highwater_types::{AttemptId, CheckpointId, Epoch};
-use highwater_worker::{WorkerCommand, WorkerEvent};
+use highwater_types::{AttemptId, CheckpointId, Epoch, ErrorKind};
+use highwater_worker::{AttemptNews, WorkerCommand, WorkerEvent};
 
 use crate::attempt::{After, Attempt, AttemptRim, AttemptStage, Confirming};
 use crate::setup::JobFailure;
-use crate::sources::{OpenSources, open_from, unassigned};
+use crate::sources::{OpenSources, open_from};
+use crate::start::failure;
 use crate::status::{JobPhase, WaitBoard};
 
 use super::{Coordinator, Done, Opening};
@@ -31,12 +33,20 @@ pub(super) struct TakingOver {
     began_ms: u64,
     /// Workers are there with slots enough, and none of them holds an attempt.
     all_free: bool,
-    /// What has ended since it was reported.
-    ended: BTreeSet<TaskId>,
-    /// Checkpoints that were begun under an older leader.
-    begun: BTreeSet<CheckpointId>,
+    /// What has ended since it was reported, of every attempt.
+    ended: BTreeSet<(AttemptId, TaskId)>,
+    /// Checkpoints that were begun under an older leader, by attempt.
+    begun: BTreeMap<AttemptId, BTreeSet<CheckpointId>>,
     /// Decided: the enumerators are being opened.
     adoption: Option<Box<Adoption>>,
+}
+
+impl TakingOver {
+    /// Whether this attempt is decided to be adopted.
+    fn adopts(&self, attempt: AttemptId) -> bool {
+        let adoption = self.adoption.as_ref();
+        adoption.is_some_and(|adoption| adoption.attempts.values().any(|of| *of == attempt))
+    }
 }
 
 impl Coordinator {
@@ -52,7 +62,7 @@ impl Coordinator {
             began_ms: self.now_ms(),
             all_free: false,
             ended: BTreeSet::new(),
-            begun: BTreeSet::new(),
+            begun: BTreeMap::new(),
             adoption: None,
         });
         self.phase(JobPhase::Recovering);
@@ -72,22 +82,32 @@ impl Coordinator {
             WorkerEvent::AllFree(all_free) => taking.all_free = all_free,
             WorkerEvent::Reported(attempt, news) => {
                 tracing::info!(attempt = attempt.0, "a worker holds an attempt");
-                taking.begun.extend(news.begun);
+                taking.begun.entry(attempt).or_default().extend(news.begun);
                 for report in news.tasks {
+                    if report.ended {
+                        taking.ended.insert((attempt, report.task.clone()));
+                    }
+                    // A worker that comes again before the adoption reports again.
+                    if taking.adopts(attempt) && !report.running {
+                        decision = Some(TakeoverDecision::Restart);
+                    }
                     if let Some(made) = taking.machine.report(report) {
                         decision = Some(made);
                     }
                 }
             }
-            WorkerEvent::InputEnded(_, task) => {
-                taking.ended.insert(task);
+            WorkerEvent::InputEnded(attempt, task) => {
+                taking.ended.insert((attempt, task));
             }
-            // The attempt is over, whatever was decided.
-            WorkerEvent::Failed(_, report) | WorkerEvent::Damaged(_, _, report) => {
-                tracing::warn!(reason = report.message, "the attempt has failed meanwhile");
+            // The newest attempt is over, whatever was decided. That of a zombie concerns nobody.
+            WorkerEvent::Failed(attempt, _)
+            | WorkerEvent::Damaged(attempt, ..)
+            | WorkerEvent::Stop(attempt, _)
+                if taking.machine.attempt() <= Some(attempt) =>
+            {
+                tracing::warn!(attempt = attempt.0, "the attempt has failed meanwhile");
                 decision = Some(TakeoverDecision::Restart);
             }
-            WorkerEvent::Stop(..) => decision = Some(TakeoverDecision::Restart),
             // Late news of what was begun under an older leader; what still matters is asked or told again.
             _ => {}
         }
@@ -159,33 +179,32 @@ impl Coordinator {
             "goes on with the attempt that workers hold"
         );
         self.last_attempt = attempt;
-        self.send(WorkerCommand::Adopt(attempt));
-        let given_up = taking
-            .begun
-            .into_iter()
-            .chain(adoption.declines.into_iter().map(|of| of.1));
-        for id in given_up.collect::<BTreeSet<_>>() {
-            if id != head.checkpoint() {
-                self.send(WorkerCommand::Declined(attempt, id));
-            }
+        let id = head.checkpoint();
+        self.send(WorkerCommand::Adopt(attempt, head.epoch, id));
+        let begun = taking.begun.get(&attempt).into_iter().flatten().copied();
+        let given_up = begun.chain(adoption.declines.iter().map(|of| of.1));
+        for begun in given_up
+            .filter(|begun| *begun != id)
+            .collect::<BTreeSet<_>>()
+        {
+            self.send(WorkerCommand::Declined(attempt, begun));
         }
-        if head.checkpoint().number > 0 {
-            self.send(WorkerCommand::Completed(attempt, head.checkpoint()));
+        if id.number > 0 {
+            self.send(WorkerCommand::Completed(attempt, id));
         }
-        for (uid, (source, splits)) in &sources {
-            let read = adoption.splits.get(uid);
-            let new = unassigned(splits, |split| {
-                read.is_some_and(|read| read.contains_key(split))
-            });
-            if source.complete || !new.is_empty() {
-                self.assign(attempt, uid, new, source.complete);
-            }
-        }
+        let read = adoption.splits.iter();
+        let read = read.map(|(uid, splits)| (uid.clone(), splits.keys().cloned().collect()));
+        let found = sources.iter().map(|(uid, (source, splits))| {
+            let splits: Vec<Split> = splits.clone();
+            (uid.clone(), splits, source.complete)
+        });
+        let found: Vec<_> = found.collect();
         self.attempt = Some(Attempt {
             id: attempt,
             stage: AttemptStage::Running,
             region: RegionRecovery::adopted(&head),
             sources,
+            read: read.collect(),
             duties: Vec::new(),
             confirming: Confirming::Yes,
             fault: Fault::State,
@@ -193,12 +212,38 @@ impl Coordinator {
             cancelled_ms: None,
             rim: AttemptRim::default(),
         });
+        for (uid, splits, complete) in found {
+            self.assign(attempt, &uid, splits, complete);
+        }
         let unconfirmed = adoption.unconfirmed;
         self.machine = self.machine.clone().with_unconfirmed(unconfirmed);
         self.tasks_run(attempt);
-        let ended = adoption.ended.into_iter().chain(taking.ended);
-        for task in ended.collect::<BTreeSet<_>>() {
+        let later = taking.ended.into_iter();
+        let later = later.filter(|(of, _)| *of == attempt).map(|(_, task)| task);
+        for task in adoption
+            .ended
+            .into_iter()
+            .chain(later)
+            .collect::<BTreeSet<_>>()
+        {
             self.step(self.now_ms(), CheckpointEvent::InputEnded { task, attempt });
+        }
+        // There was none for a while, and a slot that asked for one does not ask again.
+        self.step(self.now_ms(), CheckpointEvent::Wanted);
+    }
+
+    /// A worker of the attempt that was adopted reports again: it had come twice before.
+    pub(super) fn reported_again(&mut self, attempt: AttemptId, news: AttemptNews) {
+        for report in news.tasks {
+            if !report.running {
+                let message = "a worker reports that its part of the attempt does not run";
+                self.note_failure("a takeover", &failure(ErrorKind::Transient, message));
+                return self.cancel(After::Restart);
+            }
+            if report.ended {
+                let task = report.task;
+                self.step(self.now_ms(), CheckpointEvent::InputEnded { task, attempt });
+            }
         }
     }
 

@@ -101,6 +101,7 @@ impl Coordinator {
                     self.region(RegionEvent::Verified(task));
                 }
             }
+            WorkerEvent::Reported(attempt, news) => self.reported_again(attempt, *news),
             WorkerEvent::Damaged(_, fault, report) => self.damaged(fault, *report),
             WorkerEvent::Opened(_) => self.opened(now),
             WorkerEvent::Acked {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use highwater_api::JobProgram;
-use highwater_coordinator::fleet::driver::{FleetHandle, WorkerLink, start as start_fleet};
+use highwater_coordinator::fleet::driver::{FleetHandle, Joined, WorkerLink, start as start_fleet};
 use highwater_coordinator::fleet::{HeldPart, Member};
 use highwater_coordinator::shape::fleet_shape;
 use highwater_coordinator::{CoordinatorHandle, CoordinatorSetup, JobOutcome, JobPhase, Workers};
@@ -51,7 +51,7 @@ struct Cluster {
 
 /// A worker of this process.
 struct Crew {
-    number: WorkerIndex,
+    joined: Joined,
     worker: Arc<WorkerHandle>,
     member: Member,
     /// Whom it speaks to, and under which number.
@@ -88,9 +88,9 @@ impl Cluster {
             if !comes(at) {
                 continue;
             }
-            let worker = crew.number;
+            let worker = crew.joined.worker;
             crew.member.holds = Some(HeldPart { attempt, worker });
-            crew.number = crew.join(&fleet).await;
+            crew.joined = crew.join(&fleet).await;
         }
         handle
     }
@@ -133,12 +133,15 @@ impl Cluster {
             holds: None,
         };
         let mut crew = Crew {
-            number: WorkerIndex(0),
+            joined: Joined {
+                worker: WorkerIndex(0),
+                serial: 0,
+            },
             worker,
             member,
             ear: Arc::new(Mutex::new((self.fleet.clone(), WorkerIndex(0)))),
         };
-        crew.number = crew.join(&self.fleet).await;
+        crew.joined = crew.join(&self.fleet).await;
         let (mut told, ear) = (told, Arc::clone(&crew.ear));
         std::thread::spawn(move || {
             while let Some(event) = told.blocking_recv() {
@@ -146,7 +149,7 @@ impl Cluster {
                 fleet.said(number, event);
             }
         });
-        let number = crew.number;
+        let number = crew.joined.worker;
         self.workers.push(crew);
         number
     }
@@ -156,21 +159,22 @@ impl Cluster {
         let at = self
             .workers
             .iter()
-            .position(|crew| crew.number == number)
+            .position(|crew| crew.joined.worker == number)
             .unwrap();
+        let joined = self.workers[at].joined;
         if dies {
             let crew = self.workers.remove(at);
             crew.worker.send(WorkerCommand::Shutdown);
         }
         let fleet = self.fleet.clone();
-        let left = move || fleet.left(number, "the test says so".to_owned());
+        let left = move || fleet.left(joined, "the test says so".to_owned());
         tokio::task::spawn_blocking(left).await.unwrap();
     }
 }
 
 impl Crew {
     /// Joins a fleet, and speaks to that from then on.
-    async fn join(&self, fleet: &FleetHandle) -> WorkerIndex {
+    async fn join(&self, fleet: &FleetHandle) -> Joined {
         let (fleet, link) = (fleet.clone(), Direct(Arc::clone(&self.worker)));
         let (member, ear) = (self.member.clone(), Arc::clone(&self.ear));
         let joining = tokio::task::spawn_blocking(move || {

@@ -134,6 +134,11 @@ impl Takeover {
         Some(self.adopt())
     }
 
+    /// The newest attempt that was reported.
+    pub const fn attempt(&self) -> Option<AttemptId> {
+        self.attempt
+    }
+
     /// Not all attempts have reported in time.
     pub fn deadline(&mut self) -> Option<TakeoverDecision> {
         (!std::mem::replace(&mut self.decided, true)).then_some(TakeoverDecision::Restart)
@@ -168,8 +173,13 @@ impl Takeover {
             for (source, splits) in &report.splits {
                 let assigned = adoption.splits.entry(source.clone()).or_default();
                 for split in splits {
-                    let double = assigned.insert(split.clone(), report.task.clone());
-                    assert!(double.is_none(), "split {split} is read by two subtasks");
+                    if assigned
+                        .insert(split.clone(), report.task.clone())
+                        .is_some()
+                    {
+                        // Two subtasks read it: only a recovery gives it to one.
+                        return TakeoverDecision::Restart;
+                    }
                 }
             }
         }

@@ -3,7 +3,7 @@
 //! Read by the worker's sink driver. Effects of one step are performed in order; a driver may report their results in
 //! any order and late, since every result names the session or the checkpoint that it belongs to.
 
-use highwater_types::CheckpointId;
+use highwater_types::{CheckpointId, Epoch};
 use serde::{Deserialize, Serialize};
 
 use super::session::LogSource;
@@ -79,6 +79,15 @@ pub enum SlotEvent {
         /// The checkpoint.
         id: CheckpointId,
     },
+    /// A new leader goes on with the attempt of this slot (L4): what was begun under older leaders and is not in `head` is given up.
+    Adopted {
+        /// The epoch of the leader.
+        epoch: Epoch,
+        /// The checkpoint in `head`.
+        head: CheckpointId,
+    },
+    /// Nobody leads: no barrier comes before a new leader does.
+    Unled,
     /// A leader that read this checkpoint in `head` orders its commit (L3). May be repeated.
     Commit {
         /// The checkpoint.

@@ -107,6 +107,11 @@ impl Spool {
         self.expected = Some(Expected { after: newest });
     }
 
+    /// No barrier is on its way.
+    pub(super) const fn expect_nothing(&mut self) {
+        self.expected = None;
+    }
+
     /// The barrier of this checkpoint has come, or will not be prepared any more. One that is older than the
     /// announcement settles nothing.
     pub(super) fn settle(&mut self, checkpoint: Order) {

@@ -14,7 +14,7 @@ mod exhaustive;
 #[path = "tests/table.rs"]
 mod table;
 
-pub(super) fn id(number: u64) -> CheckpointId {
+pub(super) const fn id(number: u64) -> CheckpointId {
     CheckpointId {
         number,
         epoch: Epoch(1),
@@ -693,4 +693,57 @@ fn a_marker_topic_that_is_lost_stops_before_anything_is_acknowledged() {
     for mut slot in [held(), committing(), asking()] {
         assert_eq!(markers_lost(&mut slot), []);
     }
+}
+
+/// A leader of epoch 2 goes on with the attempt, from this checkpoint in `head`.
+const fn adopted(number: u64) -> SlotEvent {
+    SlotEvent::Adopted {
+        epoch: Epoch(2),
+        head: id(number),
+    }
+}
+
+#[test]
+fn l4_what_an_older_leader_began_is_given_up_at_an_adoption_unless_it_is_in_head() {
+    let mut slot = held();
+    assert_eq!(slot.report().acked, Some(id(1)));
+    slot.step(adopted(1));
+    assert_eq!(slot.report().acked, Some(id(1)), "it is in head");
+    let effects = slot.step(SlotEvent::Commit { id: id(1) });
+    assert!(!effects.is_empty(), "and can be committed");
+    for mut slot in [held(), preparing()] {
+        slot.step(adopted(0));
+        assert_eq!(slot.report().acked, None);
+        // The next barrier is that of the new leader, and finds the slot free.
+        slot.step(SlotEvent::Barrier(CheckpointId {
+            number: 1,
+            epoch: Epoch(2),
+        }));
+        assert!(matches!(slot.state(), SlotState::Preparing { .. }));
+    }
+}
+
+#[test]
+fn l4_a_barrier_of_an_older_leader_that_comes_after_the_adoption_is_ignored() {
+    let mut slot = ongoing();
+    slot.step(adopted(0));
+    slot.step(SlotEvent::Barrier(id(1)));
+    assert!(matches!(slot.state(), SlotState::Open { .. }));
+}
+
+#[test]
+fn a_full_spool_holds_input_where_nobody_leads_though_a_barrier_was_announced() {
+    let full = SlotEvent::Output {
+        records: 1,
+        bytes: 1_000,
+    };
+    let mut slot = ongoing();
+    slot.step(SlotEvent::Expected);
+    let effects = slot.step(full);
+    assert!(!effects.contains(&SlotEffect::HoldInput));
+    let effects = slot.step(SlotEvent::Unled);
+    assert!(effects.contains(&SlotEffect::HoldInput), "{effects:?}");
+    slot.step(adopted(0));
+    let effects = slot.step(SlotEvent::Expected);
+    assert!(effects.contains(&SlotEffect::ResumeInput), "{effects:?}");
 }
