@@ -3,6 +3,8 @@
 //! Kept by the role `worker`, which decides by it whether it goes on without a coordinator. The rule: an attempt runs from the command that
 //! lets its records flow to the first word of its end, whoever says it.
 
+use std::time::Duration;
+
 use highwater_coordinator::fleet::HeldPart;
 use highwater_types::{AttemptId, WorkerIndex};
 use highwater_worker::{WorkerCommand, WorkerEvent};
@@ -32,9 +34,27 @@ impl Holding {
                 });
             }
             WorkerCommand::Run(attempt) => Self::runs(holding, *attempt, true),
+            WorkerCommand::Adopt(attempt, ..) => {
+                if let Some(held) = holding
+                    .as_mut()
+                    .filter(|held| held.part.attempt == *attempt)
+                {
+                    held.lost = None;
+                }
+            }
             WorkerCommand::Cancel(attempt) => Self::runs(holding, *attempt, false),
             _ => {}
         }
+    }
+
+    /// Nobody leads the attempt any more; if nobody did before either, that counts from then on.
+    pub(crate) fn unled(&mut self, now: Instant) {
+        self.lost.get_or_insert(now);
+    }
+
+    /// Until when the worker goes on with it without a leader; `None` = one leads.
+    pub(crate) fn until(&self, max: Duration) -> Option<Instant> {
+        Some(self.lost? + max)
     }
 
     /// Whether the command ends an attempt that was begun under a coordinator before this one.
@@ -67,7 +87,7 @@ impl Holding {
 
 #[cfg(test)]
 mod tests {
-    use highwater_types::ErrorKind;
+    use highwater_types::{CheckpointId, Epoch, ErrorKind};
     use highwater_worker::FailureReport;
 
     use super::*;
@@ -113,6 +133,25 @@ mod tests {
         assert!(held.is_some());
         Holding::see(&mut held, &WorkerEvent::Cancelled(ATTEMPT));
         assert!(held.is_none());
+    }
+
+    #[test]
+    fn the_time_without_a_leader_counts_from_the_loss_of_the_last_one_that_led() {
+        let max = Duration::from_mins(1);
+        let start = Instant::now();
+        let mut held = prepared();
+        assert_eq!(held.until(max), None);
+        held.unled(start);
+        // A candidate came and went.
+        held.unled(start + Duration::from_secs(30));
+        assert_eq!(held.until(max), Some(start + max));
+        let id = CheckpointId {
+            number: 1,
+            epoch: Epoch(1),
+        };
+        let mut held = Some(held);
+        told(&mut held, &WorkerCommand::Adopt(ATTEMPT, Epoch(2), id));
+        assert_eq!(held.unwrap().until(max), None);
     }
 
     #[test]

@@ -445,7 +445,7 @@ async fn wait(
             interrupt = interrupts.next() => {
                 let hands_over = crew == Crew::Fleet && interrupt == Interrupt::Terminate;
                 if hands_over && matches!(stop, Stop::NotAsked) {
-                    tracing::info!("hands the job over; another coordinator goes on from the last checkpoint");
+                    tracing::info!("hands the job over; another coordinator goes on with what the workers run");
                     match requests.try_send(JobRequest::Cancel) {
                         Ok(()) => stop = Stop::Ending,
                         Err(error) => tracing::warn!(%error, "the coordinator takes no request; once more asks again"),

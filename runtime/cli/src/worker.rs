@@ -226,48 +226,67 @@ impl Service {
             // Cancel-safe: an event that is not taken now is taken in the next turn.
             tokio::select! {
                 done = &mut work => return done,
-                Some(event) = self.told.recv() => Holding::see(&mut self.holding, &event),
+                Some(event) = self.told.recv() => {
+                    if let WorkerEvent::Failed(attempt, report) = &event {
+                        let reason = &report.message;
+                        tracing::error!(attempt = attempt.0, task = report.task, reason, "attempt failed");
+                    }
+                    Holding::see(&mut self.holding, &event);
+                }
             }
         }
     }
 
     async fn work(&mut self, connection: WorkerConnection) -> Result<Afterwards, Failure> {
         let mut afterwards = Afterwards::Again;
-        let (worker, figures) = (&self.worker, self.worker.figures().clone());
+        let (worker, figures, max) = (
+            &self.worker,
+            self.worker.figures().clone(),
+            self.cancellation_max,
+        );
         let (number, holding) = (connection.worker(), &mut self.holding);
-        // Since when an attempt is to end that was begun under an older leader: the one that is connected knows no attempt that waits for it.
-        let (ends, mut to_end) = watch::channel(None);
+        // By when the attempt of an older leader has to be adopted, or to have ended.
+        let by = holding
+            .as_ref()
+            .and_then(|held| held.until(self.takeover_max));
+        let (sets, mut due) = watch::channel(by);
         let pass = |passing: Passing<'_>| match passing {
             Passing::Event(event) => {
                 Holding::see(holding, event);
                 if holding.is_none() {
-                    ends.send_replace(None);
+                    sets.send_replace(None);
                 }
             }
             // The process ends the worker itself, and waits for its threads.
             Passing::Command(WorkerCommand::Shutdown) => afterwards = Afterwards::End,
             Passing::Command(command) => {
-                if Holding::is_end_of_older(holding.as_ref(), &command) {
-                    ends.send_replace(Some(Instant::now()));
-                }
+                let ends = Holding::is_end_of_older(holding.as_ref(), &command);
                 Holding::told(holding, number, &command);
+                if ends {
+                    sets.send_replace(Some(Instant::now() + max));
+                } else if matches!(command, WorkerCommand::Adopt(..)) {
+                    sets.send_replace(None);
+                }
                 worker.send(command);
             }
         };
-        let max = self.cancellation_max;
         // What is cut off is a connection whose end the coordinator notices.
         let end = tokio::select! {
-            end = connection.run((&mut self.told, &figures), pass) => end,
-            () = overdue(&mut to_end, max) => {
-                let attempt = self.holding.as_ref().map(|held| held.part.attempt);
-                return Err(not_ended(attempt.unwrap_or_default(), max));
-            }
+            end = connection.run((&mut self.told, &figures), pass) => end.to_string(),
+            () = overdue(&mut due) => match &self.holding {
+                Some(held) if !held.runs => return Err(not_ended(held.part.attempt, max)),
+                _ => "it does not go on with the attempt".to_owned(),
+            },
         };
         if afterwards == Afterwards::Again {
             let attempt = self.holding.as_ref().map(|held| held.part.attempt);
-            tracing::warn!(reason = %end, attempt = attempt.map(|of| of.0), "the coordinator is lost");
+            tracing::warn!(
+                reason = end,
+                attempt = attempt.map(|of| of.0),
+                "the coordinator is lost"
+            );
             if let Some(held) = &mut self.holding {
-                held.lost = Some(Instant::now());
+                held.unled(Instant::now());
                 self.worker.send(WorkerCommand::Unled(held.part.attempt));
             }
         }
@@ -301,7 +320,11 @@ impl Service {
         };
         let max = self.cancellation_max;
         let ended = tokio::time::timeout(max, ended).await;
-        ended.map_err(|_| not_ended(attempt, max))
+        ended.map_err(|_| not_ended(attempt, max))?;
+        if self.holding.is_some() {
+            return Err(Failure::new(Code::Other, "the worker ended by itself"));
+        }
+        Ok(())
     }
 }
 
@@ -313,20 +336,20 @@ fn not_ended(attempt: AttemptId, max: Duration) -> Failure {
     Failure::new(Code::Other, message)
 }
 
-/// Returns when something has been going to end for so long.
-async fn overdue(to_end: &mut watch::Receiver<Option<Instant>>, max: Duration) {
+/// Returns when what is due is overdue.
+async fn overdue(due: &mut watch::Receiver<Option<Instant>>) {
     loop {
-        let since = *to_end.borrow_and_update();
-        let due = async {
-            match since {
-                Some(since) => tokio::time::sleep_until(since + max).await,
+        let by = *due.borrow_and_update();
+        let late = async {
+            match by {
+                Some(by) => tokio::time::sleep_until(by).await,
                 None => std::future::pending().await,
             }
         };
         // Cancel-safe: what changes is read in the next turn.
         tokio::select! {
-            () = due => return,
-            changed = to_end.changed() => if changed.is_err() {
+            () = late => return,
+            changed = due.changed() => if changed.is_err() {
                 return std::future::pending().await;
             },
         }

@@ -360,7 +360,12 @@ impl Worker {
     }
 
     /// Tells a new leader of the attempt that is held.
-    fn report(&self, epoch: Epoch) {
+    fn report(&mut self, epoch: Epoch) {
+        let Some(held) = &mut self.current else {
+            return;
+        };
+        // One that is older hears of the newer one, and its question changes nothing.
+        held.witness.admits(epoch);
         let Some(held) = &self.current else { return };
         let attempt = held.deployment.attempt;
         let Standing::Among(peers) = &held.deployment.standing else {
@@ -383,7 +388,7 @@ impl Worker {
             let slots = held.mailboxes.keys();
             let own = slots.filter(|slot| slot_task(program, slot).as_ref() == Some(&task));
             let own: Vec<_> = own.cloned().collect();
-            held.witness.report(task, own.into_iter(), epoch)
+            held.witness.report(task, own.into_iter())
         });
         let news = AttemptNews {
             tasks: tasks.collect(),
@@ -391,6 +396,23 @@ impl Worker {
             placement: peers.placement.clone(),
         };
         self.tell(WorkerEvent::Reported(attempt, Box::new(news)));
+    }
+
+    /// A leader goes on with the attempt: what older ones began is over, unless it is in `head`.
+    fn adopt(&mut self, attempt: AttemptId, epoch: Epoch, in_head: CheckpointId) {
+        let Some(held) = self.active(attempt) else {
+            return;
+        };
+        if !held.witness.admits(epoch) {
+            tracing::warn!(
+                epoch = epoch.0,
+                "an older leader wants to go on with the attempt"
+            );
+            return;
+        }
+        held.parts
+            .retain(|(id, _), _| id.epoch >= epoch || *id == in_head);
+        self.tell_all_sinks(attempt, &SinkControl::Adopted(epoch, in_head));
     }
 
     fn command(&mut self, command: WorkerCommand) {
@@ -451,13 +473,7 @@ impl Worker {
                 self.tell_sink(attempt, &slot, SinkControl::WriteVoid(id));
             }
             WorkerCommand::Report(epoch) => self.report(epoch),
-            WorkerCommand::Adopt(attempt, epoch, head) => {
-                if let Some(held) = self.active(attempt) {
-                    held.parts
-                        .retain(|(id, _), _| id.epoch >= epoch || *id == head);
-                }
-                self.tell_all_sinks(attempt, &SinkControl::Adopted(epoch, head));
-            }
+            WorkerCommand::Adopt(attempt, epoch, in_head) => self.adopt(attempt, epoch, in_head),
             WorkerCommand::Unled(attempt) => {
                 self.tell_all_sinks(attempt, &SinkControl::Unled);
             }

@@ -249,7 +249,7 @@ fn a_coordinator_ends_at_a_step_and_the_next_one_goes_on_with_the_same_workers()
 }
 
 #[test]
-fn workers_go_on_without_a_coordinator_for_as_long_as_they_are_told() {
+fn a_worker_that_is_told_not_to_wait_ends_its_attempt_with_its_coordinator() {
     let mut cluster = Cluster::start("heap", Some("P9"));
     let mut command = cluster.job.command("worker", 4);
     command.args(["--control-address", &cluster.address, "--worker-name", "a"]);

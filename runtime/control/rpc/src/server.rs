@@ -31,6 +31,8 @@ use crate::proto::{
 
 /// Commands that may wait for a worker. One that lets more wait is as good as gone.
 const COMMANDS_MAX: usize = 4_096;
+/// No worker has a larger number.
+const NUMBER_MAX: u32 = u32::MAX / 2;
 /// How long a connection may take to register.
 const REGISTER_MAX: Duration = Duration::from_secs(10);
 
@@ -245,7 +247,7 @@ impl Connections {
             return;
         };
         let reason = tokio::select! {
-            reason = self.listen(left.joined.worker, (&fleet, &board), incoming) => reason,
+            reason = self.listen(left.joined, (&fleet, &board), incoming) => reason,
             reason = self.beat(&to_worker) => reason,
         };
         left.because(reason);
@@ -262,6 +264,11 @@ impl Connections {
         self.identity
             .accepts(&claim)
             .map_err(|mismatch| mismatch.to_string())?;
+        if register.held.is_some_and(|held| held.worker > NUMBER_MAX) {
+            return Err(format!(
+                "it holds an attempt under a number above {NUMBER_MAX}"
+            ));
+        }
         if register.slots == 0 {
             return Err("it offers no slot; give it at least one".to_owned());
         }
@@ -271,7 +278,7 @@ impl Connections {
     /// Hands what the worker says to the fleet, until the connection ends. Why it did.
     async fn listen(
         &self,
-        worker: WorkerIndex,
+        joined: Joined,
         (fleet, board): (&FleetHandle, &FigureBoard),
         mut incoming: Streaming<FromWorker>,
     ) -> String {
@@ -292,7 +299,7 @@ impl Connections {
                     };
                     let fleet = fleet.clone();
                     // The queue of the fleet may be full for a moment.
-                    if spawn_blocking(move || fleet.said(worker, event))
+                    if spawn_blocking(move || fleet.said(joined, event))
                         .await
                         .is_err()
                     {

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use highwater_protocol::job::TaskId;
+use highwater_protocol::manifest::SlotOutput;
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::SlotKey;
 use highwater_types::{AttemptId, CheckpointId, Classified, ErrorKind, SubtaskIndex};
@@ -145,7 +146,9 @@ impl Worker {
                     .entry(slot.sink.clone())
                     .or_default();
                 *seen = (*seen).max(marker_offset);
-                held.witness.held(&slot, id);
+                if matches!(output, SlotOutput::Log(_)) {
+                    held.witness.held(&slot, id);
+                }
                 part.slots.outputs.insert(slot, output);
                 self.ack(&task, attempt, id);
             }

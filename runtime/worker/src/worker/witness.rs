@@ -19,7 +19,10 @@ use crate::messages::Deployment;
 pub(super) struct Witness {
     attempt: AttemptId,
     shape: ContentHash,
-    restored: CheckpointId,
+    /// The checkpoint that it was restored from, until a newer one is complete.
+    restored: Option<CheckpointId>,
+    /// The newest leader that asked, and that the attempt obeys.
+    leader: Epoch,
     /// Records flow.
     released: bool,
     /// A stop has ended the reading of sources.
@@ -49,7 +52,8 @@ impl Witness {
         Self {
             attempt: deployment.attempt,
             shape: deployment.shape,
-            restored: deployment.restored,
+            restored: Some(deployment.restored),
+            leader: deployment.epoch,
             released: false,
             suspended: false,
             stopped: false,
@@ -112,6 +116,9 @@ impl Witness {
     /// The leader said that a checkpoint is complete.
     pub(super) fn completed(&mut self, id: CheckpointId) {
         self.begun.retain(|begun| begun.number > id.number);
+        self.restored = self
+            .restored
+            .filter(|restored| restored.number >= id.number);
         for acked in self.acked.values_mut() {
             acked.retain(|acked| acked.number >= id.number);
         }
@@ -120,6 +127,9 @@ impl Witness {
     /// The leader said that a checkpoint is given up.
     pub(super) fn declined(&mut self, id: CheckpointId) {
         self.begun.remove(&id);
+        for acked in self.acked.values_mut() {
+            acked.remove(&id);
+        }
         for slot in self.slots.values_mut() {
             slot.acked = slot.acked.filter(|held| *held != id);
         }
@@ -135,15 +145,20 @@ impl Witness {
         self.begun.clone()
     }
 
-    /// What `task`, which holds `slots`, tells the leader of `epoch`.
+    /// Whether a leader of this epoch is obeyed: from the first word of a newer one on, no older one is (L2).
+    pub(super) fn admits(&mut self, epoch: Epoch) -> bool {
+        self.leader = self.leader.max(epoch);
+        self.leader == epoch
+    }
+
+    /// What `task`, which holds `slots`, tells whoever asked: the epoch in it is that of the leader that is obeyed.
     pub(super) fn report(
         &self,
         task: TaskId,
         slots: impl Iterator<Item = SlotKey>,
-        epoch: Epoch,
     ) -> AttemptReport {
         let mut history = self.acked.get(&task).cloned().unwrap_or_default();
-        history.insert(self.restored);
+        history.extend(self.restored);
         let slots = slots.map(|slot| {
             let seen = self.slots.get(&slot).copied().unwrap_or_default();
             (slot, seen)
@@ -151,7 +166,7 @@ impl Witness {
         let splits = self.splits.get(&task).cloned();
         AttemptReport {
             attempt: self.attempt,
-            epoch,
+            epoch: self.leader,
             shape: self.shape,
             running: self.released && !self.suspended && !self.stopped,
             history,
@@ -236,18 +251,29 @@ mod tests {
     }
 
     fn told(witness: &Witness) -> AttemptReport {
-        witness.report(task(), [slot()].into_iter(), Epoch(3))
+        witness.report(task(), [slot()].into_iter())
     }
 
     #[test]
     fn an_attempt_that_was_just_released_tells_what_it_began_with() {
-        let report = told(&witness());
+        let mut witness = witness();
+        assert!(witness.admits(Epoch(3)));
+        let report = told(&witness);
         assert!(report.running && !report.ended);
         assert_eq!((report.attempt, report.epoch), (AttemptId(5), Epoch(3)));
         assert_eq!(report.shape, ContentHash(9));
         assert_eq!(report.history, BTreeSet::from([id(3)]));
         assert_eq!(report.splits[&uid("in")], BTreeSet::from(["a".to_owned()]));
         assert_eq!(report.slots[&slot()], SlotReport::default());
+    }
+
+    #[test]
+    fn an_older_leader_is_not_obeyed_behind_a_newer_one() {
+        let mut witness = witness();
+        assert!(witness.admits(Epoch(4)));
+        assert!(!witness.admits(Epoch(3)));
+        assert_eq!(told(&witness).epoch, Epoch(4), "and hears of the newer one");
+        assert!(witness.admits(Epoch(4)));
     }
 
     #[test]
@@ -269,9 +295,16 @@ mod tests {
         assert_eq!(witness.begun(), BTreeSet::from([id(4)]));
         witness.completed(id(4));
         assert!(witness.begun().is_empty());
+        assert!(
+            !told(&witness).history.contains(&id(3)),
+            "it is older than what is complete"
+        );
         witness.acked(&task(), id(5));
         witness.completed(id(5));
         assert!(!told(&witness).history.contains(&id(4)));
+        witness.acked(&task(), id(6));
+        witness.declined(id(6));
+        assert!(!told(&witness).history.contains(&id(6)));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use highwater_protocol::nonce::NonceStream;
-use highwater_types::WorkerIndex;
+use highwater_types::{Nonce, WorkerIndex};
 use highwater_worker::{WorkerCommand, WorkerEvent};
 use tokio::sync::{mpsc, watch};
 
@@ -28,6 +28,7 @@ pub trait WorkerLink: Send {
 enum Inbox {
     Input(FleetInput),
     Joined(Joining),
+    Said(Joined, WorkerEvent),
     Left(Joined, String),
     End,
 }
@@ -112,9 +113,9 @@ impl FleetHandle {
         joined.recv().ok()
     }
 
-    /// A worker tells something.
-    pub fn said(&self, worker: WorkerIndex, event: WorkerEvent) {
-        self.give(Inbox::Input(FleetInput::Said(worker, event)));
+    /// A worker tells something over this connection.
+    pub fn said(&self, joined: Joined, event: WorkerEvent) {
+        self.give(Inbox::Said(joined, event));
     }
 
     /// A connection of a worker has ended.
@@ -135,16 +136,17 @@ impl FleetHandle {
 /// When the operating system gives no thread.
 pub fn start(
     shape: FleetShape,
-    passes: NonceStream,
+    mut passes: NonceStream,
     events: mpsc::Sender<WorkerEvent>,
 ) -> std::io::Result<RunningFleet> {
     let (inbox, inputs) = sync_channel(INPUT_QUEUE);
     let (shown, seen) = watch::channel(Vec::new());
+    let first = first_number(passes.draw());
     let mut driver = Driver {
         fleet: Fleet::new(shape),
         passes,
         links: BTreeMap::new(),
-        next: WorkerIndex(0),
+        next: first,
         serial: 0,
         events,
         shown,
@@ -155,6 +157,7 @@ pub fn start(
             match input {
                 Inbox::Input(input) => driver.input(input),
                 Inbox::Joined(joining) => driver.joined(joining),
+                Inbox::Said(joined, event) => driver.said(joined, event),
                 Inbox::Left(joined, reason) => driver.left(joined, reason),
                 Inbox::End => break,
             }
@@ -165,6 +168,14 @@ pub fn start(
         seen,
         thread,
     })
+}
+
+/// The number of the first worker that holds nothing: drawn by lot for each leader, so that it is hardly one that a worker has which still holds
+/// an attempt for the leader before, and needs it.
+fn first_number(drawn: Nonce) -> WorkerIndex {
+    const EACH: u32 = 1_000;
+    const LOTS: u32 = 100_000;
+    WorkerIndex((drawn.0 % u128::from(LOTS)) as u32 * EACH)
 }
 
 struct Driver {
@@ -201,8 +212,10 @@ impl Driver {
         // Who holds an attempt for an older leader keeps the number that it has in it, if that is free.
         let kept = member.holds.map(|part| part.worker);
         let kept = kept.filter(|worker| !self.links.contains_key(worker));
-        let worker = kept.unwrap_or(self.next);
-        self.next = self.next.max(worker.next());
+        let worker = kept.unwrap_or_else(|| self.free_number());
+        if kept.is_none() {
+            self.next = worker.next();
+        }
         let (name, slots) = (&member.offer.name, member.offer.slots);
         // Its number goes out before anything else may, and before the fleet knows it.
         self.serial += 1;
@@ -216,11 +229,31 @@ impl Driver {
         self.input(FleetInput::Joined(worker, member));
     }
 
+    /// The next number that no worker has.
+    fn free_number(&self) -> WorkerIndex {
+        let mut number = self.next;
+        while self.links.contains_key(&number) {
+            number = number.next();
+        }
+        number
+    }
+
     fn left(&mut self, joined: Joined, reason: String) {
-        let link = self.links.get(&joined.worker);
-        if link.is_some_and(|(serial, _)| *serial == joined.serial) {
+        if self.is_last(joined) {
             self.lose(joined.worker, reason);
         }
+    }
+
+    fn said(&mut self, joined: Joined, event: WorkerEvent) {
+        if self.is_last(joined) {
+            self.input(FleetInput::Said(joined.worker, event));
+        }
+    }
+
+    /// Whether it is the connection that its worker has now.
+    fn is_last(&self, joined: Joined) -> bool {
+        let link = self.links.get(&joined.worker);
+        link.is_some_and(|(serial, _)| *serial == joined.serial)
     }
 
     fn input(&mut self, input: FleetInput) {

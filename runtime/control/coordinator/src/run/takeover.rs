@@ -100,12 +100,18 @@ impl Coordinator {
                 taking.ended.insert((attempt, task));
             }
             // The newest attempt is over, whatever was decided. That of a zombie concerns nobody.
-            WorkerEvent::Failed(attempt, _)
-            | WorkerEvent::Damaged(attempt, ..)
-            | WorkerEvent::Stop(attempt, _)
+            WorkerEvent::Failed(attempt, report) | WorkerEvent::Damaged(attempt, _, report)
                 if taking.machine.attempt() <= Some(attempt) =>
             {
-                tracing::warn!(attempt = attempt.0, "the attempt has failed meanwhile");
+                tracing::warn!(
+                    attempt = attempt.0,
+                    reason = report.message,
+                    "the attempt has failed meanwhile"
+                );
+                decision = Some(TakeoverDecision::Restart);
+            }
+            // The recovery meets the same, and stops the job by name.
+            WorkerEvent::Stop(attempt, _) if taking.machine.attempt() <= Some(attempt) => {
                 decision = Some(TakeoverDecision::Restart);
             }
             // Late news of what was begun under an older leader; what still matters is asked or told again.

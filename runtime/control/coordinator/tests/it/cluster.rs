@@ -55,7 +55,7 @@ struct Crew {
     worker: Arc<WorkerHandle>,
     member: Member,
     /// Whom it speaks to, and under which number.
-    ear: Arc<Mutex<(FleetHandle, WorkerIndex)>>,
+    ear: Arc<Mutex<(FleetHandle, Joined)>>,
 }
 
 impl Cluster {
@@ -89,7 +89,8 @@ impl Cluster {
                 continue;
             }
             let worker = crew.joined.worker;
-            crew.member.holds = Some(HeldPart { attempt, worker });
+            let is_spare = crew.member.offer.name == "spare";
+            crew.member.holds = (!is_spare).then_some(HeldPart { attempt, worker });
             crew.joined = crew.join(&fleet).await;
         }
         handle
@@ -133,20 +134,17 @@ impl Cluster {
             holds: None,
         };
         let mut crew = Crew {
-            joined: Joined {
-                worker: WorkerIndex(0),
-                serial: 0,
-            },
+            joined: NOBODY,
             worker,
             member,
-            ear: Arc::new(Mutex::new((self.fleet.clone(), WorkerIndex(0)))),
+            ear: Arc::new(Mutex::new((self.fleet.clone(), NOBODY))),
         };
         crew.joined = crew.join(&self.fleet).await;
         let (mut told, ear) = (told, Arc::clone(&crew.ear));
         std::thread::spawn(move || {
             while let Some(event) = told.blocking_recv() {
-                let (fleet, number) = ear.lock().unwrap().clone();
-                fleet.said(number, event);
+                let (fleet, joined) = ear.lock().unwrap().clone();
+                fleet.said(joined, event);
             }
         });
         let number = crew.joined.worker;
@@ -172,18 +170,23 @@ impl Cluster {
     }
 }
 
+/// Before it has joined.
+const NOBODY: Joined = Joined {
+    worker: WorkerIndex(0),
+    serial: 0,
+};
+
 impl Crew {
     /// Joins a fleet, and speaks to that from then on.
     async fn join(&self, fleet: &FleetHandle) -> Joined {
         let (fleet, link) = (fleet.clone(), Direct(Arc::clone(&self.worker)));
         let (member, ear) = (self.member.clone(), Arc::clone(&self.ear));
         let joining = tokio::task::spawn_blocking(move || {
-            let heard = fleet.clone();
-            let greet = move |number| {
-                *ear.lock().unwrap() = (heard, number);
-                true
-            };
-            fleet.join(member, Box::new(link), greet).unwrap()
+            // What the worker tells meanwhile waits until it is known over which connection.
+            let mut ear = ear.lock().unwrap();
+            let joined = fleet.join(member, Box::new(link), |_| true).unwrap();
+            *ear = (fleet, joined);
+            joined
         });
         joining.await.unwrap()
     }
@@ -361,6 +364,21 @@ async fn a_worker_that_dies_after_a_takeover_fails_the_attempt_that_was_adopted(
     cluster.add("b", 2).await;
     goes_on(&mut handle).await;
     assert!(handle.status.borrow().attempt > attempt);
+    assert_eq!(end_of(handle).await, Ok(JobOutcome::Finished));
+    world.assert_exact();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_are_free_and_come_first_take_no_number_that_the_attempt_needs() {
+    let world = World::new();
+    let (handle, mut cluster, _) = running(&world, 110).await;
+    let attempt = handle.status.borrow().attempt;
+    let spare = cluster.workers.len();
+    cluster.add("spare", 1).await;
+    cluster.workers.rotate_left(spare);
+    let mut handle = cluster.take_over(handle, |_| true).await;
+    goes_on(&mut handle).await;
+    assert_eq!(handle.status.borrow().attempt, attempt);
     assert_eq!(end_of(handle).await, Ok(JobOutcome::Finished));
     world.assert_exact();
 }

@@ -1,7 +1,7 @@
 //! Takeover with living workers (rule L4): a new leader goes on with running attempts, or starts the region again.
 //!
 //! Called by the driver after R2. No transactional id is initialised; a task that reports refuses older leaders from then
-//! on. The enumerators are `head`'s state plus the reported splits and assign nothing before the decision. An attempt is
+//! on. The enumerators are those of `head`, nothing is assigned before the decision, and splits that were reported are never assigned again. An attempt is
 //! adopted only if its history holds the checkpoint in `head`: an attempt that was replaced before that checkpoint is a
 //! zombie, however alive it looks. An adopted attempt must also run what this leader would deploy: the tasks of another
 //! parallelism are not all known here. On a checkpoint that is being given up nothing is adopted: it would confirm what

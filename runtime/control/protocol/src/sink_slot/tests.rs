@@ -713,6 +713,7 @@ fn l4_what_an_older_leader_began_is_given_up_at_an_adoption_unless_it_is_in_head
     assert!(!effects.is_empty(), "and can be committed");
     for mut slot in [held(), preparing()] {
         slot.step(adopted(0));
+        assert!(matches!(slot.state(), SlotState::Open { .. }));
         assert_eq!(slot.report().acked, None);
         // The next barrier is that of the new leader, and finds the slot free.
         slot.step(SlotEvent::Barrier(CheckpointId {
