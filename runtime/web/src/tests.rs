@@ -18,7 +18,7 @@ use highwater_types::{
     SubtaskIndex, Watermark, WorkerIndex,
 };
 use highwater_window::Tumbling;
-use highwater_worker::{FailureReport, Pauses, SystemClock, TaskFigures};
+use highwater_worker::{FailureReport, ManualClock, Pauses, TaskFigures};
 use tower::ServiceExt as _;
 
 use super::*;
@@ -96,7 +96,7 @@ fn fixture() -> Fixture {
         status: watching,
         workers: watch::channel(vec![seen()]).1,
         figures: FigureBoard::default(),
-        clock: Arc::new(SystemClock::new()),
+        clock: Arc::new(ManualClock::default()),
     };
     Fixture {
         view,
