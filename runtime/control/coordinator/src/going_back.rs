@@ -581,16 +581,11 @@ pub(crate) async fn hearing<T>(
 
 /// Refuses what nobody can do now.
 fn refuse(request: JobRequest, reason: &str) -> Result<(), Broken> {
-    let answer = match request {
-        JobRequest::Cancel => return Err(Broken::Cancelled),
-        JobRequest::Stop { answer, .. } => {
-            crate::request::reply(answer, Err(RequestRefused::Ended(ENDED_EARLY)));
-            return Err(Broken::Cancelled);
-        }
-        JobRequest::Savepoint { answer, .. } | JobRequest::Checkpoint { answer } => answer,
-    };
-    let refused = RequestRefused::NotRunning(reason.to_owned());
-    crate::request::reply(answer, Err(refused));
+    if request.ends_job() {
+        request.refuse(RequestRefused::Ended(ENDED_EARLY));
+        return Err(Broken::Cancelled);
+    }
+    request.refuse(RequestRefused::NotRunning(reason.to_owned()));
     Ok(())
 }
 

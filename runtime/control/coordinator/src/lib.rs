@@ -10,8 +10,10 @@ pub mod deploy;
 pub mod drained;
 pub mod fleet;
 pub mod going_back;
+pub mod history;
 pub mod housekeeping;
 pub mod lease;
+pub mod operation;
 pub mod request;
 pub mod restart;
 pub mod run;
@@ -26,8 +28,12 @@ pub mod store;
 pub mod trial_restore;
 pub mod workers;
 
+pub use history::{CheckpointHistory, CheckpointOutcome, PastCheckpoint};
 pub use lease::{Campaign, LeaseStore, Standing};
-pub use request::{JobRequest, RequestAnswer, RequestRefused, StopMode};
+pub use operation::{Operation, OperationId, Operations};
+pub use request::{
+    JobRequest, LiveSettings, OperationOrder, RequestAnswer, RequestRefused, SnapshotWish, StopMode,
+};
 pub use run::start;
 pub use savepoint::SavepointWish;
 pub use settings::{CoordinatorSettings, RestartStrategy};

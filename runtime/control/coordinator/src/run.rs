@@ -4,13 +4,13 @@
 //! at the rim and come back as events. L1 is kept by the machines: while a head write is undecided, no attempt starts,
 //! nothing is declined and nothing is collected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_protocol::checkpoint::{CheckpointCoordinator, CheckpointEvent, SnapshotRequest};
 use highwater_protocol::head_write::{HeadKeeper, HeadWriteEvent};
-use highwater_protocol::job::JobShape;
+use highwater_protocol::job::{JobShape, TaskId};
 use highwater_protocol::manifest::Manifest;
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::JobPaths;
@@ -19,13 +19,13 @@ use highwater_protocol::stop::SlotKey;
 use highwater_types::{AttemptId, CheckpointId, Epoch, ErrorKind};
 use highwater_worker::slot::error_chain;
 use highwater_worker::{WorkerCommand, WorkerEvent};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use crate::attempt::{After, Attempt};
 use crate::deploy::LogCheck;
 use crate::housekeeping::{Collected, Copied};
-use crate::request::{JobRequest, RequestAnswer, RequestRefused, reply};
+use crate::request::{JobRequest, RequestRefused};
 use crate::restart::{Repeats, RestartDelay};
 use crate::setup::{CoordinatorHandle, CoordinatorSetup, JobFailure, JobOutcome};
 use crate::sources::{Discovered, OpenSources};
@@ -42,6 +42,7 @@ mod takeover;
 mod worker;
 
 use detour::{Lead, NotBegun, StartParts, lead};
+use requests::Asked;
 use takeover::TakingOver;
 
 /// How often the machines look at the time.
@@ -126,7 +127,9 @@ struct Coordinator {
     restart_at_ms: Option<u64>,
     opening: Opening,
     collecting: Collecting,
-    answers: BTreeMap<u64, oneshot::Sender<RequestAnswer>>,
+    answers: BTreeMap<u64, Asked>,
+    /// The tasks that have answered the checkpoint on its way.
+    answered: BTreeSet<TaskId>,
     next_request: u64,
     /// The request that stops the job.
     stopping: Option<u64>,
@@ -227,6 +230,13 @@ async fn run(
         }
         coordinator.publish();
     }
+    // Nobody waits for answers of a coordinator that is on its way out.
+    requests.close();
+    if let Some(end) = &coordinator.end {
+        while let Ok(request) = requests.try_recv() {
+            request.refuse(over(end));
+        }
+    }
     coordinator.finish().await
 }
 
@@ -270,6 +280,7 @@ impl Coordinator {
             opening: Opening::No,
             collecting: Collecting::No,
             answers: BTreeMap::new(),
+            answered: BTreeSet::new(),
             next_request: 0,
             stopping: None,
             discovery_at_ms: 0,
@@ -439,8 +450,10 @@ impl Coordinator {
                 reason: failure.message.clone(),
             },
         });
-        for (_, waiting) in std::mem::take(&mut self.answers) {
-            reply(waiting, Err(RequestRefused::Ended("the job has ended")));
+        let refused = over(&end);
+        let waiting: Vec<_> = self.answers.keys().copied().collect();
+        for request in waiting {
+            self.answer(request, &Err(refused.clone()));
         }
         self.rim.shutdown().await;
         let worker = self.setup.worker;
@@ -454,6 +467,21 @@ impl Coordinator {
             tracing::error!(%error, "the worker did not end");
         }
         end
+    }
+}
+
+/// What is answered when this coordinator ends: the job may go on under another.
+fn over(end: &Result<JobOutcome, JobFailure>) -> RequestRefused {
+    match end {
+        Ok(JobOutcome::Finished | JobOutcome::Stopped) => {
+            RequestRefused::Ended("the job has ended")
+        }
+        Err(failure) if failure.kind != ErrorKind::Fenced => RequestRefused::Ended(
+            "the job has failed before it was done; its state is kept, see why it failed",
+        ),
+        Ok(JobOutcome::Cancelled) | Err(_) => RequestRefused::NotRunning(
+            "this coordinator has ended; ask the one that leads, or start the job again".to_owned(),
+        ),
     }
 }
 

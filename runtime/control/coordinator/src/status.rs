@@ -1,11 +1,13 @@
 //! What the outside sees of a job: one value, replaced as a whole, true when it is shown.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use highwater_types::{AttemptId, CheckpointId, Epoch, Lineage};
 use highwater_worker::{FailureReport, RestoredBytes};
 use tokio::sync::watch;
 
+use crate::history::CheckpointHistory;
+use crate::operation::Operations;
 use crate::store::Troubles;
 
 /// Where a job is in its life.
@@ -156,6 +158,12 @@ pub struct JobStatus {
     pub attempt: AttemptId,
     /// Figures of checkpoints.
     pub checkpoints: CheckpointStatus,
+    /// The last checkpoints.
+    pub history: CheckpointHistory,
+    /// What was asked for under an id, and what came of it.
+    pub operations: Operations,
+    /// Settings that were changed since the process began, by name and as text.
+    pub changes: BTreeMap<String, String>,
     /// What it waits for, why, and how often that was tried; `None` = for nothing outside of the job.
     pub waits_for: Option<String>,
     /// How many attempts failed since the process began.
@@ -177,6 +185,9 @@ impl JobStatus {
             epoch: Epoch::default(),
             attempt: AttemptId::default(),
             checkpoints: CheckpointStatus::default(),
+            history: CheckpointHistory::default(),
+            operations: Operations::default(),
+            changes: BTreeMap::new(),
             waits_for: None,
             restarts: 0,
             failures: FailureHistory::default(),

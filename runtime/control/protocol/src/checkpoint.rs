@@ -186,6 +186,11 @@ impl CheckpointCoordinator {
         }
     }
 
+    /// Goes on with other settings. What is under way is held to the new limits.
+    pub const fn configure(&mut self, settings: CheckpointSettings) {
+        self.settings = settings;
+    }
+
     /// Takes over with living workers (L4): the slots of `head`'s manifest that have not confirmed it yet.
     #[must_use]
     pub fn with_unconfirmed(mut self, slots: BTreeSet<SlotKey>) -> Self {

@@ -24,7 +24,7 @@ pub struct LeaseRecord {
     pub holder: String,
     /// Where workers find it: host and port.
     pub address: String,
-    /// Where its status server listens: host and port.
+    /// Where its status server is asked, such as `https://10.0.0.7:8081`.
     pub status: String,
     /// Its process: two processes of one name are told apart.
     pub process: Nonce,

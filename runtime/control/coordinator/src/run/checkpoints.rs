@@ -47,6 +47,8 @@ impl Coordinator {
             }
             CheckpointEffect::SendBarrier { task, barrier } => {
                 (self.setup.stop)(Step::P2);
+                self.status
+                    .send_modify(|status| status.history.sent(barrier.id, barrier.kind));
                 // One trigger reaches all sources of the worker; repeated ones for the same barrier change nothing.
                 self.trigger(&task, barrier);
             }
@@ -70,8 +72,10 @@ impl Coordinator {
                 self.send(WorkerCommand::Commit(self.last_attempt, slot, id));
             }
             CheckpointEffect::AllConfirmed { id } => {
+                let now = self.now_ms();
                 self.status.send_modify(|status| {
                     status.checkpoints.is_confirmed = status.checkpoints.completed == Some(id);
+                    status.history.confirmed(id, now);
                 });
                 self.collect_garbage();
             }
@@ -93,7 +97,7 @@ impl Coordinator {
     /// Effects that end something or answer somebody.
     pub(super) fn effect_for_people(&mut self, effect: CheckpointEffect) {
         match effect {
-            CheckpointEffect::RequestDone { request, id } => self.answer(request, Ok(id)),
+            CheckpointEffect::RequestDone { request, id } => self.answer(request, &Ok(id)),
             CheckpointEffect::RequestFailed { request, failure } => {
                 // Only the request that stops may end the stop.
                 let running = |held: &Attempt| held.stage == AttemptStage::Running;
@@ -114,13 +118,17 @@ impl Coordinator {
                     },
                     (failure, _) => RequestRefused::from(failure),
                 };
-                self.answer(request, Err(refused));
+                self.answer(request, &Err(refused));
             }
             CheckpointEffect::Failed { failure, in_a_row } => {
                 tracing::warn!(in_a_row, reason = %failure, "checkpoint given up");
+                let now = self.now_ms();
                 self.status.send_modify(|status| {
+                    let reason = failure.to_string();
+                    status.history.given_up(&reason, now);
+                    status.checkpoints.pending = None;
                     status.checkpoints.failed_count += 1;
-                    status.checkpoints.last_failure = Some(failure.to_string());
+                    status.checkpoints.last_failure = Some(reason);
                 });
             }
             CheckpointEffect::ResumeSources => {
@@ -187,9 +195,13 @@ impl Coordinator {
         let states = states
             .map(|(uid, (source, _))| (uid.clone(), source.snapshot()))
             .collect();
-        self.status
-            .send_modify(|status| status.checkpoints.pending = Some(id));
-        self.checkpoint_began_ms = self.now_ms();
+        let now = self.now_ms();
+        self.status.send_modify(|status| {
+            status.checkpoints.pending = Some(id);
+            status.history.begin(id, now, self.shape.tasks.keys());
+        });
+        self.answered.clear();
+        self.checkpoint_began_ms = now;
         self.step(self.now_ms(), CheckpointEvent::Enumerators { id, states });
     }
 
@@ -239,6 +251,7 @@ impl Coordinator {
             checkpoints.is_confirmed = false;
             checkpoints.bytes = bytes.new;
             checkpoints.full_bytes = bytes.new + bytes.referenced;
+            status.history.completed(id, bytes, now);
         });
     }
 

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::deploy::LogCheck;
 use crate::going_back::{Broken, Damage, Detour, Detoured, Work};
-use crate::request::{JobRequest, RequestRefused, reply, until_ended};
+use crate::request::{JobRequest, RequestRefused, until_ended};
 use crate::savepoint::Savepoint;
 use crate::setup::{CoordinatorSetup, JobFailure, JobOutcome};
 use crate::start::{Externals, Found, StartInput, start as start_leader};
@@ -206,13 +206,13 @@ impl Coordinator {
         // Nobody works on what was asked for before: the machine that knew of it ends here.
         // A stop alone is held: the next machine is asked for it again.
         let stop = self.machine.held_stop().cloned();
-        for (request, waiting) in std::mem::take(&mut self.answers) {
+        let asked: Vec<_> = self.answers.keys().copied().collect();
+        for request in asked {
             if stop.as_ref().is_some_and(|stop| stop.request == request) {
-                self.answers.insert(request, waiting);
                 continue;
             }
             let reason = "the job goes back to an older checkpoint".to_owned();
-            reply(waiting, Err(RequestRefused::NotRunning(reason)));
+            self.answer(request, &Err(RequestRefused::NotRunning(reason)));
         }
         self.stopping = stop.as_ref().map(|stop| stop.request);
         let damage = Damage {

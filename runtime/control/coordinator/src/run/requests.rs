@@ -1,18 +1,37 @@
 //! What the outside asks for.
 
 use highwater_protocol::checkpoint::{CheckpointEvent, SnapshotRequest};
+use highwater_protocol::manifest::Manifest;
 use highwater_protocol::paths::SavepointPaths;
 use highwater_storage::ObjectPath;
 use highwater_types::{BarrierKind, Classified};
 use highwater_worker::slot::error_chain;
 
+use tokio::sync::oneshot;
+
 use crate::attempt::{Attempt, AttemptStage};
-use crate::request::{JobRequest, RequestAnswer, RequestRefused, StopMode, reply};
+use crate::operation::{Known, OperationId};
+use crate::request::OperationOrder;
+use crate::request::{
+    JobRequest, LiveSettings, RequestAnswer, RequestRefused, SnapshotWish, reply,
+};
+use crate::restart::RestartDelay;
 use crate::setup::JobOutcome;
 use crate::status::JobPhase;
 use crate::store::JobStore;
 
 use super::{Coordinator, Done};
+
+/// Those who wait for what comes of one operation.
+const WAITING_MAX: usize = 16;
+
+/// Who waits for what comes of a request.
+pub(super) struct Asked {
+    /// The id of its operation.
+    operation: Option<OperationId>,
+    /// All who asked for it.
+    waiting: Vec<oneshot::Sender<RequestAnswer>>,
+}
 
 impl Coordinator {
     pub(super) fn new_request(
@@ -29,32 +48,110 @@ impl Coordinator {
     }
 
     pub(super) fn request(&mut self, request: JobRequest) {
-        let (savepoint, kind, answer) = match request {
-            JobRequest::Savepoint { name, answer } => (Some(name), BarrierKind::Savepoint, answer),
-            JobRequest::Checkpoint { answer } => (None, BarrierKind::Checkpoint, answer),
-            JobRequest::Stop {
-                mode,
-                savepoint,
-                answer,
-            } => {
-                let kind = match mode {
-                    StopMode::Suspend => BarrierKind::StopSuspend,
-                    StopMode::Drain => BarrierKind::StopDrain,
-                };
-                (savepoint, kind, answer)
+        match request {
+            JobRequest::Cancel => self.leave(Ok(JobOutcome::Cancelled)),
+            JobRequest::Configure { settings, answer } => {
+                self.configure(*settings);
+                if answer.send(Ok(())).is_err() {
+                    tracing::debug!("nobody waits for the answer any more");
+                }
             }
-            JobRequest::Cancel => return self.leave(Ok(JobOutcome::Cancelled)),
+            JobRequest::Snapshot {
+                wish,
+                operation: None,
+                answer,
+            } => self.wished(&wish, None, answer),
+            JobRequest::Snapshot {
+                wish,
+                operation: Some(order),
+                answer,
+            } => self.operation(order, &wish, answer),
+        }
+    }
+
+    /// Goes on with other settings. A checkpoint on its way is held to the new limits as well.
+    fn configure(&mut self, settings: LiveSettings) {
+        let LiveSettings {
+            checkpoint,
+            restart,
+            changes,
+        } = settings;
+        tracing::info!(?changes, "settings changed");
+        self.machine.configure(checkpoint);
+        if restart != self.setup.settings.restart {
+            self.restart = RestartDelay::new(restart);
+        }
+        // A machine that is made later, after *Going back*, begins with these.
+        self.setup.settings.checkpoint = checkpoint;
+        self.setup.settings.restart = restart;
+        self.status.send_modify(|status| status.changes = changes);
+    }
+
+    /// A request under an id: one that was made before is not done again.
+    fn operation(
+        &mut self,
+        OperationOrder { id, begun }: OperationOrder,
+        wish: &SnapshotWish,
+        answer: oneshot::Sender<RequestAnswer>,
+    ) {
+        let now = self.now_ms();
+        let mut known = Known::Full;
+        self.status.send_if_modified(|status| {
+            known = status.operations.begin(&id, wish, now);
+            known == Known::New
+        });
+        if matches!(known, Known::New | Known::Runs)
+            && let Some(begun) = begun
+        {
+            if let Some(held) = self.status.borrow().operations.get(&id)
+                && begun.send(held.clone()).is_err()
+            {
+                tracing::debug!("nobody waits for the beginning any more");
+            }
+            if known == Known::Runs {
+                return;
+            }
+        }
+        match known {
+            Known::New => self.wished(wish, Some(id), answer),
+            Known::Ended(ended) => reply(answer, ended),
+            Known::Other(was) => reply(answer, Err(RequestRefused::OtherOperation { id, was })),
+            Known::Full => reply(answer, Err(RequestRefused::TooMany)),
+            Known::Runs => self.join(&id, answer),
+        }
+    }
+
+    /// Waits with those who asked before for what comes of an operation.
+    fn join(&mut self, id: &OperationId, answer: oneshot::Sender<RequestAnswer>) {
+        let mut asked = self.answers.values_mut();
+        let held = asked.find(|asked| asked.operation.as_ref() == Some(id));
+        if let Some(asked) = held {
+            asked.waiting.retain(|waiting| !waiting.is_closed());
+            if asked.waiting.len() < WAITING_MAX {
+                return asked.waiting.push(answer);
+            }
+        }
+        reply(answer, Err(RequestRefused::TooManyWaiting(id.clone())));
+    }
+
+    fn wished(
+        &mut self,
+        wish: &SnapshotWish,
+        operation: Option<OperationId>,
+        answer: oneshot::Sender<RequestAnswer>,
+    ) {
+        let savepoint = wish.savepoint().map(str::to_owned);
+        let place = savepoint.as_deref().map(|name| self.check_name(name));
+        let request = self.new_request(savepoint, wish.barrier());
+        let asked = Asked {
+            operation,
+            waiting: vec![answer],
         };
-        let place = match savepoint.as_deref().map(|name| self.check_name(name)) {
-            Some(Err(refused)) => return reply(answer, Err(refused)),
-            Some(Ok(place)) => Some(place),
-            None => None,
-        };
-        let request = self.new_request(savepoint, kind);
-        self.answers.insert(request.request, answer);
+        self.answers.insert(request.request, asked);
         match place {
+            Some(Err(refused)) => self.answer(request.request, &Err(refused)),
             None => self.asked(request, Ok(())),
-            Some(place) => {
+            Some(Ok(place)) => {
                 let store = self.store.clone();
                 self.at_rim(async move {
                     let free = is_free(&store, &place).await;
@@ -71,7 +168,7 @@ impl Coordinator {
             return;
         }
         if let Err(refused) = name {
-            return self.answer(request.request, Err(refused));
+            return self.answer(request.request, &Err(refused));
         }
         if request.stops() {
             // A second stop is refused by the machine: the first one goes on.
@@ -91,9 +188,18 @@ impl Coordinator {
         parsed.map_err(|error| RequestRefused::Name(error.to_string()))
     }
 
-    pub(super) fn answer(&mut self, request: u64, answer: RequestAnswer) {
-        if let Some(waiting) = self.answers.remove(&request) {
-            reply(waiting, answer);
+    /// Answers all who wait for what comes of a request.
+    pub(super) fn answer(&mut self, request: u64, answer: &RequestAnswer) {
+        let Some(asked) = self.answers.remove(&request) else {
+            return;
+        };
+        if let Some(id) = asked.operation {
+            let now = self.now_ms();
+            self.status
+                .send_modify(|status| status.operations.end(&id, answer.clone(), now));
+        }
+        for waiting in asked.waiting {
+            reply(waiting, answer.clone());
         }
     }
 }
@@ -106,8 +212,11 @@ async fn is_free(store: &JobStore, place: &SavepointPaths) -> Result<(), Request
     };
     match asked.await {
         Ok(None) => Ok(()),
-        Ok(Some(_)) => Err(RequestRefused::Taken {
+        Ok(Some(found)) => Err(RequestRefused::Taken {
             folder: place.folder().to_owned(),
+            holds: Manifest::decode(&found.bytes)
+                .ok()
+                .map(|held| (held.lineage, held.id)),
         }),
         Err(error) => Err(RequestRefused::Store {
             kind: error.kind(),

@@ -2,10 +2,10 @@
 
 use highwater_protocol::checkpoint::CheckpointEvent;
 use highwater_protocol::head_write::authority;
-use highwater_protocol::job::TaskId;
+use highwater_protocol::job::{TaskId, TaskSnapshot};
 use highwater_protocol::recovery::{Fault, RegionEvent};
 use highwater_protocol::stop::{NamedStop, SlotKey};
-use highwater_types::{AttemptId, Classified, ErrorKind};
+use highwater_types::{AttemptId, CheckpointId, Classified, ErrorKind};
 use highwater_worker::{FailureReport, WorkerEvent};
 
 use crate::attempt::{After, Attempt, AttemptStage};
@@ -110,6 +110,7 @@ impl Coordinator {
                 id,
                 snapshot,
             } => {
+                self.note_answer(id, &task, &snapshot);
                 let event = CheckpointEvent::Acked {
                     task,
                     attempt,
@@ -138,6 +139,16 @@ impl Coordinator {
                 self.step(now, CheckpointEvent::InputEnded { task, attempt });
             }
             other => self.slot_or_failure(now, other),
+        }
+    }
+
+    /// Adds an answer to the history, the first of its task.
+    fn note_answer(&mut self, id: CheckpointId, task: &TaskId, snapshot: &TaskSnapshot) {
+        let is_pending = self.status.borrow().checkpoints.pending == Some(id);
+        if is_pending && self.answered.insert(task.clone()) {
+            let now = self.now_ms();
+            self.status
+                .send_modify(|status| status.history.answered(id, task, snapshot, now));
         }
     }
 

@@ -9,7 +9,9 @@ use highwater_api::{JobProgram, StreamEnvironment};
 use highwater_connectors::clock::SystemClock;
 use highwater_connectors::generator::{GeneratorSource, Random, RecordsPerSecond};
 use highwater_connectors::{CollectSink, Collected};
-use highwater_coordinator::{JobOutcome, JobRequest, JobStatus, RequestAnswer, StopMode};
+use highwater_coordinator::{
+    JobOutcome, JobRequest, JobStatus, RequestAnswer, SnapshotWish, StopMode,
+};
 use highwater_operators::{Count, WindowContext};
 use highwater_protocol::manifest::Manifest;
 use highwater_protocol::paths::SavepointPaths;
@@ -211,30 +213,30 @@ async fn savepoints_and_stops_keep_the_output_exact_and_bad_names_stop_nothing()
         answer.await.unwrap()
     };
     let (sender, answer) = oneshot::channel();
-    let stop = JobRequest::Stop {
+    let stop = SnapshotWish::Stop {
         mode: StopMode::Drain,
         savepoint: Some("No Name".to_owned()),
-        answer: sender,
-    };
+    }
+    .asked(sender);
     let refused = ask(stop, answer).await.unwrap_err();
     assert!(refused.to_string().contains("No Name"), "{refused}");
     assert_eq!(status.borrow().phase.word(), "running");
     let (sender, answer) = oneshot::channel();
-    let savepoint = JobRequest::Savepoint {
+    let savepoint = SnapshotWish::Savepoint {
         name: "before".to_owned(),
-        answer: sender,
-    };
+    }
+    .asked(sender);
     let id = ask(savepoint, answer).await.unwrap();
     let path = SavepointPaths::parse("savepoints", "before").unwrap();
     let path = ObjectPath::parse(&path.manifest()).unwrap();
     let written = world.storage.get(&path).await.unwrap().unwrap();
     assert_eq!(Manifest::decode(&written.bytes).unwrap().id, id);
     let (sender, answer) = oneshot::channel();
-    let stop = JobRequest::Stop {
+    let stop = SnapshotWish::Stop {
         mode: StopMode::Suspend,
         savepoint: None,
-        answer: sender,
-    };
+    }
+    .asked(sender);
     ask(stop, answer).await.unwrap();
     assert_eq!(end_of(handle).await.unwrap(), JobOutcome::Stopped);
     let handle = start(world.program(3, &Arc::default()), &world.storage, 50);

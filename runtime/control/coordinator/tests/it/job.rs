@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use highwater_api::{JobProgram, StreamEnvironment};
 use highwater_coordinator::{
-    CoordinatorHandle, CoordinatorSettings, CoordinatorSetup, JobFailure, JobOutcome, JobRequest,
-    RestartStrategy, StopMode, Wish, Workers,
+    CoordinatorHandle, CoordinatorSettings, CoordinatorSetup, JobFailure, JobOutcome,
+    RestartStrategy, SnapshotWish, StopMode, Wish, Workers,
 };
 use highwater_graph::PlanDefaults;
 use highwater_graph::check::Checkpoints;
@@ -221,11 +221,11 @@ pub(crate) async fn end_of(handle: CoordinatorHandle) -> Result<JobOutcome, JobF
 /// Stops the job with its state kept, and waits for its end.
 pub(crate) async fn suspend(handle: CoordinatorHandle) {
     let (answer, answered) = oneshot::channel();
-    let stop = JobRequest::Stop {
+    let stop = SnapshotWish::Stop {
         mode: StopMode::Suspend,
         savepoint: None,
-        answer,
-    };
+    }
+    .asked(answer);
     handle.requests.send(stop).await.unwrap();
     answered.await.unwrap().unwrap();
     end_of(handle).await.unwrap();

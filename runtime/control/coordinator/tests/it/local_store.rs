@@ -10,7 +10,9 @@ use highwater_connectors::clock::SystemClock as Clock;
 use highwater_connectors::generator::{GeneratorSource, Random, RecordsPerSecond};
 use highwater_connectors::{CollectSink, Collected};
 use highwater_coordinator::store::JobStore;
-use highwater_coordinator::{CoordinatorHandle, JobOutcome, JobRequest, JobStatus, StopMode};
+use highwater_coordinator::{
+    CoordinatorHandle, JobOutcome, JobRequest, JobStatus, SnapshotWish, StopMode,
+};
 use highwater_operators::{KeyedContext, KeyedProcessFunction, OpenContext, UserError};
 use highwater_protocol::manifest::{KeyedFile, Manifest};
 use highwater_protocol::paths::{JobPaths, ObjectName, RelativePath, SavepointPaths};
@@ -256,11 +258,11 @@ async fn a_savepoint_of_a_local_store_needs_none_and_the_other_backend_goes_on_f
         "{manifest:?}"
     );
     let (answer, answered) = oneshot::channel();
-    let stop = JobRequest::Stop {
+    let stop = SnapshotWish::Stop {
         mode: StopMode::Suspend,
         savepoint: Some("moved".to_owned()),
-        answer,
-    };
+    }
+    .asked(answer);
     handle.requests.send(stop).await.unwrap();
     answered.await.unwrap().unwrap();
     assert_eq!(end_of(handle).await.unwrap(), JobOutcome::Stopped);

@@ -14,6 +14,7 @@ mod exactly_once;
 mod going_back;
 mod job;
 mod local_store;
+mod operations;
 mod owed_savepoint;
 mod refusals;
 mod restore;

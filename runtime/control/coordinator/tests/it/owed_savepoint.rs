@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use highwater_coordinator::{JobOutcome, JobRequest, JobStatus, SavepointWish, StopMode, Wish};
+use highwater_coordinator::{
+    JobOutcome, JobRequest, JobStatus, SavepointWish, SnapshotWish, StopMode, Wish,
+};
 use highwater_protocol::export::exported;
 use highwater_protocol::manifest::Manifest;
 use highwater_protocol::paths::SavepointPaths;
@@ -49,11 +51,11 @@ async fn dies_stopping(
     };
     status.wait_for(running).await.unwrap();
     let (answer, _answered) = oneshot::channel();
-    let stop = JobRequest::Stop {
+    let stop = SnapshotWish::Stop {
         mode,
         savepoint: Some("one".to_owned()),
-        answer,
-    };
+    }
+    .asked(answer);
     handle.requests.send(stop).await.unwrap();
     let stopping = |status: &JobStatus| status.phase.word() == "stopping";
     status.wait_for(stopping).await.unwrap();
@@ -216,7 +218,7 @@ async fn a_stop_is_heard_while_the_copy_waits_for_the_store() {
     };
     status.wait_for(waits).await.unwrap();
     let (answer, answered) = oneshot::channel();
-    let asked = JobRequest::Checkpoint { answer };
+    let asked = SnapshotWish::Checkpoint.asked(answer);
     handle.requests.send(asked).await.unwrap();
     let refused = answered.await.unwrap().unwrap_err();
     assert!(refused.to_string().contains("drained"), "{refused}");

@@ -8,7 +8,7 @@ use highwater_connectors::{
     SinkFacts, SinkWriter, WriterContext,
 };
 use highwater_coordinator::{
-    CoordinatorHandle, JobOutcome, JobRequest, RequestRefused, StopMode, Wish,
+    CoordinatorHandle, JobOutcome, JobRequest, RequestRefused, SnapshotWish, StopMode, Wish,
 };
 use highwater_protocol::recovery::StartWish;
 use highwater_protocol::steps::Step;
@@ -128,10 +128,10 @@ async fn a_start_that_waits_for_a_sink_says_for_which_and_honours_a_stop() {
         "{waits}"
     );
     let (answer, refused) = oneshot::channel();
-    let asked = JobRequest::Savepoint {
+    let asked = SnapshotWish::Savepoint {
         name: "one".to_owned(),
-        answer,
-    };
+    }
+    .asked(answer);
     handle.requests.send(asked).await.unwrap();
     let refused = refused.await.unwrap().unwrap_err();
     assert!(
@@ -139,12 +139,25 @@ async fn a_start_that_waits_for_a_sink_says_for_which_and_honours_a_stop() {
         "{refused}"
     );
     assert!(refused.to_string().contains("broker one"), "{refused}");
+    // A stop that wants a savepoint is not granted without one.
+    let (answer, refused) = oneshot::channel();
+    let asked = SnapshotWish::Stop {
+        mode: StopMode::Suspend,
+        savepoint: Some("one".to_owned()),
+    }
+    .asked(answer);
+    handle.requests.send(asked).await.unwrap();
+    let refused = refused.await.unwrap().unwrap_err();
+    assert!(
+        matches!(refused, RequestRefused::NotRunning(_)),
+        "{refused}"
+    );
     let (answer, _stopped) = oneshot::channel();
-    let stop = JobRequest::Stop {
+    let stop = SnapshotWish::Stop {
         mode: StopMode::Suspend,
         savepoint: None,
-        answer,
-    };
+    }
+    .asked(answer);
     handle.requests.send(stop).await.unwrap();
     assert_eq!(end_of(handle).await, Ok(JobOutcome::Cancelled));
 }

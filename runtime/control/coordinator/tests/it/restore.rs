@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use highwater_coordinator::{JobOutcome, JobRequest, JobStatus, StopMode};
+use highwater_coordinator::{JobOutcome, JobStatus, SnapshotWish, StopMode};
 use highwater_protocol::steps::Step;
 use highwater_types::ErrorKind;
 use tokio::sync::oneshot;
@@ -46,11 +46,11 @@ async fn drained(world: &World, fatal: Option<Step>) {
     };
     status.wait_for(running).await.unwrap();
     let (answer, _answered) = oneshot::channel();
-    let stop = JobRequest::Stop {
+    let stop = SnapshotWish::Stop {
         mode: StopMode::Drain,
         savepoint: None,
-        answer,
-    };
+    }
+    .asked(answer);
     armed.store(true, Ordering::SeqCst);
     handle.requests.send(stop).await.unwrap();
     let ended = handle.ended.await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use highwater_coordinator::{
-    JobFailure, JobOutcome, JobRequest, JobStatus, SavepointWish, StopMode, Wish,
+    JobFailure, JobOutcome, JobStatus, SavepointWish, SnapshotWish, StopMode, Wish,
 };
 use highwater_protocol::head::Head;
 use highwater_protocol::paths::SavepointPaths;
@@ -32,7 +32,7 @@ pub(crate) async fn with_savepoint(world: &World, name: &str) {
     status.wait_for(two).await.unwrap();
     let (answer, answered) = oneshot::channel();
     let name = name.to_owned();
-    let request = JobRequest::Savepoint { name, answer };
+    let request = SnapshotWish::Savepoint { name }.asked(answer);
     handle.requests.send(request).await.unwrap();
     let id = answered.await.unwrap().unwrap();
     let newer = |status: &JobStatus| {
@@ -224,11 +224,11 @@ async fn a_name_that_is_taken_stops_nothing() {
     let running = |status: &JobStatus| status.phase.word() == "running";
     status.wait_for(running).await.unwrap();
     let (answer, answered) = oneshot::channel();
-    let stop = JobRequest::Stop {
+    let stop = SnapshotWish::Stop {
         mode: StopMode::Drain,
         savepoint: Some("one".to_owned()),
-        answer,
-    };
+    }
+    .asked(answer);
     handle.requests.send(stop).await.unwrap();
     let refused = answered.await.unwrap().unwrap_err();
     assert!(refused.to_string().contains("another name"), "{refused}");

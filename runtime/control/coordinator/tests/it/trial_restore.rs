@@ -10,7 +10,9 @@ use highwater_connectors::clock::SystemClock;
 use highwater_connectors::generator::{GeneratorSource, Random, RecordsPerSecond};
 use highwater_connectors::{CollectSink, Source};
 use highwater_coordinator::store::JobStore;
-use highwater_coordinator::{JobFailure, JobOutcome, JobRequest, JobStatus, SavepointWish, Wish};
+use highwater_coordinator::{
+    JobFailure, JobOutcome, JobRequest, JobStatus, SavepointWish, SnapshotWish, Wish,
+};
 use highwater_operators::{KeyedContext, KeyedProcessFunction, OpenContext, UserError};
 use highwater_protocol::head::Head;
 use highwater_protocol::paths::{JobPaths, SavepointPaths};
@@ -79,7 +81,7 @@ impl Place {
         status.wait_for(two).await.unwrap();
         let (answer, answered) = oneshot::channel();
         let name = "one".to_owned();
-        let request = JobRequest::Savepoint { name, answer };
+        let request = SnapshotWish::Savepoint { name }.asked(answer);
         handle.requests.send(request).await.unwrap();
         answered.await.unwrap().unwrap();
         suspend(handle).await;
