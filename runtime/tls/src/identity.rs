@@ -100,6 +100,8 @@ struct Loaded {
 #[derive(Clone, Debug)]
 struct Configs {
     server: Arc<ServerConfig>,
+    /// The same certificate, shown to whoever comes.
+    open: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
 }
 
@@ -109,10 +111,7 @@ impl Identity {
     /// # Errors
     /// When one is missing or damaged, or key and certificate are not of each other.
     pub fn load(files: IdentityFiles) -> Result<Self, TlsError> {
-        let peer_name = ServerName::try_from(files.peer_name.clone());
-        let peer_name = peer_name.map_err(|_| TlsError::PeerName {
-            name: files.peer_name.clone(),
-        })?;
+        let peer_name = name(&files.peer_name)?;
         let stamp = stamp_of(&files);
         let configs = Configs::of(&files, &peer_name)?;
         Ok(Self {
@@ -130,6 +129,11 @@ impl Identity {
     /// For the next connection that comes in.
     pub(crate) fn server(&self) -> Arc<ServerConfig> {
         self.current().server
+    }
+
+    /// For the next connection that comes in from somebody who need not show a certificate.
+    pub(crate) fn open_server(&self) -> Arc<ServerConfig> {
+        self.current().open
     }
 
     /// For the next connection that goes out.
@@ -174,6 +178,13 @@ impl Identity {
     }
 }
 
+/// A name that a certificate could have.
+pub(crate) fn name(text: &str) -> Result<ServerName<'static>, TlsError> {
+    ServerName::try_from(text.to_owned()).map_err(|_| TlsError::PeerName {
+        name: text.to_owned(),
+    })
+}
+
 fn stamp_of(files: &IdentityFiles) -> Stamp {
     let of = |path: &PathBuf| {
         let found = std::fs::metadata(path).ok()?;
@@ -209,10 +220,12 @@ impl Configs {
                     reason: error.to_string(),
                 })?;
         }
-        let pair = (chain.clone(), key.clone_key());
+        let pair = || (chain.clone(), key.clone_key());
+        let nobody = WebPkiClientVerifier::no_client_auth();
         Ok(Self {
-            server: Arc::new(server(files, &provider, verifier, pair)?),
-            client: Arc::new(client(files, &provider, roots, (chain, key))?),
+            server: Arc::new(server(files, &provider, verifier, pair())?),
+            open: Arc::new(server(files, &provider, nobody, pair())?),
+            client: Arc::new(client(files, &provider, roots, pair())?),
         })
     }
 }
@@ -263,7 +276,8 @@ fn mismatch(files: &IdentityFiles, error: &rustls::Error) -> TlsError {
     }
 }
 
-fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
+/// The authorities of a file.
+pub(crate) fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates("authority", path)? {
         roots.add(certificate).map_err(|error| TlsError::File {

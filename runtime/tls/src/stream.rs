@@ -14,7 +14,7 @@ use tokio_rustls::TlsStream;
 pub enum WireStream {
     /// In the clear.
     Clear(TcpStream),
-    /// With certificates on both sides.
+    /// With a certificate on the side that listens, and on the other where it is asked for.
     Tls(Box<TlsStream<TcpStream>>),
 }
 

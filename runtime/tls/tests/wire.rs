@@ -5,7 +5,7 @@
 use std::io;
 
 use highwater_tls::testing::Authority;
-use highwater_tls::{IdentityFiles, TlsError, Wire, WireStream};
+use highwater_tls::{IdentityFiles, TlsError, Trust, Wire, WireStream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -109,6 +109,59 @@ async fn certificates_are_renewed_under_a_running_process() {
     other_end.write_all(b"+").await.unwrap();
     kept.read_exact(&mut byte).await.unwrap();
     assert_eq!(byte, *b"+", "a connection that is there stays");
+}
+
+/// What somebody with no certificate but a trust reads from a server that takes anyone, or only its own.
+async fn told(server: &Wire, trust: &Trust, takes_anyone: bool) -> io::Result<u8> {
+    let listener = TcpListener::bind((HOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tells = async {
+        let stream = listener.accept().await.unwrap().0;
+        let mut stream = if takes_anyone {
+            server.accept_anyone(stream).await?
+        } else {
+            server.accept(stream).await?
+        };
+        stream.write_all(b"!").await?;
+        stream.flush().await
+    };
+    let asks = async {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let mut stream = trust.connect(stream).await?;
+        stream.read_u8().await
+    };
+    let (tells, told) = tokio::join!(tells, asks);
+    tells.and(told)
+}
+
+#[tokio::test]
+async fn somebody_without_a_certificate_is_taken_where_anyone_is() {
+    let ours = Authority::new();
+    let files = ours.sign("server", NAME);
+    let server = wire(files.clone());
+    let trust = Trust::load(&files.authority, NAME).unwrap();
+    assert_eq!(told(&server, &trust, true).await.unwrap(), b'!');
+    assert!(told(&server, &trust, false).await.is_err());
+    // What it is shown must be of the authority and of the name that it believes.
+    let other = Trust::load(&files.authority, "harbor.job").unwrap();
+    assert!(told(&server, &other, true).await.is_err());
+    let theirs = Authority::new();
+    let strange = Trust::load(&theirs.sign("server", NAME).authority, NAME).unwrap();
+    assert!(told(&server, &strange, true).await.is_err());
+}
+
+#[tokio::test]
+async fn who_takes_anyone_shows_what_was_renewed() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let files = old.sign("server", NAME);
+    let server = wire(files.clone());
+    let trust = Trust::load(&new.sign("any", NAME).authority, NAME).unwrap();
+    assert!(told(&server, &trust, true).await.is_err());
+    let renewed = new.sign("server", NAME);
+    std::fs::copy(&renewed.key, &files.key).unwrap();
+    std::fs::copy(&renewed.certificate, &files.certificate).unwrap();
+    std::fs::copy(&renewed.authority, &files.authority).unwrap();
+    assert_eq!(told(&server, &trust, true).await.unwrap(), b'!');
 }
 
 #[test]
