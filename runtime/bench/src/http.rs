@@ -32,8 +32,12 @@ impl Note {
     }
 
     fn ask(&self, method: &str, path: &str, json: &str, patience: Duration) -> Result<String> {
-        let address = std::fs::read_to_string(&self.0)?;
-        let address: SocketAddr = address.trim().parse().context("the note of the job")?;
+        let base = std::fs::read_to_string(&self.0)?;
+        let address = base.trim().strip_prefix("http://");
+        let address: SocketAddr = address
+            .unwrap_or_default()
+            .parse()
+            .context("the note of the job")?;
         let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(patience))?;
         write!(

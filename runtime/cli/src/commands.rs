@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use highwater_api::{JobProgram, ParameterError, StreamEnvironment};
 use highwater_graph::{PlanFormat, explain};
 use highwater_operators::UserError;
@@ -14,7 +14,8 @@ use highwater_worker::slot::error_chain;
 use crate::exit::{Code, Failure};
 use crate::run::Crew;
 use crate::settings::{
-    Environment, JobArgs, JobSettings, RunArgs, RunSettings, Settings, cores, program_name,
+    Environment, JobArgs, JobSettings, RunArgs, RunSettings, Settings, cores, parameter,
+    program_name,
 };
 use crate::{inspect, remote, run, worker};
 
@@ -63,6 +64,8 @@ enum Command {
     Savepoint {
         /// Its name: 1 to 63 lower-case letters, digits, `-`, `_`
         name: String,
+        #[command(flatten)]
+        of: OperationArgs,
     },
     /// Stop the running job with all output confirmed; a later run goes on
     Stop {
@@ -72,8 +75,33 @@ enum Command {
         /// Leave a savepoint of this name
         #[arg(long)]
         savepoint: Option<String>,
+        #[command(flatten)]
+        of: OperationArgs,
     },
-    /// Look at the checkpoints in the store, without a running job
+    /// Show what came of a savepoint or stop that was asked for under an id
+    Operation {
+        /// The id
+        id: String,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the last failures of the running job
+    Exceptions {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the settings of the running job, or change those that may change while it runs
+    Config {
+        /// Changes: name=value
+        #[arg(value_name = "NAME=VALUE", value_parser = parameter)]
+        changes: Vec<(String, String)>,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look at checkpoints: those in the store, and what the running job did
     Checkpoints {
         #[command(subcommand)]
         command: CheckpointsCommand,
@@ -93,6 +121,28 @@ enum CheckpointsCommand {
     },
     /// Read every file of the last checkpoint and compare length and checksum
     Verify,
+    /// Show the last checkpoints of the running job with sizes, times and why some were given up
+    History {
+        /// Show this one with its tasks
+        number: Option<u64>,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// How something is asked of a running job.
+#[derive(Args, Clone, Debug, Default)]
+pub struct OperationArgs {
+    /// Id of the request: asked for again under it, nothing is done twice
+    #[arg(long, value_name = "ID")]
+    pub operation: Option<String>,
+    /// Do not wait for the end: `operation ID` shows what came of it
+    #[arg(long)]
+    pub detach: bool,
+    /// For programs
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -199,12 +249,20 @@ fn dispatch(cli: Cli, job: JobFunction) -> Result<(), Failure> {
 fn look(command: Command, job: &JobSettings) -> Result<(), Failure> {
     match command {
         Command::Status { json } => remote::status(job, json),
-        Command::Savepoint { name } => remote::savepoint(job, &name),
-        Command::Stop { drain, savepoint } => remote::stop(job, drain, savepoint.as_deref()),
+        Command::Savepoint { name, of } => remote::savepoint(job, &name, &of),
+        Command::Stop {
+            drain,
+            savepoint,
+            of,
+        } => remote::stop(job, drain, savepoint.as_deref(), &of),
+        Command::Operation { id, json } => remote::operation(job, &id, json),
+        Command::Exceptions { json } => remote::exceptions(job, json),
+        Command::Config { changes, json } => remote::config(job, &changes, json),
         Command::Checkpoints { command } => match command {
             CheckpointsCommand::List => inspect::list(job),
             CheckpointsCommand::Inspect { number } => inspect::inspect(job, number),
             CheckpointsCommand::Verify => inspect::verify(job),
+            CheckpointsCommand::History { number, json } => remote::history(job, number, json),
         },
         Command::Run(_)
         | Command::Coordinator(_)

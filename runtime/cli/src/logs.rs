@@ -1,10 +1,12 @@
 //! Logs go to stderr, as text or as JSON lines. Every line names its job.
 
+use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
+use std::sync::Arc;
 
 use highwater_types::JobIdentity;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::{EnvFilter, reload};
 
 use crate::exit::{Code, Failure};
 use crate::settings::RunSettings;
@@ -19,12 +21,49 @@ pub enum LogFormat {
     Json,
 }
 
+/// Who changes what is logged does not make the log silent about who changes the job.
+const ALWAYS: &str = "highwater_web::access=info";
+
+/// What is logged, which may change while the job runs.
+#[derive(Clone)]
+pub struct LogLevels(Option<Arc<SetFilter>>);
+
+/// Puts a filter in the place of the one before.
+type SetFilter = dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync;
+
+impl fmt::Debug for LogLevels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogLevels")
+    }
+}
+
+impl LogLevels {
+    /// Of a process that does not log.
+    #[cfg(test)]
+    pub(crate) const fn fixed() -> Self {
+        Self(None)
+    }
+
+    /// Logs by these levels from now on.
+    ///
+    /// # Errors
+    /// When they are none, or logging has ended.
+    pub(crate) fn set(&self, levels: &str) -> Result<(), String> {
+        let filter = EnvFilter::try_new(format!("{levels},{ALWAYS}"));
+        let filter = filter.map_err(|error| format!("log.level: `{levels}`: {error}"))?;
+        match &self.0 {
+            Some(set) => set(filter).map_err(|error| format!("log.level: {error}")),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Starts logging. Lines go above the live view, where there is one.
 pub(crate) fn start(
     settings: &RunSettings,
     job: &JobIdentity,
     screen: &Screen,
-) -> Result<(), Failure> {
+) -> Result<LogLevels, Failure> {
     let level = &settings.log_level;
     let filter = EnvFilter::try_new(level)
         .map_err(|error| Failure::new(Code::Usage, format!("--log-level {level}: {error}")))?;
@@ -37,11 +76,23 @@ pub(crate) fn start(
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal() && settings.log_format == LogFormat::Text)
         .with_writer(lines);
-    let started = match settings.log_format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    let (started, levels) = match settings.log_format {
+        LogFormat::Text => {
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            let set = move |filter| handle.reload(filter);
+            (builder.try_init(), LogLevels(Some(Arc::new(set))))
+        }
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true);
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            let set = move |filter| handle.reload(filter);
+            (builder.try_init(), LogLevels(Some(Arc::new(set))))
+        }
     };
-    started.map_err(|error| Failure::new(Code::Other, format!("logs: {error}")))
+    started.map_err(|error| Failure::new(Code::Other, format!("logs: {error}")))?;
+    Ok(levels)
 }
 
 /// Takes each line as it is formatted and adds the job: threads of the engine stand in no span that could carry it.

@@ -1,17 +1,20 @@
-//! `status`, `savepoint` and `stop`: speak to a running job through its status server on loopback.
+//! The commands that speak to a running job: `status`, `savepoint`, `stop`, `operation`, `exceptions`, `config`, `checkpoints history`.
 //!
-//! A running job notes the server's address in `<run dir>/<job>.address`; the note goes when the job ends. An address
-//! that is not on loopback is not called, whoever wrote it.
+//! A running job notes where its status server is asked in `<run dir>/<job>.address`; the note goes when the job ends. A server off
+//! loopback is called over TLS only, whoever wrote the note. A coordinator that stands by names the one that leads, which is asked then.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use highwater_types::ErrorKind;
-use serde_json::{Value, json};
+use highwater_web_api as api;
+use hyper::StatusCode;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use crate::commands::say;
+use crate::commands::{OperationArgs, say};
 use crate::exit::{Code, Failure};
+use crate::rest_client::{RestAnswer, RestBase, RestClient, RestError, parse_base};
 use crate::settings::JobSettings;
 
 mod page;
@@ -23,24 +26,24 @@ fn note_path(job: &JobSettings) -> PathBuf {
     job.run_dir.join(format!("{}.address", job.identity))
 }
 
-/// Where the status server of a running job listens, for the other commands.
+/// Where the status server of a running job is asked, for the other commands.
 pub(crate) struct RunNote {
     path: PathBuf,
     text: String,
 }
 
 impl RunNote {
-    /// Writes the note. It is whole or not there: a reader never sees half an address.
-    pub(crate) fn write(job: &JobSettings, address: SocketAddr) -> Result<Self, Failure> {
-        let (path, text) = (note_path(job), address.to_string());
-        let draft = path.with_extension(format!("{}.draft", address.port()));
+    /// Writes the note. It is whole or not there: a reader never sees half of it.
+    pub(crate) fn write(job: &JobSettings, base: String) -> Result<Self, Failure> {
+        let path = note_path(job);
+        let draft = path.with_extension(format!("{}.draft", std::process::id()));
         let write = || {
             std::fs::create_dir_all(&job.run_dir)?;
-            std::fs::write(&draft, &text)?;
+            std::fs::write(&draft, &base)?;
             std::fs::rename(&draft, &path)
         };
         match write() {
-            Ok(()) => Ok(Self { path, text }),
+            Ok(()) => Ok(Self { path, text: base }),
             Err(error) => Err(Failure::new(
                 Code::Usage,
                 format!(
@@ -60,7 +63,7 @@ impl RunNote {
     }
 }
 
-fn base(job: &JobSettings) -> Result<String, Failure> {
+fn base(job: &JobSettings) -> Result<RestBase, Failure> {
     let path = note_path(job);
     let text = std::fs::read_to_string(&path).map_err(|_| {
         let message = format!(
@@ -70,19 +73,13 @@ fn base(job: &JobSettings) -> Result<String, Failure> {
         );
         Failure::new(Code::NotRunning, message)
     })?;
-    match text.trim().parse::<SocketAddr>() {
-        Ok(address) if address.ip().is_loopback() => Ok(format!("http://{address}")),
-        _ => Err(Failure::new(
-            Code::NotRunning,
-            format!("{} names no loopback address; remove it", path.display()),
-        )),
-    }
-}
-
-fn client() -> Result<reqwest::Client, Failure> {
-    // No proxy of the environment: the address is on this machine.
-    let client = reqwest::Client::builder().no_proxy().build();
-    client.map_err(|error| Failure::new(Code::Other, format!("no client: {error}")))
+    parse_base(&text).ok_or_else(|| {
+        let message = format!(
+            "{} names neither an address of loopback nor one of https; remove it",
+            path.display()
+        );
+        Failure::new(Code::NotRunning, message)
+    })
 }
 
 /// Refuses to start a job that answers at the noted address.
@@ -94,15 +91,32 @@ pub(crate) async fn refuse_second(job: &JobSettings, role: &str) -> Result<(), F
     let Ok(base) = base(job) else {
         return Ok(());
     };
-    let asked = client()?
-        .get(format!("{base}/v1/status"))
-        .timeout(ANSWER_MAX);
-    let Ok(answer) = asked.send().await else {
-        return Ok(());
+    let client = match RestClient::new(job, base.clone()) {
+        Ok(client) => client,
+        Err(error) => {
+            let note = note_path(job);
+            tracing::warn!(%error, note = %note.display(), "whether the job runs here already cannot be asked");
+            return Ok(());
+        }
     };
-    let status: Value = answer.json().await.unwrap_or_default();
-    let is_other_coordinator = role == "coordinator" && status["role"] == role;
-    if status["job"] != job.identity.to_string() || is_other_coordinator {
+    let asked = tokio::time::timeout(ANSWER_MAX, client.get("/v1/status")).await;
+    let is_another = match asked {
+        // Somebody does, and does not say who they are to a command that shows too little.
+        Ok(
+            Err(RestError::Unbelieved { .. })
+            | Ok(RestAnswer {
+                code: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN,
+                ..
+            }),
+        ) => role == "coordinator",
+        // Nobody answers, or not in time.
+        Ok(Err(_)) | Err(_) => true,
+        Ok(Ok(RestAnswer { body: status, .. })) => {
+            let is_other_coordinator = role == "coordinator" && status["role"] == role;
+            status["job"] != job.identity.to_string() || is_other_coordinator
+        }
+    };
+    if is_another {
         return Ok(());
     }
     let message = format!(
@@ -112,41 +126,79 @@ pub(crate) async fn refuse_second(job: &JobSettings, role: &str) -> Result<(), F
     Err(Failure::new(Code::Usage, message))
 }
 
-fn call(job: &JobSettings, path: &str, body: Option<Value>) -> Result<Value, Failure> {
-    let url = format!("{}{path}", base(job)?);
+/// What is asked of a status server.
+enum Ask {
+    Get,
+    Post(Value),
+    Patch(Value),
+}
+
+/// Asks the job, and the coordinator that leads it where the one that is noted stands by.
+fn call<T: DeserializeOwned>(job: &JobSettings, path: &str, ask: &Ask) -> Result<T, Failure> {
+    let base = base(job)?;
     crate::run::runtime()?.block_on(async move {
-        let client = client()?;
-        let request = match &body {
-            None => client.get(&url),
-            Some(body) => client.post(&url).json(body),
-        };
-        let answer = request.send().await.map_err(|_| {
-            let message =
-                format!("the job does not answer at {url}; it has ended without cleaning up, or hangs; `run` goes on from its last checkpoint");
-            Failure::new(Code::NotRunning, message)
-        })?;
-        let code = answer.status();
-        let is_success = code.is_success();
-        let value: Value = answer
-            .json()
-            .await
-            .map_err(|error| Failure::new(Code::Other, format!("{url}: {error}")))?;
-        if is_success {
-            return Ok(value);
+        let mut answer = send(job, base.clone(), path, ask).await?;
+        if let Some(leader) = leader(&base, &answer) {
+            answer = send(job, leader, path, ask).await?;
         }
-        let reason = value["error"]
-            .as_str()
-            .unwrap_or("no reason given")
-            .to_owned();
-        let kind = value["kind"].as_str().unwrap_or_default();
-        Err(Failure::new(refused_code(code.as_u16(), kind), reason))
+        let RestAnswer { code, body } = answer;
+        if code.is_success() {
+            return serde_json::from_value(body).map_err(|error| {
+                let message = format!(
+                    "{base}{path} answers what this version does not know: {error}; use the program of the job that runs"
+                );
+                Failure::new(Code::Other, message)
+            });
+        }
+        let problem: api::Problem = serde_json::from_value(body).unwrap_or_default();
+        let reason = if problem.error.is_empty() {
+            format!("{base}{path} answers {code} and no reason")
+        } else {
+            problem.error
+        };
+        let kind = problem.kind.unwrap_or_default();
+        Err(Failure::new(refused_code(code.as_u16(), &kind), reason))
     })
+}
+
+async fn send(
+    job: &JobSettings,
+    base: RestBase,
+    path: &str,
+    ask: &Ask,
+) -> Result<RestAnswer, Failure> {
+    let client = RestClient::new(job, base)?;
+    let answer = match ask {
+        Ask::Get => client.get(path).await,
+        Ask::Post(body) => client.post(path, body).await,
+        Ask::Patch(body) => client.patch(path, body).await,
+    };
+    Ok(answer?)
+}
+
+/// The leader that a refusal or the status points to, if it may be called. Who was asked over TLS points to nobody in the clear.
+fn leader(base: &RestBase, answer: &RestAnswer) -> Option<RestBase> {
+    let leader = answer.body.get("leader")?.as_str().and_then(parse_base)?;
+    (leader.is_tls() || !base.is_tls()).then_some(leader)
+}
+
+fn body_of(request: &impl serde::Serialize) -> Result<Value, Failure> {
+    let body = serde_json::to_value(request);
+    body.map_err(|error| Failure::new(Code::Other, error.to_string()))
+}
+
+fn say_json(told: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(told);
+    let text = text.map_err(|error| Failure::new(Code::Other, error.to_string()))?;
+    say(&format!("{text}\n"));
+    Ok(())
 }
 
 /// The exit code of a refusal: a call that can never be granted is to be mended, a job that is gone does not run, and
 /// every other kind has the code that it has everywhere.
 fn refused_code(status: u16, kind: &str) -> Code {
-    const GONE: u16 = 410;
+    /// Nobody is left to ask; another job answers there.
+    const GONE: [u16; 2] = [410, 421];
     let kinds = [
         ErrorKind::Transient,
         ErrorKind::Fenced,
@@ -155,7 +207,7 @@ fn refused_code(status: u16, kind: &str) -> Code {
     ];
     let known = kinds.into_iter().find(|known| known.to_string() == kind);
     match (status, known) {
-        (GONE, _) => Code::NotRunning,
+        (code, _) if GONE.contains(&code) => Code::NotRunning,
         (_, Some(kind)) => Code::of(kind),
         (400..=499, None) => Code::Usage,
         _ => Code::Other,
@@ -164,37 +216,137 @@ fn refused_code(status: u16, kind: &str) -> Code {
 
 /// Shows the status.
 pub fn status(job: &JobSettings, json: bool) -> Result<(), Failure> {
-    let status = call(job, "/v1/status", None)?;
+    let status: Value = call(job, "/v1/status", &Ask::Get)?;
     if json {
-        let text = serde_json::to_string_pretty(&status);
-        let text = text.map_err(|error| Failure::new(Code::Other, error.to_string()))?;
-        say(&format!("{text}\n"));
-    } else {
-        let tasks = call(job, "/v1/tasks", None)?;
-        say(&page::status(&status, &tasks));
+        return say_json(&status);
     }
+    let tasks: Value = call(job, "/v1/tasks", &Ask::Get)?;
+    say(&page::status(&status, &tasks));
     Ok(())
 }
 
 /// Takes a savepoint.
-pub fn savepoint(job: &JobSettings, name: &str) -> Result<(), Failure> {
-    let answer = call(job, "/v1/savepoints", Some(json!({ "name": name })))?;
-    say(&format!(
-        "savepoint {name}: checkpoint {}\n",
-        answer["checkpoint"]
-    ));
-    Ok(())
+pub fn savepoint(job: &JobSettings, name: &str, of: &OperationArgs) -> Result<(), Failure> {
+    let request = api::SavepointRequest {
+        name: name.to_owned(),
+        operation: of.operation.clone(),
+        wait: Some(!of.detach),
+    };
+    let told: api::Operation = call(job, "/v1/savepoints", &Ask::Post(body_of(&request)?))?;
+    tell(&told, of.json)?;
+    refused(told)
 }
 
 /// Stops the job.
-pub fn stop(job: &JobSettings, drain: bool, savepoint: Option<&str>) -> Result<(), Failure> {
-    let mode = if drain { "drain" } else { "suspend" };
-    let body = json!({ "mode": mode, "savepoint": savepoint });
-    let answer = call(job, "/v1/stop", Some(body))?;
-    say(&format!(
-        "stopped with checkpoint {}\n",
-        answer["checkpoint"]
-    ));
+pub fn stop(
+    job: &JobSettings,
+    drain: bool,
+    savepoint: Option<&str>,
+    of: &OperationArgs,
+) -> Result<(), Failure> {
+    let request = api::StopRequest {
+        mode: if drain {
+            api::StopMode::Drain
+        } else {
+            api::StopMode::Suspend
+        },
+        savepoint: savepoint.map(str::to_owned),
+        operation: of.operation.clone(),
+        wait: Some(!of.detach),
+    };
+    let told: api::Operation = call(job, "/v1/stop", &Ask::Post(body_of(&request)?))?;
+    tell(&told, of.json)?;
+    refused(told)
+}
+
+/// Shows what came of an operation. One that was refused ends in a failure, like the command that asked for it.
+pub fn operation(job: &JobSettings, id: &str, json: bool) -> Result<(), Failure> {
+    let told: api::Operation = call(job, &format!("/v1/operations/{id}"), &Ask::Get)?;
+    tell(&told, json)?;
+    refused(told)
+}
+
+/// The end of a command whose operation was refused.
+fn refused(told: api::Operation) -> Result<(), Failure> {
+    match told.problem {
+        None => Ok(()),
+        Some(problem) => {
+            let kind = problem.kind.unwrap_or_default();
+            Err(Failure::new(refused_code(UNTOLD, &kind), problem.error))
+        }
+    }
+}
+
+/// A refusal whose code is not told any more.
+const UNTOLD: u16 = 409;
+
+/// Says how far an operation is.
+fn tell(told: &api::Operation, json: bool) -> Result<(), Failure> {
+    if json {
+        return say_json(told);
+    }
+    let checkpoint = told.checkpoint.unwrap_or_default();
+    let words = match (told.state, told.kind) {
+        (api::OperationState::Done, api::OperationKind::Savepoint) => {
+            let name = told.savepoint.as_deref().unwrap_or("-");
+            format!("savepoint {name}: checkpoint {checkpoint}")
+        }
+        (api::OperationState::Done, api::OperationKind::Checkpoint) => {
+            format!("checkpoint {checkpoint}")
+        }
+        (api::OperationState::Done, api::OperationKind::Stop) => {
+            format!("stopped with checkpoint {checkpoint}")
+        }
+        (api::OperationState::Running, _) => {
+            format!("operation {} is under way", told.operation)
+        }
+        (api::OperationState::Refused, _) => format!("operation {} was refused", told.operation),
+    };
+    say(&format!("{words}\n"));
+    Ok(())
+}
+
+/// Shows the last failures.
+pub fn exceptions(job: &JobSettings, json: bool) -> Result<(), Failure> {
+    let told: Vec<api::Failure> = call(job, "/v1/exceptions", &Ask::Get)?;
+    if json {
+        return say_json(&told);
+    }
+    say(&page::exceptions(&told));
+    Ok(())
+}
+
+/// Shows the last checkpoints of the running coordinator, or one with its tasks.
+pub fn history(job: &JobSettings, number: Option<u64>, json: bool) -> Result<(), Failure> {
+    let Some(number) = number else {
+        let told: api::Checkpoints = call(job, "/v1/checkpoints", &Ask::Get)?;
+        if json {
+            return say_json(&told.history);
+        }
+        say(&page::history(&told.history));
+        return Ok(());
+    };
+    let told: api::CheckpointDetails = call(job, &format!("/v1/checkpoints/{number}"), &Ask::Get)?;
+    if json {
+        return say_json(&told);
+    }
+    say(&page::checkpoint(&told));
+    Ok(())
+}
+
+/// Shows the settings of the running process, and changes those that may change.
+pub fn config(job: &JobSettings, changes: &[(String, String)], json: bool) -> Result<(), Failure> {
+    let ask = if changes.is_empty() {
+        Ask::Get
+    } else {
+        let settings = changes.iter().cloned().collect();
+        Ask::Patch(body_of(&api::ConfigRequest { settings })?)
+    };
+    let told: Vec<api::Setting> = call(job, "/v1/config", &ask)?;
+    if json {
+        return say_json(&told);
+    }
+    say(&page::config(&told));
     Ok(())
 }
 
@@ -213,6 +365,7 @@ mod refusals {
             (500, "bug", Code::Other),
             (410, "transient", Code::NotRunning),
             (404, "", Code::Usage),
+            (421, "", Code::NotRunning),
         ];
         for (status, kind, code) in codes {
             assert_eq!(refused_code(status, kind), code, "{status} {kind}");

@@ -11,7 +11,7 @@ use highwater_coordinator::fleet::{self, WorkerSeen};
 use highwater_coordinator::shape::{execution_fingerprint, fleet_shape};
 use highwater_coordinator::{
     CoordinatorHandle, CoordinatorSetup, JobOutcome, JobRequest, RequestAnswer, RequestRefused,
-    SavepointWish, StopMode, Wish, Workers,
+    SavepointWish, SnapshotWish, StopMode, Wish, Workers,
 };
 use highwater_protocol::election::AboutOthers;
 use highwater_protocol::nonce::NonceStream;
@@ -21,11 +21,12 @@ use highwater_rpc::{ControlServer, Identity};
 use highwater_state::Store;
 use highwater_storage::{Location, ObjectStorage, StorageError, open, probe};
 use highwater_types::{Classified as _, ErrorKind, Nonce};
-use highwater_web::JobView;
+use highwater_web::config::follow;
+use highwater_web::listening::Listening;
+use highwater_web::{Config, JobView, OperationIds, RateBoard, room_to_wait};
 use highwater_worker::files::JobFiles;
 use highwater_worker::slot::error_chain;
 use highwater_worker::{Clock, FigureBoard, StopHook, SystemClock, WorkerEvent, WorkerSetup};
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -33,7 +34,8 @@ use crate::children::Children;
 use crate::exit::{Code, Failure};
 use crate::local_store::LocalState;
 use crate::remote::{RunNote, refuse_second};
-use crate::settings::{JobSettings, RunArgs, RunSettings, SAVEPOINTS};
+use crate::server::Server;
+use crate::settings::{JobSettings, LiveConfig, RunArgs, RunSettings, SAVEPOINTS};
 use crate::signals::{Interrupt, Interrupts};
 use crate::standby::{Lease, Standby};
 use crate::summary::Summary;
@@ -82,7 +84,8 @@ pub fn run(
     (program, crew): (JobProgram, Crew),
 ) -> Result<(), Failure> {
     let screen = Screen::of_stderr(args.quiet);
-    logs::start(&settings, &job.identity, &screen)?;
+    let levels = logs::start(&settings, &job.identity, &screen)?;
+    let config = LiveConfig::new(settings.given.clone(), levels);
     for warning in &program.plan().warnings {
         tracing::warn!("{warning}");
     }
@@ -94,6 +97,7 @@ pub fn run(
         crew,
         wish,
         screen,
+        config: Arc::new(config),
         take_over: args.take_over,
     };
     let runtime = runtime()?;
@@ -149,12 +153,6 @@ impl Crew {
     }
 }
 
-/// The same listener once more: it serves one view of the job after another.
-fn shared(listener: &std::net::TcpListener) -> Result<TcpListener, Failure> {
-    let shared = listener.try_clone().and_then(TcpListener::from_std);
-    shared.map_err(|error| Failure::new(Code::Other, format!("the status server: {error}")))
-}
-
 struct Setup {
     job: JobSettings,
     settings: RunSettings,
@@ -162,6 +160,7 @@ struct Setup {
     crew: Crew,
     wish: Wish,
     screen: Screen,
+    config: Arc<dyn Config>,
     take_over: bool,
 }
 
@@ -204,31 +203,29 @@ impl Setup {
         let storage = storage(&self.job)?;
         let probed = probe(storage.as_ref(), random()).await;
         probed.map_err(|error| store_failure(&error))?;
-        let listener = highwater_web::bind(self.settings.rest_address).await;
-        let listener = listener.map_err(|error| Failure::new(Code::Usage, error_chain(&error)))?;
-        let listener = listener.into_std();
-        let listener =
-            listener.map_err(|error| Failure::new(Code::Other, format!("no listener: {error}")))?;
-        let address = listener.local_addr();
-        let address =
-            address.map_err(|error| Failure::new(Code::Other, format!("no address: {error}")))?;
-        let began = self.begin(&storage, &listener, &mut interrupts).await?;
+        let rest = &self.settings.rest;
+        let listening = Listening::bind(rest.address, rest.listen()?).await;
+        let listening =
+            listening.map_err(|error| Failure::new(Code::Usage, error_chain(&error)))?;
+        let base = rest.base(listening.address());
+        let began = self.begin(&storage, &listening, &mut interrupts).await?;
         let Some((mut started, lease)) = began else {
             return Ok(());
         };
         let fleet = started.fleet.take();
-        let note = RunNote::write(&self.job, address)?;
-        tracing::info!(%address, "status server");
+        tracing::info!(address = base, "status server");
+        let note = RunNote::write(&self.job, base)?;
         let view = self.view(&started);
-        let listener = shared(&listener)?;
         let mut tasks = JoinSet::new();
         let drawn = View::new(view.clone(), self.screen.clone());
         let at_the_end = view.clone();
-        tasks.spawn(async move {
-            if let Err(error) = highwater_web::serve(listener, view).await {
-                tracing::error!(%error, "status server");
-            }
-        });
+        tasks.spawn(
+            view.rates
+                .clone()
+                .run(view.figures.clone(), Arc::clone(&view.clock)),
+        );
+        tasks.spawn(follow(Arc::clone(&self.config), view.status.clone()));
+        let server = Server::start(listening, view);
         if self.screen.is_on() {
             tasks.spawn(drawn.run());
         }
@@ -244,6 +241,7 @@ impl Setup {
             control.shut_down().await;
         }
         tasks.shutdown().await;
+        server.end().await;
         self.screen.leave();
         note.remove();
         ended.map(|_| ())
@@ -253,7 +251,7 @@ impl Setup {
     async fn begin(
         &mut self,
         storage: &Arc<dyn ObjectStorage>,
-        listener: &std::net::TcpListener,
+        listening: &Listening,
         interrupts: &mut Interrupts,
     ) -> Result<Option<(Started, Option<Lease>)>, Failure> {
         let begins = !matches!(self.wish, Wish::Own(StartWish::Resume) | Wish::Follow);
@@ -266,11 +264,12 @@ impl Setup {
             job: &self.job,
             settings: &self.settings,
             program: &self.program,
+            config: &self.config,
             about_others,
             begins,
         };
         if self.crew != Crew::Fleet {
-            let lease = standby.of_others(storage, listener).await?;
+            let lease = standby.of_others(storage, listening).await?;
             let started = match self.crew {
                 Crew::Own => self.start(storage)?,
                 _ => self.lead(storage, self.listen().await?)?,
@@ -278,8 +277,7 @@ impl Setup {
             return Ok(Some((started, lease)));
         }
         let control = self.listen().await?;
-        let listener = shared(listener)?;
-        let waited = standby.wait(storage, &control, listener, interrupts).await;
+        let waited = standby.wait(storage, &control, listening, interrupts).await;
         let Some(won) = waited? else {
             control.shut_down().await;
             return Ok(None);
@@ -408,11 +406,17 @@ impl Setup {
             role: self.crew.role(),
             plan: Arc::new(self.program.plan().clone()),
             worker: self.settings.worker,
+            config: Arc::clone(&self.config),
+            changing: Arc::default(),
             store: started.store.clone(),
             requests: started.handle.requests.clone(),
+            ids: OperationIds::new(random()),
+            waiting: room_to_wait(),
             status: started.handle.status.clone(),
+            leader: watch::channel(None).1,
             workers: started.workers.clone(),
             figures: started.figures.clone(),
+            rates: RateBoard::default(),
             clock: Arc::clone(&started.clock),
         }
     }
@@ -459,7 +463,8 @@ async fn wait(
                 tracing::info!("stopping with state kept; once more ends at once");
                 let (answer, answered) = oneshot::channel();
                 stop = Stop::Asked(answered);
-                let request = JobRequest::Stop { mode: StopMode::Suspend, savepoint: None, answer };
+                let wish = SnapshotWish::Stop { mode: StopMode::Suspend, savepoint: None };
+                let request = wish.asked(answer);
                 // Does not wait: a coordinator that still starts takes no request, and the second Ctrl-C must be heard.
                 if let Err(error) = requests.try_send(request) {
                     tracing::warn!(%error, "the coordinator takes no request");

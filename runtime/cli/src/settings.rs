@@ -1,9 +1,10 @@
 //! Settings of a job: read once at the start, checked against the table, typed from there on.
 //!
-//! In reading order: the table, what values look like, the settings file, where values come from, flags, the page. Only
-//! [`Environment::read`] looks at the environment of the process.
+//! In reading order: the table, what values look like, the settings file, where values come from, flags, those of the status server, the
+//! page. Only [`Environment::read`] looks at the environment of the process.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,14 +29,18 @@ use crate::logs::LogFormat;
 pub mod file;
 pub mod flags;
 pub mod kind;
+pub mod live;
 mod nearest;
 mod page;
+pub mod rest;
 pub mod source;
 pub mod table;
 
 pub use file::SettingsFile;
 pub use flags::{JobFlags, RunFlags};
+pub use live::LiveConfig;
 pub use page::page;
+pub use rest::{Authentication, RestCredentials, RestSettings};
 pub use source::{Given, Resolved, SettingError};
 
 use table::{CONFIG_VARIABLE, PREFIX};
@@ -112,8 +117,15 @@ pub fn parameter(text: &str) -> Result<(String, String), String> {
 }
 
 /// What the environment of the process says.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Environment(BTreeMap<String, String>);
+
+impl fmt::Debug for Environment {
+    /// Without values: there are secrets among them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
 
 impl Environment {
     /// Reads the variables of Highwater, and the two by which a platform tells a pod its identity.
@@ -128,9 +140,10 @@ impl Environment {
             };
             if name.starts_with(PREFIX) || [ROLE_VARIABLE, TOKEN_VARIABLE].contains(&name.as_str())
             {
-                let value = value.into_string().map_err(|bytes| SettingError::Value {
+                let value = value.into_string().map_err(|_| SettingError::Value {
                     place: name.clone(),
-                    value: bytes.to_string_lossy().into_owned(),
+                    // It may be a secret.
+                    value: "***".to_owned(),
                     reason: "is no UTF-8 text".to_owned(),
                 })?;
                 variables.insert(name, value);
@@ -161,6 +174,8 @@ pub struct JobSettings {
     pub s3: S3Options,
     /// Where running jobs note the address of their status server.
     pub run_dir: PathBuf,
+    /// What the other commands show to the status server.
+    pub rest: RestCredentials,
 }
 
 /// Where keyed state rests.
@@ -238,14 +253,16 @@ pub struct RunSettings {
     pub state: StateSettings,
     /// The coordinator.
     pub coordinator: CoordinatorSettings,
-    /// Where the status server listens.
-    pub rest_address: SocketAddr,
+    /// Where the status server listens, and who may ask it.
+    pub rest: RestSettings,
     /// How log lines look.
     pub log_format: LogFormat,
     /// What is logged.
     pub log_level: String,
     /// How processes of the job find each other.
     pub cluster: ClusterSettings,
+    /// All of them as they were given, for those who ask.
+    pub given: Settings,
     /// Parameters of the job.
     pub parameters: BTreeMap<String, String>,
     /// The protocol step at which a test build stops.
@@ -273,11 +290,18 @@ const FREE_SIXTEENTHS: u64 = 3;
 const MOVING_MAX: u64 = 64 << 20;
 
 /// Everything that was given, and what follows from it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
+    given: Given,
     resolved: Resolved,
     environment: Environment,
-    file: SettingsFile,
+}
+
+impl fmt::Debug for Settings {
+    /// Without values: there are secrets among them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").finish_non_exhaustive()
+    }
 }
 
 impl Settings {
@@ -301,13 +325,14 @@ impl Settings {
         let given = Given {
             flags,
             environment: environment.0.clone(),
-            file: file.clone(),
+            file,
+            changes: BTreeMap::new(),
         };
         let resolved = given.resolve()?;
         Ok(Self {
+            given,
             resolved,
             environment,
-            file,
         })
     }
 
@@ -336,6 +361,7 @@ impl Settings {
                 web_identity_token_file: variable(TOKEN_VARIABLE),
             },
             run_dir: PathBuf::from(self.known_text("run.dir")),
+            rest: RestCredentials::of(&self.resolved)?,
         })
     }
 
@@ -350,7 +376,7 @@ impl Settings {
     ) -> Result<RunSettings, SettingError> {
         let count = |name| self.resolved.count(name).map(|count| count as u32);
         let max = MaxParallelism::try_new(self.known_count("max-parallelism"));
-        let mut all = self.file.parameters.clone();
+        let mut all = self.given.file.parameters.clone();
         for (at, (name, value)) in parameters.iter().enumerate() {
             if parameters[..at].iter().any(|(earlier, _)| earlier == name) {
                 return Err(SettingError::Value {
@@ -365,7 +391,7 @@ impl Settings {
             "json" => LogFormat::Json,
             _ => LogFormat::Text,
         };
-        let address = self.resolved.address("rest.address");
+        let cluster = self.cluster()?;
         let stop_at = self.environment.get(source::STOP_VARIABLE);
         let memory = self.known_size("state.memory");
         let backend = match self.known_text("state.backend").as_str() {
@@ -397,10 +423,11 @@ impl Settings {
                 moving_bytes_max,
             },
             coordinator: self.coordinator()?,
-            rest_address: address.expect("the table has a default"),
+            rest: RestSettings::of(&self.resolved, cluster.tls.as_ref())?,
             log_format,
             log_level: self.known_text("log.level"),
-            cluster: self.cluster()?,
+            cluster,
+            given: self.clone(),
             parameters: all,
             stop_at: stop_at.map(str::to_owned),
         })

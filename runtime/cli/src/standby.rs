@@ -3,7 +3,6 @@
 //! Called by `run` before anything of the job begins. Meanwhile workers that come are shown the way to the leader, and so is whoever asks
 //! the status server. The rule: a coordinator that was told how to begin the job waits for nobody, and one that waited begins nothing.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,15 +17,16 @@ use highwater_protocol::paths::JobPaths;
 use highwater_rpc::ControlServer;
 use highwater_state::Store;
 use highwater_storage::ObjectStorage;
-use highwater_web::JobView;
+use highwater_web::listening::Listening;
+use highwater_web::{Config, JobView, OperationIds, RateBoard, room_to_wait};
 use highwater_worker::{Clock, FigureBoard, SystemClock};
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::exit::{Code, Failure};
 use crate::run::random;
+use crate::server::Server;
 use crate::settings::{JobSettings, RunSettings};
 use crate::signals::Interrupts;
 
@@ -35,6 +35,7 @@ pub(crate) struct Standby<'a> {
     pub(crate) job: &'a JobSettings,
     pub(crate) settings: &'a RunSettings,
     pub(crate) program: &'a JobProgram,
+    pub(crate) config: &'a Arc<dyn Config>,
     /// What it does about a lease that another holds.
     pub(crate) about_others: AboutOthers,
     /// Whether it was told what to begin the job with.
@@ -87,13 +88,13 @@ impl Lease {
 }
 
 impl Standby<'_> {
-    /// Waits for the turn of this coordinator. `listener` is where its status server listens. `None` = somebody stopped it, or nothing
+    /// Waits for the turn of this coordinator. `listening` is where its status server does. `None` = somebody stopped it, or nothing
     /// is left to lead.
     pub(crate) async fn wait(
         self,
         storage: &Arc<dyn ObjectStorage>,
         control: &ControlServer,
-        listener: TcpListener,
+        listening: &Listening,
         interrupts: &mut Interrupts,
     ) -> Result<Option<Won>, Failure> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -103,37 +104,26 @@ impl Standby<'_> {
         };
         let (status, shown) = watch::channel(status);
         let (name, address) = (self.name(control), self.address(control));
-        let mut campaign = self.campaign(storage, (name, address), address_of(&listener)?);
+        let mut campaign = self.campaign(storage, (name, address), listening);
         let mut tasks = JoinSet::new();
         let (requests, asked) = mpsc::channel(1);
         tasks.spawn(refuse_all(asked, shown.clone()));
-        let view = self.view(requests, shown, &clock);
-        let (over, is_over) = oneshot::channel::<()>();
-        tasks.spawn(async move {
-            let until = async { drop(is_over.await) };
-            if let Err(error) = highwater_web::serve_until(listener, view, until).await {
-                tracing::error!(%error, "status server");
-            }
-        });
+        let (leads, leader) = watch::channel(None);
+        let view = self.view(requests, (shown, leader), &clock);
+        let server = Server::start(listening.clone(), view);
         let follows = |leader: Option<&LeaseRecord>| {
             let text = words(leader);
             tracing::info!("stands by: {text}");
             control.stand_by(leader.map(|leader| leader.address.clone()));
             status.send_modify(|status| status.waits_for = Some(text));
+            leads.send_replace(leader.map(|leader| leader.status.clone()));
         };
         // What is cut off is a look at the lease or a write of it, which the next one finds.
         let standing = tokio::select! {
             standing = campaign.win(follows) => standing,
             _ = interrupts.next() => return Ok(None),
         };
-        // Whoever asks over a connection that stays must not see this view for ever.
-        drop(over);
-        drop(
-            timeout(ANSWER_MAX, async {
-                while tasks.join_next().await.is_some() {}
-            })
-            .await,
-        );
+        server.end().await;
         tasks.shutdown().await;
         match standing {
             Standing::Leads { only_goes_on } => Ok(Some(Won {
@@ -153,7 +143,7 @@ impl Standby<'_> {
     pub(crate) async fn of_others(
         &self,
         storage: &Arc<dyn ObjectStorage>,
-        listener: &std::net::TcpListener,
+        listening: &Listening,
     ) -> Result<Option<Lease>, Failure> {
         match (self.store(storage).read().await, self.about_others) {
             (LeaseRead::Found(record, _), AboutOthers::Wait | AboutOthers::Refuse)
@@ -164,11 +154,8 @@ impl Standby<'_> {
             (LeaseRead::Found(record, _), AboutOthers::TakeOver)
                 if record.state == LeaseState::Held =>
             {
-                let status = listener.local_addr();
-                let status = status
-                    .map_err(|error| Failure::new(Code::Other, format!("no address: {error}")))?;
                 let name = format!("{} (run)", host());
-                let mut campaign = self.campaign(storage, (name, String::new()), status);
+                let mut campaign = self.campaign(storage, (name, String::new()), listening);
                 match campaign.win(|_| {}).await {
                     Standing::Leads { .. } => Ok(Some(Lease::hold(campaign))),
                     Standing::Occupied(record) => Err(occupied(&record)),
@@ -183,12 +170,12 @@ impl Standby<'_> {
         &self,
         storage: &Arc<dyn ObjectStorage>,
         (name, address): (String, String),
-        status: SocketAddr,
+        listening: &Listening,
     ) -> Campaign {
         let me = Candidate {
             name,
             address,
-            status: status.to_string(),
+            status: self.settings.rest.advertised(listening.address()),
             process: random(),
             about_others: self.about_others,
             begins: self.begins,
@@ -218,7 +205,7 @@ impl Standby<'_> {
     fn view(
         &self,
         requests: mpsc::Sender<JobRequest>,
-        status: watch::Receiver<JobStatus>,
+        (status, leader): (watch::Receiver<JobStatus>, watch::Receiver<Option<String>>),
         clock: &Arc<dyn Clock>,
     ) -> JobView {
         JobView {
@@ -226,27 +213,25 @@ impl Standby<'_> {
             role: "coordinator",
             plan: Arc::new(self.program.plan().clone()),
             worker: self.settings.worker,
+            config: Arc::clone(self.config),
+            changing: Arc::default(),
             store: Store::heap(),
             requests,
+            ids: OperationIds::new(random()),
+            waiting: room_to_wait(),
             status,
+            leader,
             workers: watch::channel(Vec::new()).1,
             figures: FigureBoard::default(),
+            rates: RateBoard::default(),
             clock: Arc::clone(clock),
         }
     }
 }
 
-/// How long a request to the status server may hold up the lead.
-const ANSWER_MAX: Duration = Duration::from_secs(1);
-
 fn host() -> String {
     let system = rustix::system::uname();
     system.nodename().to_string_lossy().into_owned()
-}
-
-fn address_of(listener: &TcpListener) -> Result<SocketAddr, Failure> {
-    let address = listener.local_addr();
-    address.map_err(|error| Failure::new(Code::Other, format!("no address: {error}")))
 }
 
 /// Another leads, and this process was not started to wait for it.
@@ -272,15 +257,9 @@ fn words(leader: Option<&LeaseRecord>) -> String {
 /// Answers that another is to be asked.
 async fn refuse_all(mut asked: mpsc::Receiver<JobRequest>, status: watch::Receiver<JobStatus>) {
     while let Some(request) = asked.recv().await {
-        let answer = match request {
-            JobRequest::Cancel => continue,
-            JobRequest::Stop { answer, .. }
-            | JobRequest::Savepoint { answer, .. }
-            | JobRequest::Checkpoint { answer } => answer,
-        };
         let waits = status.borrow().waits_for.clone();
         let waits = waits.unwrap_or_else(|| "nobody leads the job yet".to_owned());
-        let refused = RequestRefused::NotRunning(format!("this coordinator stands by: {waits}"));
-        drop(answer.send(Err(refused)));
+        let reason = format!("this coordinator stands by: {waits}");
+        request.refuse(RequestRefused::NotRunning(reason));
     }
 }

@@ -10,8 +10,8 @@ use highwater_operators::OperatorReport;
 use highwater_protocol::job::TaskId;
 use highwater_time::LatenessSnapshot;
 use highwater_types::OperatorUid;
+use highwater_web_api as api;
 use highwater_worker::TaskFigures;
-use serde_json::{Map, Value, json};
 
 /// The shares of records for which a bound is suggested, with their names.
 pub const SHARES: [(f64, &str); 2] = [(0.99, "0.99"), (0.999, "0.999")];
@@ -70,7 +70,7 @@ impl LateRecords {
         )
     }
 
-    fn json(&self, operator: &OperatorUid) -> Value {
+    fn told(&self, operator: &OperatorUid) -> api::LateRecords {
         let of_too_late = |is_read| {
             if self.is_read == is_read {
                 self.too_late
@@ -80,20 +80,20 @@ impl LateRecords {
         };
         let suggested = SHARES.iter().map(|(share, name)| {
             let bound = self.suggested_bound_ms(*share);
-            ((*name).to_owned(), json!(bound))
+            ((*name).to_owned(), bound)
         });
         let buckets = self.lateness.buckets();
-        let buckets = buckets.map(|(limit, count)| json!({ "up_to_ms": limit, "records": count }));
-        json!({
-            "operator": operator.as_str(),
-            "on_time": self.on_time(),
-            "late_accepted": self.accepted(),
-            "late_dropped": of_too_late(false),
-            "late_to_side_output": of_too_late(true),
-            "lateness": buckets.collect::<Vec<_>>(),
-            "bound_ms": self.bound_ms,
-            "suggested_bound_ms": suggested.collect::<Map<_, _>>(),
-        })
+        let buckets = buckets.map(|(up_to_ms, records)| api::LatenessBucket { up_to_ms, records });
+        api::LateRecords {
+            operator: operator.to_string(),
+            on_time: self.on_time(),
+            late_accepted: self.accepted(),
+            late_dropped: of_too_late(false),
+            late_to_side_output: of_too_late(true),
+            lateness: buckets.collect(),
+            bound_ms: self.bound_ms,
+            suggested_bound_ms: suggested.collect(),
+        }
     }
 }
 
@@ -135,8 +135,8 @@ pub fn late_records(
     all
 }
 
-/// The same as JSON, in the order of the uids.
-pub fn json(plan: &Plan, figures: &BTreeMap<TaskId, TaskFigures>) -> Value {
+/// The same for whoever asks the server, in the order of the uids.
+pub(crate) fn told(plan: &Plan, figures: &BTreeMap<TaskId, TaskFigures>) -> Vec<api::LateRecords> {
     let all = late_records(plan, figures);
-    all.iter().map(|(uid, late)| late.json(uid)).collect()
+    all.iter().map(|(uid, late)| late.told(uid)).collect()
 }

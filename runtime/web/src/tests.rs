@@ -1,27 +1,46 @@
 //! The routes, against a coordinator that the test plays.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
 use axum::body::{Body as RequestBody, to_bytes};
-use axum::http::Method;
+use axum::extract::Request;
+use axum::http::{Method, StatusCode, header};
 use highwater_api::StreamEnvironment;
 use highwater_connectors::{BlackholeSink, ElementsSource};
-use highwater_coordinator::{JobPhase, PastFailure};
-use highwater_graph::PlanDefaults;
+use highwater_coordinator::fleet::WorkerSeen;
+use highwater_coordinator::{
+    JobPhase, JobRequest, JobStatus, LiveSettings, OperationId, OperationOrder, PastFailure,
+    RequestAnswer, RequestRefused, RestartStrategy, SnapshotWish, StopMode,
+};
 use highwater_graph::check::Checkpoints;
+use highwater_graph::{Plan, PlanDefaults};
 use highwater_operators::{Count, OperatorReport, OutputTag, SourceReport, emit_result};
-use highwater_protocol::checkpoint::CheckpointFailure;
-use highwater_protocol::job::TaskId;
+use highwater_protocol::checkpoint::{CheckpointFailure, CheckpointSettings};
+use highwater_protocol::job::{TaskId, TaskSnapshot};
+use highwater_protocol::manifest::StateBytes;
 use highwater_protocol::placement::WorkerOffer;
 use highwater_state::{StateReport, Store, StoreReport};
 use highwater_time::{LatenessHistogram, WatermarkStrategy};
 use highwater_types::{
-    AttemptId, CheckpointId, Epoch, EventTime, MaxParallelism, OperatorUid, Parallelism,
-    SubtaskIndex, Watermark, WorkerIndex,
+    AttemptId, BarrierKind, CheckpointId, Epoch, ErrorKind, EventTime, JobIdentity, Lineage,
+    MaxParallelism, Nonce, OperatorUid, Parallelism, SubtaskIndex, Watermark, WorkerIndex,
 };
+use highwater_web_api as api;
 use highwater_window::Tumbling;
-use highwater_worker::{FailureReport, ManualClock, Pauses, TaskFigures};
+use highwater_worker::{
+    FailureReport, FigureBoard, ManualClock, Pauses, TaskFigures, WorkerSettings,
+};
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tower::ServiceExt as _;
 
-use super::*;
+use crate::access::{Access, TokenFile};
+use crate::config::{Changes, Config};
+use crate::routes::{BODY_BYTES_MAX, JOB_HEADER, document, routes, routes_with};
+use crate::view::{JobView, OperationIds, room_to_wait};
+use crate::{RateBoard, open_metrics, report};
 
 fn plan() -> Plan {
     let mut env = StreamEnvironment::new();
@@ -78,6 +97,41 @@ fn seen() -> WorkerSeen {
     }
 }
 
+/// One setting, which may change to any number.
+struct Slots;
+
+impl Config for Slots {
+    fn read(&self, changes: &Changes) -> Vec<api::Setting> {
+        let found = changes.get("slots");
+        vec![api::Setting {
+            name: "slots".to_owned(),
+            value: Some(found.map_or("2", String::as_str).to_owned()),
+            from: found.map_or("--slots", |_| "changed").to_owned(),
+            live: true,
+        }]
+    }
+
+    fn prepare(&self, changes: Changes) -> Result<LiveSettings, String> {
+        let slots = changes.get("slots").ok_or("there is only `slots`")?;
+        slots.parse::<u64>().map_err(|error| error.to_string())?;
+        Ok(LiveSettings {
+            checkpoint: CheckpointSettings {
+                interval_ms: 10,
+                min_pause_ms: 0,
+                timeout_ms: 10,
+                commit_retry_ms: 10,
+                failures_max: None,
+            },
+            restart: RestartStrategy::Never,
+            changes,
+        })
+    }
+
+    fn log(&self, _: &Changes) -> Result<(), String> {
+        Ok(())
+    }
+}
+
 fn fixture() -> Fixture {
     let (requests, incoming) = mpsc::channel(4);
     let (status, watching) = watch::channel(JobStatus::starting());
@@ -85,6 +139,12 @@ fn fixture() -> Fixture {
         job: JobIdentity::parse("fleet").unwrap(),
         role: "run",
         plan: Arc::new(plan()),
+        config: Arc::new(Slots),
+        changing: Arc::default(),
+        ids: OperationIds::new(Nonce(7)),
+        waiting: room_to_wait(),
+        leader: watch::channel(None).1,
+        rates: RateBoard::default(),
         worker: WorkerSettings {
             slots: 2,
             state_bytes_max: 1 << 20,
@@ -105,6 +165,11 @@ fn fixture() -> Fixture {
     }
 }
 
+/// The routes as they are on loopback.
+fn open(view: JobView) -> Router {
+    routes(view, &Access::Open)
+}
+
 fn request(method: Method, path: &str, body: &str) -> Request {
     Request::builder()
         .method(method)
@@ -123,7 +188,7 @@ async fn answer(routes: Router, request: Request) -> (StatusCode, String) {
 }
 
 async fn read(view: &JobView, path: &str) -> Value {
-    let (code, text) = answer(routes(view.clone()), request(Method::GET, path, "")).await;
+    let (code, text) = answer(open(view.clone()), request(Method::GET, path, "")).await;
     assert_eq!(code, StatusCode::OK, "{text}");
     serde_json::from_str(&text).unwrap()
 }
@@ -217,7 +282,7 @@ async fn metrics_are_open_metrics_text() {
         .status
         .send_modify(|status| status.checkpoints.completed_count = 5);
     let asked = request(Method::GET, "/metrics", "");
-    let response = routes(fixture.view).oneshot(asked).await.unwrap();
+    let response = open(fixture.view).oneshot(asked).await.unwrap();
     let kind = response.headers()[header::CONTENT_TYPE]
         .to_str()
         .unwrap()
@@ -308,9 +373,10 @@ fn what_a_cache_over_a_local_store_did_is_told_by_state() {
         let line = format!("highwater_process_store_{name}_bytes{{identity=\"fleet\"}} {value}");
         assert!(text.lines().any(|held| held == line), "{line} in {text}");
     }
-    let json = report::tasks(&view.figures.read());
-    assert_eq!(json[0]["operators"][0]["states"][0]["misses"], 40);
-    assert_eq!(json[0]["operators"][0]["store_disk_bytes"], 4_096);
+    let tasks = report::tasks(&view.figures.read());
+    let operator = &tasks[0].operators[0];
+    assert_eq!(operator.states[0].misses, 40);
+    assert_eq!(operator.store_disk_bytes, Some(4_096));
 }
 
 #[tokio::test]
@@ -366,16 +432,20 @@ async fn a_savepoint_is_asked_of_the_coordinator() {
     let asked = request(Method::POST, "/v1/savepoints", "{\"name\":\"before\"}");
     let coordinator = async {
         match requests.recv().await.unwrap() {
-            JobRequest::Savepoint { name, answer } => {
-                assert_eq!(name, "before");
+            JobRequest::Snapshot { wish, answer, .. } => {
+                assert_eq!(wish.savepoint(), Some("before"));
                 answer.send(Ok(THE_CHECKPOINT)).unwrap();
             }
             other => panic!("{other:?}"),
         }
     };
-    let ((code, text), ()) = tokio::join!(answer(routes(view), asked), coordinator);
+    let ((code, text), ()) = tokio::join!(answer(open(view), asked), coordinator);
     assert_eq!(code, StatusCode::OK);
-    assert_eq!(text, "{\"checkpoint\":7,\"epoch\":2}");
+    let done: api::Operation = serde_json::from_str(&text).unwrap();
+    assert_eq!((done.checkpoint, done.epoch), (Some(7), Some(2)));
+    assert_eq!(done.state, api::OperationState::Done);
+    assert_eq!(done.savepoint.as_deref(), Some("before"));
+    assert!(done.operation.starts_with("op-"), "{text}");
 }
 
 #[tokio::test]
@@ -394,18 +464,15 @@ async fn stop_passes_mode_and_savepoint_on() {
         let asked = request(Method::POST, "/v1/stop", body);
         let coordinator = async {
             match requests.recv().await.unwrap() {
-                JobRequest::Stop {
-                    mode,
-                    savepoint,
-                    answer,
-                } => {
-                    assert_eq!((mode, savepoint), wanted);
+                JobRequest::Snapshot { wish, answer, .. } => {
+                    let (mode, savepoint) = wanted;
+                    assert_eq!(wish, SnapshotWish::Stop { mode, savepoint });
                     answer.send(Ok(THE_CHECKPOINT)).unwrap();
                 }
                 other => panic!("{other:?}"),
             }
         };
-        let ((code, _), ()) = tokio::join!(answer(routes(view), asked), coordinator);
+        let ((code, _), ()) = tokio::join!(answer(open(view), asked), coordinator);
         assert_eq!(code, StatusCode::OK);
     }
 }
@@ -419,7 +486,15 @@ async fn a_refusal_keeps_its_reason() {
     let folder = || "savepoints/one".to_owned();
     let cases = [
         (RequestRefused::Name("why".to_owned()), 400, "invalid"),
-        (RequestRefused::Taken { folder: folder() }, 409, "invalid"),
+        (
+            RequestRefused::Taken {
+                folder: folder(),
+                holds: Some((Lineage(10), THE_CHECKPOINT)),
+            },
+            409,
+            "invalid",
+        ),
+        (RequestRefused::TooMany, 503, "transient"),
         (
             RequestRefused::Busy(CheckpointFailure::Stopping),
             409,
@@ -442,11 +517,11 @@ async fn a_refusal_keeps_its_reason() {
         let reason = refused.to_string();
         let coordinator = async {
             match requests.recv().await.unwrap() {
-                JobRequest::Checkpoint { answer } => answer.send(Err(refused)).unwrap(),
+                JobRequest::Snapshot { answer, .. } => answer.send(Err(refused)).unwrap(),
                 other => panic!("{other:?}"),
             }
         };
-        let ((answered, text), ()) = tokio::join!(answer(routes(view), asked), coordinator);
+        let ((answered, text), ()) = tokio::join!(answer(open(view), asked), coordinator);
         assert_eq!(answered.as_u16(), code, "{text}");
         let body: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
@@ -461,7 +536,7 @@ async fn a_job_that_has_ended_is_gone() {
     let Fixture { view, requests, .. } = fixture();
     drop(requests);
     let asked = request(Method::POST, "/v1/checkpoints", "");
-    let (code, _) = answer(routes(view), asked).await;
+    let (code, _) = answer(open(view), asked).await;
     assert_eq!(code, StatusCode::GONE);
 }
 
@@ -509,7 +584,7 @@ async fn what_is_no_request_is_refused_with_a_reason() {
         ),
     ] {
         let asked = request(method, path, body);
-        let (found, text) = answer(routes(fixture().view), asked).await;
+        let (found, text) = answer(open(fixture().view), asked).await;
         assert_eq!(found, code, "{path} {text}");
         let value: Value = serde_json::from_str(&text).unwrap();
         assert!(value["error"].is_string(), "{text}");
@@ -517,40 +592,422 @@ async fn what_is_no_request_is_refused_with_a_reason() {
 }
 
 #[tokio::test]
-async fn a_page_of_somebody_else_is_refused() {
-    let view = fixture().view;
-    for (name, value) in [
-        (header::HOST, "evil.example"),
-        (header::HOST, "127.0.0.1.evil.example:80"),
-        (header::ORIGIN, "http://evil.example"),
-    ] {
-        let mut asked = request(Method::GET, "/v1/status", "");
-        asked.headers_mut().insert(name, value.parse().unwrap());
-        let (code, _) = answer(routes(view.clone()), asked).await;
-        assert_eq!(code, StatusCode::FORBIDDEN, "{value}");
-    }
-    for host in [
-        "localhost",
-        "localhost:80",
-        "127.0.0.1",
-        "[::1]:80",
-        "[::1]",
-    ] {
-        assert!(is_loopback(host.as_bytes()), "{host}");
-    }
-}
-
-#[tokio::test]
 async fn more_requests_than_fit_are_refused() {
-    let routes = routes_with(fixture().view, 0);
+    let routes = routes_with(fixture().view, &Access::Open, 0);
     let (code, _) = answer(routes, request(Method::GET, "/v1/status", "")).await;
     assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
 }
 
+/// Plays a coordinator that begins what it is asked for, and gives what it was asked.
+async fn begins(
+    status: &watch::Sender<JobStatus>,
+    requests: &mut mpsc::Receiver<JobRequest>,
+) -> (OperationId, oneshot::Sender<RequestAnswer>) {
+    let Some(JobRequest::Snapshot {
+        wish,
+        operation: Some(OperationOrder { id, begun }),
+        answer,
+    }) = requests.recv().await
+    else {
+        panic!("a snapshot is asked for");
+    };
+    status.send_modify(|status| {
+        status.operations.begin(&id, &wish, 0);
+    });
+    if let Some(begun) = begun {
+        let held = status.borrow().operations.get(&id).cloned();
+        begun.send(held.unwrap()).unwrap();
+    }
+    (id, answer)
+}
+
 #[tokio::test]
-async fn an_address_off_loopback_is_not_bound() {
-    let refused = bind("0.0.0.0:0".parse().unwrap()).await.unwrap_err();
-    assert!(matches!(refused, ServeError::NotLoopback(_)));
-    let bound = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    assert!(bound.local_addr().unwrap().ip().is_loopback());
+async fn who_does_not_wait_is_told_that_the_operation_is_under_way() {
+    let Fixture {
+        view,
+        status,
+        mut requests,
+    } = fixture();
+    let body = "{\"name\":\"before\",\"operation\":\"one\",\"wait\":false}";
+    let asked = request(Method::POST, "/v1/savepoints", body);
+    let coordinator = begins(&status, &mut requests);
+    let ((code, text), (id, answering)) =
+        tokio::join!(answer(open(view.clone()), asked), coordinator);
+    assert_eq!(code, StatusCode::ACCEPTED);
+    let begun: api::Operation = serde_json::from_str(&text).unwrap();
+    assert_eq!(begun.operation, "one");
+    assert_eq!(begun.state, api::OperationState::Running);
+    assert_eq!(read(&view, "/v1/operations/one").await["state"], "running");
+    // Nobody waits for the answer any more: the status has it.
+    answering.send(Ok(THE_CHECKPOINT)).unwrap_err().unwrap();
+    status.send_modify(|status| status.operations.end(&id, Ok(THE_CHECKPOINT), 5));
+    let done = read(&view, "/v1/operations/one").await;
+    assert_eq!(
+        (&done["state"], &done["checkpoint"], &done["duration_ms"]),
+        (&json!("done"), &json!(7), &json!(5))
+    );
+    let all = read(&view, "/v1/operations").await;
+    assert_eq!(all, json!([done]));
+}
+
+#[tokio::test]
+async fn who_does_not_wait_hears_a_refusal_and_not_that_something_older_began() {
+    let Fixture {
+        view,
+        status,
+        mut requests,
+    } = fixture();
+    let (one, was) = (OperationId::parse("one").unwrap(), SnapshotWish::Checkpoint);
+    status.send_modify(|status| {
+        status.operations.begin(&one, &was, 0);
+    });
+    let asked = request(
+        Method::POST,
+        "/v1/stop",
+        "{\"operation\":\"one\",\"wait\":false}",
+    );
+    let coordinator = async {
+        let request = requests.recv().await.unwrap();
+        request.refuse(RequestRefused::OtherOperation { id: one, was });
+    };
+    let ((code, text), ()) = tokio::join!(answer(open(view), asked), coordinator);
+    assert_eq!(code, StatusCode::CONFLICT, "{text}");
+}
+
+#[tokio::test]
+async fn more_than_may_wait_are_told_that_it_is_under_way() {
+    let Fixture {
+        mut view,
+        status,
+        mut requests,
+    } = fixture();
+    view.waiting = Arc::new(Semaphore::new(0));
+    let asked = request(Method::POST, "/v1/checkpoints", "");
+    let coordinator = begins(&status, &mut requests);
+    let ((code, text), _) = tokio::join!(answer(open(view), asked), coordinator);
+    assert_eq!(code, StatusCode::ACCEPTED, "{text}");
+}
+
+#[tokio::test]
+async fn a_refused_operation_keeps_its_problem() {
+    let fixture = fixture();
+    let id = OperationId::parse("one").unwrap();
+    let wish = SnapshotWish::Savepoint {
+        name: "before".to_owned(),
+    };
+    let refused = RequestRefused::Taken {
+        folder: "savepoints/before".to_owned(),
+        holds: Some((Lineage(10), THE_CHECKPOINT)),
+    };
+    fixture.status.send_modify(|status| {
+        status.operations.begin(&id, &wish, 0);
+        status.operations.end(&id, Err(refused), 1);
+    });
+    let told = read(&fixture.view, "/v1/operations/one").await;
+    assert_eq!(told["state"], "refused");
+    assert_eq!(told["problem"]["checkpoint"], 7);
+    assert_eq!(told["problem"]["lineage"], Lineage(10).to_string());
+    assert_eq!(told["checkpoint"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_coordinator_that_stands_by_points_to_the_leader() {
+    let Fixture {
+        mut view,
+        mut requests,
+        status,
+    } = fixture();
+    let leader = "http://127.0.0.1:8081".to_owned();
+    view.leader = watch::channel(Some(leader.clone())).1;
+    assert_eq!(read(&view, "/v1/status").await["leader"], leader);
+    let asked = request(Method::POST, "/v1/stop", "{}");
+    let coordinator = async {
+        if let Some(JobRequest::Snapshot { answer, .. }) = requests.recv().await {
+            let refused = RequestRefused::NotRunning("it stands by".to_owned());
+            answer.send(Err(refused)).unwrap();
+        }
+    };
+    let routes = open(view.clone());
+    let ((code, text), ()) = tokio::join!(answer(routes, asked), coordinator);
+    assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+    let problem: api::Problem = serde_json::from_str(&text).unwrap();
+    assert_eq!(problem.leader.as_ref(), Some(&leader));
+    // What only the leader knows is not told as if nothing were there.
+    status.send_modify(|status| status.phase = JobPhase::Standby);
+    for (method, path, writes) in all_routes() {
+        let asked = request(method.clone(), &path, "{}");
+        if writes {
+            continue;
+        }
+        let (code, text) = answer(open(view.clone()), asked).await;
+        let own = ["/v1/status", "/v1/config", "/v1/openapi.json", "/metrics"];
+        if own.contains(&path.as_str()) {
+            assert_eq!(code, StatusCode::OK, "{path} {text}");
+        } else {
+            assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE, "{path} {text}");
+            let problem: api::Problem = serde_json::from_str(&text).unwrap();
+            assert_eq!(problem.leader.as_ref(), Some(&leader), "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_meant_for_another_job_is_refused() {
+    let Fixture { view, requests, .. } = fixture();
+    drop(requests);
+    for (job, code) in [
+        ("fleet", StatusCode::GONE),
+        ("other", StatusCode::MISDIRECTED_REQUEST),
+    ] {
+        let mut asked = request(Method::POST, "/v1/stop", "{}");
+        asked.headers_mut().insert(JOB_HEADER, job.parse().unwrap());
+        let (found, text) = answer(open(view.clone()), asked).await;
+        assert_eq!(found, code, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn answers_are_for_programs() {
+    let asked = request(Method::GET, "/v1/nothing", "");
+    let response = open(fixture().view).oneshot(asked).await.unwrap();
+    let of = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!(of("x-content-type-options"), "nosniff");
+    assert_eq!(of("x-frame-options"), "DENY");
+    assert_eq!(of("cache-control"), "no-store");
+    assert_eq!(of("cross-origin-resource-policy"), "same-origin");
+}
+
+#[tokio::test]
+async fn the_history_of_checkpoints_tells_tasks_and_outcomes() {
+    let fixture = fixture();
+    let task = TaskId {
+        vertex: OperatorUid::parse("numbers").unwrap(),
+        subtask: SubtaskIndex(1),
+    };
+    let next = CheckpointId {
+        number: 8,
+        ..THE_CHECKPOINT
+    };
+    let bytes = StateBytes {
+        new: 10,
+        referenced: 90,
+    };
+    fixture.status.send_modify(|status| {
+        let history = &mut status.history;
+        history.begin(THE_CHECKPOINT, 0, [&task].into_iter());
+        history.sent(THE_CHECKPOINT, BarrierKind::StopDrain);
+        history.answered(THE_CHECKPOINT, &task, &TaskSnapshot::default(), 30);
+        history.completed(THE_CHECKPOINT, bytes, 40);
+        history.confirmed(THE_CHECKPOINT, 45);
+        history.begin(next, 50, [&task].into_iter());
+        history.given_up("it took too long", 60);
+    });
+    let told = read(&fixture.view, "/v1/checkpoints").await;
+    let outcomes = told["history"].as_array().unwrap().iter();
+    let outcomes = outcomes.map(|one| (one["number"].clone(), one["outcome"].clone()));
+    assert_eq!(
+        outcomes.collect::<Vec<_>>(),
+        [
+            (json!(8), json!("given-up")),
+            (json!(7), json!("completed"))
+        ]
+    );
+    let status = read(&fixture.view, "/v1/status").await;
+    assert_eq!(status["checkpoints"].get("history"), None);
+    let details = read(&fixture.view, "/v1/checkpoints/7").await;
+    let text = details.to_string();
+    let details: api::CheckpointDetails = serde_json::from_str(&text).unwrap();
+    let held = &details.checkpoint;
+    assert_eq!(held.kind, Some(api::CheckpointKind::StopDrain));
+    assert_eq!((held.duration_ms, held.confirmation_ms), (40, Some(5)));
+    assert_eq!((held.bytes, held.full_bytes), (10, 100));
+    assert_eq!((held.answered, held.subtasks), (1, 1));
+    assert_eq!(details.tasks[0].last_answer_ms, Some(30));
+    assert_eq!(details.tasks[0].last_subtask, Some(1));
+    let asked = request(Method::GET, "/v1/checkpoints/9", "");
+    let (code, _) = answer(open(fixture.view), asked).await;
+    assert_eq!(code, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn the_graph_tells_what_flows() {
+    let view = fixture().view;
+    let uid = OperatorUid::parse("numbers").unwrap();
+    let of = |records, busy| {
+        let mut report = OperatorReport::new(OperatorUid::parse("nowhere").unwrap());
+        report.records_in = records;
+        let id = TaskId {
+            vertex: uid.clone(),
+            subtask: SubtaskIndex(0),
+        };
+        let figures = TaskFigures {
+            name: "numbers -> nowhere".to_owned(),
+            shares_ms: (busy, 1_000 - busy, 0),
+            blocked_on: None,
+            watermark: Watermark(10),
+            pauses: Pauses::default(),
+            source: None,
+            operators: vec![report],
+        };
+        [(id, figures)]
+    };
+    let quiet = read(&view, "/v1/graph").await;
+    assert_eq!(quiet["tasks"][0]["live"], Value::Null);
+    for (second, records, busy) in [(0, 0, 0), (2, 500, 500)] {
+        let figures = of(records, busy);
+        view.rates
+            .look(Duration::from_secs(second), &figures.clone().into());
+        view.figures.write(figures.into());
+    }
+    let graph: api::Graph = serde_json::from_value(read(&view, "/v1/graph").await).unwrap();
+    let live = graph.tasks[0].live.unwrap();
+    assert_eq!((live.subtasks, live.measured_ms), (1, Some(2_000)));
+    assert_eq!(live.records_in_per_second, Some(250.0));
+    let watermarks = read(&view, "/v1/watermarks").await;
+    assert_eq!(watermarks[0]["watermark"], 10);
+    assert_eq!(watermarks[0]["subtasks"][0]["watermark"], 10);
+}
+
+#[tokio::test]
+async fn the_document_lists_every_route() {
+    let view = fixture().view;
+    let told = read(&view, "/v1/openapi.json").await;
+    assert_eq!(told, serde_json::to_value(document()).unwrap());
+    let paths = told["paths"].as_object().unwrap();
+    assert!(paths.contains_key("/v1/operations/{operation}"), "{told}");
+}
+
+#[tokio::test]
+async fn no_path_of_a_request_names_anything_but_a_route() {
+    for path in [
+        "/v1/operations/..%2f..%2fetc%2fpasswd",
+        "/v1/operations/%2e%2e",
+        "/v1/operations/..%252f",
+        "/v1/operations/a%00b",
+        "/v1/operations/%ff",
+        "/v1/checkpoints/%ff",
+        "/v1/checkpoints/..%2f1",
+        "/v1/checkpoints/-1",
+        "/v1/checkpoints/18446744073709551616",
+        "/../v1/status",
+        "/v1/%73tatus",
+        "//v1/status",
+    ] {
+        let asked = request(Method::GET, path, "");
+        let (code, text) = answer(open(fixture().view), asked).await;
+        assert_eq!(code, StatusCode::NOT_FOUND, "{path} {text}");
+    }
+    for id in ["../x", "a b", ""] {
+        let body = json!({ "operation": id }).to_string();
+        let asked = request(Method::POST, "/v1/checkpoints", &body);
+        let (code, text) = answer(open(fixture().view), asked).await;
+        assert_eq!(code, StatusCode::BAD_REQUEST, "{id} {text}");
+    }
+}
+
+#[tokio::test]
+async fn settings_change_when_the_coordinator_has_taken_them() {
+    let Fixture {
+        view,
+        status,
+        mut requests,
+    } = fixture();
+    let change = |body: &str| request(Method::PATCH, "/v1/config", body);
+    assert_eq!(read(&view, "/v1/config").await[0]["from"], "--slots");
+    for refused in [
+        "{\"settings\":{\"slots\":\"many\"}}",
+        "{\"settings\":{\"slot\":\"1\"}}",
+    ] {
+        let (code, text) = answer(open(view.clone()), change(refused)).await;
+        assert_eq!(code, StatusCode::BAD_REQUEST, "{text}");
+    }
+    let body = "{\"settings\":{\"slots\":\"9\"}}";
+    let coordinator = async {
+        match requests.recv().await.unwrap() {
+            JobRequest::Configure { settings, answer } => {
+                status.send_modify(|status| status.changes = settings.changes);
+                answer.send(Ok(())).unwrap();
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let ((code, text), ()) = tokio::join!(answer(open(view.clone()), change(body)), coordinator);
+    assert_eq!(code, StatusCode::OK, "{text}");
+    let settings: Vec<api::Setting> = serde_json::from_str(&text).unwrap();
+    assert_eq!(settings[0].value.as_deref(), Some("9"));
+    assert_eq!(settings[0].from, "changed");
+    let coordinator = async {
+        if let Some(request) = requests.recv().await {
+            request.refuse(RequestRefused::NotRunning("it stands by".to_owned()));
+        }
+    };
+    let body = "{\"settings\":{\"slots\":\"1\"}}";
+    let ((code, _), ()) = tokio::join!(answer(open(view.clone()), change(body)), coordinator);
+    assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(read(&view, "/v1/config").await[0]["value"], "9");
+}
+
+/// Every route of the document, with what it needs.
+fn all_routes() -> Vec<(Method, String, bool)> {
+    let document = serde_json::to_value(document()).unwrap();
+    let mut all = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let method = method.to_uppercase().parse().unwrap();
+            let writes = operation["security"][0]["token"] == json!(["write"]);
+            let path = path.replace("{number}", "1").replace("{operation}", "one");
+            all.push((method, path, writes));
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn no_route_is_open_to_who_shows_too_little() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokens");
+    let (reader, writer) = ("read-read-read-read", "write-write-write-write");
+    std::fs::write(&file, format!("read {reader}\nwrite {writer}\n")).unwrap();
+    let access = Access::Tokens(Arc::new(TokenFile::open(file).unwrap()));
+    let Fixture { view, requests, .. } = fixture();
+    // Whoever is let through to the coordinator is answered at once.
+    drop(requests);
+    let all = all_routes();
+    assert!(
+        all.iter().any(|(method, ..)| *method == Method::PATCH),
+        "{all:?}"
+    );
+    assert_eq!(
+        all.iter().filter(|(.., writes)| *writes).count(),
+        4,
+        "{all:?}"
+    );
+    for (method, path, writes) in all {
+        assert_eq!(writes, method != Method::GET, "{method} {path}");
+        for (shown, expected) in [
+            (None, Some(401)),
+            (Some("unknown-unknown-unknown"), Some(401)),
+            (Some(reader), writes.then_some(403)),
+            (Some(writer), None),
+        ] {
+            let mut asked = request(method.clone(), &path, "{}");
+            asked
+                .headers_mut()
+                .insert(header::HOST, "job.example".parse().unwrap());
+            if let Some(token) = shown {
+                let value = format!("Bearer {token}").parse().unwrap();
+                asked.headers_mut().insert(header::AUTHORIZATION, value);
+            }
+            let routes = routes(view.clone(), &access);
+            let (code, text) = answer(routes, asked).await;
+            let code = code.as_u16();
+            match expected {
+                Some(expected) => assert_eq!(code, expected, "{method} {path} {text}"),
+                None => assert!(![401, 403].contains(&code), "{method} {path} {code} {text}"),
+            }
+            for token in [reader, writer] {
+                assert!(!text.contains(token), "{method} {path}");
+            }
+        }
+    }
 }

@@ -154,8 +154,8 @@ impl JobSpec {
             .folder
             .join("run")
             .join(format!("{}.address", self.name));
-        let address = std::fs::read_to_string(note).ok()?;
-        let url = format!("http://{}{path}", address.trim());
+        let base = std::fs::read_to_string(note).ok()?;
+        let url = format!("{}{path}", base.trim());
         rim.block_on(async {
             let client = reqwest::Client::builder().no_proxy().timeout(ANSWER);
             let answer = client.build().ok()?.get(url).send().await.ok()?;

@@ -1,8 +1,11 @@
-//! The page that `status` prints for people, from the JSON of the status server.
+//! What the commands that speak to a running job print for people.
+//!
+//! The page of `status` is made of the JSON as it comes, so that a program of another version has one too.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use highwater_web_api as api;
 use serde_json::Value;
 
 use crate::view::{age, bytes, count};
@@ -65,6 +68,115 @@ fn write(page: &mut String, status: &Value, tasks: &Value) -> std::fmt::Result {
         task_line(page, task)?;
     }
     Ok(())
+}
+
+/// The last failures, a paragraph for each.
+pub(super) fn exceptions(failures: &[api::Failure]) -> String {
+    if failures.is_empty() {
+        return "no failure since the coordinator began\n".to_owned();
+    }
+    let mut page = String::new();
+    for failure in failures {
+        let ago = failure.age_ms.map(Duration::from_millis).map(age);
+        let mut place = format!("subtask {}", failure.subtask);
+        for (word, part) in [("worker ", &failure.worker), ("", &failure.position)] {
+            if let Some(part) = part {
+                place = format!("{place}, {word}{part}");
+            }
+        }
+        let line = format!(
+            "attempt {}, {} ago, behind checkpoint {}, {}: {} ({place}): {}\n",
+            failure.attempt,
+            ago.as_deref().unwrap_or("-"),
+            failure.checkpoint,
+            failure.kind,
+            failure.task,
+            failure.message,
+        );
+        page.push_str(&line);
+    }
+    page
+}
+
+/// The last checkpoints, a line for each.
+pub(super) fn history(checkpoints: &[api::Checkpoint]) -> String {
+    if checkpoints.is_empty() {
+        return "no checkpoint since the coordinator began\n".to_owned();
+    }
+    let mut page = format!(
+        "{:>8}  {:<12} {:<10} {:>12} {:>10} {:>10} {:>10} {:>9}\n",
+        "number", "kind", "outcome", "began", "took", "new", "full", "answered"
+    );
+    for one in checkpoints {
+        let kind = one.kind.map_or("-", kind_word);
+        let outcome = match one.outcome {
+            api::CheckpointOutcome::Pending => "pending",
+            api::CheckpointOutcome::Completed => "completed",
+            api::CheckpointOutcome::GivenUp => "given up",
+        };
+        let line = format!(
+            "{:>8}  {kind:<12} {outcome:<10} {:>8} ago {:>10} {:>10} {:>10} {:>4}/{:<4}",
+            one.number,
+            age(Duration::from_millis(one.age_ms)),
+            age(Duration::from_millis(one.duration_ms)),
+            bytes(one.bytes),
+            bytes(one.full_bytes),
+            one.answered,
+            one.subtasks,
+        );
+        page.push_str(line.trim_end());
+        if let Some(reason) = &one.reason {
+            page.push_str("  ");
+            page.push_str(reason);
+        }
+        page.push('\n');
+    }
+    page
+}
+
+const fn kind_word(kind: api::CheckpointKind) -> &'static str {
+    match kind {
+        api::CheckpointKind::Checkpoint => "checkpoint",
+        api::CheckpointKind::Savepoint => "savepoint",
+        api::CheckpointKind::StopSuspend => "stop",
+        api::CheckpointKind::StopDrain => "stop, drain",
+    }
+}
+
+/// One checkpoint with its tasks.
+pub(super) fn checkpoint(details: &api::CheckpointDetails) -> String {
+    let mut page = history(std::slice::from_ref(&details.checkpoint));
+    for part in &details.tasks {
+        let after = |ms: Option<u64>| {
+            ms.map_or_else(|| "-".to_owned(), |ms| age(Duration::from_millis(ms)))
+        };
+        let last = part.last_subtask;
+        let last = last.map_or(String::new(), |subtask| format!(" (subtask {subtask})"));
+        let line = format!(
+            "  {:<32} {}/{} answered, first after {}, last after {}{last}; {} new, {} of older checkpoints\n",
+            part.task,
+            part.answered,
+            part.subtasks,
+            after(part.first_answer_ms),
+            after(part.last_answer_ms),
+            bytes(part.bytes),
+            bytes(part.referenced_bytes),
+        );
+        page.push_str(&line);
+    }
+    page
+}
+
+/// The settings, a line for each that is set.
+pub(super) fn config(settings: &[api::Setting]) -> String {
+    let mut page = String::new();
+    for one in settings {
+        let Some(value) = &one.value else { continue };
+        let mark = if one.live { ", live" } else { "" };
+        let line = format!("{:<28} {value}  ({}{mark})\n", one.name, one.from);
+        page.push_str(&line);
+    }
+    page
 }
 
 /// What a source refused, and what it waits for.
@@ -297,6 +409,76 @@ late records at r1-window: 9,000 on time, 990 late but accepted, 10 dropped, 0 t
   the bound is 45.0 s; 99 % would be on time with 45.1 s, 99.9 % with 1 min 50 s
 ";
         assert!(shown.ends_with(expected), "{shown}");
+    }
+
+    #[test]
+    fn a_checkpoint_has_a_line_and_its_tasks_one_each() {
+        let details = api::CheckpointDetails {
+            checkpoint: api::Checkpoint {
+                number: 7,
+                epoch: 2,
+                kind: Some(api::CheckpointKind::Savepoint),
+                outcome: api::CheckpointOutcome::GivenUp,
+                age_ms: 65_000,
+                duration_ms: 1_500,
+                confirmation_ms: None,
+                bytes: 2_048,
+                full_bytes: 4_096,
+                answered: 1,
+                subtasks: 2,
+                reason: Some("it took too long".to_owned()),
+            },
+            tasks: vec![api::TaskPart {
+                task: "count".to_owned(),
+                subtasks: 2,
+                answered: 1,
+                first_answer_ms: Some(20),
+                last_answer_ms: Some(20),
+                last_subtask: Some(1),
+                bytes: 2_048,
+                referenced_bytes: 2_048,
+            }],
+        };
+        let page = checkpoint(&details);
+        let mut lines = page.lines().skip(1);
+        let words: Vec<_> = lines.next().unwrap().split_whitespace().collect();
+        assert_eq!(
+            words.join(" "),
+            "7 savepoint given up 1 min 5 s ago 1.5 s 2.0 KiB 4.0 KiB 1/2 it took too long"
+        );
+        let task = lines.next().unwrap();
+        assert!(task.contains("last after 20 ms (subtask 1)"), "{task}");
+        assert_eq!(history(&[]), "no checkpoint since the coordinator began\n");
+    }
+
+    #[test]
+    fn failures_and_settings_have_a_line_each() {
+        let failure = api::Failure {
+            age_ms: Some(1_500),
+            attempt: 3,
+            checkpoint: 7,
+            task: "count".to_owned(),
+            subtask: 1,
+            worker: Some("1 (left)".to_owned()),
+            position: Some("orders-0 at 17".to_owned()),
+            kind: "invalid".to_owned(),
+            message: "no number".to_owned(),
+        };
+        assert_eq!(
+            exceptions(&[failure]),
+            "attempt 3, 1.5 s ago, behind checkpoint 7, invalid: count (subtask 1, worker 1 (left), orders-0 at 17): no number\n"
+        );
+        let setting = |name: &str, value: Option<&str>, live| api::Setting {
+            name: name.to_owned(),
+            value: value.map(str::to_owned),
+            from: "default".to_owned(),
+            live,
+        };
+        let page = config(&[
+            setting("log.level", Some("info"), true),
+            setting("workers", None, false),
+        ]);
+        assert_eq!(page, "log.level                    info  (default, live)\n");
     }
 
     #[test]

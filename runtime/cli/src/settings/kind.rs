@@ -49,8 +49,6 @@ pub enum Kind {
     Folder,
     /// A local file.
     File,
-    /// A loopback address with a port.
-    Address,
     /// An address of this machine with a port.
     Listen,
     /// A filter of log lines.
@@ -112,7 +110,7 @@ impl Kind {
             Self::Location => "LOCATION",
             Self::Folder => "DIR",
             Self::File => "FILE",
-            Self::Address | Self::Listen => "ADDRESS",
+            Self::Listen => "ADDRESS",
             Self::Levels => "LEVEL",
             Self::Switch => "BOOL",
             Self::Choice(_) => "WORD",
@@ -141,7 +139,6 @@ impl Kind {
             Self::Location => "`./dir`, `/dir`, `file:///dir`, `s3://bucket/prefix`".to_owned(),
             Self::Folder => "a local directory".to_owned(),
             Self::File => "a local file".to_owned(),
-            Self::Address => "a loopback address with port".to_owned(),
             Self::Listen => "an address of this machine with port".to_owned(),
             Self::Levels => "error, warn, info, debug, trace, off".to_owned(),
             Self::Switch => "true, false".to_owned(),
@@ -186,7 +183,6 @@ impl Kind {
                 Err(error) => Err(format!("is refused: {error}")),
             },
             Self::Levels => levels(text).map(|()| taken()),
-            Self::Address => loopback(text).map(Value::Address),
             Self::Listen => address(text).map(Value::Address),
             Self::Switch => match text {
                 "true" => Ok(Value::Switch(true)),
@@ -222,17 +218,6 @@ impl Kind {
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| "is no address; write 127.0.0.1:8081, or port 0 for any free one".to_owned())
-}
-
-fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let address = address(text)?;
-    if address.ip().is_loopback() {
-        return Ok(address);
-    }
-    Err(
-        "is not on loopback; the status server has no authentication and listens on 127.0.0.1 or [::1] only"
-            .to_owned(),
-    )
 }
 
 /// A number with one of these units, as a number of the smallest.
@@ -320,12 +305,13 @@ mod tests {
     }
 
     #[test]
-    fn an_address_off_loopback_is_refused() {
-        assert!(Kind::Address.read("127.0.0.1:0").is_ok());
-        assert!(Kind::Address.read("[::1]:8081").is_ok());
-        assert!(refusal(Kind::Address, "0.0.0.0:80").contains("loopback"));
-        assert!(Kind::Listen.read("0.0.0.0:80").is_ok());
-        assert!(refusal(Kind::Address, "8081").contains("127.0.0.1:8081"));
+    fn an_address_has_a_port_and_no_name() {
+        for address in ["127.0.0.1:0", "[::1]:8081", "0.0.0.0:80"] {
+            assert!(Kind::Listen.read(address).is_ok(), "{address}");
+        }
+        for text in ["8081", "localhost:8081", "127.0.0.1"] {
+            assert!(refusal(Kind::Listen, text).contains("127.0.0.1:8081"));
+        }
     }
 
     #[test]

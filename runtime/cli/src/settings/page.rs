@@ -36,6 +36,8 @@ set).
 
 Besides settings, `run` takes `--fresh` (begin a new lineage and leave the state of the old one behind), `--take-over`
 (begin although the job answers here already; the older process is fenced and ends), `--quiet` (no live view) and `--param`.
+A setting marked *live* may change while the job runs, until the process of its coordinator ends: `PATCH /v1/config` of the
+[REST API](rest-api.md).
 A wrong setting ends with [exit code](exit-codes.md) 2 before anything is started.
 ";
 
@@ -82,9 +84,10 @@ fn row(page: &mut String, setting: &Setting) -> std::fmt::Result {
     };
     let (unit, range) = (setting.kind.unit(), setting.kind.range());
     let (help, since) = (setting.help, setting.since);
+    let live = if setting.live { " *Live.*" } else { "" };
     writeln!(
         page,
-        "| `{name}` | {help} | {unit} | {range} | {default} | {since} |"
+        "| `{name}` | {help}{live} | {unit} | {range} | {default} | {since} |"
     )
 }
 

@@ -4,6 +4,7 @@
 //! knows is refused wherever it stands, with the nearest name that is known.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -79,7 +80,7 @@ impl Classified for SettingError {
 }
 
 /// What was given, and by which way.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Given {
     /// By flags, by the name of the setting.
     pub flags: BTreeMap<&'static str, String>,
@@ -87,11 +88,38 @@ pub struct Given {
     pub environment: BTreeMap<String, String>,
     /// By the settings file.
     pub file: SettingsFile,
+    /// While the job runs.
+    pub changes: BTreeMap<String, String>,
+}
+
+/// A setting as whoever asks is shown it.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// The setting.
+    pub setting: &'static Setting,
+    /// Its text; that of a secret is `***`.
+    pub value: Option<String>,
+    /// Where it stands.
+    pub place: String,
+}
+
+impl fmt::Debug for Given {
+    /// Without values: there are secrets among them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Given").finish_non_exhaustive()
+    }
 }
 
 /// Every value that holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Resolved(BTreeMap<&'static str, Value>);
+
+impl fmt::Debug for Resolved {
+    /// Without values: there are secrets among them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
 
 /// Refuses variables that look like settings and are none.
 ///
@@ -143,8 +171,40 @@ impl Given {
         Ok(Resolved(values))
     }
 
+    /// Every setting, without secrets.
+    pub fn shown(&self) -> Vec<Shown> {
+        let one = |setting: &'static Setting| {
+            let default = || match setting.default {
+                Preset::Value(text) => Some(text.to_owned()),
+                Preset::Unset(_) => None,
+            };
+            let (place, value) = match self.look(setting) {
+                Some((place, _)) if setting.kind == Kind::Secret => (place, Some("***".to_owned())),
+                Some((place, text)) => (place, Some(text)),
+                None => (DEFAULT.to_owned(), default()),
+            };
+            Shown {
+                setting,
+                value,
+                place,
+            }
+        };
+        SETTINGS.iter().map(one).collect()
+    }
+
     fn find(&self, setting: &Setting) -> Option<(String, String)> {
+        self.look(setting).or_else(|| match setting.default {
+            Preset::Value(text) => Some((setting.name.to_owned(), text.to_owned())),
+            Preset::Unset(_) => None,
+        })
+    }
+
+    /// What was given, and where.
+    fn look(&self, setting: &Setting) -> Option<(String, String)> {
         let variable = setting.variable();
+        if let Some(text) = self.changes.get(setting.name) {
+            return Some((setting.name.to_owned(), text.clone()));
+        }
         if let Some(text) = self.flags.get(setting.name) {
             return Some((format!("--{}", setting.flag()), text.clone()));
         }
@@ -155,12 +215,12 @@ impl Given {
             let place = format!("{}: {}", self.file.path.display(), setting.name);
             return Some((place, text.clone()));
         }
-        match setting.default {
-            Preset::Value(text) => Some((setting.name.to_owned(), text.to_owned())),
-            Preset::Unset(_) => None,
-        }
+        None
     }
 }
+
+/// Where a value stands that nobody gave.
+pub const DEFAULT: &str = "default";
 
 macro_rules! reader {
     ($(#[$doc:meta])* $name:ident, $variant:ident, $out:ty) => {
@@ -224,6 +284,7 @@ mod tests {
                 .into_iter()
                 .collect(),
             file: SettingsFile::parse(Path::new("job.yaml"), &yaml).unwrap(),
+            changes: BTreeMap::new(),
         }
     }
 
@@ -300,6 +361,33 @@ mod tests {
         let stop = BTreeMap::from([(STOP_VARIABLE.to_owned(), "P8".to_owned())]);
         let checked = check_environment(&stop);
         assert_eq!(checked.is_ok(), cfg!(feature = "stop-points"));
+    }
+
+    #[test]
+    fn every_setting_is_shown_with_its_place_and_no_secret() {
+        let mut given = given(None, Some("2s"), Some("3s"));
+        let secret = "HIGHWATER_S3_SECRET_ACCESS_KEY".to_owned();
+        given
+            .environment
+            .insert(secret.clone(), "canary".to_owned());
+        let of = |given: &Given, name: &str| {
+            let shown = given.shown();
+            let one = shown.iter().find(|shown| shown.setting.name == name);
+            let one = one.unwrap().clone();
+            (one.value, one.place)
+        };
+        let text = |text: &str| Some(text.to_owned());
+        let variable = "HIGHWATER_CHECKPOINT_INTERVAL".to_owned();
+        assert_eq!(of(&given, "checkpoint.interval"), (text("2s"), variable));
+        let default = DEFAULT.to_owned();
+        assert_eq!(of(&given, "state.backend"), (text("heap"), default.clone()));
+        assert_eq!(of(&given, "parallelism"), (None, default));
+        assert_eq!(of(&given, "s3.secret-access-key"), (text("***"), secret));
+        let change = ("checkpoint.interval".to_owned(), "7s".to_owned());
+        given.changes.extend([change.clone()]);
+        assert_eq!(of(&given, &change.0).0, text("7s"));
+        assert_eq!(interval(&given), Duration::from_secs(7));
+        assert_eq!(given.shown().len(), SETTINGS.len());
     }
 
     #[test]

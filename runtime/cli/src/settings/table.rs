@@ -16,6 +16,8 @@ pub struct Setting {
     pub default: Preset,
     /// Which commands read it.
     pub reach: Reach,
+    /// Whether it may change while the job runs.
+    pub live: bool,
     /// The version that brought it.
     pub since: &'static str,
     /// What it does, in one sentence.
@@ -66,6 +68,7 @@ const fn every(name: &'static str, kind: Kind, default: Preset, help: &'static s
         kind,
         default,
         reach: Reach::Every,
+        live: false,
         since: FIRST,
         help,
     }
@@ -77,8 +80,17 @@ const fn run(name: &'static str, kind: Kind, default: Preset, help: &'static str
         kind,
         default,
         reach: Reach::Run,
+        live: false,
         since: FIRST,
         help,
+    }
+}
+
+/// One of a run that may change while the job runs.
+const fn live(name: &'static str, kind: Kind, default: Preset, help: &'static str) -> Setting {
+    Setting {
+        live: true,
+        ..run(name, kind, default, help)
     }
 }
 
@@ -150,19 +162,19 @@ pub const SETTINGS: &[Setting] = &[
         Preset::Value("64MiB"),
         "Unconfirmed output that one slot of an exactly-once sink may hold; a full spool is backpressure.",
     ),
-    run(
+    live(
         "checkpoint.interval",
         Kind::span(10, DAY),
         Preset::Value("10s"),
         "From the start of one checkpoint to the start of the next.",
     ),
-    run(
+    live(
         "checkpoint.min-pause",
         Kind::span(0, DAY),
         Preset::Value("0ms"),
         "Rest from the end of one checkpoint to the start of the next.",
     ),
-    run(
+    live(
         "checkpoint.timeout",
         Kind::span(10, DAY),
         Preset::Value("10m"),
@@ -174,37 +186,37 @@ pub const SETTINGS: &[Setting] = &[
         Preset::Value("3"),
         "Completed checkpoints that are kept; the one before the last always is, since a damaged one is given up for it.",
     ),
-    run(
+    live(
         "checkpoint.failures-max",
         Kind::count(0, 1_000_000),
         Preset::Unset("any number"),
         "Checkpoints that may fail in a row; one more fails the job.",
     ),
-    run(
+    live(
         "restart.strategy",
         Kind::Choice(&["exponential", "fixed", "failure-rate", "never"]),
         Preset::Value("exponential"),
         "When a failed attempt is tried again: after a delay that doubles with each failure in a row; after the same delay each time; the same as long as failures are rare; never. What fails three times in one way is not tried again by any of them.",
     ),
-    run(
+    live(
         "restart.first-delay",
         Kind::span(0, DAY),
         Preset::Value("1s"),
         "Delay before the first restart; with `fixed` and `failure-rate` before each.",
     ),
-    run(
+    live(
         "restart.max-delay",
         Kind::span(1, DAY),
         Preset::Value("30s"),
         "Longest delay of `exponential`; after ten times as long without a failure the delay is the first again.",
     ),
-    run(
+    live(
         "restart.attempts",
         Kind::count(1, 1_000_000),
         Preset::Unset("any number"),
         "Restarts, of which one more fails the job: in a row with `exponential`, since the process began with `fixed`, within restart.interval with `failure-rate`, which needs it.",
     ),
-    run(
+    live(
         "restart.interval",
         Kind::span(1, DAY),
         Preset::Value("1m"),
@@ -218,9 +230,33 @@ pub const SETTINGS: &[Setting] = &[
     ),
     run(
         "rest.address",
-        Kind::Address,
+        Kind::Listen,
         Preset::Value("127.0.0.1:0"),
-        "Where the status server listens; port 0 is any free one.",
+        "Where the status server listens; port 0 is any free one. Off loopback it needs rest.authentication, and certificates (`tls.*`) or allow-clear-text.",
+    ),
+    run(
+        "rest.advertised-address",
+        Kind::Text,
+        Preset::Unset("that of `rest.address`; of all addresses loopback"),
+        "Where programs of other machines reach the status server: host and port. A coordinator that stands by points there.",
+    ),
+    run(
+        "rest.authentication",
+        Kind::Choice(&["none", "tokens", "certificates"]),
+        Preset::Value("none"),
+        "What somebody shows who asks the status server: nothing, on this machine only; a token of rest.tokens; or a certificate of tls.authority. With tokens or certificates the server speaks https where there is a tls.certificate.",
+    ),
+    run(
+        "rest.tokens",
+        Kind::File,
+        Preset::Unset("none"),
+        "File of the tokens that may ask, one a line: `read TOKEN` or `write TOKEN`, with a name for the log after it; read again when it changes.",
+    ),
+    every(
+        "rest.token",
+        Kind::Secret,
+        Preset::Unset("none"),
+        "Token that the other commands show to the status server; without it they show tls.certificate, if there is one.",
     ),
     run(
         "revision",
@@ -288,25 +324,25 @@ pub const SETTINGS: &[Setting] = &[
         Preset::Value("off"),
         "What `worker` does to rows that it sends to other workers: for networks that are slower than a processor compresses.",
     ),
-    run(
+    every(
         "tls.authority",
         Kind::File,
         Preset::Unset("none: connections are in the clear"),
-        "File of the certificates, in PEM, that sign those of coordinators and workers; with it both sides of a connection must show one.",
+        "File of the certificates, in PEM, that sign those of coordinators and workers; with it both sides of a connection must show one. The other commands need it for a status server that speaks https.",
     ),
-    run(
+    every(
         "tls.certificate",
         Kind::File,
         Preset::Unset("none"),
         "File of the certificate of this process, in PEM; read again when it changes.",
     ),
-    run(
+    every(
         "tls.key",
         Kind::File,
         Preset::Unset("none"),
         "File of the key of that certificate, in PEM.",
     ),
-    run(
+    every(
         "tls.peer-name",
         Kind::Text,
         Preset::Unset("none"),
@@ -316,7 +352,7 @@ pub const SETTINGS: &[Setting] = &[
         "allow-clear-text",
         Kind::Switch,
         Preset::Value("false"),
-        "Lets `coordinator` and `worker` listen off loopback without certificates: anybody who reaches them reads and changes the job.",
+        "Lets `coordinator` and `worker` listen off loopback without certificates: anybody who reaches them reads and changes the job. Lets the status server take tokens in the clear there.",
     ),
     run(
         "heartbeat.interval",
@@ -342,7 +378,7 @@ pub const SETTINGS: &[Setting] = &[
         Preset::Value("text"),
         "How log lines look.",
     ),
-    run(
+    live(
         "log.level",
         Kind::Levels,
         Preset::Value("info"),

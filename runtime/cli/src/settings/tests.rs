@@ -36,8 +36,9 @@ fn the_defaults_run() {
     assert_eq!(run.worker.state_bytes_max, 1 << 30);
     assert_eq!(run.coordinator.checkpoint.interval_ms, 10_000);
     assert_eq!(run.coordinator.retention, Retention::DEFAULT);
-    assert_eq!(run.rest_address.to_string(), "127.0.0.1:0");
-    assert!(run.rest_address.ip().is_loopback());
+    assert_eq!(run.rest.address.to_string(), "127.0.0.1:0");
+    assert_eq!(run.rest.authentication, Authentication::None);
+    assert_eq!(job.rest, RestCredentials::default());
 }
 
 #[test]
@@ -125,6 +126,9 @@ fn what_others_reach_has_certificates_or_the_users_word() {
         ("tls.peer-name", "fleet.job"),
     ];
     assert_eq!(refusal(&[open, files[0], files[1], files[2], files[3]]), "");
+    let status = ("rest.address", "10.0.0.1:8081");
+    assert!(refusal(&[status, files[0], files[1], files[2], files[3]]).contains("rest.auth"));
+    assert!(refusal(&[status, ("allow-clear-text", "true")]).contains("rest.auth"));
     assert!(refusal(&files[..3]).contains("belong together"));
     let leaves = ("control.address", "127.0.0.1:1,leader:6123");
     assert!(refusal(&[leaves]).contains("control.address"));

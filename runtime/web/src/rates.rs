@@ -1,0 +1,185 @@
+//! Rates: what flowed in the last seconds, by two looks at the figures.
+//!
+//! A view holds one board; one loop looks once a second. The rule: a count that is smaller than before is of another attempt, and of two
+//! attempts no rate is made.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use highwater_protocol::job::TaskId;
+use highwater_types::OperatorUid;
+use highwater_worker::{Clock, FigureBoard, TaskFigures};
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Looks that are kept: rates are of so many seconds less one.
+const KEPT: usize = 11;
+
+/// Counts of all subtasks together at one time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Look {
+    at: Duration,
+    /// Records in and out of each operator.
+    operators: BTreeMap<OperatorUid, [u64; 2]>,
+    /// Busy, idle and backpressured milliseconds of each task.
+    tasks: BTreeMap<OperatorUid, [u64; 3]>,
+}
+
+impl Look {
+    fn at(at: Duration, figures: &BTreeMap<TaskId, TaskFigures>) -> Self {
+        let mut look = Self {
+            at,
+            ..Self::default()
+        };
+        for (id, task) in figures {
+            let (busy, idle, backpressured) = task.shares_ms;
+            let shares = look.tasks.entry(id.vertex.clone()).or_default();
+            for (sum, part) in shares.iter_mut().zip([busy, idle, backpressured]) {
+                *sum += part;
+            }
+            for operator in &task.operators {
+                let counts = look.operators.entry(operator.uid.clone()).or_default();
+                counts[0] += operator.records_in;
+                counts[1] += operator.records_out;
+            }
+        }
+        look
+    }
+}
+
+/// What flowed between two looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rates {
+    before: Look,
+    now: Look,
+}
+
+impl Rates {
+    /// How long it was measured.
+    pub(crate) fn measured(&self) -> Duration {
+        self.now.at.saturating_sub(self.before.at)
+    }
+
+    /// Records a second that an operator took and emitted; `None` = it did not run all the time.
+    pub(crate) fn operator(&self, uid: &OperatorUid) -> Option<[f64; 2]> {
+        let grown = grown(
+            self.before.operators.get(uid)?,
+            self.now.operators.get(uid)?,
+        )?;
+        let seconds = self.measured().as_secs_f64();
+        Some(grown.map(|count| count as f64 / seconds))
+    }
+
+    /// The shares of their time that the subtasks of a task were busy, idle and backpressured; `None` = it did not run all the time.
+    pub(crate) fn shares(&self, task: &OperatorUid) -> Option<[f64; 3]> {
+        let grown = grown(self.before.tasks.get(task)?, self.now.tasks.get(task)?)?;
+        let all: u64 = grown.iter().sum();
+        (all > 0).then(|| grown.map(|part| part as f64 / all as f64))
+    }
+}
+
+/// By how much each count grew; `None` = one fell.
+fn grown<const N: usize>(before: &[u64; N], now: &[u64; N]) -> Option<[u64; N]> {
+    let mut grown = [0; N];
+    for ((grown, before), now) in grown.iter_mut().zip(before).zip(now) {
+        *grown = now.checked_sub(*before)?;
+    }
+    Some(grown)
+}
+
+/// The last looks. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct RateBoard(Arc<Mutex<VecDeque<Look>>>);
+
+impl RateBoard {
+    /// Looks once a second until it is dropped.
+    pub async fn run(self, figures: FigureBoard, clock: Arc<dyn Clock>) {
+        loop {
+            self.look(clock.elapsed(), &figures.read());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Looks once.
+    pub(crate) fn look(&self, at: Duration, figures: &BTreeMap<TaskId, TaskFigures>) {
+        let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if looks.len() == KEPT {
+            looks.pop_front();
+        }
+        looks.push_back(Look::at(at, figures));
+    }
+
+    /// The rates of the last seconds; `None` = nobody has looked twice yet.
+    pub(crate) fn read(&self) -> Option<Rates> {
+        let looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, now) = (looks.front()?.clone(), looks.back()?.clone());
+        (now.at > before.at).then_some(Rates { before, now })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use highwater_operators::OperatorReport;
+    use highwater_types::{SubtaskIndex, Watermark};
+    use highwater_worker::Pauses;
+
+    use super::*;
+
+    fn uid(text: &str) -> OperatorUid {
+        OperatorUid::parse(text).unwrap()
+    }
+
+    /// Two subtasks of `count`, each with these counts and shares.
+    fn figures(records: u64, shares_ms: (u64, u64, u64)) -> BTreeMap<TaskId, TaskFigures> {
+        let of = |subtask| {
+            let mut report = OperatorReport::new(uid("count"));
+            report.records_in = records;
+            report.records_out = records / 2;
+            let id = TaskId {
+                vertex: uid("count"),
+                subtask: SubtaskIndex(subtask),
+            };
+            let figures = TaskFigures {
+                name: "count".to_owned(),
+                shares_ms,
+                blocked_on: None,
+                watermark: Watermark::MIN,
+                pauses: Pauses::default(),
+                source: None,
+                operators: vec![report],
+            };
+            (id, figures)
+        };
+        [of(0), of(1)].into()
+    }
+
+    #[test]
+    fn rates_are_those_of_all_subtasks_over_the_looks_that_are_kept() {
+        let board = RateBoard::default();
+        assert_eq!(board.read(), None);
+        for second in 0..20 {
+            let shares = (second * 250, second * 700, second * 50);
+            let at = Duration::from_secs(second);
+            board.look(at, &figures(second * 100, shares));
+        }
+        let rates = board.read().unwrap();
+        assert_eq!(rates.measured(), Duration::from_secs(10));
+        assert_eq!(rates.operator(&uid("count")), Some([200.0, 100.0]));
+        assert_eq!(rates.shares(&uid("count")), Some([0.25, 0.7, 0.05]));
+        assert_eq!(rates.operator(&uid("other")), None);
+    }
+
+    #[test]
+    fn two_attempts_have_no_rate_in_common() {
+        let board = RateBoard::default();
+        board.look(Duration::from_secs(1), &figures(500, (5, 5, 5)));
+        assert_eq!(board.read(), None, "one look");
+        board.look(Duration::from_secs(2), &figures(10, (5, 5, 5)));
+        let rates = board.read().unwrap();
+        assert_eq!(rates.operator(&uid("count")), None);
+        assert_eq!(rates.shares(&uid("count")), None, "nothing passed");
+        board.look(Duration::from_secs(3), &BTreeMap::new());
+        assert_eq!(board.read().unwrap().operator(&uid("count")), None);
+    }
+}
