@@ -63,11 +63,25 @@ impl RunNote {
     }
 }
 
+/// Where the job is asked.
 fn base(job: &JobSettings) -> Result<RestBase, Failure> {
+    let Some(url) = &job.rest.url else {
+        return noted(job);
+    };
+    parse_base(url).ok_or_else(|| {
+        let message = format!(
+            "rest.url: `{url}` is no address of a status server; write https://HOST:PORT, or http://127.0.0.1:PORT on this machine"
+        );
+        Failure::new(Code::Usage, message)
+    })
+}
+
+/// Where the job noted that it is asked.
+fn noted(job: &JobSettings) -> Result<RestBase, Failure> {
     let path = note_path(job);
     let text = std::fs::read_to_string(&path).map_err(|_| {
         let message = format!(
-            "job {} does not run here: there is no {}; start it with `run`, or name it with --job and --run-dir",
+            "job {} does not run here: there is no {}; start it with `run`, name it with --job and --run-dir, or say with --rest-url where it is asked",
             job.identity,
             path.display()
         );
@@ -88,7 +102,7 @@ fn base(job: &JobSettings) -> Result<RestBase, Failure> {
 /// note that a killed process left behind, or one that hangs, does not answer in time and holds nobody up. Coordinators may be
 /// several: only one of them leads.
 pub(crate) async fn refuse_second(job: &JobSettings, role: &str) -> Result<(), Failure> {
-    let Ok(base) = base(job) else {
+    let Ok(base) = noted(job) else {
         return Ok(());
     };
     let client = match RestClient::new(job, base.clone()) {

@@ -137,5 +137,6 @@ fn emitted(plan: &Plan, vertex: &JobVertex, rates: &Rates) -> Option<f64> {
             rates.operator(plan.uid(node)).map(|[_, emitted]| emitted)
         }
     });
-    each.sum()
+    // A sum of nothing is a negative zero.
+    each.sum::<Option<f64>>().map(|sum| sum + 0.0)
 }

@@ -110,11 +110,16 @@ impl RateBoard {
         looks.push_back(Look::at(at, figures));
     }
 
-    /// The rates of the last seconds; `None` = nobody has looked twice yet.
+    /// The rates of the last seconds in which the same tasks ran; `None` = nobody has looked at them twice yet.
     pub(crate) fn read(&self) -> Option<Rates> {
         let looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (before, now) = (looks.front()?.clone(), looks.back()?.clone());
-        (now.at > before.at).then_some(Rates { before, now })
+        let now = looks.back()?;
+        let is_same = |look: &&Look| look.tasks.keys().eq(now.tasks.keys());
+        let before = looks.iter().rev().take_while(is_same).last()?;
+        (now.at > before.at).then(|| Rates {
+            before: before.clone(),
+            now: now.clone(),
+        })
     }
 }
 
@@ -180,6 +185,17 @@ mod tests {
         assert_eq!(rates.operator(&uid("count")), None);
         assert_eq!(rates.shares(&uid("count")), None, "nothing passed");
         board.look(Duration::from_secs(3), &BTreeMap::new());
-        assert_eq!(board.read().unwrap().operator(&uid("count")), None);
+        assert_eq!(board.read(), None, "one look at no task");
+    }
+
+    #[test]
+    fn what_was_before_a_task_ran_is_not_measured() {
+        let board = RateBoard::default();
+        board.look(Duration::from_secs(1), &BTreeMap::new());
+        board.look(Duration::from_secs(2), &figures(0, (0, 0, 0)));
+        board.look(Duration::from_secs(4), &figures(100, (1, 1, 1)));
+        let rates = board.read().unwrap();
+        assert_eq!(rates.measured(), Duration::from_secs(2));
+        assert_eq!(rates.operator(&uid("count")), Some([100.0, 50.0]));
     }
 }

@@ -863,6 +863,8 @@ async fn the_graph_tells_what_flows() {
     let live = graph.tasks[0].live.unwrap();
     assert_eq!((live.subtasks, live.measured_ms), (1, Some(2_000)));
     assert_eq!(live.records_in_per_second, Some(250.0));
+    let text = read(&view, "/v1/graph").await.to_string();
+    assert!(!text.contains("-0.0"), "{text}");
     let watermarks = read(&view, "/v1/watermarks").await;
     assert_eq!(watermarks[0]["watermark"], 10);
     assert_eq!(watermarks[0]["subtasks"][0]["watermark"], 10);

@@ -197,6 +197,7 @@ async fn a_certificate_is_shown_where_there_is_no_token() {
     let ours = Authority::new();
     let (server_files, own) = (ours.sign("server", NAME), ours.sign("own", NAME));
     let shown = |token: Option<Secret>| RestCredentials {
+        url: None,
         token,
         authority: Some(own.authority.clone()),
         peer_name: Some(NAME.to_owned()),

@@ -157,6 +157,8 @@ impl RestSettings {
 /// What the other commands show to the status server, and whom they believe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RestCredentials {
+    /// Where they ask; `None` = where the running job noted.
+    pub url: Option<String>,
     /// The token that they show.
     pub token: Option<Secret>,
     /// The certificates of the authorities that sign that of the server.
@@ -181,6 +183,7 @@ impl RestCredentials {
         };
         let token = resolved.text("rest.token").map(|text| token(&text));
         Ok(Self {
+            url: resolved.text("rest.url"),
             token: token.transpose()?,
             authority: file("tls.authority"),
             peer_name: resolved.text("tls.peer-name"),

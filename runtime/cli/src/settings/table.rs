@@ -253,6 +253,12 @@ pub const SETTINGS: &[Setting] = &[
         "File of the tokens that may ask, one a line: `read TOKEN` or `write TOKEN`, with a name for the log after it; read again when it changes.",
     ),
     every(
+        "rest.url",
+        Kind::Text,
+        Preset::Unset("what the running job noted in `run.dir`"),
+        "Where the other commands ask the job, such as `https://fleet.job:8081`; in the clear this machine only.",
+    ),
+    every(
         "rest.token",
         Kind::Secret,
         Preset::Unset("none"),
