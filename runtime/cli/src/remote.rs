@@ -149,11 +149,12 @@ enum Ask {
 
 /// Asks the job, and the coordinator that leads it where the one that is noted stands by.
 fn call<T: DeserializeOwned>(job: &JobSettings, path: &str, ask: &Ask) -> Result<T, Failure> {
-    let base = base(job)?;
+    let mut base = base(job)?;
     crate::run::runtime()?.block_on(async move {
         let mut answer = send(job, base.clone(), path, ask).await?;
         if let Some(leader) = leader(&base, &answer) {
-            answer = send(job, leader, path, ask).await?;
+            base = leader;
+            answer = send(job, base.clone(), path, ask).await?;
         }
         let RestAnswer { code, body } = answer;
         if code.is_success() {

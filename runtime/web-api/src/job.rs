@@ -32,23 +32,6 @@ pub enum Phase {
     Failed,
 }
 
-impl Phase {
-    /// One word for people and programs.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Standby => "standby",
-            Self::Starting => "starting",
-            Self::Recovering => "recovering",
-            Self::Running => "running",
-            Self::Restarting => "restarting",
-            Self::Stopping => "stopping",
-            Self::Finished => "finished",
-            Self::Stopped => "stopped",
-            Self::Failed => "failed",
-        }
-    }
-}
-
 /// A job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Job {
