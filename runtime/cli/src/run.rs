@@ -11,7 +11,7 @@ use highwater_coordinator::fleet::{self, WorkerSeen};
 use highwater_coordinator::shape::{execution_fingerprint, fleet_shape};
 use highwater_coordinator::{
     CoordinatorHandle, CoordinatorSetup, JobOutcome, JobRequest, RequestAnswer, RequestRefused,
-    SavepointWish, SnapshotWish, StopMode, Wish, Workers,
+    SavepointWish, SnapshotWish, Wish, Workers,
 };
 use highwater_protocol::election::AboutOthers;
 use highwater_protocol::nonce::NonceStream;
@@ -20,7 +20,7 @@ use highwater_protocol::recovery::{SavepointWord, StartWish, TakeAgain};
 use highwater_rpc::{ControlServer, Identity};
 use highwater_state::Store;
 use highwater_storage::{Location, ObjectStorage, StorageError, open, probe};
-use highwater_types::{Classified as _, ErrorKind, Nonce};
+use highwater_types::{Classified as _, ErrorKind, Nonce, StopMode};
 use highwater_web::config::follow;
 use highwater_web::listening::Listening;
 use highwater_web::{Config, JobView, OperationIds, RateBoard, room_to_wait};

@@ -18,7 +18,7 @@ use highwater_protocol::sink_slot::{
 };
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::SlotKey;
-use highwater_types::{AttemptId, BarrierKind, CheckpointBarrier, CheckpointId, Epoch, KeyGroup};
+use highwater_types::{AttemptId, CheckpointBarrier, CheckpointId, Epoch, KeyGroup, StopMode};
 
 use crate::codec::encode_position;
 use crate::job::{source_of, uid};
@@ -384,13 +384,10 @@ impl Task {
     fn take_snapshot(&mut self, barrier: CheckpointBarrier, ctx: &mut Ctx<'_>) {
         ctx.trace(|| format!("{} snapshots {} at {:?}", self.id, barrier.id, self.splits));
         if source_of(&self.id).is_some() {
-            if barrier.kind == BarrierKind::StopDrain {
+            if barrier.kind.stop_mode() == Some(StopMode::Drain) {
                 self.emit_all(&Element::Watermark(i64::MAX), ctx);
             }
-            if matches!(
-                barrier.kind,
-                BarrierKind::StopDrain | BarrierKind::StopSuspend
-            ) {
+            if barrier.kind.stop_mode().is_some() {
                 self.suspended = true;
             }
             let snapshot = self.positions();

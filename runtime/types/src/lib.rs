@@ -15,7 +15,7 @@ pub mod schema;
 pub mod time;
 
 pub use chunk::Chunk;
-pub use element::{BarrierKind, CheckpointBarrier, StreamStatus};
+pub use element::{BarrierKind, CheckpointBarrier, StopMode, StreamStatus};
 pub use error::{Classified, ErrorKind};
 pub use id::{
     AttemptId, CheckpointId, Epoch, JobIdentity, Lineage, Nonce, OperatorUid, Parallelism,

@@ -6,7 +6,7 @@ use highwater_coordinator::{
     CheckpointOutcome, CheckpointStatus, Operation, PastCheckpoint, SnapshotWish,
 };
 use highwater_protocol::manifest::StateBytes;
-use highwater_types::BarrierKind;
+use highwater_types::{BarrierKind, StopMode};
 use highwater_web_api as api;
 
 use crate::problem;
@@ -103,11 +103,11 @@ fn checkpoint(view: &JobView, held: &PastCheckpoint) -> api::Checkpoint {
 }
 
 const fn kind(kind: BarrierKind) -> api::CheckpointKind {
-    match kind {
-        BarrierKind::Checkpoint => api::CheckpointKind::Checkpoint,
-        BarrierKind::Savepoint => api::CheckpointKind::Savepoint,
-        BarrierKind::StopSuspend => api::CheckpointKind::StopSuspend,
-        BarrierKind::StopDrain => api::CheckpointKind::StopDrain,
+    match (kind.stop_mode(), kind.is_savepoint()) {
+        (None, false) => api::CheckpointKind::Checkpoint,
+        (None, true) => api::CheckpointKind::Savepoint,
+        (Some(StopMode::Suspend), _) => api::CheckpointKind::StopSuspend,
+        (Some(StopMode::Drain), _) => api::CheckpointKind::StopDrain,
     }
 }
 

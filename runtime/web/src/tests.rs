@@ -12,7 +12,7 @@ use highwater_connectors::{BlackholeSink, ElementsSource};
 use highwater_coordinator::fleet::WorkerSeen;
 use highwater_coordinator::{
     JobPhase, JobRequest, JobStatus, LiveSettings, OperationId, OperationOrder, PastFailure,
-    RequestAnswer, RequestRefused, RestartStrategy, SnapshotWish, StopMode,
+    RequestAnswer, RequestRefused, RestartStrategy, SnapshotWish,
 };
 use highwater_graph::check::Checkpoints;
 use highwater_graph::{Plan, PlanDefaults};
@@ -25,7 +25,8 @@ use highwater_state::{StateReport, Store, StoreReport};
 use highwater_time::{LatenessHistogram, WatermarkStrategy};
 use highwater_types::{
     AttemptId, BarrierKind, CheckpointId, Epoch, ErrorKind, EventTime, JobIdentity, Lineage,
-    MaxParallelism, Nonce, OperatorUid, Parallelism, SubtaskIndex, Watermark, WorkerIndex,
+    MaxParallelism, Nonce, OperatorUid, Parallelism, StopMode, SubtaskIndex, Watermark,
+    WorkerIndex,
 };
 use highwater_web_api as api;
 use highwater_window::Tumbling;
@@ -795,7 +796,11 @@ async fn the_history_of_checkpoints_tells_tasks_and_outcomes() {
     fixture.status.send_modify(|status| {
         let history = &mut status.history;
         history.begin(THE_CHECKPOINT, 0, [&task].into_iter());
-        history.sent(THE_CHECKPOINT, BarrierKind::StopDrain);
+        let kind = BarrierKind::Stop {
+            mode: StopMode::Drain,
+            is_savepoint: false,
+        };
+        history.sent(THE_CHECKPOINT, kind);
         history.answered(THE_CHECKPOINT, &task, &TaskSnapshot::default(), 30);
         history.completed(THE_CHECKPOINT, bytes, 40);
         history.confirmed(THE_CHECKPOINT, 45);

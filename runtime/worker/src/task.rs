@@ -20,7 +20,7 @@ use highwater_protocol::alignment::{Alignment, AlignmentEffect, AlignmentEvent, 
 use highwater_protocol::steps::Step as ProtocolStep;
 use highwater_time::{SourceSignal, StatusValve, ValveOutput};
 use highwater_types::{
-    BarrierKind, CheckpointBarrier, CheckpointId, ProcessingTime, StreamStatus, Watermark,
+    CheckpointBarrier, CheckpointId, ProcessingTime, StopMode, StreamStatus, Watermark,
 };
 
 use crate::clock::Clock;
@@ -308,11 +308,11 @@ impl Task {
         if !self.is_source() {
             return;
         }
-        match barrier.kind {
-            BarrierKind::StopSuspend if self.reading == Reading::On => {
+        match barrier.kind.stop_mode() {
+            Some(StopMode::Suspend) if self.reading == Reading::On => {
                 self.reading = Reading::Stopped;
             }
-            BarrierKind::StopDrain if self.reading == Reading::On => self.end_of_input(),
+            Some(StopMode::Drain) if self.reading == Reading::On => self.end_of_input(),
             _ => {}
         }
         self.agenda.push_back(Control::Barrier(barrier));

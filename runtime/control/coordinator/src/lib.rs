@@ -32,7 +32,7 @@ pub use history::{CheckpointHistory, CheckpointOutcome, PastCheckpoint};
 pub use lease::{Campaign, LeaseStore, Standing};
 pub use operation::{Operation, OperationId, Operations};
 pub use request::{
-    JobRequest, LiveSettings, OperationOrder, RequestAnswer, RequestRefused, SnapshotWish, StopMode,
+    JobRequest, LiveSettings, OperationOrder, RequestAnswer, RequestRefused, SnapshotWish,
 };
 pub use run::start;
 pub use savepoint::SavepointWish;

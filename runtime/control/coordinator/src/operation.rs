@@ -159,10 +159,10 @@ fn may_succeed(answer: &RequestAnswer) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use highwater_types::{CheckpointId, Epoch};
+    use highwater_types::{CheckpointId, Epoch, StopMode};
 
     use super::*;
-    use crate::request::{RequestRefused, StopMode};
+    use crate::request::RequestRefused;
 
     const DONE: RequestAnswer = Ok(CheckpointId {
         number: 7,

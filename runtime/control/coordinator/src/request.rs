@@ -4,21 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use highwater_protocol::checkpoint::{CheckpointFailure, CheckpointSettings};
-use highwater_types::{BarrierKind, CheckpointId, Classified, ErrorKind, Lineage};
+use highwater_types::{BarrierKind, CheckpointId, Classified, ErrorKind, Lineage, StopMode};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::operation::{Operation, OperationId};
 use crate::settings::RestartStrategy;
 use crate::status::WaitBoard;
-
-/// How a job stops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StopMode {
-    /// Windows and timers stay as they are; the job can go on where it stopped.
-    Suspend,
-    /// Event time goes to its end first: every window fires.
-    Drain,
-}
 
 /// A snapshot that somebody wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,14 +51,10 @@ impl SnapshotWish {
         match self {
             Self::Checkpoint => BarrierKind::Checkpoint,
             Self::Savepoint { .. } => BarrierKind::Savepoint,
-            Self::Stop {
-                mode: StopMode::Suspend,
-                ..
-            } => BarrierKind::StopSuspend,
-            Self::Stop {
-                mode: StopMode::Drain,
-                ..
-            } => BarrierKind::StopDrain,
+            Self::Stop { mode, savepoint } => BarrierKind::Stop {
+                mode: *mode,
+                is_savepoint: savepoint.is_some(),
+            },
         }
     }
 

@@ -13,9 +13,7 @@ use highwater_state::{
     BackendSetup, KeyedSnapshot, KeyedStateBackend, RestoredSnapshot, SealedPieces,
     SnapshotProgress, StateError, Unmatched, UnsealedSnapshot,
 };
-use highwater_types::{
-    BarrierKind, CheckpointBarrier, Chunk, KeyGroupRange, ProcessingTime, Record, Watermark,
-};
+use highwater_types::{CheckpointBarrier, Chunk, KeyGroupRange, ProcessingTime, Record, Watermark};
 
 use crate::context::{OnUnmatched, OperatorContext};
 use crate::error::OperatorError;
@@ -215,11 +213,10 @@ impl KeyedStates {
         self.backend.begin_snapshot(barrier.id, now)?;
         self.saved_watermark = self.watermark;
         self.waited = Duration::ZERO;
-        self.form = match barrier.kind {
-            BarrierKind::Checkpoint => SnapshotForm::InStore,
-            BarrierKind::Savepoint | BarrierKind::StopSuspend | BarrierKind::StopDrain => {
-                SnapshotForm::Canonical
-            }
+        self.form = if barrier.kind.is_savepoint() {
+            SnapshotForm::Canonical
+        } else {
+            SnapshotForm::InStore
         };
         Ok(())
     }

@@ -61,7 +61,8 @@ pub struct RocksOptions {
     pub local_dir: PathBuf,
     /// Bytes of memory of all stores together: blocks, indexes, filters and write buffers.
     pub memory_bytes: u64,
-    /// Threads that compact, shared by all stores, at least 1. One more writes out full write buffers.
+    /// Threads that compact, shared by all stores, at least 1. As many more merge into the bottom of a store, and one writes out full
+    /// write buffers.
     pub background_threads: u32,
 }
 
@@ -85,13 +86,16 @@ pub(crate) struct Resources {
     memory_bytes: u64,
 }
 
-/// Starts the threads that compact. They begin now, and as Linux has it with the niceness of the thread that starts them;
-/// where that is refused they compact all the same.
+/// Starts the threads that compact, and as many that merge into the bottom of a store: such a merge takes as long as the store is large, and
+/// files of the top are merged among themselves meanwhile. Behind it a writer waited for seconds until there were few enough of them.
+///
+/// They begin now, and as Linux has it with the niceness of the thread that starts them; where that is refused they compact all the same.
 fn start_compaction_threads(env: &mut Env, count: i32) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let _niceness = rustix::process::nice(COMPACTION_NICENESS);
             env.set_low_priority_background_threads(count);
+            env.set_bottom_priority_background_threads(count);
         });
     });
 }
@@ -130,7 +134,7 @@ impl Resources {
         let mut options = Options::default().get_options_from_string(text)?;
         options.set_env(&self.env);
         options.set_write_buffer_manager(&self.write_buffers);
-        // One flush and up to two compactions of this store at a time; the threads are shared with the others.
+        // One flush, up to two compactions and one into the bottom of this store at a time; the threads are shared with the others.
         options.set_max_background_jobs(self.background_threads.min(STORE_COMPACTIONS) + 1);
         // Without a limit every file of every store stays open. So many hold 16 GiB of rows.
         options.set_max_open_files(1_024);

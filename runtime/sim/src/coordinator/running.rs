@@ -10,7 +10,7 @@ use highwater_protocol::manifest::Manifest;
 use highwater_protocol::paths::{ManifestName, manifest as manifest_path};
 use highwater_protocol::recovery::{GoingBackEvent, RegionEvent};
 use highwater_protocol::steps::Step;
-use highwater_types::{AttemptId, BarrierKind, CheckpointId};
+use highwater_types::{AttemptId, BarrierKind, CheckpointId, StopMode};
 
 use super::{Coordinator, Phase, Purpose, Question, SILENCE, versioned};
 use crate::job::{object, paths, source_task, uid};
@@ -57,10 +57,14 @@ impl Coordinator {
             && leader.requested != Some(request)
         {
             leader.requested = Some(request);
+            let stopping = |mode| BarrierKind::Stop {
+                mode,
+                is_savepoint: true,
+            };
             let kind = match (stop, drain) {
                 (false, _) => BarrierKind::Savepoint,
-                (true, false) => BarrierKind::StopSuspend,
-                (true, true) => BarrierKind::StopDrain,
+                (true, false) => stopping(StopMode::Suspend),
+                (true, true) => stopping(StopMode::Drain),
             };
             let savepoint = Some(format!("savepoint-{request}"));
             let wish = SnapshotRequest {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use highwater_types::Epoch;
+use highwater_types::{BarrierKind, Epoch};
 
 use super::*;
 use crate::clock::ManualClock;
@@ -301,10 +301,14 @@ fn t40_behind_a_slow_function_a_barrier_waits_for_one_chunk() {
 
 #[test]
 fn t10_only_a_stop_that_drains_ends_event_time() {
+    let stop = |mode, is_savepoint| BarrierKind::Stop { mode, is_savepoint };
     for (kind, expected) in [
         (BarrierKind::Checkpoint, vec![]),
-        (BarrierKind::StopSuspend, vec![]),
-        (BarrierKind::StopDrain, vec![Watermark::MAX]),
+        (BarrierKind::Savepoint, vec![]),
+        (stop(StopMode::Suspend, false), vec![]),
+        (stop(StopMode::Suspend, true), vec![]),
+        (stop(StopMode::Drain, false), vec![Watermark::MAX]),
+        (stop(StopMode::Drain, true), vec![Watermark::MAX]),
     ] {
         let noting = Noting::default();
         let mut task = Task::new(

@@ -10,7 +10,7 @@ use highwater_protocol::job::TaskId;
 use highwater_protocol::recovery::AttemptReport;
 use highwater_protocol::sink_slot::SlotReport;
 use highwater_protocol::stop::SlotKey;
-use highwater_types::{AttemptId, BarrierKind, CheckpointBarrier, CheckpointId, Epoch};
+use highwater_types::{AttemptId, CheckpointBarrier, CheckpointId, Epoch};
 
 use crate::messages::Deployment;
 
@@ -73,10 +73,7 @@ impl Witness {
     /// A source was told to emit a barrier.
     pub(super) fn triggered(&mut self, barrier: &CheckpointBarrier) {
         self.begun.insert(barrier.id);
-        self.suspended |= matches!(
-            barrier.kind,
-            BarrierKind::StopSuspend | BarrierKind::StopDrain
-        );
+        self.suspended |= barrier.kind.stop_mode().is_some();
     }
 
     /// A stop was given up.
@@ -185,7 +182,7 @@ impl Witness {
 mod tests {
     use highwater_connectors::Split;
     use highwater_protocol::recovery::UnmatchedState;
-    use highwater_types::{Lineage, OperatorUid, SubtaskIndex};
+    use highwater_types::{BarrierKind, Lineage, OperatorUid, StopMode, SubtaskIndex};
 
     use super::*;
     use crate::messages::{History, OperatorSubtask, Standing};
@@ -323,7 +320,9 @@ mod tests {
 
     #[test]
     fn a_stop_is_not_gone_on_from_unless_it_was_given_up() {
-        for kind in [BarrierKind::StopSuspend, BarrierKind::StopDrain] {
+        for mode in [StopMode::Suspend, StopMode::Drain] {
+            let is_savepoint = mode == StopMode::Suspend;
+            let kind = BarrierKind::Stop { mode, is_savepoint };
             let mut witness = witness();
             witness.triggered(&barrier(4, kind));
             assert!(!told(&witness).running);

@@ -9,15 +9,13 @@ use highwater_api::{JobProgram, StreamEnvironment};
 use highwater_connectors::clock::SystemClock;
 use highwater_connectors::generator::{GeneratorSource, Random, RecordsPerSecond};
 use highwater_connectors::{CollectSink, Collected};
-use highwater_coordinator::{
-    JobOutcome, JobRequest, JobStatus, RequestAnswer, SnapshotWish, StopMode,
-};
+use highwater_coordinator::{JobOutcome, JobRequest, JobStatus, RequestAnswer, SnapshotWish};
 use highwater_operators::{Count, WindowContext};
 use highwater_protocol::manifest::Manifest;
 use highwater_protocol::paths::SavepointPaths;
 use highwater_storage::{MemoryStorage, ObjectPath, ObjectStorage};
 use highwater_time::WatermarkStrategy;
-use highwater_types::EventTime;
+use highwater_types::{EventTime, StopMode};
 use highwater_window::Tumbling;
 use tokio::sync::oneshot;
 

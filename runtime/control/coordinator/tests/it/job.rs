@@ -6,7 +6,7 @@ use std::time::Duration;
 use highwater_api::{JobProgram, StreamEnvironment};
 use highwater_coordinator::{
     CoordinatorHandle, CoordinatorSettings, CoordinatorSetup, JobFailure, JobOutcome,
-    RestartStrategy, SnapshotWish, StopMode, Wish, Workers,
+    RestartStrategy, SnapshotWish, Wish, Workers,
 };
 use highwater_graph::PlanDefaults;
 use highwater_graph::check::Checkpoints;
@@ -17,7 +17,7 @@ use highwater_protocol::paths::JobPaths;
 use highwater_protocol::recovery::{RestoreOptions, StartWish, UnmatchedState};
 use highwater_state::Store;
 use highwater_storage::ObjectStorage;
-use highwater_types::{JobIdentity, MaxParallelism, Nonce, Parallelism};
+use highwater_types::{JobIdentity, MaxParallelism, Nonce, Parallelism, StopMode};
 use highwater_worker::files::JobFiles;
 use highwater_worker::{Clock, LocalDirs, StopHook, SystemClock, WorkerSettings, WorkerSetup};
 use tokio::sync::{mpsc, oneshot};

@@ -10,20 +10,18 @@ use highwater_connectors::clock::SystemClock as Clock;
 use highwater_connectors::generator::{GeneratorSource, Random, RecordsPerSecond};
 use highwater_connectors::{CollectSink, Collected};
 use highwater_coordinator::store::JobStore;
-use highwater_coordinator::{
-    CoordinatorHandle, JobOutcome, JobRequest, JobStatus, SnapshotWish, StopMode,
-};
+use highwater_coordinator::{CoordinatorHandle, JobOutcome, JobRequest, JobStatus, SnapshotWish};
 use highwater_operators::{KeyedContext, KeyedProcessFunction, OpenContext, UserError};
 use highwater_protocol::manifest::{KeyedFile, Manifest};
 use highwater_protocol::paths::{JobPaths, ObjectName, RelativePath, SavepointPaths};
 use highwater_rocksdb::{RocksFactory, RocksOptions};
 use highwater_state::{StateHandle, Store, StoreFactory, ValueState};
 use highwater_storage::{MemoryStorage, ObjectPath, ObjectStorage};
-use highwater_types::{ErrorKind, EventTime, JobIdentity, Nonce};
+use highwater_types::{ErrorKind, EventTime, JobIdentity, Nonce, StopMode};
 use highwater_worker::{LocalDirs, SystemClock};
 use tokio::sync::oneshot;
 
-use crate::job::{Manner, Rest, end_of, program_of, start_over};
+use crate::job::{Manner, Rest, end_of, program_of, start_over, suspend};
 
 const RECORDS: u64 = 20_000;
 const KEYS: u64 = 2_003;
@@ -278,6 +276,30 @@ async fn a_savepoint_of_a_local_store_needs_none_and_the_other_backend_goes_on_f
     }
     let place = (root.path(), 20, Backend::Heap);
     let handle = start(&world, (3, &faults, 30_000.0), place);
+    assert_eq!(end_of(handle).await.unwrap(), JobOutcome::Finished);
+    world.assert_exact();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_without_a_savepoint_is_a_checkpoint_that_refers_to_older_files() {
+    let (world, root) = (World::new(), tempfile::tempdir().unwrap());
+    let faults = Arc::default();
+    let place = (root.path(), 10, Backend::RocksDb);
+    let handle = start(&world, (2, &faults, 2_000.0), place);
+    let mut status = handle.status.clone();
+    let some = |status: &JobStatus| status.checkpoints.completed_count > 3;
+    status.wait_for(some).await.unwrap();
+    suspend(handle).await;
+    let manifest = last(&world.storage).await;
+    let files = keyed(&manifest);
+    assert!(files.iter().all(|file| file.store.is_some()), "{files:?}");
+    let parts = files.iter().flat_map(|file| file.parts());
+    let older = parts
+        .map(|part| ObjectName::parse(&part.path).and_then(|name| name.id()))
+        .filter(|written_by| *written_by != Some(manifest.id));
+    assert!(older.count() > 0, "{files:?}");
+    let place = (root.path(), 20, Backend::RocksDb);
+    let handle = start(&world, (2, &faults, 30_000.0), place);
     assert_eq!(end_of(handle).await.unwrap(), JobOutcome::Finished);
     world.assert_exact();
 }

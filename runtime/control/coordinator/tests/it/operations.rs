@@ -2,8 +2,9 @@
 
 use highwater_coordinator::{
     CheckpointOutcome, CoordinatorHandle, JobOutcome, JobRequest, JobStatus, OperationId,
-    OperationOrder, RequestAnswer, RequestRefused, SnapshotWish, StopMode,
+    OperationOrder, RequestAnswer, RequestRefused, SnapshotWish,
 };
+use highwater_types::StopMode;
 use tokio::sync::oneshot;
 
 use crate::damage::{World, on};

@@ -3,16 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use highwater_coordinator::{
-    JobOutcome, JobRequest, JobStatus, SavepointWish, SnapshotWish, StopMode, Wish,
-};
+use highwater_coordinator::{JobOutcome, JobRequest, JobStatus, SavepointWish, SnapshotWish, Wish};
 use highwater_protocol::export::exported;
 use highwater_protocol::manifest::Manifest;
 use highwater_protocol::paths::SavepointPaths;
 use highwater_protocol::recovery::{SavepointWord, TakeAgain};
 use highwater_protocol::steps::Step;
 use highwater_storage::{FileDigest, ObjectPath, get_verified};
-use highwater_types::ErrorKind;
+use highwater_types::{ErrorKind, StopMode};
 use tokio::sync::oneshot;
 
 use crate::damage::{Harm, World, on};

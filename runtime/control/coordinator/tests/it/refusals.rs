@@ -8,12 +8,12 @@ use highwater_connectors::{
     SinkFacts, SinkWriter, WriterContext,
 };
 use highwater_coordinator::{
-    CoordinatorHandle, JobOutcome, JobRequest, RequestRefused, SnapshotWish, StopMode, Wish,
+    CoordinatorHandle, JobOutcome, JobRequest, RequestRefused, SnapshotWish, Wish,
 };
 use highwater_protocol::recovery::StartWish;
 use highwater_protocol::steps::Step;
 use highwater_storage::{MemoryStorage, ObjectStorage};
-use highwater_types::{Classified, ErrorKind};
+use highwater_types::{Classified, ErrorKind, StopMode};
 use tokio::sync::oneshot;
 
 use crate::job::{

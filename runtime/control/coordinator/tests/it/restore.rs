@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use highwater_coordinator::{JobOutcome, JobStatus, SnapshotWish, StopMode};
+use highwater_coordinator::{JobOutcome, JobStatus, SnapshotWish};
 use highwater_protocol::steps::Step;
-use highwater_types::ErrorKind;
+use highwater_types::{ErrorKind, StopMode};
 use tokio::sync::oneshot;
 
 use crate::damage::{Harm, World, on};

@@ -4,15 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use highwater_coordinator::{
-    JobFailure, JobOutcome, JobStatus, SavepointWish, SnapshotWish, StopMode, Wish,
-};
+use highwater_coordinator::{JobFailure, JobOutcome, JobStatus, SavepointWish, SnapshotWish, Wish};
 use highwater_protocol::head::Head;
 use highwater_protocol::paths::SavepointPaths;
 use highwater_protocol::recovery::{SavepointWord, TakeAgain};
 use highwater_protocol::steps::Step;
 use highwater_storage::ObjectPath;
-use highwater_types::ErrorKind;
+use highwater_types::{ErrorKind, StopMode};
 use tokio::sync::oneshot;
 
 use crate::damage::{Counted, HARMS, Harm, World, counting, on};

@@ -4,7 +4,7 @@
 //! nothing of it is pending any more; a job ends when `head` says that everything is confirmed. The name that a savepoint
 //! was asked for under is in its checkpoint's manifest, so a leader that dies before the copy owes it to the next one.
 
-use highwater_types::CheckpointId;
+use highwater_types::{CheckpointId, StopMode};
 
 use super::events::{CheckpointEffect, CheckpointFailure, JobEnd, SnapshotRequest};
 use super::{CheckpointCoordinator, Phase};
@@ -119,15 +119,15 @@ impl CheckpointCoordinator {
                 request: request.request,
                 failure,
             });
-            match request.kind {
+            match request.kind.stop_mode() {
                 // Every window has fired: to read on would fire them again. The checkpoint stands, its copy does not.
-                highwater_types::BarrierKind::StopDrain => {
+                Some(StopMode::Drain) => {
                     effects.push(CheckpointEffect::EndJob(JobEnd::Stopped));
                     self.phase = Phase::Ended;
                 }
                 // The sources have stopped at a completed checkpoint: reading on loses nothing.
-                _ if request.stops() => effects.push(CheckpointEffect::ResumeSources),
-                _ => {}
+                Some(StopMode::Suspend) => effects.push(CheckpointEffect::ResumeSources),
+                None => {}
             }
         }
     }

@@ -3,7 +3,7 @@
 //! Called by [`super::CheckpointCoordinator`]. A checkpoint is declined only while its head write was never sent, or
 //! after another body has won (L1).
 
-use highwater_types::{BarrierKind, CheckpointId};
+use highwater_types::{CheckpointId, StopMode};
 
 use super::closing::Closing;
 use super::{
@@ -47,7 +47,7 @@ impl CheckpointCoordinator {
                 return self.decline(now_ms, failure, effects);
             }
         };
-        manifest.drained = pending.kind == BarrierKind::StopDrain;
+        manifest.drained = pending.kind.stop_mode() == Some(StopMode::Drain);
         manifest.savepoint = savepoint;
         let (bytes, hash) = manifest.encode();
         let name = ManifestName {
@@ -287,10 +287,10 @@ impl CheckpointCoordinator {
             None => {}
         }
         effects.push(CheckpointEffect::Failed { failure, in_a_row });
-        match pending.kind {
-            BarrierKind::StopSuspend => effects.push(CheckpointEffect::ResumeSources),
-            BarrierKind::StopDrain => effects.push(CheckpointEffect::RestartRegion),
-            BarrierKind::Checkpoint | BarrierKind::Savepoint => {}
+        match pending.kind.stop_mode() {
+            Some(StopMode::Suspend) => effects.push(CheckpointEffect::ResumeSources),
+            Some(StopMode::Drain) => effects.push(CheckpointEffect::RestartRegion),
+            None => {}
         }
         if counts && self.settings.failures_max.is_some_and(|max| in_a_row > max) {
             effects.push(CheckpointEffect::FailJob { in_a_row });

@@ -30,7 +30,7 @@ pub struct SnapshotRequest {
 impl SnapshotRequest {
     /// Whether the job ends afterwards.
     pub const fn stops(&self) -> bool {
-        matches!(self.kind, BarrierKind::StopSuspend | BarrierKind::StopDrain)
+        self.kind.stop_mode().is_some()
     }
 }
 

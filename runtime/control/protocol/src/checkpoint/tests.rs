@@ -1,7 +1,8 @@
 //! Tests of the checkpoint machine: the life of a checkpoint, every way to give one up, closings, and random lives.
 
 use highwater_types::{
-    Classified, Epoch, ErrorKind, JobIdentity, Lineage, MaxParallelism, Parallelism, SubtaskIndex,
+    Classified, Epoch, ErrorKind, JobIdentity, Lineage, MaxParallelism, Parallelism, StopMode,
+    SubtaskIndex,
 };
 use proptest::prelude::*;
 
@@ -536,6 +537,16 @@ fn l2_a_declined_try_loses_the_objects_that_it_stored_and_none_that_it_referred_
     )));
 }
 
+/// Stops with a savepoint.
+const SUSPEND: BarrierKind = BarrierKind::Stop {
+    mode: StopMode::Suspend,
+    is_savepoint: true,
+};
+const DRAIN: BarrierKind = BarrierKind::Stop {
+    mode: StopMode::Drain,
+    is_savepoint: true,
+};
+
 fn stop(kind: BarrierKind) -> CheckpointEvent {
     let savepoint = Some("before-upgrade".to_owned());
     CheckpointEvent::Request(SnapshotRequest {
@@ -548,10 +559,10 @@ fn stop(kind: BarrierKind) -> CheckpointEvent {
 #[test]
 fn t18_l7_a_stop_ends_only_when_confirmed_recorded_and_copied() {
     let mut bench = Bench::running();
-    let effects = bench.step(stop(BarrierKind::StopSuspend));
+    let effects = bench.step(stop(SUSPEND));
     assert!(effects.iter().any(|effect| matches!(
         effect,
-        CheckpointEffect::SendBarrier { barrier, .. } if barrier.kind == BarrierKind::StopSuspend
+        CheckpointEffect::SendBarrier { barrier, .. } if barrier.kind == SUSPEND
     )));
     let id = bench.machine.pending().unwrap();
     bench.step(CheckpointEvent::Enumerators {
@@ -616,7 +627,7 @@ fn l7_the_next_leader_copies_a_savepoint_before_anything_completes_after_it() {
 #[test]
 fn l7_the_name_of_a_savepoint_is_durable_before_head_moves() {
     let mut bench = Bench::running();
-    bench.step(stop(BarrierKind::StopDrain));
+    bench.step(stop(DRAIN));
     let id = bench.machine.pending().unwrap();
     bench.step(CheckpointEvent::Enumerators {
         id,
@@ -636,11 +647,8 @@ fn l7_the_name_of_a_savepoint_is_durable_before_head_moves() {
 #[test]
 fn a_drained_job_ends_though_its_savepoint_could_not_be_written() {
     for (kind, expected) in [
-        (
-            BarrierKind::StopDrain,
-            CheckpointEffect::EndJob(JobEnd::Stopped),
-        ),
-        (BarrierKind::StopSuspend, CheckpointEffect::ResumeSources),
+        (DRAIN, CheckpointEffect::EndJob(JobEnd::Stopped)),
+        (SUSPEND, CheckpointEffect::ResumeSources),
     ] {
         let mut bench = Bench::running();
         bench.step(stop(kind));
@@ -713,8 +721,8 @@ fn is_request_failed(effect: &CheckpointEffect) -> bool {
 #[test]
 fn a_stop_whose_checkpoint_is_given_up_is_held_and_tried_again() {
     for (kind, expected) in [
-        (BarrierKind::StopSuspend, CheckpointEffect::ResumeSources),
-        (BarrierKind::StopDrain, CheckpointEffect::RestartRegion),
+        (SUSPEND, CheckpointEffect::ResumeSources),
+        (DRAIN, CheckpointEffect::RestartRegion),
     ] {
         let mut bench = Bench::running();
         bench.step(stop(kind));
@@ -724,7 +732,7 @@ fn a_stop_whose_checkpoint_is_given_up_is_held_and_tried_again() {
         assert!(!effects.iter().any(is_request_failed), "{effects:?}");
         assert!(bench.machine.held_stop().is_some());
         assert_eq!(kinds_of_barriers(&effects), [], "not in a loop");
-        if kind == BarrierKind::StopDrain {
+        if kind == DRAIN {
             bench.step(CheckpointEvent::TasksLost);
             bench.machine.held_stop().expect("a restart keeps it");
             let attempts = [task("in"), task("agg")].map(|task| (task, AttemptId(2)));
@@ -742,12 +750,12 @@ fn a_stop_whose_checkpoint_is_given_up_is_held_and_tried_again() {
 #[test]
 fn a_stop_survives_the_loss_of_the_tasks_that_its_barrier_was_on_its_way_to() {
     let mut bench = Bench::running();
-    bench.step(stop(BarrierKind::StopSuspend));
+    bench.step(stop(SUSPEND));
     let effects = bench.step(CheckpointEvent::TasksLost);
     assert!(!effects.iter().any(is_request_failed), "{effects:?}");
     let attempts = BTreeMap::from([task("in"), task("agg")].map(|task| (task, AttemptId(2))));
     let effects = bench.step(CheckpointEvent::TasksRunning { attempts });
-    assert_eq!(kinds_of_barriers(&effects), [BarrierKind::StopSuspend]);
+    assert_eq!(kinds_of_barriers(&effects), [SUSPEND]);
 }
 
 #[test]
@@ -763,9 +771,9 @@ fn no_wish_of_the_engine_and_no_other_request_stands_in_the_way_of_a_stop() {
         }));
         assert!(!effects.iter().any(is_request_failed), "{effects:?}");
     }
-    let effects = bench.step(stop(BarrierKind::StopSuspend));
+    let effects = bench.step(stop(SUSPEND));
     assert!(!effects.iter().any(is_request_failed), "{effects:?}");
-    let effects = bench.step(stop(BarrierKind::StopSuspend));
+    let effects = bench.step(stop(SUSPEND));
     assert!(effects.iter().any(is_request_failed), "one stop is enough");
     let refused = CheckpointEvent::Refused {
         task: task("in"),
@@ -776,7 +784,7 @@ fn no_wish_of_the_engine_and_no_other_request_stands_in_the_way_of_a_stop() {
     bench.step(refused);
     bench.now_ms += SETTINGS.commit_retry_ms;
     let effects = bench.step(CheckpointEvent::Tick);
-    assert_eq!(kinds_of_barriers(&effects), [BarrierKind::StopSuspend]);
+    assert_eq!(kinds_of_barriers(&effects), [SUSPEND]);
 }
 
 #[test]
@@ -825,7 +833,7 @@ fn a_refused_head_write_declines_its_checkpoint_and_says_why() {
 #[test]
 fn a_refused_confirmation_is_written_again_after_a_while() {
     let mut bench = Bench::running();
-    bench.step(stop(BarrierKind::StopSuspend));
+    bench.step(stop(SUSPEND));
     let id = bench.machine.pending().unwrap();
     let states = BTreeMap::new();
     bench.step(CheckpointEvent::Enumerators { id, states });

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use highwater_types::record::{decode_length, encode_length, take};
 use highwater_types::{
     BarrierKind, CheckpointBarrier, CheckpointId, Chunk, DecodeError, Epoch, EventTime, KeyHash,
-    Record, StreamStatus, Watermark,
+    Record, StopMode, StreamStatus, Watermark,
 };
 
 use super::frame::ChannelIndex;
@@ -150,12 +150,18 @@ pub fn encode_control<T>(channel: ChannelIndex, element: &Element<T>) -> Frame {
     Frame::of(channel, kind, Bytes::from(payload))
 }
 
-const KINDS: [BarrierKind; 4] = [
+const KINDS: [BarrierKind; 6] = [
     BarrierKind::Checkpoint,
     BarrierKind::Savepoint,
-    BarrierKind::StopSuspend,
-    BarrierKind::StopDrain,
+    stop(StopMode::Suspend, false),
+    stop(StopMode::Suspend, true),
+    stop(StopMode::Drain, false),
+    stop(StopMode::Drain, true),
 ];
+
+const fn stop(mode: StopMode, is_savepoint: bool) -> BarrierKind {
+    BarrierKind::Stop { mode, is_savepoint }
+}
 
 fn encode_barrier(barrier: &CheckpointBarrier) -> Vec<u8> {
     let mut out = Vec::with_capacity(17);
