@@ -155,7 +155,7 @@ fn keyed_states(registry: &MetricsRegistry, owner: &SubtaskLabels, report: &Oper
         let cells = registry.cells::<store::StoreScope>(owner);
         cells.set(store::DISK_BYTES, held.disk_bytes);
         cells.set(store::MEMORY_BYTES, held.memory_bytes);
-        cells.set(store::PENDING_BYTES, held.compaction_pending_bytes);
+        cells.set(store::COMPACTIONS, held.compactions);
         cells.raise(store::WRITE_WAITS, held.write_waits);
     }
 }

@@ -20,6 +20,9 @@ use crate::program::{Backend, JobCommand};
 const PATIENCE: Duration = Duration::from_hours(1);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const JOB: &str = "sweep";
+const COMPACTIONS: &str = "highwater_store_compactions";
+/// So many looks in a row without a compaction: figures of a task are a second old at most.
+const LOOKS_AT_QUIET: u32 = 150;
 /// The interval of a job whose checkpoints are asked for.
 pub(super) const ONLY_WHEN_ASKED: &str = "1d";
 
@@ -33,6 +36,8 @@ pub(super) struct Setup {
     pub(super) budget: u64,
     pub(super) keys: u64,
     pub(super) seed: u64,
+    /// Slots, and so subtasks.
+    pub(super) slots: u32,
 }
 
 impl Setup {
@@ -45,7 +50,8 @@ impl Setup {
         let mut job = JobCommand::in_s3(self.folder.path(), JOB, &self.s3)?;
         job.arguments(&["run", "--quiet", "--log-level", "warn"]);
         job.backend(self.backend, self.budget, &self.local());
-        job.arguments(&["--parallelism", "2", "--slots", "2"]);
+        let slots = self.slots.to_string();
+        job.arguments(&["--parallelism", &slots, "--slots", &slots]);
         job.arguments(&["--checkpoint-interval", interval]);
         job.parameter("job", "state");
         job.parameter("keys", self.keys);
@@ -193,6 +199,20 @@ impl<'a> Running<'a> {
             .find_map(|line| line.strip_prefix("at "));
         let records = last.and_then(|rest| rest.split(' ').next());
         records.map_or(Ok(0), |records| records.parse().context("the report"))
+    }
+
+    /// Waits until local stores have no compaction to do: what those rewrite goes into the next checkpoint.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        let mut quiet = 0;
+        self.wait("the end of compaction", |running| {
+            let compactions = running.metrics()?.sum(COMPACTIONS);
+            quiet = if compactions.is_none_or(|count| count == 0.0) {
+                quiet + 1
+            } else {
+                0
+            };
+            Ok(quiet >= LOOKS_AT_QUIET)
+        })
     }
 
     /// Takes a checkpoint and says what it cost.

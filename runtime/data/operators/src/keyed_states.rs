@@ -27,7 +27,7 @@ use crate::snapshot::{
 const WATERMARK: &str = "highwater.watermark";
 
 /// Entries that one portion of a snapshot looks at.
-const PORTION_ENTRIES: usize = 1_024;
+const PORTION_ENTRIES: usize = 512;
 
 /// Up to this many bytes of state a snapshot is sealed on the slot thread: it takes a few milliseconds at most.
 const SEAL_INLINE_BYTES: u64 = 1 << 20;

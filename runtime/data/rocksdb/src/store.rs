@@ -128,6 +128,14 @@ impl RocksStore {
             .filter_map(|family| db.property_int_value_cf(&family, property).ok().flatten())
             .sum()
     }
+
+    fn running_compactions(&self) -> u64 {
+        let running = self
+            .shared
+            .db()
+            .property_int_value("rocksdb.num-running-compactions");
+        running.ok().flatten().unwrap_or_default()
+    }
 }
 
 impl StateStore for RocksStore {
@@ -158,7 +166,7 @@ impl StateStore for RocksStore {
             disk_bytes: self.sum("rocksdb.total-sst-files-size"),
             memory_bytes: self.sum("rocksdb.cur-size-all-mem-tables")
                 + self.sum("rocksdb.estimate-table-readers-mem"),
-            compaction_pending_bytes: self.sum("rocksdb.estimate-pending-compaction-bytes"),
+            compactions: self.running_compactions() + self.sum("rocksdb.compaction-pending"),
             write_waits: self.shared.waits(),
         }
     }

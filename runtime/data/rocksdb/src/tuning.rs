@@ -47,7 +47,7 @@ const FILE_MOST: u64 = 32 * MIB as u64;
 /// Bits of the filter of a file for each of its rows.
 const FILTER_BITS: u32 = 10;
 
-/// Compactions of one store at a time. With three or more RocksDB would flush on two threads.
+/// Compactions of one store at a time, beside the one into its bottom. RocksDB would flush on two threads with six.
 const STORE_COMPACTIONS: i32 = 2;
 
 /// By how much threads that compact stand behind those that process records, in the steps of `nice`: a third of the weight.
@@ -135,7 +135,8 @@ impl Resources {
         options.set_env(&self.env);
         options.set_write_buffer_manager(&self.write_buffers);
         // One flush, up to two compactions and one into the bottom of this store at a time; the threads are shared with the others.
-        options.set_max_background_jobs(self.background_threads.min(STORE_COMPACTIONS) + 1);
+        // RocksDB allows the second one from 16 runs on, twice what a merge takes.
+        options.set_max_background_jobs(self.background_threads.min(STORE_COMPACTIONS) + 2);
         // Without a limit every file of every store stays open. So many hold 16 GiB of rows.
         options.set_max_open_files(1_024);
         // Every checkpoint copies the manifest: it begins anew beyond this size, or 6 times what it must say.

@@ -151,8 +151,8 @@ pub struct StoreReport {
     pub disk_bytes: u64,
     /// Bytes of its write buffers, which count against what all stores share too, and of what its readers hold beside that.
     pub memory_bytes: u64,
-    /// Compactions that wait or run, in bytes that they will rewrite.
-    pub compaction_pending_bytes: u64,
+    /// Compactions that run, and states that wait for one.
+    pub compactions: u64,
     /// Times that a writer waited for compaction, a moment each: the wait goes on while they grow.
     pub write_waits: u64,
 }

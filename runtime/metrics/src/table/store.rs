@@ -10,10 +10,10 @@ scope! {
     MEMORY_BYTES: Gauge<Bytes> = "highwater_store_memory_bytes",
         "Bytes of write buffers of this local store, and what its readers hold outside of the cache that all stores share. The \
          write buffers are part of highwater_process_store_used_bytes too.", "";
-    PENDING_BYTES: Gauge<Bytes> = "highwater_store_compaction_pending_bytes",
-        "Bytes that the local store has to rewrite yet.", "";
+    COMPACTIONS: Gauge<Count> = "highwater_store_compactions",
+        "Compactions of the local store that run, and states that wait for one. A checkpoint stores what they rewrote.", "";
     WRITE_WAITS: Counter<Count> = "highwater_store_write_waits_total",
         "Times that an operator waited, up to 10 ms each, because its local store could not rewrite as fast as it was written \
-         to: the disk or the cores are too slow for the rate. All stores of a process share one thread for every two slots.",
+         to: the disk or the cores are too slow for the rate. All stores of a process share two threads for every two slots.",
         "";
 }

@@ -19,7 +19,7 @@ use crate::backing::{Backing, RowKey, RowWrite};
 use crate::error::BackingError;
 
 /// Rows at which a pending batch is written.
-const BATCH_ROWS: usize = 2_048;
+const BATCH_ROWS: usize = 1_024;
 
 /// Bytes at which it is written: rows may be large, and each has copies on its way into the store.
 const BATCH_BYTES: usize = 1 << 20;

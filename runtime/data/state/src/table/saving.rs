@@ -21,7 +21,7 @@ use crate::snapshot::{RowOrder, SavedRows, StateHeader, UnsealedState};
 use crate::ttl::Expiry;
 
 /// How many slots that owe nothing cost as much of the budget as an entry that is saved.
-const PASSED_PER_ENTRY: usize = 16;
+const PASSED_PER_ENTRY: usize = 64;
 
 /// The state of a running snapshot.
 pub(super) struct Saving {
