@@ -109,7 +109,7 @@ enum Command {
     /// Runs an acceptance test; without a name, lists those that exist.
     #[command(
         after_help = "Examples:\n  cargo xtask acceptance harbor-fleet --backend rocksdb --drill all --runs 20\n  \
-                            cargo xtask acceptance backend"
+                            cargo xtask acceptance backend\n  cargo xtask acceptance rest --quick"
     )]
     Acceptance {
         /// Which test.

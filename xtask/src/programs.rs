@@ -83,6 +83,15 @@ const ACCEPTANCE: &[Program] = &[
         build: &[],
         arguments: &["backend"],
     },
+    Program {
+        name: "rest",
+        what: "the OpenAPI document against a real job: schemathesis asks for all that it allows and does not allow",
+        package: "highwater-bench",
+        binary: "highwater-bench",
+        source: "runtime/bench/src/rest",
+        build: &[],
+        arguments: &["rest"],
+    },
 ];
 
 const BENCH: &[Program] = &[

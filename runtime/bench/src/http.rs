@@ -1,6 +1,7 @@
 //! Asks the status server of a job, on loopback: one request, one answer, in a few lines.
 //!
-//! Used by the benchmarks that read metrics and status while a job runs. The rule: an answer other than 200 is an error.
+//! Used by the benchmarks and acceptance tests that read metrics and status while a job runs. The rule: an answer other than 200
+//! is an error.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -11,14 +12,17 @@ use anyhow::{Context, Result, ensure};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where a job notes the address of its status server.
+/// A status server at an address, and the token that it is shown.
 #[derive(Clone, Debug)]
-pub(crate) struct Note(PathBuf);
+pub(crate) struct StatusServer {
+    address: SocketAddr,
+    token: Option<&'static str>,
+}
 
-impl Note {
-    /// The note of `job` below its run directory.
-    pub(crate) fn of(run_dir: &Path, job: &str) -> Self {
-        Self(run_dir.join(format!("{job}.address")))
+impl StatusServer {
+    /// The server at `address`, shown `token`.
+    pub(crate) const fn at(address: SocketAddr, token: Option<&'static str>) -> Self {
+        Self { address, token }
     }
 
     /// What the job answers to GET `path`, within seconds.
@@ -32,23 +36,52 @@ impl Note {
     }
 
     fn ask(&self, method: &str, path: &str, json: &str, patience: Duration) -> Result<String> {
-        let base = std::fs::read_to_string(&self.0)?;
-        let address = base.trim().strip_prefix("http://");
-        let address: SocketAddr = address
-            .unwrap_or_default()
-            .parse()
-            .context("the note of the job")?;
+        let address = self.address;
         let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(patience))?;
+        let shown = self.token.map_or_else(String::new, |token| {
+            format!("Authorization: Bearer {token}\r\n")
+        });
         write!(
             stream,
-            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{shown}\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{json}",
             json.len()
         )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         body(&answer).map(str::to_owned)
+    }
+}
+
+/// Where a job notes the address of its status server.
+#[derive(Clone, Debug)]
+pub(crate) struct Note(PathBuf);
+
+impl Note {
+    /// The note of `job` below its run directory.
+    pub(crate) fn of(run_dir: &Path, job: &str) -> Self {
+        Self(run_dir.join(format!("{job}.address")))
+    }
+
+    /// What the job answers to GET `path`, within seconds.
+    pub(crate) fn get(&self, path: &str) -> Result<String> {
+        self.server()?.get(path)
+    }
+
+    /// What the job answers to POST `path` with a body of JSON, or with none, however long it takes up to `patience`.
+    pub(crate) fn post(&self, path: &str, json: &str, patience: Duration) -> Result<String> {
+        self.server()?.post(path, json, patience)
+    }
+
+    fn server(&self) -> Result<StatusServer> {
+        let base = std::fs::read_to_string(&self.0)?;
+        let address = base.trim().strip_prefix("http://");
+        let address = address
+            .unwrap_or_default()
+            .parse()
+            .context("the note of the job")?;
+        Ok(StatusServer::at(address, None))
     }
 }
 

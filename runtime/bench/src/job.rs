@@ -8,6 +8,7 @@
 //! - `kafka`: the count behind a Kafka topic of 8-byte keys.
 //! - `idle`: the count behind a source that never delivers.
 //! - `state`: an account of 64 bytes for each key (see `state_job`).
+//! - `rest`: numbers in event time, for the acceptance test of the REST API (see `rest`).
 //!
 //! The rule: key `i` depends on seed and `i` alone, by an algorithm that the Java job repeats.
 
@@ -82,8 +83,9 @@ pub(crate) fn build(env: &mut StreamEnvironment) -> Result<(), UserError> {
         Some("kafka") => kafka(env),
         Some("idle") => idle(env),
         Some("state") => crate::state_job::build(env),
+        Some("rest") => crate::rest::build(env),
         other => Err(format!(
-            "parameter job is {other:?}; it is one of count, process, generate, latency, kafka, idle, state"
+            "parameter job is {other:?}; it is one of count, process, generate, latency, kafka, idle, state, rest"
         )
         .into()),
     }

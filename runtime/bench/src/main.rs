@@ -1,8 +1,9 @@
 //! The benchmarks as a program, and the jobs that they measure.
 //!
-//! `cargo xtask bench` starts it with the name of a benchmark; the benchmark starts this same program as a job binary
-//! (`run ...`), so that what is measured is a process of production: coordinator, worker, status server, metrics. The
-//! rule: a benchmark compares results before it says a time, and prints every bar with its value, met or missed.
+//! `cargo xtask bench` starts it with the name of a benchmark, `cargo xtask acceptance` with that of an acceptance test; either
+//! starts this same program as a job binary (`run ...`), so that what is measured or judged is a process of production:
+//! coordinator, worker, status server, metrics. The rule: a benchmark compares results before it says a time, and prints
+//! every bar with its value, met or missed.
 
 #![allow(
     clippy::disallowed_methods,
@@ -29,6 +30,7 @@ mod open_loop;
 mod process_figures;
 mod program;
 mod report;
+mod rest;
 mod spread;
 mod state;
 mod state_job;
@@ -44,10 +46,12 @@ fn main() -> ExitCode {
         Some("instructions") => instructions::main(),
         Some("state") => state::main(),
         Some("backend") => backend::main(),
+        Some("rest") => rest::main(),
         Some("checkpoints") => checkpoints::main(),
         Some("help" | "--help" | "-h") | None => {
             println!(
-                "benchmarks: keyed-count, instructions, state, checkpoints, backend; every other command is that of a job binary"
+                "benchmarks: keyed-count, instructions, state, checkpoints; acceptance tests: backend, rest; every other \
+                 command is that of a job binary"
             );
             ExitCode::SUCCESS
         }

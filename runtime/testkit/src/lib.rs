@@ -1,8 +1,9 @@
-//! Real servers for tests: Apache Kafka and an S3 store on loopback, without a container engine.
+//! Real servers for tests: Apache Kafka and an S3 store on loopback, without a container engine; and a program that asks
+//! a server what its OpenAPI document says.
 //!
-//! Called by integration tests (a server that ends with the test process) and by `cargo xtask testbed` (a server that
-//! stays until `down`). What must be downloaded or built is fetched once into a cache. The one rule: stop only what was
-//! started here, by its process id and start time, and leave nothing behind.
+//! Called by integration tests (a server that ends with the test process), by acceptance tests and by `cargo xtask testbed`
+//! (a server that stays until `down`). What must be downloaded or built is fetched once into a cache. The one rule: stop only
+//! what was started here, by its process id and start time, and leave nothing behind.
 //!
 //! Not in any product binary: dev-dependency and xtask only.
 
@@ -18,6 +19,7 @@ pub mod port;
 pub mod process;
 pub mod resident;
 pub mod s3;
+pub mod schemathesis;
 pub mod tool;
 
 pub use cache::Cache;
@@ -25,3 +27,4 @@ pub use error::TestbedError;
 pub use kafka::{Kafka, KafkaOptions};
 pub use resident::{Resident, Service};
 pub use s3::S3;
+pub use schemathesis::Schemathesis;

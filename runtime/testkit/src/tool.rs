@@ -84,6 +84,42 @@ pub fn go() -> Result<(), TestbedError> {
     })
 }
 
+/// The oldest Python that runs schemathesis.
+const PYTHON_MIN: (u32, u32) = (3, 11);
+/// Prints the version, if virtual environments can be made.
+const PYTHON_VERSION: &str = "import ensurepip, sys; print(*sys.version_info[:2])";
+
+/// Checks that Python 3.11 or newer is there, with what makes virtual environments.
+///
+/// # Errors
+/// `Missing`, with the line to run.
+pub fn python() -> Result<(), TestbedError> {
+    let missing = |found| TestbedError::Missing {
+        tool: "python 3.11 with venv",
+        install: "apt-get install python3 python3-venv",
+        found,
+    };
+    let output = Command::new("python3")
+        .args(["-c", PYTHON_VERSION])
+        .output();
+    let output = output.map_err(|_| missing(None))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    match python_version(&said) {
+        Some(version) if version >= PYTHON_MIN => Ok(()),
+        Some((major, minor)) => Err(missing(Some(format!("{major}.{minor}")))),
+        None => {
+            let complaint = String::from_utf8_lossy(&output.stderr);
+            Err(missing(complaint.lines().last().map(str::to_owned)))
+        }
+    }
+}
+
+/// The version in what [`PYTHON_VERSION`] prints, such as `3 11`.
+fn python_version(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.split_whitespace();
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
 fn runs(program: &str, argument: &str) -> Option<()> {
     let mut command = Command::new(program);
     command
@@ -106,6 +142,13 @@ mod tests {
         assert_eq!(java_major("java version \"1.8.0_292\""), Some(8));
         assert_eq!(java_major("openjdk version \"21-ea\" 2023-09-19"), Some(21));
         assert_eq!(java_major("command not found"), None);
+    }
+
+    #[test]
+    fn versions_of_python_are_compared_by_number() {
+        assert_eq!(python_version("3 11\n"), Some(PYTHON_MIN));
+        assert!(python_version("3 9\n").unwrap() < PYTHON_MIN);
+        assert_eq!(python_version(""), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub struct SnapshotRequest {
     /// The id of the operation: asked for again under it, it is not done again. 1 to 64 letters, digits, `-`, `_` and `.`; drawn if it is
     /// left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[A-Za-z0-9._-]+$", min_length = 1, max_length = 64)]
     pub operation: Option<String>,
     /// Whether the answer waits for the end of the operation. It does where nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -22,11 +23,13 @@ pub struct SnapshotRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SavepointRequest {
-    /// Its name: 1 to 63 lower-case letters, digits, `-`, `_`.
+    /// Its name: 1 to 63 lower-case letters, digits, `-`, `_`, the first a letter or digit.
+    #[schema(pattern = "^[a-z0-9][a-z0-9_-]*$", min_length = 1, max_length = 63)]
     pub name: String,
     /// The id of the operation: asked for again under it, it is not done again. 1 to 64 letters, digits, `-`, `_` and `.`; drawn if it is
     /// left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[A-Za-z0-9._-]+$", min_length = 1, max_length = 64)]
     pub operation: Option<String>,
     /// Whether the answer waits for the end of the operation. It does where nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,10 +56,12 @@ pub struct StopRequest {
     pub mode: StopMode,
     /// The name of the savepoint that it leaves; `null` = none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[a-z0-9][a-z0-9_-]*$", min_length = 1, max_length = 63)]
     pub savepoint: Option<String>,
     /// The id of the operation: asked for again under it, it is not done again. 1 to 64 letters, digits, `-`, `_` and `.`; drawn if it is
     /// left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[A-Za-z0-9._-]+$", min_length = 1, max_length = 64)]
     pub operation: Option<String>,
     /// Whether the answer waits for the end of the operation. It does where nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -17,6 +17,7 @@ pub fn page() -> String {
     let document = serde_json::to_value(document()).expect("a document is plain JSON");
     let mut page = String::from(HEAD);
     routes(&mut page, &document).expect("a String takes everything");
+    refusals(&mut page, &document).expect("a String takes everything");
     schemas(&mut page, &document).expect("a String takes everything");
     page
 }
@@ -80,11 +81,35 @@ fn one_route(page: &mut String, operation: &Value) -> std::fmt::Result {
         }
     }
     let responses = operation["responses"].as_object().into_iter().flatten();
-    for (code, response) in responses {
+    let is_shared = |response: &Value| response["$ref"].is_string();
+    for (code, response) in responses.clone() {
+        if is_shared(response) {
+            continue;
+        }
         let content = response["content"].as_object().into_iter().flatten();
         let bodies: Vec<_> = content.map(|(_, body)| type_of(&body["schema"])).collect();
         let about = text(&response["description"]);
         writeln!(page, "- {code}: {} ({about})", bodies.join(" or "))?;
+    }
+    let shared = responses.filter(|(_, response)| is_shared(response));
+    let codes: Vec<_> = shared.map(|(code, _)| code.as_str()).collect();
+    if codes.is_empty() {
+        return Ok(());
+    }
+    writeln!(page, "- {}: see [refusals](#refusals)", codes.join(", "))
+}
+
+/// What lies around the routes answers.
+fn refusals(page: &mut String, document: &Value) -> std::fmt::Result {
+    writeln!(page, "\n## Refusals\n")?;
+    writeln!(
+        page,
+        "These come from what lies around the routes, each with a [Problem](#problem).\n"
+    )?;
+    writeln!(page, "| code | what |\n|---|---|")?;
+    let all = document["components"]["responses"].as_object();
+    for (code, response) in all.into_iter().flatten() {
+        writeln!(page, "| {code} | {} |", text(&response["description"]))?;
     }
     Ok(())
 }
@@ -162,6 +187,9 @@ mod tests {
             "| `POST /v1/checkpoints` | write |",
             "| `GET /v1/checkpoints` | read |",
             "| `phase` | [Phase](#phase) |",
+            "- 401, 403, 413, 415, 421, 422: see [refusals](#refusals)",
+            "| 421 | Another job answers here than the one that the header `highwater-job` names |",
+            "- takes `application/json`: [SnapshotRequest](#snapshotrequest) or null",
         ] {
             assert!(page.contains(line), "no `{line}` in\n{page}");
         }

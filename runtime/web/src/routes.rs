@@ -24,9 +24,10 @@ use utoipa_axum::routes;
 
 use crate::access::{Access, Scope, authorize};
 use crate::ask::{Asked, ask};
+use crate::fields::Fields;
 use crate::problem::{refusal, told};
 use crate::view::JobView;
-use crate::{checkpoints, config, graph, open_metrics, report};
+use crate::{checkpoints, config, graph, open_metrics, refusals, report};
 
 /// The largest request body.
 pub(crate) const BODY_BYTES_MAX: usize = 16 * 1_024;
@@ -59,7 +60,9 @@ impl Modify for Token {
 /// The OpenAPI document of the server.
 pub fn document() -> utoipa::openapi::OpenApi {
     let all = OpenApiRouter::with_openapi(Document::openapi());
-    all.merge(own()).merge(led()).merge(writes()).into_openapi()
+    let mut document = all.merge(own()).merge(led()).merge(writes()).into_openapi();
+    refusals::add(&mut document);
+    document
 }
 
 /// What every process answers for itself, and needs the scope `read`.
@@ -191,7 +194,7 @@ async fn wrong_method() -> Response {
 }
 
 type Shared = State<Arc<JobView>>;
-type Body<T> = Result<Json<T>, JsonRejection>;
+type Body<T> = Result<Json<Fields<T>>, JsonRejection>;
 /// What a path names; text that is none names nothing.
 type Named = Result<Path<String>, PathRejection>;
 
@@ -303,7 +306,7 @@ async fn config(State(view): Shared) -> Json<Vec<api::Setting>> {
 )]
 async fn change_config(State(view): Shared, body: Body<api::ConfigRequest>) -> Response {
     match body {
-        Ok(Json(body)) => config::change(&view, body.settings).await,
+        Ok(Json(Fields(body))) => config::change(&view, body.settings).await,
         Err(rejected) => refusal(rejected.status(), &rejected.body_text()),
     }
 }
@@ -325,7 +328,10 @@ async fn operations(State(view): Shared) -> Json<Vec<api::Operation>> {
 /// One operation
 #[utoipa::path(
     get, path = "/v1/operations/{operation}", tag = "operations", security(("token" = ["read"])),
-    params(("operation" = String, Path, description = "Its id")),
+    params((
+        "operation" = String, Path, description = "Its id",
+        pattern = "^[A-Za-z0-9._-]+$", min_length = 1, max_length = 64
+    )),
     responses(
         (status = 200, body = api::Operation, description = "The operation"),
         (status = 404, body = api::Problem, description = "This coordinator was not asked for it, or it is no longer kept"),
@@ -356,7 +362,7 @@ async fn metrics(State(view): Shared) -> Response {
 /// This document
 #[utoipa::path(
     get, path = "/v1/openapi.json", tag = "job", security(("token" = ["read"])),
-    responses((status = 200, body = String, content_type = "application/json", description = "The OpenAPI document"))
+    responses((status = 200, body = Object, content_type = "application/json", description = "The OpenAPI document"))
 )]
 async fn openapi() -> Json<&'static utoipa::openapi::OpenApi> {
     static DOCUMENT: LazyLock<utoipa::openapi::OpenApi> = LazyLock::new(document);
@@ -366,13 +372,14 @@ async fn openapi() -> Json<&'static utoipa::openapi::OpenApi> {
 /// Takes a checkpoint now
 #[utoipa::path(
     post, path = "/v1/checkpoints", tag = "checkpoints", security(("token" = ["write"])),
-    request_body(content = api::SnapshotRequest, description = "May be left out"),
+    request_body(content = Option<api::SnapshotRequest>, description = "May be left out"),
     responses(
         (status = 200, body = api::Operation, description = "It is complete"),
         (status = 202, body = api::Operation, description = "It is under way, and the request did not want to wait"),
         (status = 400, body = api::Problem, description = "The request is none; ask for something else"),
         (status = 409, body = api::Problem, description = "Ask at another time, or under another id"),
         (status = 410, body = api::Problem, description = "The job has ended"),
+        (status = 500, body = api::Problem, description = "It came to nothing; look at the job first"),
         (status = 503, body = api::Problem, description = "Ask again, or ask the coordinator that leads"),
     )
 )]
@@ -395,7 +402,10 @@ fn or_default<T: Default + serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<
     if bytes.is_empty() {
         return Ok(T::default());
     }
-    Json::from_bytes(bytes).map(|Json(body)| body)
+    Ok(match Json::from_bytes(bytes)? {
+        Json(Some(Fields(body))) => body,
+        Json(None) => T::default(),
+    })
 }
 
 /// Takes a savepoint; the job goes on
@@ -408,11 +418,12 @@ fn or_default<T: Default + serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<
         (status = 400, body = api::Problem, description = "The request is none; ask for something else"),
         (status = 409, body = api::Problem, description = "Ask at another time, or under another name or id; what has the name is told"),
         (status = 410, body = api::Problem, description = "The job has ended"),
+        (status = 500, body = api::Problem, description = "It came to nothing; look at the job first"),
         (status = 503, body = api::Problem, description = "Ask again, or ask the coordinator that leads"),
     )
 )]
 async fn savepoint(State(view): Shared, body: Body<api::SavepointRequest>) -> Response {
-    let Json(body) = match body {
+    let Json(Fields(body)) = match body {
         Ok(body) => body,
         Err(rejected) => return refusal(rejected.status(), &rejected.body_text()),
     };
@@ -434,11 +445,12 @@ async fn savepoint(State(view): Shared, body: Body<api::SavepointRequest>) -> Re
         (status = 400, body = api::Problem, description = "The request is none; ask for something else"),
         (status = 409, body = api::Problem, description = "Ask at another time, or under another name or id; what has the name is told"),
         (status = 410, body = api::Problem, description = "The job has ended"),
+        (status = 500, body = api::Problem, description = "It came to nothing; look at the job first"),
         (status = 503, body = api::Problem, description = "Ask again, or ask the coordinator that leads"),
     )
 )]
 async fn stop(State(view): Shared, body: Body<api::StopRequest>) -> Response {
-    let Json(body) = match body {
+    let Json(Fields(body)) = match body {
         Ok(body) => body,
         Err(rejected) => return refusal(rejected.status(), &rejected.body_text()),
     };

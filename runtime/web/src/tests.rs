@@ -43,6 +43,8 @@ use crate::routes::{BODY_BYTES_MAX, JOB_HEADER, document, routes, routes_with};
 use crate::view::{JobView, OperationIds, room_to_wait};
 use crate::{RateBoard, open_metrics, report};
 
+mod contract;
+
 fn plan() -> Plan {
     let mut env = StreamEnvironment::new();
     let numbers = env.source("numbers", ElementsSource::new([1_u64, 2, 3]));
