@@ -14,6 +14,7 @@ mod metric;
 mod page;
 mod registry;
 mod shares;
+mod spans;
 pub mod table;
 
 pub use cells::{Cells, Counter, Gauge, Histogram};
@@ -22,3 +23,4 @@ pub use metric::{Bytes, Count, Kind, Measure, Metric, Millis, Nanos, Number, Rat
 pub use page::page;
 pub use registry::{MetricsRegistry, Sample, SampleValue};
 pub use shares::{Activity, TimeShares};
+pub use spans::{SharedSpans, Spans};

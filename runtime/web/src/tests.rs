@@ -344,6 +344,7 @@ fn late_figures() -> impl Iterator<Item = (TaskId, TaskFigures)> {
                 dead_letters: 1,
                 future: 1,
                 held: 1,
+                ..SourceReport::default()
             }),
             operators: vec![report],
         };
