@@ -127,7 +127,7 @@ impl RateBoard {
 mod tests {
     use highwater_operators::OperatorReport;
     use highwater_types::{SubtaskIndex, Watermark};
-    use highwater_worker::Pauses;
+    use highwater_worker::{LoopFigures, Pauses};
 
     use super::*;
 
@@ -151,6 +151,7 @@ mod tests {
                 blocked_on: None,
                 watermark: Watermark::MIN,
                 pauses: Pauses::default(),
+                control: LoopFigures::default(),
                 source: None,
                 operators: vec![report],
             };

@@ -31,7 +31,7 @@ use highwater_types::{
 use highwater_web_api as api;
 use highwater_window::Tumbling;
 use highwater_worker::{
-    FailureReport, FigureBoard, ManualClock, Pauses, TaskFigures, WorkerSettings,
+    FailureReport, FigureBoard, LoopFigures, ManualClock, Pauses, TaskFigures, WorkerSettings,
 };
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -339,6 +339,7 @@ fn late_figures() -> impl Iterator<Item = (TaskId, TaskFigures)> {
             blocked_on: None,
             watermark: Watermark(10_000),
             pauses: Pauses::default(),
+            control: LoopFigures::default(),
             source: Some(SourceReport {
                 dropped: 2,
                 dead_letters: 1,
@@ -852,6 +853,7 @@ async fn the_graph_tells_what_flows() {
             blocked_on: None,
             watermark: Watermark(10),
             pauses: Pauses::default(),
+            control: LoopFigures::default(),
             source: None,
             operators: vec![report],
         };
