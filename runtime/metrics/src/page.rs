@@ -12,9 +12,20 @@ const HEAD: &str = "\
 Every metric that Highwater exposes as OpenMetrics text on `/metrics`. Each sample also carries the label `identity`, the
 identity of the job. Times are seconds, sizes bytes, shares between 0 and 1. A gauge is absent until there is something
 to say: a task has no watermark before the first; a family that nothing wrote yet is absent whole. Counters start from 0 with each attempt of their subtask. At most 8,192
-label sets of one scope are shown; `highwater_metrics_hidden` counts the rest.
+label sets of one scope are shown; `highwater_metrics_hidden` counts the rest. No label holds data of the job: a hot key is told by its rank.
 
 The last column names the nearest metric of Flink, for those who come with dashboards.
+
+## Who tells what
+
+| process | where | what |
+|---|---|---|
+| `run`, and the `coordinator` that leads | `rest.address` | the job, its checkpoints, and all tasks, in whatever process they run; its own process |
+| a `coordinator` that stands by | `rest.address` | `highwater_job_leads`, which is 0, and its own process |
+| `worker` | `metrics.address`, if it is set | its own process with the memory that state takes in it, and its links |
+
+Nothing stands on two pages, so a sum over all of them counts nothing twice. Where `run` runs the tasks itself, its process is
+told with the memory of their state. Workers that `run --workers` starts have no page.
 ";
 
 /// The whole page.

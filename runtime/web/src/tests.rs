@@ -40,7 +40,7 @@ use tower::ServiceExt as _;
 use crate::access::{Access, TokenFile};
 use crate::config::{Changes, Config};
 use crate::routes::{BODY_BYTES_MAX, JOB_HEADER, document, routes, routes_with};
-use crate::view::{JobView, OperationIds, room_to_wait};
+use crate::view::{JobView, OperationIds, TasksRun, room_to_wait};
 use crate::{RateBoard, open_metrics, report};
 
 fn plan() -> Plan {
@@ -51,7 +51,7 @@ fn plan() -> Plan {
 }
 
 /// Numbers that are counted in windows; what comes too late leaves by a side output that is read or not.
-fn late_plan(is_read: bool) -> Plan {
+pub(crate) fn late_plan(is_read: bool) -> Plan {
     let mut env = StreamEnvironment::new();
     let late = OutputTag::<u64>::new("late");
     let counts = env
@@ -80,9 +80,9 @@ fn plan_defaults() -> PlanDefaults {
     }
 }
 
-struct Fixture {
-    view: JobView,
-    status: watch::Sender<JobStatus>,
+pub(crate) struct Fixture {
+    pub(crate) view: JobView,
+    pub(crate) status: watch::Sender<JobStatus>,
     requests: mpsc::Receiver<JobRequest>,
 }
 
@@ -133,7 +133,7 @@ impl Config for Slots {
     }
 }
 
-fn fixture() -> Fixture {
+pub(crate) fn fixture() -> Fixture {
     let (requests, incoming) = mpsc::channel(4);
     let (status, watching) = watch::channel(JobStatus::starting());
     let view = JobView {
@@ -146,6 +146,7 @@ fn fixture() -> Fixture {
         waiting: room_to_wait(),
         leader: watch::channel(None).1,
         rates: RateBoard::default(),
+        tasks: TasksRun::Here,
         worker: WorkerSettings {
             slots: 2,
             state_bytes_max: 1 << 20,
