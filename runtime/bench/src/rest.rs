@@ -230,7 +230,7 @@ fn one(amount: Amount, run: &Run, schemathesis: &Schemathesis, folder: &Path) ->
         Asks::Stops => stops(&fuzz)?,
     };
     let log = std::fs::read(fuzz.log())?;
-    outcome.found = findings(&String::from_utf8_lossy(&log)).to_owned();
+    findings(&String::from_utf8_lossy(&log)).clone_into(&mut outcome.found);
     Ok(outcome)
 }
 

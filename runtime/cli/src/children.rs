@@ -86,6 +86,7 @@ fn arguments(of_run: impl Iterator<Item = OsString>) -> Vec<OsString> {
             "--workers"
             | "--from-savepoint"
             | "--rest-address"
+            | "--metrics-address"
             | "--control-address"
             | "--worker-name"
             | "--data-advertised-address" => {
@@ -118,7 +119,7 @@ mod tests {
         );
         assert_eq!(
             of(
-                "run --from-savepoint before --go-back --rest-address=127.0.0.1:0 --state-memory 1GiB"
+                "run --from-savepoint before --go-back --rest-address=127.0.0.1:0 --metrics-address 127.0.0.1:9400 --state-memory 1GiB"
             ),
             "worker --state-memory 1GiB"
         );

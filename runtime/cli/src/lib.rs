@@ -10,6 +10,7 @@ mod holding;
 pub mod inspect;
 mod local_store;
 pub mod logs;
+mod own_metrics;
 pub mod remote;
 mod rest_client;
 pub mod run;

@@ -23,7 +23,7 @@ use highwater_storage::{Location, ObjectStorage, StorageError, open, probe};
 use highwater_types::{Classified as _, ErrorKind, Nonce, StopMode};
 use highwater_web::config::follow;
 use highwater_web::listening::Listening;
-use highwater_web::{Config, JobView, OperationIds, RateBoard, room_to_wait};
+use highwater_web::{Config, JobView, OperationIds, RateBoard, TasksRun, room_to_wait};
 use highwater_worker::files::JobFiles;
 use highwater_worker::slot::error_chain;
 use highwater_worker::{Clock, FigureBoard, StopHook, SystemClock, WorkerEvent, WorkerSetup};
@@ -149,6 +149,14 @@ impl Crew {
         match self {
             Self::Own | Self::Children(_) => "run",
             Self::Fleet => "coordinator",
+        }
+    }
+
+    /// Where the tasks run.
+    const fn tasks(self) -> TasksRun {
+        match self {
+            Self::Own => TasksRun::Here,
+            Self::Fleet | Self::Children(_) => TasksRun::OnWorkers,
         }
     }
 }
@@ -405,6 +413,7 @@ impl Setup {
             job: self.job.identity.clone(),
             role: self.crew.role(),
             plan: Arc::new(self.program.plan().clone()),
+            tasks: self.crew.tasks(),
             worker: self.settings.worker,
             config: Arc::clone(&self.config),
             changing: Arc::default(),

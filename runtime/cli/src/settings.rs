@@ -255,6 +255,8 @@ pub struct RunSettings {
     pub coordinator: CoordinatorSettings,
     /// Where the status server listens, and who may ask it.
     pub rest: RestSettings,
+    /// Where a worker shows its metrics; `None` = nowhere.
+    pub metrics_address: Option<SocketAddr>,
     /// How log lines look.
     pub log_format: LogFormat,
     /// What is logged.
@@ -424,6 +426,7 @@ impl Settings {
             },
             coordinator: self.coordinator()?,
             rest: RestSettings::of(&self.resolved, cluster.tls.as_ref())?,
+            metrics_address: self.resolved.address("metrics.address"),
             log_format,
             log_level: self.known_text("log.level"),
             cluster,

@@ -18,7 +18,7 @@ use highwater_rpc::ControlServer;
 use highwater_state::Store;
 use highwater_storage::ObjectStorage;
 use highwater_web::listening::Listening;
-use highwater_web::{Config, JobView, OperationIds, RateBoard, room_to_wait};
+use highwater_web::{Config, JobView, OperationIds, RateBoard, TasksRun, room_to_wait};
 use highwater_worker::{Clock, FigureBoard, SystemClock};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -212,6 +212,7 @@ impl Standby<'_> {
             job: self.job.identity.clone(),
             role: "coordinator",
             plan: Arc::new(self.program.plan().clone()),
+            tasks: TasksRun::OnWorkers,
             worker: self.settings.worker,
             config: Arc::clone(self.config),
             changing: Arc::default(),

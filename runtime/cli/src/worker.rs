@@ -15,6 +15,7 @@ use highwater_protocol::paths::JobPaths;
 use highwater_rpc::{ConnectionEnd, ConnectionSettings, Passing, Registration, WorkerConnection};
 use highwater_tls::Wire;
 use highwater_types::AttemptId;
+use highwater_web::WorkerView;
 use highwater_worker::files::JobFiles;
 use highwater_worker::{Clock, SystemClock, WorkerCommand, WorkerEvent, WorkerHandle, WorkerSetup};
 use tokio::io::AsyncReadExt as _;
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 use crate::exit::{Code, Failure};
 use crate::holding::Holding;
 use crate::local_store::LocalState;
+use crate::own_metrics::OwnMetrics;
 use crate::run::{identity, random, runtime, storage};
 use crate::settings::{JobSettings, RunArgs, RunSettings};
 use crate::signals::Interrupts;
@@ -56,26 +58,22 @@ async fn serve(
 ) -> Result<(), Failure> {
     let mut interrupts = Interrupts::listen()?;
     let storage = storage(&job)?;
-    let listen = settings.cluster.data_listen;
     let wire = settings.cluster.wire()?;
-    let plane = DataPlane::bind(listen, settings.cluster.link, wire.clone()).await;
-    let plane = plane.map_err(|error| {
-        let message = format!("data.listen: cannot listen at {listen}: {error}");
-        Failure::new(Code::Usage, message)
-    })?;
+    let plane = data_plane(&settings, wire.clone()).await?;
+    let advertised = settings.cluster.data_advertised.clone();
     let registration = Registration {
         identity: identity(&job, &settings, &program),
         name: name(&settings),
         slots: settings.worker.slots,
-        data_address: settings
-            .cluster
-            .data_advertised
-            .clone()
-            .unwrap_or_else(|| plane.address().to_string()),
+        data_address: advertised.unwrap_or_else(|| plane.address().to_string()),
         held: None,
     };
     let LocalState { store, dirs } = LocalState::open(&settings, &job.identity)?;
+    // Children of one process would all want the same address.
+    let address = settings.metrics_address.filter(|_| !with_parent);
+    let mut page = OwnMetrics::bind(address, &settings.rest).await?;
     let (events, told) = mpsc::channel(EVENT_QUEUE);
+    let (links, of_store) = (plane.board().clone(), store.clone());
     let worker = highwater_worker::start(WorkerSetup {
         program,
         job: job.identity.clone(),
@@ -93,6 +91,13 @@ async fn serve(
     });
     let worker =
         worker.map_err(|error| Failure::new(Code::Other, format!("no threads: {error}")))?;
+    page.serve(WorkerView {
+        job: job.identity.clone(),
+        worker: settings.worker,
+        figures: worker.figures().clone(),
+        store: of_store,
+        links,
+    });
     let mut service = Service {
         coordinators: settings.cluster.control_addresses.iter().cloned().collect(),
         refusals: 0,
@@ -111,6 +116,7 @@ async fn serve(
         _ = interrupts.next() => Ok(()),
         () = parent_ended(), if with_parent => Ok(()),
     };
+    page.end().await;
     let worker = service.worker;
     if tokio::task::spawn_blocking(move || worker.shut_down())
         .await
@@ -119,6 +125,16 @@ async fn serve(
         tracing::error!("the worker did not end");
     }
     ended
+}
+
+/// Listens where other workers bring records to.
+async fn data_plane(settings: &RunSettings, wire: Wire) -> Result<DataPlane, Failure> {
+    let listen = settings.cluster.data_listen;
+    let plane = DataPlane::bind(listen, settings.cluster.link, wire).await;
+    plane.map_err(|error| {
+        let message = format!("data.listen: cannot listen at {listen}: {error}");
+        Failure::new(Code::Usage, message)
+    })
 }
 
 /// The name of this worker.

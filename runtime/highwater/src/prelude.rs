@@ -5,9 +5,10 @@ pub use highwater_connectors::{
     BadRecords, BlackholeSink, ElementsSource, FileLogSource, FileSink, PrintSink,
 };
 pub use highwater_operators::{
-    AggregateFunction, AsyncLookup, Count, FiredTimer, KeyedContext, KeyedProcessFunction,
-    LookupOptions, LookupOrder, Max, Min, OpenContext, OutputTag, ProcessContext, ProcessFunction,
-    RetryBudget, Sum, UserError, WindowContext, WindowFunction,
+    AggregateFunction, AsyncLookup, Count, FiredTimer, FunctionPlace, KeyedContext,
+    KeyedProcessFunction, LookupOptions, LookupOrder, Max, Min, OpenContext, OutputTag,
+    ProcessContext, ProcessFunction, RetryBudget, Sum, UserCounter, UserDurations, UserError,
+    UserGauge, WindowContext, WindowFunction,
 };
 pub use highwater_state::{ListState, MapState, ReducingState, StateHandle, TtlConfig, ValueState};
 pub use highwater_time::WatermarkStrategy;

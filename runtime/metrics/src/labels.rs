@@ -3,7 +3,7 @@
 //! Label names are fixed by type. Values are ids that `types` has checked, numbers, or names that the job author chose;
 //! none comes from data, so the number of series is bounded by the graph, and [`crate::MetricsRegistry`] caps it again.
 
-use highwater_types::{OperatorUid, SubtaskIndex};
+use highwater_types::{OperatorUid, SubtaskIndex, WorkerIndex};
 
 /// One label: name and value.
 pub type Label = (&'static str, String);
@@ -26,6 +26,21 @@ impl LabelSet for NoLabels {
 
     fn labels(&self) -> Vec<Label> {
         Vec::new()
+    }
+}
+
+/// One operator, all its subtasks together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperatorLabels {
+    /// The operator.
+    pub operator: OperatorUid,
+}
+
+impl LabelSet for OperatorLabels {
+    const NAMES: &'static [&'static str] = &["operator"];
+
+    fn labels(&self) -> Vec<Label> {
+        vec![("operator", self.operator.to_string())]
     }
 }
 
@@ -84,5 +99,39 @@ impl LabelSet for UserLabels {
         let mut labels = self.owner.labels();
         labels.push(("name", self.name.clone()));
         labels
+    }
+}
+
+/// One of the keys that a subtask sees most of. The key itself is data and stays out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RankLabels {
+    /// The subtask that sees it.
+    pub owner: SubtaskLabels,
+    /// Its place among them, from 1.
+    pub rank: u32,
+}
+
+impl LabelSet for RankLabels {
+    const NAMES: &'static [&'static str] = &["operator", "subtask", "rank"];
+
+    fn labels(&self) -> Vec<Label> {
+        let mut labels = self.owner.labels();
+        labels.push(("rank", self.rank.to_string()));
+        labels
+    }
+}
+
+/// Another worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerLabels {
+    /// Its number.
+    pub peer: WorkerIndex,
+}
+
+impl LabelSet for PeerLabels {
+    const NAMES: &'static [&'static str] = &["peer"];
+
+    fn labels(&self) -> Vec<Label> {
+        vec![("peer", self.peer.to_string())]
     }
 }

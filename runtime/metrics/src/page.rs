@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::alerts::all as all_alerts;
 use crate::metric::{Kind, Metric};
 use crate::table::{ALL, Table};
 
@@ -12,18 +13,66 @@ const HEAD: &str = "\
 Every metric that Highwater exposes as OpenMetrics text on `/metrics`. Each sample also carries the label `identity`, the
 identity of the job. Times are seconds, sizes bytes, shares between 0 and 1. A gauge is absent until there is something
 to say: a task has no watermark before the first; a family that nothing wrote yet is absent whole. Counters start from 0 with each attempt of their subtask. At most 8,192
-label sets of one scope are shown; `highwater_metrics_hidden` counts the rest.
+label sets of one scope are shown; `highwater_metrics_hidden` counts the rest. No label holds data of the job: a hot key is told by its rank.
 
 The last column names the nearest metric of Flink, for those who come with dashboards.
+
+## Who tells what
+
+| process | where | what |
+|---|---|---|
+| `run`, and the `coordinator` that leads | `rest.address` | the job, its checkpoints, and all tasks, in whatever process they run; its own process |
+| a `coordinator` that stands by | `rest.address` | `highwater_job_leads`, which is 0, and its own process |
+| `worker` | `metrics.address`, if it is set | its own process with the memory that state takes in it, and its links |
+
+Nothing stands on two pages, so a sum over all of them counts nothing twice. Where `run` runs the tasks itself, its process is
+told with the memory of their state. Workers that `run --workers` starts have no page.
+
+## Dashboard and alerts
+
+[deploy/observability](../deploy/observability) has a dashboard for Grafana and alert rules for Prometheus, made from the same table.
+
+- Have Prometheus scrape all processes: addresses as above, path `/metrics`. Where `rest.authentication` is `tokens`, it shows one of scope
+  `read`, see [security](security.md); with certificates it shows its own.
+- `dashboard.json`: in Grafana *Dashboards*, *New*, *Import*; upload the file, then choose the data source and the job at the top.
+- `alerts.yaml`: name it under `rule_files` of Prometheus. Where the Prometheus operator runs, its `groups` are the `spec` of a
+  `PrometheusRule`. Each alert says in `description` what to do next.
+
+```yaml
+rule_files: [alerts.yaml]
+scrape_configs:
+  - job_name: highwater
+    scheme: https
+    authorization: { credentials_file: token }
+    static_configs:
+      - targets: [\"fleet.job:8081\", \"worker-0.fleet.job:9400\", \"worker-1.fleet.job:9400\"]
+```
 ";
 
 /// The whole page.
 pub fn page() -> String {
     let mut page = HEAD.to_owned();
+    alert_rows(&mut page).expect("writing into a string does not fail");
     for table in ALL {
         section(&mut page, table).expect("writing into a string does not fail");
     }
     page
+}
+
+fn alert_rows(page: &mut String) -> std::fmt::Result {
+    writeln!(
+        page,
+        "\n| alert | severity | after | says |\n|---|---|---|---|"
+    )?;
+    for alert in all_alerts() {
+        let (severity, lasts) = (alert.severity.word(), alert.lasts);
+        writeln!(
+            page,
+            "| `{}` | {severity} | {lasts} | {} |",
+            alert.name, alert.wrong
+        )?;
+    }
+    Ok(())
 }
 
 fn section(page: &mut String, table: &Table) -> std::fmt::Result {
@@ -68,6 +117,16 @@ fn row(page: &mut String, metric: &Metric) -> std::fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_alert_has_one_row() {
+        let page = page();
+        for alert in all_alerts() {
+            let row = format!("| `{}` |", alert.name);
+            assert_eq!(page.matches(&row).count(), 1, "{}", alert.name);
+            assert!(!alert.wrong.contains('|'), "{}", alert.wrong);
+        }
+    }
 
     #[test]
     fn every_metric_has_one_row() {

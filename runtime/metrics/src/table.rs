@@ -41,9 +41,12 @@ macro_rules! scope {
     };
 }
 
+pub mod backpressure;
 pub mod checkpoint;
 pub mod exposition;
+pub mod hot_keys;
 pub mod job;
+pub mod link;
 pub mod lookup;
 pub mod operator;
 pub mod process;
@@ -78,7 +81,9 @@ pub const ALL: &[Table] = &[
     table::<job::JobScope>(),
     table::<checkpoint::CheckpointScope>(),
     table::<task::TaskScope>(),
+    table::<backpressure::CulpritScope>(),
     table::<operator::OperatorScope>(),
+    table::<hot_keys::HotKeyScope>(),
     table::<source::SourceScope>(),
     table::<sink::SinkScope>(),
     table::<lookup::LookupScope>(),
@@ -88,11 +93,12 @@ pub const ALL: &[Table] = &[
     table::<user::gauge::GaugeScope>(),
     table::<user::duration::DurationScope>(),
     table::<process::ProcessScope>(),
+    table::<link::LinkScope>(),
     table::<exposition::ExpositionScope>(),
 ];
 
 /// Bounds for waits inside the process: 10 µs to 10 s, in nanoseconds.
-const SHORT_NANOS: &[u64] = &[
+pub(crate) const SHORT_NANOS: &[u64] = &[
     10_000,
     50_000,
     100_000,
@@ -108,7 +114,7 @@ const SHORT_NANOS: &[u64] = &[
 ];
 
 /// Bounds for waits on other systems: 1 ms to 10 minutes, in nanoseconds.
-const LONG_NANOS: &[u64] = &[
+pub(crate) const LONG_NANOS: &[u64] = &[
     1_000_000,
     5_000_000,
     10_000_000,

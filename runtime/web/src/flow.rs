@@ -128,6 +128,7 @@ mod tests {
                     blocked_on: blocked_on.map(str::to_owned),
                     watermark: *watermark,
                     pauses: highwater_worker::Pauses::default(),
+                    control: highwater_worker::LoopFigures::default(),
                     source: None,
                     operators: Vec::new(),
                 };

@@ -1,7 +1,7 @@
 //! Status REST and metrics of a running job.
 //!
-//! One server per job process. In reading order: what it answers from, who may ask, where it listens, the routes, what they tell, requests
-//! to the coordinator and refusals, and the metrics.
+//! One server per process that leads or may lead a job, and a page of metrics per worker. In reading order: what it answers from, who may ask,
+//! where it listens, the routes, what they tell, requests to the coordinator and refusals, the metrics, and the page of a worker.
 
 pub mod access;
 mod ask;
@@ -21,12 +21,14 @@ mod refusals;
 mod report;
 pub mod routes;
 pub mod view;
+pub mod worker_page;
 
 pub use config::{Changes, Config};
 pub use listening::{ConnectionLimits, ListenSettings, Listening, ServeError};
 pub use rates::RateBoard;
 pub use routes::{document, routes};
-pub use view::{JobView, OperationIds, room_to_wait};
+pub use view::{JobView, OperationIds, TasksRun, room_to_wait};
+pub use worker_page::WorkerView;
 
 #[cfg(test)]
 mod tests;

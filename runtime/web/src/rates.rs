@@ -11,6 +11,8 @@ use highwater_protocol::job::TaskId;
 use highwater_types::OperatorUid;
 use highwater_worker::{Clock, FigureBoard, TaskFigures};
 
+use crate::flow::culprit;
+
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Looks that are kept: rates are of so many seconds less one.
@@ -24,20 +26,27 @@ struct Look {
     operators: BTreeMap<OperatorUid, [u64; 2]>,
     /// Busy, idle and backpressured milliseconds of each task.
     tasks: BTreeMap<OperatorUid, [u64; 3]>,
+    /// The same of each subtask.
+    subtasks: BTreeMap<TaskId, [u64; 3]>,
+    /// The operator that held the others back.
+    culprit: Option<String>,
 }
 
 impl Look {
     fn at(at: Duration, figures: &BTreeMap<TaskId, TaskFigures>) -> Self {
         let mut look = Self {
             at,
+            culprit: culprit(figures),
             ..Self::default()
         };
         for (id, task) in figures {
             let (busy, idle, backpressured) = task.shares_ms;
+            let parts = [busy, idle, backpressured];
             let shares = look.tasks.entry(id.vertex.clone()).or_default();
-            for (sum, part) in shares.iter_mut().zip([busy, idle, backpressured]) {
+            for (sum, part) in shares.iter_mut().zip(parts) {
                 *sum += part;
             }
+            look.subtasks.insert(id.clone(), parts);
             for operator in &task.operators {
                 let counts = look.operators.entry(operator.uid.clone()).or_default();
                 counts[0] += operator.records_in;
@@ -73,10 +82,23 @@ impl Rates {
 
     /// The shares of their time that the subtasks of a task were busy, idle and backpressured; `None` = it did not run all the time.
     pub(crate) fn shares(&self, task: &OperatorUid) -> Option<[f64; 3]> {
-        let grown = grown(self.before.tasks.get(task)?, self.now.tasks.get(task)?)?;
-        let all: u64 = grown.iter().sum();
-        (all > 0).then(|| grown.map(|part| part as f64 / all as f64))
+        parts_of_one(self.before.tasks.get(task)?, self.now.tasks.get(task)?)
     }
+
+    /// The same of one subtask.
+    pub(crate) fn shares_of_subtask(&self, task: &TaskId) -> Option<[f64; 3]> {
+        parts_of_one(
+            self.before.subtasks.get(task)?,
+            self.now.subtasks.get(task)?,
+        )
+    }
+}
+
+/// How much of all that grew each part is; `None` = one fell, or nothing grew.
+fn parts_of_one(before: &[u64; 3], now: &[u64; 3]) -> Option<[f64; 3]> {
+    let grown = grown(before, now)?;
+    let all: u64 = grown.iter().sum();
+    (all > 0).then(|| grown.map(|part| part as f64 / all as f64))
 }
 
 /// By how much each count grew; `None` = one fell.
@@ -110,6 +132,17 @@ impl RateBoard {
         looks.push_back(Look::at(at, figures));
     }
 
+    /// The operators that held others back in the last seconds, each with the share of the looks in which it did.
+    pub(crate) fn culprits(&self) -> BTreeMap<String, f64> {
+        let looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let each = 1.0 / looks.len().max(1) as f64;
+        let mut culprits = BTreeMap::new();
+        for culprit in looks.iter().filter_map(|look| look.culprit.as_ref()) {
+            *culprits.entry(culprit.clone()).or_default() += each;
+        }
+        culprits
+    }
+
     /// The rates of the last seconds in which the same tasks ran; `None` = nobody has looked at them twice yet.
     pub(crate) fn read(&self) -> Option<Rates> {
         let looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,7 +160,7 @@ impl RateBoard {
 mod tests {
     use highwater_operators::OperatorReport;
     use highwater_types::{SubtaskIndex, Watermark};
-    use highwater_worker::Pauses;
+    use highwater_worker::{LoopFigures, Pauses};
 
     use super::*;
 
@@ -151,6 +184,7 @@ mod tests {
                 blocked_on: None,
                 watermark: Watermark::MIN,
                 pauses: Pauses::default(),
+                control: LoopFigures::default(),
                 source: None,
                 operators: vec![report],
             };
@@ -172,6 +206,17 @@ mod tests {
         assert_eq!(rates.measured(), Duration::from_secs(10));
         assert_eq!(rates.operator(&uid("count")), Some([200.0, 100.0]));
         assert_eq!(rates.shares(&uid("count")), Some([0.25, 0.7, 0.05]));
+        let subtask = TaskId {
+            vertex: uid("count"),
+            subtask: SubtaskIndex(1),
+        };
+        let shares = rates.shares_of_subtask(&subtask);
+        assert_eq!(shares, Some([0.25, 0.7, 0.05]));
+        let other = TaskId {
+            subtask: SubtaskIndex(2),
+            ..subtask
+        };
+        assert_eq!(rates.shares_of_subtask(&other), None);
         assert_eq!(rates.operator(&uid("other")), None);
     }
 
@@ -197,5 +242,22 @@ mod tests {
         let rates = board.read().unwrap();
         assert_eq!(rates.measured(), Duration::from_secs(2));
         assert_eq!(rates.operator(&uid("count")), Some([100.0, 50.0]));
+    }
+
+    #[test]
+    fn the_culprit_is_told_with_the_share_of_the_looks_in_which_it_was_one() {
+        let board = RateBoard::default();
+        assert_eq!(board.culprits(), BTreeMap::new());
+        let mut held = figures(0, (0, 0, 0));
+        for task in held.values_mut() {
+            task.blocked_on = Some("sink".to_owned());
+        }
+        for second in 0..4 {
+            let free = figures(0, (0, 0, 0));
+            let now = if second == 3 { &held } else { &free };
+            board.look(Duration::from_secs(second), now);
+        }
+        let expected = BTreeMap::from([("sink".to_owned(), 0.25)]);
+        assert_eq!(board.culprits(), expected);
     }
 }

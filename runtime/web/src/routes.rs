@@ -31,6 +31,8 @@ use crate::{checkpoints, config, graph, open_metrics, refusals, report};
 
 /// The largest request body.
 pub(crate) const BODY_BYTES_MAX: usize = 16 * 1_024;
+/// What a page of metrics is.
+pub(crate) const METRICS_KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Requests that are answered at the same time. One that waits for a savepoint counts as long as it waits.
 const REQUESTS_MAX: usize = 64;
 
@@ -156,7 +158,7 @@ async fn of_this_job(State(view): Shared, request: Request, next: Next) -> Respo
 }
 
 /// Answers are for programs: no page shows them, no browser guesses what they are, nobody keeps them.
-async fn for_programs(request: Request, next: Next) -> Response {
+pub(crate) async fn for_programs(request: Request, next: Next) -> Response {
     let mut answer = next.run(request).await;
     let headers = answer.headers_mut();
     for (name, value) in [
@@ -174,7 +176,11 @@ async fn for_programs(request: Request, next: Next) -> Response {
 }
 
 /// Refuses what is more than the server answers at the same time.
-async fn bounded(State(permits): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+pub(crate) async fn bounded(
+    State(permits): State<Arc<Semaphore>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let Ok(_permit) = permits.try_acquire() else {
         let reason = "too many requests are being answered; try again";
         return refusal(StatusCode::SERVICE_UNAVAILABLE, reason);
@@ -355,8 +361,8 @@ async fn operation(State(view): Shared, id: Named) -> Response {
     responses((status = 200, body = String, content_type = "application/openmetrics-text", description = "The metrics"))
 )]
 async fn metrics(State(view): Shared) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], open_metrics::encode(&view)).into_response()
+    let page = open_metrics::encode(&view);
+    ([(header::CONTENT_TYPE, METRICS_KIND)], page).into_response()
 }
 
 /// This document

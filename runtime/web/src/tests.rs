@@ -31,7 +31,7 @@ use highwater_types::{
 use highwater_web_api as api;
 use highwater_window::Tumbling;
 use highwater_worker::{
-    FailureReport, FigureBoard, ManualClock, Pauses, TaskFigures, WorkerSettings,
+    FailureReport, FigureBoard, LoopFigures, ManualClock, Pauses, TaskFigures, WorkerSettings,
 };
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -40,7 +40,7 @@ use tower::ServiceExt as _;
 use crate::access::{Access, TokenFile};
 use crate::config::{Changes, Config};
 use crate::routes::{BODY_BYTES_MAX, JOB_HEADER, document, routes, routes_with};
-use crate::view::{JobView, OperationIds, room_to_wait};
+use crate::view::{JobView, OperationIds, TasksRun, room_to_wait};
 use crate::{RateBoard, open_metrics, report};
 
 mod contract;
@@ -53,7 +53,7 @@ fn plan() -> Plan {
 }
 
 /// Numbers that are counted in windows; what comes too late leaves by a side output that is read or not.
-fn late_plan(is_read: bool) -> Plan {
+pub(crate) fn late_plan(is_read: bool) -> Plan {
     let mut env = StreamEnvironment::new();
     let late = OutputTag::<u64>::new("late");
     let counts = env
@@ -82,9 +82,9 @@ fn plan_defaults() -> PlanDefaults {
     }
 }
 
-struct Fixture {
-    view: JobView,
-    status: watch::Sender<JobStatus>,
+pub(crate) struct Fixture {
+    pub(crate) view: JobView,
+    pub(crate) status: watch::Sender<JobStatus>,
     requests: mpsc::Receiver<JobRequest>,
 }
 
@@ -135,7 +135,7 @@ impl Config for Slots {
     }
 }
 
-fn fixture() -> Fixture {
+pub(crate) fn fixture() -> Fixture {
     let (requests, incoming) = mpsc::channel(4);
     let (status, watching) = watch::channel(JobStatus::starting());
     let view = JobView {
@@ -148,6 +148,7 @@ fn fixture() -> Fixture {
         waiting: room_to_wait(),
         leader: watch::channel(None).1,
         rates: RateBoard::default(),
+        tasks: TasksRun::Here,
         worker: WorkerSettings {
             slots: 2,
             state_bytes_max: 1 << 20,
@@ -341,11 +342,13 @@ fn late_figures() -> impl Iterator<Item = (TaskId, TaskFigures)> {
             blocked_on: None,
             watermark: Watermark(10_000),
             pauses: Pauses::default(),
+            control: LoopFigures::default(),
             source: Some(SourceReport {
                 dropped: 2,
                 dead_letters: 1,
                 future: 1,
                 held: 1,
+                ..SourceReport::default()
             }),
             operators: vec![report],
         };
@@ -853,6 +856,7 @@ async fn the_graph_tells_what_flows() {
             blocked_on: None,
             watermark: Watermark(10),
             pauses: Pauses::default(),
+            control: LoopFigures::default(),
             source: None,
             operators: vec![report],
         };

@@ -16,6 +16,15 @@ use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 use crate::config::Config;
 use crate::rates::RateBoard;
 
+/// Where the tasks of a job run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TasksRun {
+    /// In this process.
+    Here,
+    /// In the processes of workers.
+    OnWorkers,
+}
+
 /// What the server answers from.
 #[derive(Clone)]
 pub struct JobView {
@@ -25,6 +34,8 @@ pub struct JobView {
     pub role: &'static str,
     /// Its plan.
     pub plan: Arc<Plan>,
+    /// Where its tasks run.
+    pub tasks: TasksRun,
     /// What its worker may hold.
     pub worker: WorkerSettings,
     /// The settings of the process.

@@ -8,6 +8,7 @@ pub mod build;
 pub mod clock;
 pub mod files;
 pub mod local_dirs;
+pub mod loop_figures;
 pub mod messages;
 pub mod pauses;
 pub mod shares;
@@ -19,6 +20,7 @@ pub mod worker;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use local_dirs::{LocalDirError, LocalDirs};
+pub use loop_figures::LoopFigures;
 pub use messages::{
     AttemptNews, Deployment, FailureReport, History, MarkerPlace, OperatorSubtask, Peers,
     RestoredBytes, RestoredKeyed, RestoredState, RestoredStore, Standing, WorkerCommand,

@@ -168,8 +168,8 @@ pub enum WorkerCommand {
     Open(AttemptId),
     /// Every task is open: records may flow (R7).
     Run(AttemptId),
-    /// A checkpoint was begun: its barrier is on the way to every sink slot.
-    Expect(AttemptId),
+    /// This checkpoint was begun: its barrier is on the way to every task and every sink slot.
+    Expect(AttemptId, CheckpointId),
     /// A source subtask emits the barrier behind everything that it has read.
     Trigger(AttemptId, TaskId, CheckpointBarrier),
     /// Read these splits too.

@@ -9,12 +9,14 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use highwater_metrics::Spans;
 use highwater_operators::{OperatorReport, SourceReport, TaskClock};
 use highwater_protocol::job::TaskId;
 use highwater_types::{AttemptId, Classified, ErrorKind, SlotIndex, Watermark};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
+use crate::loop_figures::LoopFigures;
 use crate::messages::FailureReport;
 use crate::pauses::Pauses;
 use crate::shares::{Shares, Waiting};
@@ -46,8 +48,8 @@ pub enum SlotLetter {
     Build(AttemptId, SliceBuilder),
     /// Run the slice.
     Run(AttemptId),
-    /// To one task, or to every task.
-    Task(AttemptId, Option<TaskId>, LetterOf),
+    /// To one task, or to every task; sent at this time of the worker's clock.
+    Task(AttemptId, Option<TaskId>, LetterOf, Duration),
     /// Drop the slice; answered by [`SlotEventKind::Dropped`].
     Drop(AttemptId),
     /// End the thread.
@@ -94,6 +96,8 @@ pub struct TaskFigures {
     pub watermark: Watermark,
     /// How long checkpoints kept it from its records.
     pub pauses: Pauses,
+    /// What its loop did besides its records.
+    pub control: LoopFigures,
     /// What its source counts, if it heads one.
     pub source: Option<SourceReport>,
     /// Its operators.
@@ -149,6 +153,8 @@ pub struct SlotParts {
 struct Running {
     slot_task: SlotTask,
     shares: Shares,
+    letters: u64,
+    mailbox_wait: Spans,
 }
 
 struct Slice {
@@ -284,6 +290,11 @@ impl SlotLoop {
                 blocked_on: task.blocked_on().map(str::to_owned),
                 watermark: task.watermark(),
                 pauses: task.pauses(),
+                control: LoopFigures {
+                    letters: running.letters,
+                    mailbox_wait: running.mailbox_wait,
+                    ..task.loop_figures()
+                },
                 source: task.source_report(),
                 operators: task.reports(),
             };
@@ -300,7 +311,10 @@ impl SlotLoop {
                     slice.on = true;
                 }
             }
-            SlotLetter::Task(attempt, to, letter) => self.deliver(attempt, to.as_ref(), &letter),
+            SlotLetter::Task(attempt, to, letter, sent) => {
+                let waited = self.parts.clock.elapsed().saturating_sub(sent);
+                self.deliver(attempt, to.as_ref(), &letter, waited);
+            }
             SlotLetter::Drop(attempt) => {
                 if self.slice_of(attempt).is_some() {
                     self.slice = None;
@@ -342,6 +356,8 @@ impl SlotLoop {
                 let running = |slot_task| Running {
                     slot_task,
                     shares: Shares::new(now),
+                    letters: 0,
+                    mailbox_wait: Spans::default(),
                 };
                 let tasks = tasks.into_iter().map(running).collect();
                 self.slice = Some(Slice {
@@ -355,7 +371,13 @@ impl SlotLoop {
         }
     }
 
-    fn deliver(&mut self, attempt: AttemptId, to: Option<&TaskId>, letter: &LetterOf) {
+    fn deliver(
+        &mut self,
+        attempt: AttemptId,
+        to: Option<&TaskId>,
+        letter: &LetterOf,
+        waited: Duration,
+    ) {
         let Some(slice) = self.slice.as_mut().filter(|slice| slice.attempt == attempt) else {
             return;
         };
@@ -364,6 +386,8 @@ impl SlotLoop {
             if to.is_some_and(|key| *key != running.slot_task.key) {
                 continue;
             }
+            running.letters += 1;
+            running.mailbox_wait.observe(waited);
             if let Err(report) = guarded(&mut running.slot_task, |task| task.letter(letter())) {
                 failed = Some(report);
                 break;

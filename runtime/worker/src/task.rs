@@ -24,6 +24,7 @@ use highwater_types::{
 };
 
 use crate::clock::Clock;
+use crate::loop_figures::LoopFigures;
 use crate::pauses::Pauses;
 use crate::shares::Waiting;
 use crate::worker::StopHook;
@@ -112,6 +113,13 @@ pub enum TaskLetter {
     Aborted(CheckpointId),
     /// To a source: the stop was given up, read on.
     Resume,
+    /// The worker heard of a checkpoint at this time of its clock: barriers of it are on their way.
+    Expected {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// When.
+        at: Duration,
+    },
 }
 
 /// One task.
@@ -126,6 +134,11 @@ pub struct Task {
     stop: StopHook,
     /// The checkpoint whose first barrier was announced.
     announced: Option<CheckpointId>,
+    /// The checkpoint that is on its way, and when the worker heard of it.
+    expected: Option<(CheckpointId, Duration)>,
+    /// When the first barrier of the checkpoint that is being aligned came.
+    aligning_since: Duration,
+    counted: LoopFigures,
 }
 
 /// Whether a task still takes input.
@@ -152,6 +165,9 @@ impl Task {
             events: Vec::new(),
             stop,
             announced: None,
+            expected: None,
+            aligning_since: Duration::ZERO,
+            counted: LoopFigures::default(),
         }
     }
 
@@ -176,6 +192,7 @@ impl Task {
             TaskLetter::Aborted(id) => self.abort(id),
             TaskLetter::Resume if self.reading == Reading::Stopped => self.reading = Reading::On,
             TaskLetter::Resume => {}
+            TaskLetter::Expected { id, at } => self.expected = Some((id, at)),
         }
         Ok(())
     }
@@ -206,7 +223,7 @@ impl Task {
             if self.input.head_ref().blocked().is_some() {
                 break Waiting::Output;
             }
-            if !self.take_input()? {
+            if !self.take_input(clock)? {
                 break Waiting::Input;
             }
             if !self.run_agenda(clock)? {
@@ -247,6 +264,26 @@ impl Task {
     /// How long checkpoints kept the task from its records.
     pub const fn pauses(&self) -> Pauses {
         self.pauses
+    }
+
+    /// What the loop did; letters are counted by the slot.
+    pub fn loop_figures(&self) -> LoopFigures {
+        match &self.input {
+            TaskInput::Source(_) => self.counted,
+            TaskInput::Gate { gate, valve, .. } => LoopFigures {
+                inputs_idle: valve.idle_channels(),
+                buffered_bytes: gate.figures().buffered_bytes,
+                ..self.counted
+            },
+        }
+    }
+
+    /// The first barrier of a checkpoint has come.
+    fn first_barrier(&mut self, id: CheckpointId, now: Duration) {
+        // A barrier that came over a channel may be quicker than the news of it, which then says nothing.
+        if let Some((_, at)) = self.expected.take_if(|(expected, _)| *expected == id) {
+            self.counted.start_delay.observe(now.saturating_sub(at));
+        }
     }
 
     /// What the task has to tell.
@@ -301,6 +338,10 @@ impl Task {
     pub fn reports(&self) -> Vec<OperatorReport> {
         let mut reports = Vec::new();
         self.input.head_ref().report(&mut reports);
+        // Of a chain its head takes what comes over channels.
+        if let (TaskInput::Gate { gate, .. }, Some(head)) = (&self.input, reports.first_mut()) {
+            head.bytes_in = gate.figures().taken_bytes;
+        }
         reports
     }
 
@@ -325,7 +366,7 @@ impl Task {
     }
 
     /// Takes one element of input; `false` = there is none for now.
-    fn take_input(&mut self) -> Result<bool, OperatorError> {
+    fn take_input(&mut self, clock: &dyn Clock) -> Result<bool, OperatorError> {
         match &mut self.input {
             TaskInput::Source(source) => {
                 if self.reading != Reading::On {
@@ -342,7 +383,7 @@ impl Task {
                 Step::Nothing | Step::NoRoom => Ok(false),
                 Step::Records(_) => Ok(true),
                 step => {
-                    self.control(step);
+                    self.control(step, clock);
                     Ok(true)
                 }
             },
@@ -366,13 +407,11 @@ impl Task {
     }
 
     /// Puts a control element of a channel through valve and alignment.
-    fn control(&mut self, step: Step) {
-        let TaskInput::Gate {
-            gate,
-            valve,
-            alignment,
-        } = &mut self.input
-        else {
+    fn control(&mut self, step: Step, clock: &dyn Clock) {
+        if let Step::Barrier(channel, barrier) = step {
+            return self.barrier_came(channel, barrier, clock.elapsed());
+        }
+        let TaskInput::Gate { valve, .. } = &mut self.input else {
             return;
         };
         let news = match step {
@@ -386,20 +425,33 @@ impl Task {
                 }
                 return;
             }
-            Step::Barrier(channel, barrier) => {
-                if self.announced.is_none_or(|id| id != barrier.id) {
-                    self.announced = Some(barrier.id);
-                    (self.stop)(ProtocolStep::P3);
-                }
-                let channel = ChannelIndex(channel as u32);
-                let effects = alignment.step(AlignmentEvent::Barrier { channel, barrier });
-                let aligned = align(gate.as_mut(), &effects);
-                self.agenda.extend(aligned.map(Control::Barrier));
-                return;
-            }
-            Step::Nothing | Step::NoRoom | Step::Records(_) => return,
+            Step::Barrier(..) | Step::Nothing | Step::NoRoom | Step::Records(_) => return,
         };
         self.agenda.extend(news.into_iter().map(control_of));
+    }
+
+    /// Puts a barrier of a channel through the alignment.
+    fn barrier_came(&mut self, channel: usize, barrier: CheckpointBarrier, now: Duration) {
+        if self.announced.is_none_or(|id| id != barrier.id) {
+            self.announced = Some(barrier.id);
+            self.aligning_since = now;
+            self.first_barrier(barrier.id, now);
+            (self.stop)(ProtocolStep::P3);
+        }
+        let TaskInput::Gate {
+            gate, alignment, ..
+        } = &mut self.input
+        else {
+            return;
+        };
+        let channel = ChannelIndex(channel as u32);
+        let effects = alignment.step(AlignmentEvent::Barrier { channel, barrier });
+        let aligned = align(gate.as_mut(), &effects);
+        if aligned.is_some() {
+            let took = now.saturating_sub(self.aligning_since);
+            self.counted.alignment.observe(took);
+        }
+        self.agenda.extend(aligned.map(Control::Barrier));
     }
 
     /// Runs the agenda; `false` = the chain has more to do before the next item.
@@ -427,6 +479,9 @@ impl Task {
             Control::Barrier(barrier) => {
                 self.pauses.give_up();
                 let start = clock.elapsed();
+                if self.is_source() {
+                    self.first_barrier(barrier.id, start);
+                }
                 self.barrier(&barrier)?;
                 self.pauses.stretch(clock.elapsed().saturating_sub(start));
                 Ok(Progress::Done)

@@ -421,7 +421,9 @@ impl Worker {
             WorkerCommand::Confirm(attempt, duties) => self.confirm(attempt, &duties),
             WorkerCommand::Open(attempt) => self.build(attempt),
             WorkerCommand::Run(attempt) => self.release(attempt),
-            WorkerCommand::Expect(attempt) => {
+            WorkerCommand::Expect(attempt, id) => {
+                let at = self.setup.clock.elapsed();
+                self.tell_all(attempt, move || TaskLetter::Expected { id, at });
                 self.tell_all_sinks(attempt, &SinkControl::Expected);
             }
             WorkerCommand::Trigger(attempt, task, barrier) => {
@@ -507,8 +509,10 @@ impl Worker {
         if self.active(attempt).is_none() {
             return;
         }
+        let now = self.setup.clock.elapsed();
         for slot in &self.slots {
-            slot.send(SlotLetter::Task(attempt, None, Box::new(letter.clone())));
+            let letter = Box::new(letter.clone());
+            slot.send(SlotLetter::Task(attempt, None, letter, now));
         }
     }
 
@@ -517,7 +521,8 @@ impl Worker {
         let held = self.active(attempt);
         let slot = held.and_then(|held| held.deployment.standing.slot_of(to.subtask, slots));
         if let Some(slot) = slot {
-            self.slots[slot.0 as usize].send(SlotLetter::Task(attempt, Some(to), letter));
+            let now = self.setup.clock.elapsed();
+            self.slots[slot.0 as usize].send(SlotLetter::Task(attempt, Some(to), letter, now));
         }
     }
 

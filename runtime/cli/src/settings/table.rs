@@ -265,6 +265,12 @@ pub const SETTINGS: &[Setting] = &[
         "Token that the other commands show to the status server; without it they show tls.certificate, if there is one.",
     ),
     run(
+        "metrics.address",
+        Kind::Listen,
+        Preset::Unset("nowhere"),
+        "Where a `worker` shows its metrics, and nothing else, to whom `rest.authentication` lets in; port 0 is any free one. `run` and `coordinator` show theirs at rest.address. Workers that `run` starts do not listen.",
+    ),
+    run(
         "revision",
         Kind::Text,
         Preset::Unset("none"),

@@ -38,7 +38,16 @@ fn the_defaults_run() {
     assert_eq!(run.coordinator.retention, Retention::DEFAULT);
     assert_eq!(run.rest.address.to_string(), "127.0.0.1:0");
     assert_eq!(run.rest.authentication, Authentication::None);
+    assert_eq!(run.metrics_address, None);
     assert_eq!(job.rest, RestCredentials::default());
+}
+
+#[test]
+fn a_worker_shows_its_metrics_where_it_is_told_to() {
+    let given: &[(&'static str, &str)] = &[("metrics.address", "127.0.0.1:9400")];
+    let run = settings(given, &[]).run(&[], 1).unwrap();
+    let address = run.metrics_address.map(|address| address.to_string());
+    assert_eq!(address.as_deref(), Some("127.0.0.1:9400"));
 }
 
 #[test]

@@ -279,7 +279,7 @@ impl Fleet {
             WorkerCommand::Unled(_) => Vec::new(),
             WorkerCommand::Open(attempt)
             | WorkerCommand::Run(attempt)
-            | WorkerCommand::Expect(attempt)
+            | WorkerCommand::Expect(attempt, _)
             | WorkerCommand::Completed(attempt, _)
             | WorkerCommand::Declined(attempt, _)
             | WorkerCommand::ResumeSources(attempt) => self.each(attempt, |_, _| command.clone()),

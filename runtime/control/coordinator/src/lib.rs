@@ -14,6 +14,7 @@ pub mod history;
 pub mod housekeeping;
 pub mod lease;
 pub mod operation;
+pub mod phase_times;
 pub mod request;
 pub mod restart;
 pub mod run;
@@ -31,6 +32,7 @@ pub mod workers;
 pub use history::{CheckpointHistory, CheckpointOutcome, PastCheckpoint};
 pub use lease::{Campaign, LeaseStore, Standing};
 pub use operation::{Operation, OperationId, Operations};
+pub use phase_times::PhaseTimes;
 pub use request::{
     JobRequest, LiveSettings, OperationOrder, RequestAnswer, RequestRefused, SnapshotWish,
 };

@@ -260,6 +260,8 @@ impl Coordinator {
             lead.tries,
         );
         let restart = RestartDelay::new(setup.settings.restart);
+        let interval_ms = setup.settings.checkpoint.interval_ms;
+        status.send_modify(|status| status.checkpoints.interval_ms = interval_ms);
         let started_ms = setup.clock.elapsed().as_millis() as u64;
         Self {
             setup,
@@ -408,7 +410,11 @@ impl Coordinator {
 
     fn phase(&self, phase: JobPhase) {
         tracing::info!(phase = phase.word(), attempt = self.last_attempt.0, "job");
-        self.status.send_modify(|status| status.phase = phase);
+        let now = self.now_ms();
+        self.status.send_modify(|status| {
+            status.times.enter(&phase, now);
+            status.phase = phase;
+        });
     }
 
     fn publish(&self) {
@@ -419,6 +425,7 @@ impl Coordinator {
                 status.attempt,
                 status.lineage,
                 status.checkpoints.completed,
+                status.checkpoints.confirmed,
             );
             // A job that goes on has a checkpoint before it completes its first one.
             if status.checkpoints.completed.is_none() && self.manifest.id.number > 0 {
@@ -429,6 +436,8 @@ impl Coordinator {
             if let Some(head) = head {
                 status.epoch = head.epoch;
                 status.lineage = Some(head.lineage);
+                let confirmed = &mut status.checkpoints.confirmed;
+                *confirmed = (*confirmed).max(Some(head.confirmed));
             }
             status.attempt = self.last_attempt;
             before
@@ -437,6 +446,7 @@ impl Coordinator {
                     status.attempt,
                     status.lineage,
                     status.checkpoints.completed,
+                    status.checkpoints.confirmed,
                 )
         });
     }

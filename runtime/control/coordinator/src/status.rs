@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use highwater_metrics::Spans;
 use highwater_types::{AttemptId, CheckpointId, Epoch, Lineage};
 use highwater_worker::{FailureReport, RestoredBytes};
 use tokio::sync::watch;
 
 use crate::history::CheckpointHistory;
 use crate::operation::Operations;
+use crate::phase_times::PhaseTimes;
 use crate::store::Troubles;
 
 /// Where a job is in its life.
@@ -77,6 +79,18 @@ pub struct CheckpointStatus {
     pub completed_count: u64,
     /// How many were given up.
     pub failed_count: u64,
+    /// How many were given up since the last one that completed.
+    pub failed_in_a_row: u64,
+    /// How long those took that this process completed.
+    pub durations: Spans,
+    /// The newest number whose output is known to be visible in every sink.
+    pub confirmed: Option<u64>,
+    /// How many savepoints this process copied.
+    pub savepoints_count: u64,
+    /// How often a write of `head` had no clear answer, or was refused, and it had to be read.
+    pub head_conflicts: u64,
+    /// From the start of one to the start of the next, in milliseconds.
+    pub interval_ms: u64,
     /// Why the last one was given up, or what stands in the way of the one that is on its way.
     pub last_failure: Option<String>,
     /// Why the last collection of what no checkpoint needs any more was left unfinished.
@@ -150,6 +164,8 @@ impl FailureHistory {
 pub struct JobStatus {
     /// Where it is in its life.
     pub phase: JobPhase,
+    /// Where its time went.
+    pub times: PhaseTimes,
     /// The lineage, once known.
     pub lineage: Option<Lineage>,
     /// The leadership.
@@ -174,6 +190,8 @@ pub struct JobStatus {
     pub restored: Option<RestoredBytes>,
     /// Milliseconds from the order to fetch the state until every task had opened it; `None` = not yet.
     pub restore_ms: Option<u64>,
+    /// When every task had opened its state, in milliseconds of the coordinator's clock; `None` = not yet, or there was none to restore.
+    pub restored_at_ms: Option<u64>,
 }
 
 impl JobStatus {
@@ -181,6 +199,7 @@ impl JobStatus {
     pub fn starting() -> Self {
         Self {
             phase: JobPhase::Starting,
+            times: PhaseTimes::default(),
             lineage: None,
             epoch: Epoch::default(),
             attempt: AttemptId::default(),
@@ -193,6 +212,7 @@ impl JobStatus {
             failures: FailureHistory::default(),
             restored: None,
             restore_ms: None,
+            restored_at_ms: None,
         }
     }
 }

@@ -50,6 +50,6 @@ pub use sink::{
     WriterContext,
 };
 pub use source::{
-    Discovery, ReaderContext, ReaderPoll, Source, SourceFacts, SourceOutput, SourceReader, Split,
-    SplitEnumerator, SplitIndex, WakeHandle,
+    Discovery, ReaderContext, ReaderFigures, ReaderPoll, Source, SourceFacts, SourceOutput,
+    SourceReader, Split, SplitEnumerator, SplitIndex, WakeHandle,
 };

@@ -172,6 +172,21 @@ impl<T> Default for SourceOutput<T> {
     }
 }
 
+/// What a reader can tell of its input, for metrics. `None` = it cannot tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReaderFigures {
+    /// Bytes that it has read since it was made.
+    pub read_bytes: u64,
+    /// Records between its positions and the ends of its splits.
+    pub pending_records: Option<u64>,
+    /// Bytes between its positions and the ends of its splits.
+    pub pending_bytes: Option<u64>,
+    /// Positions that were written back to a consumer group after a checkpoint.
+    pub group_commits: u64,
+    /// Positions that could not be written back.
+    pub group_commits_failed: u64,
+}
+
 /// Reads splits on a slot thread.
 ///
 /// Law: after `restore at snapshot()` the reader delivers exactly the records that it would have delivered next. A poll
@@ -195,6 +210,11 @@ pub trait SourceReader<T> {
     /// How many splits an open transaction of somebody holds back, for people. [`SourceReader::is_behind`] is true of them.
     fn held(&self) -> usize {
         0
+    }
+
+    /// What it can tell of its input. Asked a few times a second, on the slot thread.
+    fn figures(&self) -> ReaderFigures {
+        ReaderFigures::default()
     }
 
     /// The unfinished splits with the positions behind the last record that `poll` delivered.

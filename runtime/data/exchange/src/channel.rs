@@ -58,6 +58,7 @@ pub fn channel<T: Record>(
         credit: Arc::clone(&credit),
         wake: wake_receiver,
         overflow: VecDeque::new(),
+        sent_bytes: 0,
     };
     let receiver = RingReceiver {
         ring: elements_out,
@@ -102,6 +103,7 @@ impl<T: Record> ChannelSender<T> {
         match &mut self.0 {
             SenderEnd::Ring(ring) => {
                 let bytes = estimate_bytes(&chunk);
+                ring.sent_bytes += bytes as u64;
                 ring.send(Element::Chunk(chunk, bytes))
             }
             SenderEnd::Remote(remote) => remote.send_chunk(chunk),
@@ -116,6 +118,14 @@ impl<T: Record> ChannelSender<T> {
         match &mut self.0 {
             SenderEnd::Ring(ring) => ring.send(element),
             SenderEnd::Remote(remote) => remote.send(element),
+        }
+    }
+
+    /// Bytes that were sent: of chunks as they are estimated, to another worker as they go over the link.
+    pub const fn sent_bytes(&self) -> u64 {
+        match &self.0 {
+            SenderEnd::Ring(ring) => ring.sent_bytes,
+            SenderEnd::Remote(remote) => remote.sent_bytes(),
         }
     }
 
@@ -146,6 +156,7 @@ struct RingSender<T> {
     credit: Arc<Credit>,
     wake: WakeHandle,
     overflow: VecDeque<Element<T>>,
+    sent_bytes: u64,
 }
 
 impl<T: Record> RingSender<T> {
@@ -264,6 +275,14 @@ impl<T: Record> ChannelReceiver<T> {
         }
     }
 
+    /// Bytes that have come and were not released: what waits, and what is being worked on.
+    pub fn buffered_bytes(&self) -> u64 {
+        match &self.0 {
+            ReceiverEnd::Ring(ring) => ring.credit.in_flight_bytes.load(Ordering::Relaxed) as u64,
+            ReceiverEnd::Remote(remote) => remote.buffered_bytes(),
+        }
+    }
+
     /// Gives credit and memory of a chunk back.
     pub fn release(&mut self, chunk: Chunk<T>, bytes: usize) {
         match &mut self.0 {
@@ -339,6 +358,9 @@ mod tests {
         while !sender.is_blocked() {
             sender.send_chunk(full_chunk()).unwrap();
         }
+        let in_flight = receiver.buffered_bytes();
+        assert!(in_flight > 0 && in_flight <= CREDIT_BYTES as u64);
+        assert!(sender.sent_bytes() > in_flight, "one chunk waits");
         sender.send(Element::End).unwrap();
         let mut count = 0;
         let mut ended = false;
@@ -356,6 +378,8 @@ mod tests {
         assert!(count <= CREDIT_BYTES / 24 + 2 * 1_024);
         assert!(!sender.is_blocked());
         assert!(sender.buffer().is_empty());
+        assert_eq!(receiver.buffered_bytes(), 0);
+        assert_eq!(sender.sent_bytes(), count as u64 * 24);
     }
 
     #[test]

@@ -27,6 +27,15 @@ pub enum Step {
     End(usize),
 }
 
+/// What a gate counts, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GateFigures {
+    /// Bytes of the chunks that were taken.
+    pub taken_bytes: u64,
+    /// Bytes that wait in the channels. Now.
+    pub buffered_bytes: u64,
+}
+
 /// The untyped side of a gate.
 pub trait InputGate {
     /// How many channels.
@@ -41,6 +50,10 @@ pub trait InputGate {
     fn head(&mut self) -> &mut dyn Downstream;
     /// The head of the chain, to ask.
     fn head_ref(&self) -> &dyn Downstream;
+    /// What it counts.
+    fn figures(&self) -> GateFigures {
+        GateFigures::default()
+    }
 }
 
 /// Input channels joined to the head of a chain.
@@ -50,6 +63,7 @@ pub struct Gate<T> {
     head: Box<dyn Push<T>>,
     next: usize,
     rest: Option<Rest<T>>,
+    taken_bytes: u64,
 }
 
 /// The part of a chunk that the head had no room for.
@@ -69,6 +83,7 @@ impl<T: Record> Gate<T> {
             head,
             next: 0,
             rest: None,
+            taken_bytes: 0,
         }
     }
 
@@ -131,7 +146,10 @@ impl<T: Record> InputGate for Gate<T> {
             };
             self.next = (channel + 1) % count;
             return match element {
-                Element::Chunk(chunk, bytes) => self.feed(channel, chunk, bytes),
+                Element::Chunk(chunk, bytes) => {
+                    self.taken_bytes += bytes as u64;
+                    self.feed(channel, chunk, bytes)
+                }
                 Element::Watermark(watermark) => Ok(Step::Watermark(channel, watermark)),
                 Element::Status(status) => Ok(Step::Status(channel, status)),
                 Element::Barrier(barrier) => Ok(Step::Barrier(channel, barrier)),
@@ -155,5 +173,13 @@ impl<T: Record> InputGate for Gate<T> {
 
     fn head_ref(&self) -> &dyn Downstream {
         self.head.as_ref()
+    }
+
+    fn figures(&self) -> GateFigures {
+        let buffered = self.channels.iter().map(ChannelReceiver::buffered_bytes);
+        GateFigures {
+            taken_bytes: self.taken_bytes,
+            buffered_bytes: buffered.sum(),
+        }
     }
 }

@@ -11,5 +11,5 @@ pub mod remote;
 pub mod writer;
 
 pub use channel::{ChannelReceiver, ChannelSender, Element, channel};
-pub use gate::{Gate, InputGate, Step};
+pub use gate::{Gate, GateFigures, InputGate, Step};
 pub use writer::{ExchangeWriter, Partitioner};

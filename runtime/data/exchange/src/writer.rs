@@ -275,6 +275,11 @@ impl<T: Record> Downstream for ExchangeWriter<T> {
     }
 
     fn report(&self, _: &mut Vec<OperatorReport>) {}
+
+    fn sent_bytes(&self) -> u64 {
+        let channels = self.channels.iter();
+        channels.map(|outlet| outlet.sender.sent_bytes()).sum()
+    }
 }
 
 #[cfg(test)]

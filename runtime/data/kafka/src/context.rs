@@ -3,8 +3,8 @@
 //! The library reports a failed connection as "timed out" to the caller and tells the reason only in its log, so the last
 //! reason is kept for error messages.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::config::RDKafkaLogLevel;
@@ -28,6 +28,53 @@ pub(crate) struct ClientLog {
     /// The topic whose held partitions are watched; empty = none.
     topic: String,
     held: HeldPartitions,
+    ends: PartitionEnds,
+    commits: GroupCommits,
+}
+
+/// Where the committed records of each partition of the topic of one reader end, as the client was told last.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PartitionEnds(Arc<Mutex<BTreeMap<i32, i64>>>);
+
+impl PartitionEnds {
+    /// The end of a partition; `None` = the client was not told yet.
+    pub(crate) fn of(&self, partition: i32) -> Option<i64> {
+        lock(&self.0).get(&partition).copied()
+    }
+
+    fn note(&self, ends: BTreeMap<i32, i64>) {
+        *lock(&self.0) = ends;
+    }
+}
+
+/// How many positions were written back to the consumer group, and how many could not be.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GroupCommits(Arc<CommitCounts>);
+
+#[derive(Debug, Default)]
+struct CommitCounts {
+    written: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl GroupCommits {
+    /// So many were written.
+    fn written(&self, positions: usize) {
+        self.0
+            .written
+            .fetch_add(positions as u64, Ordering::Relaxed);
+    }
+
+    /// So many could not be written.
+    pub(crate) fn failed(&self, positions: usize) {
+        self.0.failed.fetch_add(positions as u64, Ordering::Relaxed);
+    }
+
+    /// How many were written, and how many could not be.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (read(&self.0.written), read(&self.0.failed))
+    }
 }
 
 /// Partitions of the topic of one reader whose last records an open transaction of somebody keeps back: the high
@@ -65,6 +112,16 @@ impl ClientLog {
         &self.held
     }
 
+    /// Where partitions end.
+    pub(crate) const fn ends(&self) -> &PartitionEnds {
+        &self.ends
+    }
+
+    /// What became of positions for the group.
+    pub(crate) const fn commits(&self) -> &GroupCommits {
+        &self.commits
+    }
+
     /// The last problem that the client told about.
     pub(crate) fn last(&self) -> Option<Problem> {
         lock(&self.last).clone()
@@ -91,6 +148,9 @@ impl ClientContext for ClientLog {
         let held = topic.partitions.values();
         let held = held.filter(|one| one.ls_offset >= 0 && one.hi_offset > one.ls_offset);
         self.held.note(held.map(|one| one.partition).collect());
+        let told = topic.partitions.values().filter(|one| one.ls_offset >= 0);
+        self.ends
+            .note(told.map(|one| (one.partition, one.ls_offset)).collect());
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -113,10 +173,14 @@ impl ClientContext for ClientLog {
 }
 
 impl ConsumerContext for ClientLog {
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        if let Err(error) = result {
-            // Group offsets are for people who watch; the job itself goes on from its checkpoints.
-            tracing::warn!(target: "highwater::kafka", %error, "group offsets were not committed");
+    fn commit_callback(&self, result: KafkaResult<()>, positions: &TopicPartitionList) {
+        match result {
+            Ok(()) => self.commits.written(positions.count()),
+            Err(error) => {
+                self.commits.failed(positions.count());
+                // Group offsets are for people who watch; the job itself goes on from its checkpoints.
+                tracing::warn!(target: "highwater::kafka", %error, "group offsets were not committed");
+            }
         }
     }
 }
@@ -192,7 +256,24 @@ impl ProducerContext for DeliveryLog {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::Offset;
+
     use super::*;
+
+    #[test]
+    fn positions_for_the_group_are_counted_by_what_became_of_them() {
+        let log = ClientLog::default();
+        let mut positions = TopicPartitionList::new();
+        for partition in 0..3 {
+            let added = positions.add_partition_offset("topic", partition, Offset::Offset(7));
+            added.unwrap();
+        }
+        log.commit_callback(Ok(()), &positions);
+        let refused = KafkaError::Global(RDKafkaErrorCode::RebalanceInProgress);
+        log.commit_callback(Err(refused), &positions);
+        log.commits().failed(2);
+        assert_eq!(log.commits().counts(), (3, 5));
+    }
 
     #[test]
     fn the_last_connection_problem_is_kept_without_the_thread_name() {

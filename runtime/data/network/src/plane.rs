@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::bell::Bell;
+use crate::counted::{Counted, LinkBoard};
 use crate::hello::{Hello, Refusal, answer, hear, say};
 use crate::link::{LinkSettings, receive_side, send_side};
 
@@ -90,6 +91,7 @@ pub struct DataPlane {
     settings: LinkSettings,
     wire: Wire,
     rim: Handle,
+    board: LinkBoard,
     _listener: JoinSet<()>,
 }
 
@@ -110,6 +112,7 @@ impl DataPlane {
             settings,
             wire,
             rim: Handle::current(),
+            board: LinkBoard::default(),
             _listener: tasks,
         })
     }
@@ -124,6 +127,11 @@ impl DataPlane {
         self.settings.compression
     }
 
+    /// What went over its links.
+    pub const fn board(&self) -> &LinkBoard {
+        &self.board
+    }
+
     /// Expects the link that says `hello`, with `ports` for its channels in order.
     pub fn expect(
         &self,
@@ -132,7 +140,8 @@ impl DataPlane {
         news: impl Fn(LinkNews) + Send + 'static,
     ) -> Link {
         let key = LinkKey::of(&hello);
-        let peer = name(hello.from);
+        let (from, board) = (hello.from, self.board.clone());
+        let peer = name(from);
         let (arrived, stream) = oneshot::channel();
         let number = self.expectations.put(key, hello, arrived);
         let (settings, expectations) = (self.settings, Arc::clone(&self.expectations));
@@ -149,6 +158,7 @@ impl DataPlane {
                 ));
             };
             drop(withdrawn);
+            let stream = Counted::new(stream, board.counts(from));
             news(LinkNews::Up(key));
             let end = receive_side(stream, &bell, &mut ports, &peer, settings).await;
             tracing::debug!(peer, %end, "link from");
@@ -166,6 +176,7 @@ impl DataPlane {
     ) -> Link {
         let key = LinkKey::of(&hello);
         let (peer, settings, wire) = (name(hello.to), self.settings, self.wire.clone());
+        let board = self.board.clone();
         let drive = async move {
             let stream = match connected(&wire, &address, &hello).await {
                 Ok(stream) => stream,
@@ -174,6 +185,7 @@ impl DataPlane {
                     return news(LinkNews::Failed(key, reason));
                 }
             };
+            let stream = Counted::new(stream, board.counts(hello.to));
             news(LinkNews::Up(key));
             let end = send_side(stream, &bell, &mut ports, &peer, settings).await;
             tracing::debug!(peer, %end, "link to");

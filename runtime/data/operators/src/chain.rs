@@ -8,6 +8,7 @@ use highwater_types::{
 };
 
 use crate::error::OperatorError;
+use crate::hot_keys::HotKeys;
 use crate::operator::{Operator, OperatorReport, Progress};
 use crate::outputs::Outputs;
 use crate::snapshot::{OperatorSnapshot, SnapshotStep};
@@ -44,6 +45,10 @@ pub trait Downstream {
     fn room(&self) -> usize;
     /// Appends a report of every operator from here on.
     fn report(&self, into: &mut Vec<OperatorReport>);
+    /// Bytes that this piece has sent over an exchange. Pieces behind it that are chained count for themselves.
+    fn sent_bytes(&self) -> u64 {
+        0
+    }
 }
 
 /// The receiving side of a piece of chain: an operator with all that is behind it, or a writer into an exchange.
@@ -69,6 +74,8 @@ pub struct Link<In, Out, O> {
     unfinished: Unfinished,
     snapshot_open: bool,
     records_in: u64,
+    chunks_in: u64,
+    hot_keys: HotKeys,
 }
 
 impl<In, Out: Record, O> Link<In, Out, O> {
@@ -82,6 +89,8 @@ impl<In, Out: Record, O> Link<In, Out, O> {
             unfinished: Unfinished::Nothing,
             snapshot_open: false,
             records_in: 0,
+            chunks_in: 0,
+            hot_keys: HotKeys::new(),
         }
     }
 
@@ -96,6 +105,10 @@ impl<In, Out: Record, O: Operator<In, Out>> Push<In> for Link<In, Out, O> {
     fn push(&mut self, chunk: &mut Chunk<In>) -> Result<(), OperatorError> {
         self.assert_finished();
         self.records_in += chunk.len() as u64;
+        self.chunks_in += 1;
+        if chunk.is_keyed() {
+            self.hot_keys.on_chunk(chunk.hashes());
+        }
         self.operator.on_chunk(chunk, &mut self.outputs)?;
         self.outputs.flush()
     }
@@ -217,6 +230,9 @@ impl<In, Out: Record, O: Operator<In, Out>> Downstream for Link<In, Out, O> {
         let mut report = OperatorReport::new(self.uid.clone());
         report.records_in = self.records_in;
         report.records_out = self.outputs.main.emitted();
+        report.chunks_in = self.chunks_in;
+        report.bytes_out = self.outputs.sent_bytes();
+        report.hot_keys = self.hot_keys.report();
         self.operator.report(&mut report);
         into.push(report);
         self.outputs.report(into);

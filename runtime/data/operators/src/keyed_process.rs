@@ -26,6 +26,7 @@ use crate::outputs::{OutputTag, Outputs};
 use crate::process::FunctionPlace;
 use crate::snapshot::SnapshotStep;
 use crate::timer_service::StoredTimers;
+use crate::user_metrics::UserMetrics;
 
 /// The most timers or windows that fire in one call.
 pub const FIRINGS_MAX: usize = 1_024;
@@ -253,6 +254,9 @@ pub struct KeyedProcess<K: Key, In, Out: Record, F: KeyedProcessFunction<K, In, 
     /// What the function sees: also the end of input, which the state does not keep.
     watermark: Watermark,
     lateness: LatenessHistogram,
+    /// Timers that fired.
+    fired: u64,
+    user: UserMetrics,
     types: PhantomData<fn(In) -> Out>,
 }
 
@@ -277,9 +281,11 @@ where
             event: StoredTimers::open(&mut states.backend, EVENT_TIMERS)?,
             processing: StoredTimers::open(&mut states.backend, PROCESSING_TIMERS)?,
         };
+        let place = FunctionPlace::of(context);
+        let user = place.metrics().clone();
         let mut open = OpenContext {
             backend: &mut states.backend,
-            place: FunctionPlace::of(context),
+            place,
             key: PhantomData,
         };
         function
@@ -294,6 +300,8 @@ where
             key_of,
             keys: ChunkKeys::default(),
             lateness: LatenessHistogram::default(),
+            fired: 0,
+            user,
             types: PhantomData,
         })
     }
@@ -342,17 +350,19 @@ where
     ) -> Result<Progress, OperatorError> {
         let is_event = matches!(in_domain(upto), FiredTimer::Event(_));
         self.bring_due_near(upto, is_event)?;
-        for _ in 0..FIRINGS_MAX {
+        for fired in 0..FIRINGS_MAX {
             let domain = match in_domain(upto) {
                 FiredTimer::Event(_) => &mut self.timers.event,
                 FiredTimer::Processing(_) => &mut self.timers.processing,
             };
             let Some(timer) = domain.pop_due(&mut self.states.backend, upto) else {
+                self.fired += fired as u64;
                 self.states.after_chunk()?;
                 return Ok(Progress::Done);
             };
             self.fire_one(&timer, in_domain(timer.time), out)?;
         }
+        self.fired += FIRINGS_MAX as u64;
         self.states.after_chunk()?;
         Ok(Progress::More)
     }
@@ -473,7 +483,9 @@ where
     fn report(&self, report: &mut OperatorReport) {
         self.states.report(report);
         report.timers = (self.timers.event.len() + self.timers.processing.len()) as u64;
+        report.timers_fired = self.fired;
         report.lateness = Some(self.lateness.snapshot());
+        report.user = self.user.report();
     }
 }
 

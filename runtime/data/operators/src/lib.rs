@@ -16,6 +16,7 @@ pub mod context;
 pub mod error;
 pub mod filter;
 pub mod flat_map;
+pub mod hot_keys;
 pub mod keyed_process;
 mod keyed_states;
 pub mod lookup;
@@ -34,6 +35,7 @@ pub mod testing;
 mod timer_service;
 pub mod timestamps;
 pub mod transactional_sink;
+pub mod user_metrics;
 pub mod window;
 
 pub use aggregate::RollingAggregate;
@@ -45,10 +47,13 @@ pub use context::{OnUnmatched, OperatorContext, TellDropped};
 pub use error::{OperatorError, UserError};
 pub use filter::{Filter, filter};
 pub use flat_map::FlatMap;
+pub use hot_keys::HotKey;
 pub use keyed_process::{
     FIRINGS_MAX, FiredTimer, KeyedContext, KeyedProcess, KeyedProcessFunction, OpenContext,
 };
-pub use lookup::{AsyncLookup, Lookup, LookupError, LookupOptions, LookupOrder, RetryBudget};
+pub use lookup::{
+    AsyncLookup, Lookup, LookupError, LookupOptions, LookupOrder, LookupReport, RetryBudget,
+};
 pub use map::{Map, map};
 pub use operator::{Operator, OperatorReport, Progress, TaskClock};
 pub use outputs::{OutputTag, Outputs, Port, SidePort};
@@ -65,7 +70,8 @@ pub use source::{
     DEAD_LETTERS, SourceHead, SourceInput, SourcePoll, SourceReport, SourceRules, TimestampAssigner,
 };
 pub use timestamps::AssignTimestamps;
-pub use transactional_sink::{OutputQueue, TransactionalSink};
+pub use transactional_sink::{OutputQueue, SinkReport, TransactionalSink};
+pub use user_metrics::{UserCounter, UserDurations, UserGauge, UserMetric, UserValue};
 pub use window::{
     Aggregated, AllRecords, Reduced, TimeDomain, Window, WindowContents, WindowContext,
     WindowFunction, WindowOptions, WindowParts, WithUpdates, emit_result,

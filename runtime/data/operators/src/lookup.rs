@@ -18,13 +18,15 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use highwater_connectors::WakeHandle;
+use highwater_metrics::Spans;
 use highwater_types::{
     CheckpointBarrier, Chunk, DecodeError, EventTime, KeyHash, Record, StreamStatus, Watermark,
 };
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 pub use self::attempt::LookupError;
-use self::attempt::{Completion, Reply, resolve};
+use self::attempt::{Completion, Reply, Tally, resolve};
 pub use self::budget::RetryBudget;
 pub use self::options::{LookupOptions, LookupOrder};
 use crate::chain::Downstream;
@@ -58,6 +60,34 @@ pub trait AsyncLookup<In, Out>: Send + Sync + 'static {
     }
 }
 
+/// What the requests of one subtask did since its attempt began, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LookupReport {
+    /// Requests that were sent, tries after the first included.
+    pub requests: u64,
+    /// Those that were tried again.
+    pub retries: u64,
+    /// Retries that the budget did not allow.
+    pub retries_refused: u64,
+    /// Records whose whole time was over.
+    pub timeouts: u64,
+    /// Records that got no answer, those of `timeouts` included.
+    pub failures: u64,
+    /// From the first request for a record to its end, whatever that was.
+    pub durations: Spans,
+}
+
+impl LookupReport {
+    fn add(&mut self, tally: &Tally) {
+        self.requests += tally.attempts;
+        self.retries += tally.attempts.saturating_sub(1);
+        self.retries_refused += u64::from(tally.was_refused);
+        self.timeouts += u64::from(tally.ran_out_of_time);
+        self.failures += u64::from(tally.has_failed);
+        self.durations.observe(tally.took);
+    }
+}
+
 /// A record that was taken and whose answer was not emitted.
 struct OpenInput<In, Out> {
     input: In,
@@ -85,6 +115,7 @@ pub struct Lookup<L, In, Out> {
     reply_to: SyncSender<Completion<Out>>,
     replies: Receiver<Completion<Out>>,
     in_flight: usize,
+    counted: LookupReport,
     /// Taken and not emitted, in the order of arrival.
     open: BTreeMap<u64, OpenInput<In, Out>>,
     /// The numbers of open inputs that have an answer.
@@ -123,6 +154,7 @@ where
             reply_to,
             replies,
             in_flight: 0,
+            counted: LookupReport::default(),
             open: BTreeMap::new(),
             answered: BTreeSet::new(),
             next_number: 0,
@@ -166,7 +198,10 @@ where
                 Arc::clone(&self.options),
                 self.seed << 40 ^ number,
             );
-            let answered = async move { reply.send(request.await) };
+            let answered = async move {
+                let (outcome, tally) = request.await;
+                reply.send(outcome, tally);
+            };
             self.requests.spawn_on(answered, &self.rim);
             self.next_unasked = number + 1;
             self.in_flight += 1;
@@ -177,6 +212,9 @@ where
     fn take_replies(&mut self) -> Result<(), OperatorError> {
         while let Ok(completion) = self.replies.try_recv() {
             self.in_flight -= 1;
+            if completion.outcome.is_some() {
+                self.counted.add(&completion.tally);
+            }
             let panicked = || Err(LookupError::Panicked.into());
             let outcome = completion.outcome.unwrap_or_else(panicked);
             let answer = outcome.map_err(|e| OperatorError::user("lookup", e))?;
@@ -351,5 +389,6 @@ where
 
     fn report(&self, report: &mut OperatorReport) {
         report.in_flight = self.open.len() as u64;
+        report.lookup = Some(self.counted);
     }
 }

@@ -14,8 +14,12 @@ use highwater_types::{
 use serde::{Deserialize, Serialize};
 
 use crate::error::OperatorError;
+use crate::hot_keys::HotKey;
+use crate::lookup::LookupReport;
 use crate::outputs::Outputs;
 use crate::snapshot::{OperatorSnapshot, SnapshotStep};
+use crate::transactional_sink::SinkReport;
+use crate::user_metrics::UserMetric;
 
 /// Whether a call did all its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +94,12 @@ pub struct OperatorReport {
     pub records_in: u64,
     /// Records emitted to the main output since the attempt began.
     pub records_out: u64,
+    /// Chunks taken since the attempt began.
+    pub chunks_in: u64,
+    /// Bytes taken from an exchange.
+    pub bytes_in: u64,
+    /// Bytes sent over an exchange, or handed to the target of an exactly-once sink.
+    pub bytes_out: u64,
     /// Records that came too late and were dropped or sent to a side output.
     pub records_late: u64,
     /// Entries of keyed state.
@@ -102,8 +112,18 @@ pub struct OperatorReport {
     pub store: Option<StoreReport>,
     /// Timers that wait; with a local store those of them that are in memory.
     pub timers: u64,
+    /// Timers that fired since the attempt began, and keys whose window fired on time.
+    pub timers_fired: u64,
     /// Requests in flight of an asynchronous lookup.
     pub in_flight: u64,
+    /// What its requests did, if it is an asynchronous lookup.
+    pub lookup: Option<LookupReport>,
+    /// What its target did, if it is an exactly-once sink.
+    pub sink: Option<SinkReport>,
+    /// Keys with a large share of its last records, the largest first.
+    pub hot_keys: Vec<HotKey>,
+    /// What the job author measures in its function.
+    pub user: Vec<UserMetric>,
     /// How late records were, where the operator judges event time.
     pub lateness: Option<LatenessSnapshot>,
     /// The side output that takes records that came too late; `None` = they are dropped.
@@ -117,13 +137,21 @@ impl OperatorReport {
             uid,
             records_in: 0,
             records_out: 0,
+            chunks_in: 0,
+            bytes_in: 0,
+            bytes_out: 0,
             records_late: 0,
             state_entries: 0,
             state_bytes: 0,
             states: Vec::new(),
             store: None,
             timers: 0,
+            timers_fired: 0,
             in_flight: 0,
+            lookup: None,
+            sink: None,
+            hot_keys: Vec::new(),
+            user: Vec::new(),
             lateness: None,
             late_output: None,
         }
@@ -210,6 +238,6 @@ pub trait Operator<In, Out: Record> {
         None
     }
 
-    /// Fills in what this operator counts; records in and out are counted by the link.
+    /// Fills in what this operator counts; what goes in and out is counted by the link.
     fn report(&self, _report: &mut OperatorReport) {}
 }

@@ -222,6 +222,10 @@ impl<T: Record> Downstream for Port<T> {
     fn report(&self, into: &mut Vec<OperatorReport>) {
         self.targets.iter().for_each(|target| target.report(into));
     }
+
+    fn sent_bytes(&self) -> u64 {
+        self.targets.iter().map(|target| target.sent_bytes()).sum()
+    }
 }
 
 /// Calls every target, also when an earlier one has more to do.
@@ -380,5 +384,9 @@ impl<T: Record> Downstream for Outputs<T> {
 
     fn report(&self, into: &mut Vec<OperatorReport>) {
         self.ports().for_each(|port| port.report(into));
+    }
+
+    fn sent_bytes(&self) -> u64 {
+        self.ports().map(Downstream::sent_bytes).sum()
     }
 }

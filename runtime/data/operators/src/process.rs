@@ -11,8 +11,9 @@ use highwater_types::{
 use crate::collector::Collector;
 use crate::context::OperatorContext;
 use crate::error::{OperatorError, UserError};
-use crate::operator::{Operator, Progress, TaskClock};
+use crate::operator::{Operator, OperatorReport, Progress, TaskClock};
 use crate::outputs::{OutputTag, Outputs};
+use crate::user_metrics::{UserCounter, UserDurations, UserGauge, UserMetrics};
 
 /// Where a function runs: what it can ask when it is opened.
 #[derive(Clone, Debug)]
@@ -27,6 +28,7 @@ pub struct FunctionPlace {
     pub parallelism: Parallelism,
     /// Whether state was restored from a checkpoint.
     pub is_restored: bool,
+    metrics: UserMetrics,
 }
 
 impl FunctionPlace {
@@ -38,7 +40,30 @@ impl FunctionPlace {
             subtask: context.subtask,
             parallelism: context.parallelism,
             is_restored: context.restored.is_some(),
+            metrics: UserMetrics::default(),
         }
+    }
+
+    /// A counter of this name, shown as `highwater_user_events_total`. Asked for again it is the same; it begins at 0 with each attempt.
+    ///
+    /// A subtask shows up to 64 metrics of its functions, and the first 64 characters of a name.
+    pub fn counter(&self, name: &str) -> UserCounter {
+        self.metrics.counter(name)
+    }
+
+    /// A gauge of this name, shown as `highwater_user_value` once it is set.
+    pub fn gauge(&self, name: &str) -> UserGauge {
+        self.metrics.gauge(name)
+    }
+
+    /// A histogram of spans of time of this name, shown as `highwater_user_duration_seconds`.
+    pub fn durations(&self, name: &str) -> UserDurations {
+        self.metrics.durations(name)
+    }
+
+    /// All that were made here.
+    pub(crate) const fn metrics(&self) -> &UserMetrics {
+        &self.metrics
     }
 }
 
@@ -107,6 +132,7 @@ pub struct Process<In, Out: Record, F: ProcessFunction<In, Out>> {
     function: F,
     clock: TaskClock,
     watermark: Watermark,
+    user: UserMetrics,
     types: PhantomData<fn(In) -> Out>,
 }
 
@@ -116,12 +142,14 @@ impl<In, Out: Record, F: ProcessFunction<In, Out>> Process<In, Out, F> {
     /// # Errors
     /// Those of the function.
     pub fn open(context: &OperatorContext, mut function: F) -> Result<Self, OperatorError> {
-        let opened = function.open(&FunctionPlace::of(context));
+        let place = FunctionPlace::of(context);
+        let opened = function.open(&place);
         opened.map_err(|e| OperatorError::user("open", e))?;
         Ok(Self {
             function,
             clock: context.clock.clone(),
             watermark: Watermark::MIN,
+            user: place.metrics,
             types: PhantomData,
         })
     }
@@ -183,6 +211,10 @@ where
             function.finish(context)
         })?;
         Ok(Progress::Done)
+    }
+
+    fn report(&self, report: &mut OperatorReport) {
+        report.user = self.user.report();
     }
 }
 

@@ -97,6 +97,8 @@ pub struct SessionWindow<K, In, Out, G, C: WindowContents<In>, F, S> {
     reached: Watermark,
     lateness: LatenessHistogram,
     late_records: u64,
+    /// Timers that fired.
+    fired: u64,
     types: PhantomData<fn() -> Out>,
 }
 
@@ -137,6 +139,7 @@ where
             states,
             lateness: LatenessHistogram::default(),
             late_records: 0,
+            fired: 0,
             types: PhantomData,
         })
     }
@@ -254,13 +257,15 @@ where
         out: &mut Outputs<Out>,
     ) -> Result<Progress, OperatorError> {
         self.bring_due_near(upto.0)?;
-        for _ in 0..FIRINGS_MAX {
+        for fired in 0..FIRINGS_MAX {
             let Some(timer) = self.timers.pop_due(&mut self.states.backend, upto.0) else {
+                self.fired += fired as u64;
                 self.states.after_chunk()?;
                 return Ok(Progress::Done);
             };
             self.fire_key(&timer, upto, out)?;
         }
+        self.fired += FIRINGS_MAX as u64;
         self.states.after_chunk()?;
         Ok(Progress::More)
     }
@@ -401,6 +406,7 @@ where
         let late_output = self.options.late_output.as_ref();
         report.late_output = late_output.map(|tag| tag.name().to_owned());
         report.timers = self.timers.len() as u64;
+        report.timers_fired = self.fired;
         if self.options.domain == TimeDomain::Event {
             report.lateness = Some(self.lateness.snapshot());
         }

@@ -5,10 +5,10 @@
 
 use compact_str::CompactString;
 use highwater_connectors::{
-    BadInput, DeadLetter, ReaderPoll, SourceOutput, SourceReader, Split, SplitIndex,
+    BadInput, DeadLetter, ReaderFigures, ReaderPoll, SourceOutput, SourceReader, Split, SplitIndex,
 };
 use highwater_time::{SourceSignal, SplitWatermarks};
-use highwater_types::{CheckpointId, EventTime, Record};
+use highwater_types::{CheckpointId, EventTime, ProcessingTime, Record};
 use serde::{Deserialize, Serialize};
 
 use crate::chain::Downstream;
@@ -41,6 +41,30 @@ pub struct SourceReport {
     pub future: u64,
     /// Splits whose next records an open transaction of somebody keeps back. Now, not since the attempt began.
     pub held: u64,
+    /// Splits that are not read to their end. Now.
+    pub splits: u64,
+    /// Those of them that are idle. Now.
+    pub splits_idle: u64,
+    /// Records that were pushed on.
+    pub records: u64,
+    /// Chunks of them.
+    pub chunks: u64,
+    /// Bytes that were read from outside, where the reader counts them.
+    pub read_bytes: u64,
+    /// Bytes that were sent over an exchange.
+    pub sent_bytes: u64,
+    /// Records up to the ends of the splits, where the reader can tell. Now.
+    pub pending_records: Option<u64>,
+    /// Bytes up to the ends of the splits, where the reader can tell. Now.
+    pub pending_bytes: Option<u64>,
+    /// Processing time minus event time of the record pushed last, in milliseconds.
+    pub emit_lag_ms: Option<i64>,
+    /// Milliseconds since the last record.
+    pub idle_ms: Option<i64>,
+    /// Positions that were written back to the consumer group.
+    pub group_commits: u64,
+    /// Positions that could not be written back.
+    pub group_commits_failed: u64,
 }
 
 /// The untyped side of a source task's head.
@@ -91,6 +115,8 @@ pub struct SourceHead<T> {
     dead_letters: OutputTag<DeadLetter>,
     split_ids: Vec<CompactString>,
     last_split: Option<SplitIndex>,
+    /// When the last record was pushed.
+    last_record: Option<ProcessingTime>,
     counted: SourceReport,
 }
 
@@ -111,6 +137,7 @@ impl<T: Record> SourceHead<T> {
             dead_letters: OutputTag::new(DEAD_LETTERS),
             split_ids: Vec::new(),
             last_split: None,
+            last_record: None,
             counted: SourceReport::default(),
         }
     }
@@ -126,10 +153,13 @@ impl<T: Record> SourceHead<T> {
         self.counted.dropped += std::mem::take(&mut self.buffer.dropped);
         self.counted.dead_letters += self.buffer.dead_letters.len() as u64;
         if count > 0 {
-            let times = self.buffer.records.times();
-            self.rules
-                .watermarks
-                .on_chunk(split.0, times, self.clock.now());
+            let (times, now) = (self.buffer.records.times(), self.clock.now());
+            if let Some(last) = times.last().filter(|time| time.is_some()) {
+                self.counted.emit_lag_ms = Some(now.0.saturating_sub(last.0));
+            }
+            self.last_record = Some(now);
+            self.counted.chunks += 1;
+            self.rules.watermarks.on_chunk(split.0, times, now);
             self.outputs.main.emit_chunk(&mut self.buffer.records)?;
         }
         for (letter, time, _) in self.buffer.dead_letters.drain() {
@@ -219,9 +249,29 @@ impl<T: Record> SourceInput for SourceHead<T> {
     }
 
     fn source_report(&self) -> SourceReport {
+        let ReaderFigures {
+            read_bytes,
+            pending_records,
+            pending_bytes,
+            group_commits,
+            group_commits_failed,
+        } = self.reader.figures();
+        let (splits, splits_idle) = self.rules.watermarks.open_and_idle();
+        let now = self.clock.now();
+        let since = |last: ProcessingTime| now.0.saturating_sub(last.0);
         SourceReport {
             future: self.counted.future + self.rules.watermarks.future_records(),
             held: self.reader.held() as u64,
+            splits,
+            splits_idle,
+            records: self.outputs.main.emitted(),
+            read_bytes,
+            sent_bytes: self.outputs.sent_bytes(),
+            pending_records,
+            pending_bytes,
+            idle_ms: self.last_record.map(since),
+            group_commits,
+            group_commits_failed,
             ..self.counted
         }
     }
@@ -232,5 +282,80 @@ impl<T: Record> SourceInput for SourceHead<T> {
 
     fn head_ref(&self) -> &dyn Downstream {
         &self.outputs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use highwater_connectors::ConnectorError;
+    use highwater_time::WatermarkStrategy;
+
+    use super::*;
+    use crate::outputs::Port;
+
+    /// A reader of one chunk.
+    struct OneChunk(Vec<(i64, EventTime)>);
+
+    impl SourceReader<i64> for OneChunk {
+        fn add_splits(&mut self, _: Vec<Split>) -> Result<(), ConnectorError> {
+            Ok(())
+        }
+
+        fn no_more_splits(&mut self) {}
+
+        fn poll(&mut self, out: &mut SourceOutput<i64>) -> Result<ReaderPoll, ConnectorError> {
+            if self.0.is_empty() {
+                return Ok(ReaderPoll::Nothing);
+            }
+            for (record, time) in self.0.drain(..) {
+                out.records.push(record, time);
+            }
+            Ok(ReaderPoll::Records(SplitIndex(0)))
+        }
+
+        fn figures(&self) -> ReaderFigures {
+            ReaderFigures {
+                read_bytes: 30,
+                pending_records: Some(9),
+                ..ReaderFigures::default()
+            }
+        }
+
+        fn snapshot(&mut self) -> Result<Vec<Split>, ConnectorError> {
+            Ok(Vec::new())
+        }
+
+        fn checkpoint_completed(&mut self, _: CheckpointId) -> Result<(), ConnectorError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_source_tells_what_it_read_how_late_that_was_and_what_is_left() {
+        let clock = TaskClock::default();
+        clock.set(ProcessingTime(1_000));
+        let rules = SourceRules {
+            assign: None,
+            watermarks: SplitWatermarks::new(WatermarkStrategy::monotonous()),
+            bad_input: BadInput::FAIL,
+        };
+        let reader = OneChunk(vec![(1, EventTime(700)), (2, EventTime(900))]);
+        let outputs = Outputs::new(Port::new(Vec::new()), Vec::new());
+        let mut head = SourceHead::new(Box::new(reader), rules, outputs, clock.clone());
+        let before = head.source_report();
+        assert_eq!((before.emit_lag_ms, before.idle_ms), (None, None));
+        let split = Split {
+            id: "in-0".into(),
+            position: Vec::new(),
+        };
+        head.add_splits(vec![split]).unwrap();
+        assert_eq!(head.poll().unwrap(), SourcePoll::Records(2));
+        assert_eq!(head.poll().unwrap(), SourcePoll::Nothing);
+        clock.set(ProcessingTime(1_250));
+        let after = head.source_report();
+        assert_eq!((after.records, after.chunks, after.splits), (2, 1, 1));
+        assert_eq!((after.emit_lag_ms, after.idle_ms), (Some(100), Some(250)));
+        assert_eq!((after.read_bytes, after.pending_records), (30, Some(9)));
+        assert_eq!(after.pending_bytes, None);
     }
 }

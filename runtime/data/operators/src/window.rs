@@ -114,6 +114,8 @@ pub struct Window<K, In, Out, A, C: WindowContents<In>, F, S> {
     rows: SortedRows,
     lateness: LatenessHistogram,
     late_records: u64,
+    /// Keys whose window fired on time.
+    fired_keys: u64,
     deadline: Option<ProcessingTime>,
     /// Whether a window was restored open from a subtask whose watermark was behind that of another.
     is_overdue: bool,
@@ -171,6 +173,7 @@ where
             rows: SortedRows::default(),
             lateness: LatenessHistogram::default(),
             late_records: 0,
+            fired_keys: 0,
             deadline: None,
             is_overdue: false,
             types: PhantomData,
@@ -352,6 +355,7 @@ where
             }
         });
         fault?;
+        self.fired_keys += count as u64;
         let least = match drained? {
             Drained::All => 0,
             Drained::Part => (FIRINGS_MAX / 8).min(limit),
@@ -449,6 +453,7 @@ where
     fn report(&self, report: &mut OperatorReport) {
         self.states.report(report);
         report.records_late = self.late_records;
+        report.timers_fired = self.fired_keys;
         let late_output = self.options.late_output.as_ref();
         report.late_output = late_output.map(|tag| tag.name().to_owned());
         if self.options.domain == TimeDomain::Event {

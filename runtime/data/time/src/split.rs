@@ -110,6 +110,16 @@ impl SplitWatermarks {
         self.splits[split as usize].phase = Phase::Finished;
     }
 
+    /// How many splits are not read to their end, and how many of those are idle.
+    pub fn open_and_idle(&self) -> (u64, u64) {
+        let of = |phase| {
+            let splits = self.splits.iter();
+            splits.filter(|split| split.phase == phase).count() as u64
+        };
+        let idle = of(Phase::Idle);
+        (of(Phase::Active) + idle, idle)
+    }
+
     /// How many records were too far in the future to count.
     pub const fn future_records(&self) -> u64 {
         self.future_records
@@ -289,10 +299,12 @@ mod tests {
         splits.on_chunk(0, &[EventTime(5_000)], at(900));
         splits.keep_awake(1, at(900));
         assert_eq!(splits.signals(at(1_500), false), [], "split 1 holds back");
+        assert_eq!(splits.open_and_idle(), (2, 0));
         assert!(
             !splits.signals(at(1_900), false).is_empty(),
             "it is idle now"
         );
+        assert_eq!(splits.open_and_idle(), (2, 2));
         splits.keep_awake(1, at(2_000));
         splits.on_chunk(0, &[EventTime(9_000)], at(2_000));
         let active = [SourceSignal::Status(StreamStatus::Active)];
@@ -380,6 +392,7 @@ mod tests {
         let mut splits = two_splits();
         splits.on_chunk(0, &[EventTime(5_000)], at(0));
         splits.finish_split(1);
+        assert_eq!(splits.open_and_idle(), (1, 0));
         assert_eq!(
             splits.signals(at(0), false),
             [SourceSignal::Watermark(Watermark(4_899))]

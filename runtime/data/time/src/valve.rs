@@ -50,6 +50,13 @@ impl StatusValve {
         }
     }
 
+    /// How many channels are idle and do not hold the watermark back.
+    pub fn idle_channels(&self) -> u64 {
+        self.open()
+            .filter(|channel| channel.status == StreamStatus::Idle)
+            .count() as u64
+    }
+
     /// How many watermarks went back and were ignored.
     pub const fn regressions(&self) -> u64 {
         self.regressions
@@ -176,8 +183,12 @@ mod tests {
     fn t08_idle_channels_are_excluded() {
         let mut valve = StatusValve::new(2);
         valve.watermark(0, Watermark(10));
+        assert_eq!(valve.idle_channels(), 0);
         assert_eq!(valve.status(1, IDLE), watermark(10));
+        assert_eq!(valve.idle_channels(), 1);
         assert_eq!(valve.watermark(0, Watermark(11)), watermark(11));
+        valve.end(1);
+        assert_eq!(valve.idle_channels(), 0, "one that has ended is not idle");
     }
 
     #[test]

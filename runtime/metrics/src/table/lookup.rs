@@ -7,7 +7,7 @@ scope! {
     /// An async lookup.
     LookupScope, "lookup", SubtaskLabels;
     IN_FLIGHT: Gauge<Count> = "highwater_lookup_in_flight",
-        "Requests that have no answer yet.", "";
+        "Records whose answer is not emitted yet.", "";
     REQUESTS: Counter<Count> = "highwater_lookup_requests_total",
         "Requests that were sent, tries after the first included.", "";
     RETRIES: Counter<Count> = "highwater_lookup_retries_total",
@@ -19,9 +19,5 @@ scope! {
     FAILURES: Counter<Count> = "highwater_lookup_failures_total",
         "Records whose lookup failed for good.", "numLoadFailures";
     DURATION: Histogram<Nanos> [LONG_NANOS] = "highwater_lookup_duration_seconds",
-        "Time from the record to its answer, retries included.", "latestLoadTime";
-    CACHE_HITS: Counter<Count> = "highwater_lookup_cache_hits_total",
-        "Records that a cache answered.", "hitCount";
-    CACHE_MISSES: Counter<Count> = "highwater_lookup_cache_misses_total",
-        "Records that no cache answered.", "missCount";
+        "Time from the first request for a record to its answer, retries included.", "latestLoadTime";
 }

@@ -19,13 +19,13 @@ scope! {
     RECORDS_IN: Counter<Count> = "highwater_operator_records_in_total",
         "Records that entered.", "numRecordsIn";
     RECORDS_OUT: Counter<Count> = "highwater_operator_records_out_total",
-        "Records that left, side outputs included.", "numRecordsOut";
+        "Records that left by the main output.", "numRecordsOut";
     CHUNKS_IN: Counter<Count> = "highwater_operator_chunks_in_total",
         "Chunks that entered; records over chunks is the mean chunk size.", "numBuffersIn";
     BYTES_IN: Counter<Bytes> = "highwater_operator_in_bytes_total",
-        "Bytes that entered from outside the process or over an exchange.", "numBytesIn";
+        "Bytes that entered over an exchange, or from outside where the source counts them: file log and Kafka.", "numBytesIn";
     BYTES_OUT: Counter<Bytes> = "highwater_operator_out_bytes_total",
-        "Bytes that left the process or went over an exchange.", "numBytesOut";
+        "Bytes that left over an exchange, or into an exactly-once sink.", "numBytesOut";
     LATE_DROPPED: Counter<Count> = "highwater_operator_late_records_dropped_total",
         "Records behind the watermark that were dropped.", "numLateRecordsDropped";
     LATE_SIDE: Counter<Count> = "highwater_operator_late_records_side_total",
@@ -39,5 +39,5 @@ scope! {
     TIMERS: Gauge<Count> = "highwater_operator_timers",
         "Timers that are set now; with a local store those of them that are in memory.", "";
     TIMERS_FIRED: Counter<Count> = "highwater_operator_timers_fired_total",
-        "Timers that fired.", "numFiredTimers";
+        "Timers that fired, and keys whose window fired on time.", "numFiredTimers";
 }

@@ -9,19 +9,17 @@ scope! {
     /// A source.
     SourceScope, "source", SubtaskLabels;
     SPLITS: Gauge<Count> = "highwater_source_splits",
-        "Splits that the reader holds.", "";
+        "Splits that the reader holds and has not read to their end.", "";
     SPLITS_IDLE: Gauge<Count> = "highwater_source_splits_idle",
         "Splits that are idle and do not hold the watermark back.", "";
     SPLITS_HELD: Gauge<Count> = "highwater_source_splits_held",
         "Splits that wait behind an open transaction of somebody; they are not idle and hold the watermark back.", "";
     PENDING_RECORDS: Gauge<Count> = "highwater_source_pending_records",
-        "Records between the position of the reader and the end of its splits, where the system can tell.", "pendingRecords";
+        "Records between the position of the reader and the end of its splits, where the system can tell; of Kafka offsets, those of markers included.", "pendingRecords";
     PENDING_BYTES: Gauge<Bytes> = "highwater_source_pending_bytes",
         "Bytes between the position of the reader and the end of its splits, where the system can tell.", "pendingBytes";
     EMIT_LAG: Gauge<Millis> = "highwater_source_emit_lag_seconds",
-        "Processing time minus event time of the record emitted last.", "currentEmitEventTimeLag";
-    FETCH_LAG: Gauge<Millis> = "highwater_source_fetch_lag_seconds",
-        "Processing time minus event time of the record fetched last.", "currentFetchEventTimeLag";
+        "Processing time minus event time of the record emitted last, when it was.", "currentEmitEventTimeLag";
     IDLE: Gauge<Millis> = "highwater_source_idle_seconds",
         "Time since the last record.", "sourceIdleTime";
     DEAD_LETTERS: Counter<Count> = "highwater_source_dead_letters_total",

@@ -26,6 +26,4 @@ scope! {
         "Entries that were written to the local store because they had to leave memory.", "";
     ROWS_WRITTEN: Counter<Count> = "highwater_state_rows_written_total",
         "Rows that were written to the local store, for a checkpoint or to leave memory.", "";
-    SNAPSHOT_BYTES: Gauge<Bytes> = "highwater_state_last_snapshot_bytes",
-        "Bytes that the last checkpoint wrote for this state.", "";
 }

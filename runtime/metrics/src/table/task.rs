@@ -29,17 +29,17 @@ scope! {
     INPUTS_IDLE: Gauge<Count> = "highwater_task_inputs_idle",
         "Input channels that do not hold the watermark back because they are idle.", "";
     LETTERS: Counter<Count> = "highwater_task_letters_total",
-        "Letters taken from the mailbox: barriers, timers, commits, cancel.", "mailboxMailsPerSecond";
+        "Letters taken from the mailbox: barriers to send, splits to read, how checkpoints ended.", "mailboxMailsPerSecond";
     MAILBOX_WAIT: Histogram<Nanos> [SHORT_NANOS] = "highwater_task_mailbox_wait_seconds",
         "Time that a letter waited in the mailbox.", "mailboxLatencyMs";
     BUFFERED: Gauge<Bytes> = "highwater_task_input_buffered_bytes",
-        "Bytes that wait in the input channels.", "inputQueueLength";
+        "Bytes that wait in the input channels: in memory as far as can be estimated, from other workers as they came.", "inputQueueLength";
     ALIGNMENT: Histogram<Nanos> [SHORT_NANOS] = "highwater_task_checkpoint_alignment_seconds",
         "Time between the first and the last barrier of a checkpoint.", "checkpointAlignmentTime";
     START_DELAY: Histogram<Nanos> [SHORT_NANOS] = "highwater_task_checkpoint_start_delay_seconds",
-        "Time between the trigger of a checkpoint and its first barrier here.", "checkpointStartDelayNanos";
+        "Time from the moment at which the worker heard of a checkpoint to its first barrier here.", "checkpointStartDelayNanos";
     PAUSE: Histogram<Nanos> [SHORT_NANOS] = "highwater_task_checkpoint_pause_seconds",
         "Time in which a checkpoint kept the task from its records.", "";
     RESTORE: Gauge<Nanos> = "highwater_task_restore_seconds",
-        "How long the restore of the state of this attempt took.", "initializationTime";
+        "How long the restore of the state of this attempt took, from the order to fetch it until every task had opened its own.", "initializationTime";
 }

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use highwater_connectors::{
     Marker as TargetMarker, MarkerKind as TargetKind, MarkerPosition, OutputBatch, OutputTarget,
     TargetError,
 };
+use highwater_operators::SinkReport;
 use highwater_protocol::hash::ContentHash;
 use highwater_protocol::manifest::{FileEntry, LogObject, SlotOutput};
 use highwater_protocol::nonce::NonceStream;
@@ -21,12 +23,13 @@ use highwater_protocol::paths;
 use highwater_protocol::recovery::SlotDuty;
 use highwater_protocol::sink_slot::{
     Claim, EndAnswer, LogSource, Marker, MarkerKind, MarkerReading, Position, RecordRange,
-    SessionNumber, SinkSlot, SlotConfig, SlotEffect, SlotEvent,
+    SessionNumber, SinkSlot, SlotConfig, SlotEffect, SlotEvent, SlotState, Txn,
 };
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::NamedStop;
 use highwater_types::{AttemptId, CheckpointId, Epoch};
 
+use crate::clock::Clock;
 use crate::sink::log::{LogStore, LogStoreError};
 use crate::sink::mailbox::{SinkControl, SinkLetter, SinkMailbox};
 use crate::sink::spool::SpoolBytes;
@@ -112,6 +115,8 @@ pub struct DriverParts {
     pub mailbox: SinkMailbox,
     /// Where events go.
     pub events: SyncSender<WorkerInput>,
+    /// Measures, for figures only: no decision looks at it.
+    pub clock: Arc<dyn Clock>,
     /// Told of each protocol step right before it is performed.
     pub stop: StopHook,
 }
@@ -191,6 +196,10 @@ struct Driver {
     marker: Option<TargetMarker>,
     asking: Option<CheckpointId>,
     pace: Pace,
+    clock: Arc<dyn Clock>,
+    counted: SinkReport,
+    /// The checkpoint whose commit was ordered and is not confirmed, and when.
+    ordered: Option<(CheckpointId, Duration)>,
     stop: StopHook,
     life: Life,
 }
@@ -221,12 +230,15 @@ impl Driver {
             marker: None,
             asking: None,
             pace: Pace::new(),
+            clock: parts.clock,
+            counted: SinkReport::default(),
+            ordered: None,
             stop: parts.stop,
             life: Life::On,
         };
         driver.perform();
         while driver.life == Life::On {
-            match driver.mailbox.receive(IDLE_WAIT) {
+            match driver.mailbox.receive(IDLE_WAIT, &driver.figures()) {
                 Some(letter) => driver.letter(letter),
                 None => driver.ask_again(),
             }
@@ -265,7 +277,10 @@ impl Driver {
             SinkControl::Declined(id) => SlotEvent::Declined { id },
             SinkControl::Adopted(epoch, head) => SlotEvent::Adopted { epoch, head },
             SinkControl::Unled => SlotEvent::Unled,
-            SinkControl::Commit(id) => SlotEvent::Commit { id },
+            SinkControl::Commit(id) => {
+                self.commit_ordered(id);
+                SlotEvent::Commit { id }
+            }
             SinkControl::LeaderSays(authority) => {
                 self.asking = None;
                 SlotEvent::LeaderSays(authority)
@@ -277,6 +292,46 @@ impl Driver {
 
     fn tell(&mut self, event: SlotEvent) {
         self.effects.extend(self.slot.step(event));
+    }
+
+    /// An order that is repeated is measured from the first; of what is confirmed already there is nothing to measure.
+    fn commit_ordered(&mut self, id: CheckpointId) {
+        let is_new = self.ordered.is_none_or(|(known, _)| known != id);
+        if is_new && id.number > self.slot.report().confirmed {
+            self.ordered = Some((id, self.clock.elapsed()));
+        }
+    }
+
+    /// The output of a checkpoint is visible.
+    fn commit_confirmed(&mut self, id: CheckpointId) {
+        if let Some((_, at)) = self.ordered.take_if(|(ordered, _)| *ordered == id) {
+            self.counted.commits += 1;
+            let took = self.clock.elapsed().saturating_sub(at);
+            self.counted.commit_times.observe(took);
+        }
+    }
+
+    /// What the slot thread is told for metrics.
+    fn figures(&self) -> SinkReport {
+        let (base, end) = (self.slot.spool().base(), self.slot.spool().end());
+        let in_transaction = matches!(
+            self.slot.state(),
+            SlotState::Open {
+                txn: Txn::Ongoing,
+                ..
+            } | SlotState::Preparing { .. }
+                | SlotState::Held { .. }
+                | SlotState::Committing { .. }
+                | SlotState::Publishing { .. }
+                | SlotState::Voiding { .. }
+        );
+        SinkReport {
+            open_transactions: u64::from(in_transaction),
+            pending_records: end.record - base.record,
+            spool_bytes: self.slot.spool().bytes(),
+            is_dark: matches!(self.slot.state(), SlotState::Dark { .. }),
+            ..self.counted
+        }
     }
 
     fn ask_again(&mut self) {
@@ -319,10 +374,7 @@ impl Driver {
                 self.or_lost(session, begun);
             }
             SlotEffect::Send(range) => self.send_range(range),
-            SlotEffect::Flush { session } => match self.target.flush() {
-                Ok(()) => self.tell(SlotEvent::Flushed { session }),
-                Err(error) => self.lost(session, &error),
-            },
+            SlotEffect::Flush { session } => self.flush(session),
             SlotEffect::StoreLog { id, range } => self.store_log(id, range),
             SlotEffect::WriteMarker { number, kind } => self.marker = Some(self.mark(number, kind)),
             SlotEffect::EndTxn { session } => self.end_transaction(session),
@@ -364,7 +416,10 @@ impl Driver {
                 self.asking = Some(id);
                 SinkEvent::AskLeader(id)
             }
-            SlotEffect::ReportConfirmed { id } => SinkEvent::Confirmed(id),
+            SlotEffect::ReportConfirmed { id } => {
+                self.commit_confirmed(id);
+                SinkEvent::Confirmed(id)
+            }
             SlotEffect::ReportVoid { id } => SinkEvent::Voided(id),
             SlotEffect::ReportExamined { id, found } => SinkEvent::Examined(id, found),
             SlotEffect::RequestCheckpoint => SinkEvent::RequestCheckpoint,
@@ -410,6 +465,7 @@ impl Driver {
         tracing::warn!(slot = %self.slot.key(), session = session.0, reason, "session lost");
         self.named(session, error);
         self.tell(SlotEvent::TxnLost { session });
+        self.mailbox.show(&self.figures());
     }
 
     /// Tells what no further try can help against. The machine stops for it where the record is in no acknowledged
@@ -435,7 +491,24 @@ impl Driver {
             .spool
             .range(range)
             .try_for_each(|batch| self.target.send(batch));
+        self.counted.send_errors += u64::from(sent.is_err());
         self.or_lost(session, sent);
+    }
+
+    fn flush(&mut self, session: SessionNumber) {
+        let start = self.clock.elapsed();
+        let flushed = self.target.flush();
+        let took = self.clock.elapsed().saturating_sub(start);
+        match flushed {
+            Ok(()) => {
+                self.counted.flushes.observe(took);
+                self.tell(SlotEvent::Flushed { session });
+            }
+            Err(error) => {
+                self.counted.send_errors += 1;
+                self.lost(session, &error);
+            }
+        }
     }
 
     fn session(&self) -> SessionNumber {
@@ -502,6 +575,7 @@ impl Driver {
             Err(error) => {
                 let reason = chain(&error);
                 tracing::warn!(slot = %self.slot.key(), number = marker.number, reason, "unclear commit");
+                self.counted.commits_retried += 1;
                 self.pace.failed();
                 // The contract does not promise that a refused commit left nothing behind. A named stop decides nothing
                 // about the output either, so it may be told; the first refusal still goes through a session.
@@ -540,6 +614,7 @@ impl Driver {
     }
 
     fn publish(&mut self, source: LogSource) {
+        self.counted.republished += 1;
         match source {
             LogSource::Spool(range) => self.send_range(range),
             LogSource::Stored(objects) => {
@@ -581,6 +656,7 @@ impl Driver {
             }
         };
         let arrived = sent.is_ok();
+        self.counted.send_errors += u64::from(!arrived);
         self.or_lost(session, sent);
         arrived
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use highwater_connectors::{OutputBatch, WakeHandle};
-use highwater_operators::{OperatorError, OutputQueue};
+use highwater_operators::{OperatorError, OutputQueue, SinkReport};
 use highwater_protocol::head_write::Authority;
 use highwater_types::{CheckpointBarrier, CheckpointId, Epoch};
 
@@ -57,6 +57,8 @@ struct Inner {
     closed: bool,
     spare: Vec<OutputBatch>,
     wake: Option<WakeHandle>,
+    /// What the driver told of itself last.
+    report: SinkReport,
 }
 
 impl Inner {
@@ -96,9 +98,10 @@ impl SinkMailbox {
         Box::new(SlotEnd(self.clone()))
     }
 
-    /// Takes the next letter, waiting at most `limit`.
-    pub fn receive(&self, limit: Duration) -> Option<SinkLetter> {
-        let inner = self.lock();
+    /// Takes the next letter, waiting at most `limit`, and shows `report` to the slot thread meanwhile.
+    pub fn receive(&self, limit: Duration, report: &SinkReport) -> Option<SinkLetter> {
+        let mut inner = self.lock();
+        inner.report = *report;
         let waited = self
             .0
             .1
@@ -111,6 +114,11 @@ impl SinkMailbox {
             Self::wake_if(&inner, was_full);
         }
         Some(letter)
+    }
+
+    /// Shows `report` to the slot thread: between two letters much may fail.
+    pub fn show(&self, report: &SinkReport) {
+        self.lock().report = *report;
     }
 
     /// Whether the attempt is over.
@@ -184,5 +192,9 @@ impl OutputQueue for SlotEnd {
 
     fn is_full(&self) -> bool {
         self.0.lock().is_full()
+    }
+
+    fn report(&self) -> Option<SinkReport> {
+        Some(self.0.lock().report)
     }
 }

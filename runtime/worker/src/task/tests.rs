@@ -206,7 +206,8 @@ fn an_aligned_task_sends_no_barrier_behind_its_decline() {
         alignment: Alignment::new(1),
     };
     let mut task = Task::new(input, Arc::new(|_| {}));
-    assert!(task.take_input().unwrap(), "the barrier is aligned");
+    let aligned = task.take_input(&ManualClock::default()).unwrap();
+    assert!(aligned, "the barrier is aligned");
     task.letter(TaskLetter::Aborted(barrier(1).id)).unwrap();
     task.turn(&ManualClock::default()).unwrap();
     assert_eq!(noting.barriers(), []);
@@ -384,4 +385,54 @@ fn a_chain_that_waits_for_the_outside_takes_no_turns_meanwhile() {
         *noting.left.lock().unwrap() = left;
         assert_eq!(task.turn(&clock).unwrap(), waiting, "{left:?}");
     }
+}
+
+#[test]
+fn the_way_of_a_barrier_is_measured_from_the_news_of_it_to_the_last_channel() {
+    let at = |millis| ProcessingTime(millis);
+    let (clock, noting) = (ManualClock::default(), Noting::default());
+    let steps = [
+        Step::Barrier(0, barrier(1)),
+        Step::Barrier(1, barrier(1)),
+        Step::Status(1, StreamStatus::Idle),
+        Step::Barrier(1, barrier(2)),
+    ];
+    let input = TaskInput::Gate {
+        gate: Box::new(Scripted(steps.into(), noting)),
+        valve: StatusValve::new(2),
+        alignment: Alignment::new(2),
+    };
+    let mut task = Task::new(input, Arc::new(|_| {}));
+    let expected = |number, millis| TaskLetter::Expected {
+        id: barrier(number).id,
+        at: Duration::from_millis(millis),
+    };
+    task.letter(expected(1, 2)).unwrap();
+    for millis in [5, 9, 10, 20] {
+        clock.set(at(millis));
+        assert!(task.take_input(&clock).unwrap());
+    }
+    // Behind its barrier: how long that took cannot be known.
+    task.letter(expected(2, 21)).unwrap();
+    let figures = task.loop_figures();
+    let told = [figures.start_delay, figures.alignment].map(|spans| (spans.count(), spans.sum()));
+    let millis = Duration::from_millis;
+    assert_eq!(told, [(1, millis(3)), (1, millis(4))]);
+    assert_eq!(figures.inputs_idle, 1);
+}
+
+#[test]
+fn a_source_measures_how_long_its_barrier_was_on_the_way() {
+    let (clock, noting) = (ManualClock::default(), Noting::default());
+    let input = TaskInput::Source(Box::new(Silent(noting)));
+    let mut task = Task::new(input, Arc::new(|_| {}));
+    let id = barrier(1).id;
+    let at = Duration::ZERO;
+    task.letter(TaskLetter::Expected { id, at }).unwrap();
+    task.letter(TaskLetter::Trigger(barrier(1))).unwrap();
+    clock.set(ProcessingTime(7));
+    task.turn(&clock).unwrap();
+    let figures = task.loop_figures();
+    assert_eq!(figures.start_delay.sum(), Duration::from_millis(7));
+    assert_eq!(figures.alignment.count(), 0, "it has no channels");
 }

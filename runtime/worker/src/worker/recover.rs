@@ -151,6 +151,7 @@ impl Worker {
                     owner: (held.deployment.epoch, held.deployment.attempt),
                     mailbox: mailbox.clone(),
                     events: self.inputs.clone(),
+                    clock: Arc::clone(&self.setup.clock),
                     stop: Arc::clone(&self.setup.stop),
                 };
                 held.drivers

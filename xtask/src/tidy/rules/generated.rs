@@ -1,7 +1,8 @@
-//! Generated pages: `docs/<subject>.md` is what the example `<subject>-doc` of some crate prints.
+//! Generated files: `docs/<subject>.md` is what the example `<subject>-doc` of some crate prints, and
+//! `deploy/observability/<subject>.json` or `.yaml` what its example `<subject>-json` or `<subject>-yaml` does.
 //!
 //! The convention is the list: a crate that owns a table (metrics, settings) has an example that prints it as a page,
-//! and this rule finds it through cargo. `cargo xtask tidy --write` writes the pages anew.
+//! and this rule finds it through cargo. `cargo xtask tidy --write` writes them anew.
 
 use anyhow::{Context, Result};
 
@@ -42,7 +43,7 @@ fn pages(project: &Project) -> Vec<Page> {
             .iter()
             .filter(|target| target.kind == "example")
         {
-            if let Some(subject) = target.name.strip_suffix("-doc") {
+            if let Some(path) = path_of(&target.name) {
                 let arguments = [
                     "run",
                     "--quiet",
@@ -52,13 +53,23 @@ fn pages(project: &Project) -> Vec<Page> {
                     &target.name,
                 ];
                 pages.push(Page {
-                    path: format!("docs/{subject}.md"),
+                    path,
                     command: Invocation::cargo(arguments),
                 });
             }
         }
     }
     pages
+}
+
+/// Where what an example prints belongs; `None` = the example is none that prints a file.
+fn path_of(example: &str) -> Option<String> {
+    let (subject, kind) = example.rsplit_once('-')?;
+    match kind {
+        "doc" => Some(format!("docs/{subject}.md")),
+        "json" | "yaml" => Some(format!("deploy/observability/{subject}.{kind}")),
+        _ => None,
+    }
 }
 
 fn check(tree: &Tree) -> Vec<Finding> {
@@ -109,4 +120,25 @@ fn stale() -> Vec<(&'static str, String)> {
 
 fn abandoned() -> Vec<(&'static str, String)> {
     vec![("docs/verbs.md", format!("{MARK} -->\n# Verbs\n"))]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_an_example_says_where_its_file_belongs() {
+        for (example, path) in [
+            ("rest-api-doc", Some("docs/rest-api.md")),
+            ("alerts-yaml", Some("deploy/observability/alerts.yaml")),
+            (
+                "dashboard-json",
+                Some("deploy/observability/dashboard.json"),
+            ),
+            ("endless-job", None),
+            ("cache_cost", None),
+        ] {
+            assert_eq!(path_of(example).as_deref(), path, "{example}");
+        }
+    }
 }

@@ -286,6 +286,9 @@ impl Coordinator {
         if attempt.stage == AttemptStage::Cancelling {
             return;
         }
+        if matches!(attempt.after, After::Restart | After::GoBack(_)) {
+            self.status.send_modify(|status| status.times.lost(now));
+        }
         attempt.stage = AttemptStage::Cancelling;
         attempt.cancelled_ms = Some(now);
         attempt.rim.abort();

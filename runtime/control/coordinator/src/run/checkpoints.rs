@@ -1,6 +1,7 @@
 //! The effects of the checkpoint machine, performed in order.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use highwater_protocol::checkpoint::{
     CheckpointEffect, CheckpointEvent, CheckpointFailure, JobEnd,
@@ -42,8 +43,8 @@ impl Coordinator {
     pub(super) fn effect(&mut self, effect: CheckpointEffect) {
         match effect {
             CheckpointEffect::SnapshotEnumerators { id } => self.snapshot_enumerators(id),
-            CheckpointEffect::Announce { .. } => {
-                self.send(WorkerCommand::Expect(self.last_attempt));
+            CheckpointEffect::Announce { id } => {
+                self.send(WorkerCommand::Expect(self.last_attempt, id));
             }
             CheckpointEffect::SendBarrier { task, barrier } => {
                 (self.setup.stop)(Step::P2);
@@ -74,7 +75,9 @@ impl Coordinator {
             CheckpointEffect::AllConfirmed { id } => {
                 let now = self.now_ms();
                 self.status.send_modify(|status| {
-                    status.checkpoints.is_confirmed = status.checkpoints.completed == Some(id);
+                    let checkpoints = &mut status.checkpoints;
+                    checkpoints.is_confirmed = checkpoints.completed == Some(id);
+                    checkpoints.confirmed = checkpoints.confirmed.max(Some(id.number));
                     status.history.confirmed(id, now);
                 });
                 self.collect_garbage();
@@ -128,6 +131,7 @@ impl Coordinator {
                     status.history.given_up(&reason, now);
                     status.checkpoints.pending = None;
                     status.checkpoints.failed_count += 1;
+                    status.checkpoints.failed_in_a_row = u64::from(in_a_row);
                     status.checkpoints.last_failure = Some(reason);
                 });
             }
@@ -220,6 +224,11 @@ impl Coordinator {
                     self.step(self.now_ms(), event);
                 }
                 effect => {
+                    // The first look after a write: its answer was none that decides.
+                    if matches!(effect, HeadWriteEffect::Read { tries: 1 }) {
+                        self.status
+                            .send_modify(|status| status.checkpoints.head_conflicts += 1);
+                    }
                     let store = self.store.clone();
                     let troubles = Troubles::new(self.status.clone());
                     self.at_rim(async move { Done::Head(store.perform(effect, &troubles).await) });
@@ -247,6 +256,10 @@ impl Coordinator {
             checkpoints.completed_at_ms = Some(now);
             checkpoints.duration_ms = Some(took_ms);
             checkpoints.completed_count += 1;
+            checkpoints.failed_in_a_row = 0;
+            checkpoints
+                .durations
+                .observe(Duration::from_millis(took_ms));
             checkpoints.pending = None;
             checkpoints.is_confirmed = false;
             checkpoints.bytes = bytes.new;
@@ -302,6 +315,8 @@ impl Coordinator {
                 let checkpoint = id.number;
                 if copied == Copied::Now {
                     tracing::info!(savepoint, checkpoint, "the savepoint is complete");
+                    self.status
+                        .send_modify(|status| status.checkpoints.savepoints_count += 1);
                 }
                 CheckpointEvent::Exported { id }
             }

@@ -84,7 +84,10 @@ impl Coordinator {
         // A machine that is made later, after *Going back*, begins with these.
         self.setup.settings.checkpoint = checkpoint;
         self.setup.settings.restart = restart;
-        self.status.send_modify(|status| status.changes = changes);
+        self.status.send_modify(|status| {
+            status.changes = changes;
+            status.checkpoints.interval_ms = checkpoint.interval_ms;
+        });
     }
 
     /// A request under an id: one that was made before is not done again.

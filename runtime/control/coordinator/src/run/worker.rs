@@ -164,8 +164,11 @@ impl Coordinator {
     /// Every task has opened its state.
     fn opened(&mut self, now: u64) {
         let took = now.saturating_sub(self.prepared_ms);
-        self.status
-            .send_modify(|status| status.restore_ms = Some(took));
+        let has_state = self.manifest.id.number > 0;
+        self.status.send_modify(|status| {
+            status.restore_ms = Some(took);
+            status.restored_at_ms = has_state.then_some(now);
+        });
         for task in self.tasks() {
             self.region(RegionEvent::Opened(task));
         }

@@ -13,7 +13,9 @@ use super::{FileLogSource, LogEnd};
 use crate::error::ConnectorError;
 use crate::format::DecodeRecord;
 use crate::intake::{Intake, Origin, RawInput};
-use crate::source::{ReaderPoll, SourceOutput, SourceReader, Split, SplitIndex, WakeHandle};
+use crate::source::{
+    ReaderFigures, ReaderPoll, SourceOutput, SourceReader, Split, SplitIndex, WakeHandle,
+};
 
 /// How often a file that was read to its end is looked at again.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(10);
@@ -242,6 +244,15 @@ impl<T: Record, D: DecodeRecord<T>> SourceReader<T> for FileLogReader<T, D> {
             position,
             payload: Some(payload),
         })
+    }
+
+    fn figures(&self) -> ReaderFigures {
+        let open = self.splits.iter().filter(|split| !split.ended);
+        ReaderFigures {
+            read_bytes: self.splits.iter().map(LogSplit::read_bytes).sum(),
+            pending_bytes: open.map(LogSplit::pending_bytes).sum(),
+            ..ReaderFigures::default()
+        }
     }
 
     fn snapshot(&mut self) -> Result<Vec<Split>, ConnectorError> {

@@ -41,6 +41,8 @@ pub(super) struct LogSplit {
     path: PathBuf,
     pub(super) file: File,
     pub(super) lines: LineBuffer,
+    /// Where reading began.
+    begin: u64,
     pub(super) end: u64,
     /// The size of the file when it was last read to its end; `None` while there may be more to read.
     pub(super) read_up_to: Option<u64>,
@@ -68,6 +70,7 @@ impl LogSplit {
             path,
             file,
             lines: LineBuffer::new(extent.offset, LINE_BYTES_MAX),
+            begin: extent.offset,
             end: extent.end,
             read_up_to: None,
             retry_at: Duration::ZERO,
@@ -95,6 +98,21 @@ impl LogSplit {
     pub(super) fn size(&self) -> Result<u64, ConnectorError> {
         let metadata = self.file.metadata().map_err(self.io("size"))?;
         Ok(metadata.len())
+    }
+
+    /// Bytes of lines that were read.
+    pub(super) fn read_bytes(&self) -> u64 {
+        self.lines.offset().saturating_sub(self.begin)
+    }
+
+    /// Bytes that are left to read now; `None` = the size of the file cannot be told.
+    pub(super) fn pending_bytes(&self) -> Option<u64> {
+        let end = if self.end == u64::MAX {
+            self.size().ok()?
+        } else {
+            self.end
+        };
+        Some(end.saturating_sub(self.lines.offset()))
     }
 
     /// Puts the cursor at the start of the next line, after checking that a line starts there.

@@ -107,6 +107,27 @@ fn bad_lines_keep_the_law_of_bad_input() {
     bad_input_suite(source, &planted, (time_of, EventTime(1_000)));
 }
 
+#[test]
+fn what_was_read_and_what_is_left_is_told_in_bytes() {
+    let root = written(0, 0);
+    append(&root, 0, b"one\nthree\n");
+    let source = bounded(&root);
+    let splits = source.enumerator().unwrap().discover().unwrap().splits;
+    let mut reader = source.reader(&reader_context()).unwrap();
+    reader.add_splits(splits).unwrap();
+    let figures = reader.figures();
+    assert_eq!((figures.read_bytes, figures.pending_bytes), (0, Some(10)));
+    assert_eq!(
+        figures.pending_records, None,
+        "nobody has counted the lines"
+    );
+    // Behind the end that the source is read to.
+    append(&root, 0, b"later\n");
+    reader.poll(&mut SourceOutput::default()).unwrap();
+    let figures = reader.figures();
+    assert_eq!((figures.read_bytes, figures.pending_bytes), (10, Some(0)));
+}
+
 fn read_whole(source: &Text, splits: Vec<Split>) -> (Vec<String>, Vec<String>) {
     let mut reader = source.reader(&reader_context()).unwrap();
     reader.add_splits(splits).unwrap();

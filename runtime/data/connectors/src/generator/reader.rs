@@ -12,7 +12,9 @@ use super::pace::Pace;
 use super::{Generate, Plan, Random};
 use crate::error::ConnectorError;
 use crate::intake::Origin;
-use crate::source::{ReaderPoll, SourceOutput, SourceReader, Split, SplitIndex, WakeHandle};
+use crate::source::{
+    ReaderFigures, ReaderPoll, SourceOutput, SourceReader, Split, SplitIndex, WakeHandle,
+};
 
 /// Split `at` of `of`, and the ordinal of its next record: index = `ordinal * of + at`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,6 +201,15 @@ impl<T: Record, G: Generate<T>> SourceReader<T> for GeneratorReader<T, G> {
             position: DealtSplit { ordinal, ..first }.index(),
             payload: None,
         })
+    }
+
+    fn figures(&self) -> ReaderFigures {
+        let open = self.splits.iter().filter(|split| !split.ended);
+        let left = open.map(|split| Some(split.end?.saturating_sub(split.dealt.ordinal)));
+        ReaderFigures {
+            pending_records: left.sum(),
+            ..ReaderFigures::default()
+        }
     }
 
     fn snapshot(&mut self) -> Result<Vec<Split>, ConnectorError> {

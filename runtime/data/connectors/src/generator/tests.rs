@@ -65,6 +65,17 @@ fn every_record_is_made_once_and_is_the_same_in_any_division() {
 }
 
 #[test]
+fn what_is_left_of_a_bounded_generator_is_told() {
+    let source = numbers(10, 2);
+    let splits = source.enumerator().unwrap().discover().unwrap().splits;
+    let mut reader = source.reader(&reader_context()).unwrap();
+    reader.add_splits(splits).unwrap();
+    assert_eq!(reader.figures().pending_records, Some(10));
+    reader.poll(&mut SourceOutput::default()).unwrap();
+    assert_eq!(reader.figures().pending_records, Some(5));
+}
+
+#[test]
 fn a_saved_split_is_read_on_after_the_number_of_splits_was_changed() {
     let old = numbers(10, 2);
     let splits = old.enumerator().unwrap().discover().unwrap().splits;

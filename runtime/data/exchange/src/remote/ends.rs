@@ -63,6 +63,8 @@ struct Outbound {
 /// What a receiver and its port share.
 #[derive(Debug)]
 struct Inbound {
+    /// Counted by the port.
+    arrived_bytes: AtomicU64,
     taken_bytes: AtomicU64,
     taken_frames: AtomicU64,
     window: AtomicU64,
@@ -111,6 +113,7 @@ pub fn inbound<T>(
 ) -> (RemoteReceiver<T>, InboundPort) {
     let (frames_in, frames_out) = rtrb::RingBuffer::new(FRAMES_MAX as usize);
     let state = Arc::new(Inbound {
+        arrived_bytes: AtomicU64::new(0),
         taken_bytes: AtomicU64::new(0),
         taken_frames: AtomicU64::new(0),
         window: AtomicU64::new(Credit::FIRST.window),
@@ -192,6 +195,11 @@ impl<T: Record> RemoteSender<T> {
                 self.send_frame(frame.seal(Compression::Off))
             }
         }
+    }
+
+    /// Bytes of frames that were sent.
+    pub const fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
     }
 
     /// Whether something waits for credit.
@@ -385,6 +393,12 @@ impl<T: Record> RemoteReceiver<T> {
         Ok(Some(element))
     }
 
+    /// Bytes of frames that have come and were not released.
+    pub fn buffered_bytes(&self) -> u64 {
+        let arrived = self.state.arrived_bytes.load(Ordering::Relaxed);
+        arrived.saturating_sub(self.state.taken_bytes.load(Ordering::Relaxed))
+    }
+
     /// Gives credit and memory of a chunk back.
     pub fn release(&mut self, mut chunk: Chunk<T>, bytes: usize) {
         chunk.clear();
@@ -435,6 +449,9 @@ impl InboundPort {
             frame,
             bytes: bytes as u64,
         };
+        self.state
+            .arrived_bytes
+            .fetch_add(bytes as u64, Ordering::Relaxed);
         match self.ring.push(arrived) {
             Ok(()) => self.wake.wake(),
             Err(_) if self.ring.is_abandoned() => {}

@@ -105,7 +105,10 @@ fn broadcast_copies_and_rebalance_takes_turns() {
     let (mut writer, mut receivers) = edge(2, Partitioner::Rebalance);
     writer.push(&mut chunk(0..2)).unwrap();
     writer.push(&mut chunk(2..4)).unwrap();
+    assert_eq!(writer.sent_bytes(), 0, "it is collected");
     assert_eq!(writer.turn().unwrap(), Progress::Done);
+    let arrived: u64 = receivers.iter().map(ChannelReceiver::buffered_bytes).sum();
+    assert!(arrived > 0 && writer.sent_bytes() == arrived);
     for receiver in &mut receivers {
         assert!(
             matches!(receiver.pop().unwrap(), Some(Element::Chunk(chunk, _)) if chunk.len() == 2)

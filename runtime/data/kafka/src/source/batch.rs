@@ -56,6 +56,11 @@ impl RecordBatch {
         self.split
     }
 
+    /// Bytes of the values.
+    pub(super) const fn byte_count(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(super) const fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -111,6 +116,7 @@ mod tests {
             batch.push(one);
         }
         assert_eq!(batch.records().collect::<Vec<_>>(), all);
+        assert_eq!(batch.byte_count(), 3);
         let mut batch = batch.reuse(SplitIndex(2));
         assert!(batch.is_empty() && batch.split() == SplitIndex(2));
         batch.push(&all[0]);

@@ -312,6 +312,7 @@ impl FetchThread {
         let list = self.list(offsets)?;
         self.told = Some(offsets.to_vec());
         if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
+            self.log.commits().failed(offsets.len());
             // Group offsets are for people who watch; the job itself goes on from its checkpoints.
             tracing::warn!(target: "highwater::kafka", %error, "group offsets were not committed");
         }

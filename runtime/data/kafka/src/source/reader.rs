@@ -8,8 +8,8 @@ use std::thread::{Builder, JoinHandle};
 
 use compact_str::CompactString;
 use highwater_connectors::{
-    ConnectorError, DecodeRecord, Intake, Origin, RawInput, ReaderContext, ReaderPoll,
-    SourceOutput, SourceReader, Split, SplitIndex,
+    ConnectorError, DecodeRecord, Intake, Origin, RawInput, ReaderContext, ReaderFigures,
+    ReaderPoll, SourceOutput, SourceReader, Split, SplitIndex,
 };
 use highwater_types::{CheckpointId, Record};
 
@@ -17,7 +17,7 @@ use super::SourceSettings;
 use super::batch::{RawRecord, RecordBatch};
 use super::fetch::{Assignment, Command, FetchThread, Fetched, Queues};
 use super::position::{LastRead, PartitionPosition, parse_split, split_of};
-use crate::context::{ClientLog, HeldPartitions};
+use crate::context::{ClientLog, GroupCommits, HeldPartitions, PartitionEnds};
 use crate::failure::connector_error;
 use crate::topic::READING;
 
@@ -65,6 +65,10 @@ pub(super) struct KafkaReader<T, D: DecodeRecord<T>> {
     fetched: Option<Receiver<Fetched>>,
     used: SyncSender<RecordBatch>,
     held: HeldPartitions,
+    ends: PartitionEnds,
+    commits: GroupCommits,
+    /// Bytes of the values that were decoded.
+    read_bytes: u64,
     reader_waits: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -105,7 +109,8 @@ impl<T: Record, D: DecodeRecord<T>> KafkaReader<T, D> {
             reader_waits: Arc::clone(&reader_waits),
             wake: context.wake.clone(),
         };
-        let held = log.held().clone();
+        let (held, ends) = (log.held().clone(), log.ends().clone());
+        let commits = log.commits().clone();
         let fetching = FetchThread::new(settings.topic.clone(), consumer, log, queues);
         let thread = Builder::new()
             .name(format!("kafka-{}-{}", context.uid, context.subtask))
@@ -124,6 +129,9 @@ impl<T: Record, D: DecodeRecord<T>> KafkaReader<T, D> {
             fetched: Some(fetched),
             used,
             held,
+            ends,
+            commits,
+            read_bytes: 0,
             reader_waits,
             thread: Some(thread),
         })
@@ -250,6 +258,7 @@ impl<T: Record, D: DecodeRecord<T>> SourceReader<T> for KafkaReader<T, D> {
                 Some(Fetched::Batch(batch)) => {
                     let index = batch.split();
                     self.splits[index.0 as usize].caught_up = false;
+                    self.read_bytes += batch.byte_count() as u64;
                     self.decode(&batch, index, out)?;
                     self.last = Some(batch);
                     Ok(ReaderPoll::Records(index))
@@ -286,6 +295,23 @@ impl<T: Record, D: DecodeRecord<T>> SourceReader<T> for KafkaReader<T, D> {
         let open = self.splits.iter().filter(|split| !split.ended);
         open.filter(|split| self.held.contains(split.partition))
             .count()
+    }
+
+    fn figures(&self) -> ReaderFigures {
+        let open = self.splits.iter().filter(|split| !split.ended);
+        let left = open.map(|split| {
+            let PartitionPosition { offset, end, .. } = split.position;
+            let end = end.or_else(|| self.ends.of(split.partition))?;
+            Some(u64::try_from(end - offset).unwrap_or(0))
+        });
+        let (group_commits, group_commits_failed) = self.commits.counts();
+        ReaderFigures {
+            read_bytes: self.read_bytes,
+            pending_records: left.sum(),
+            pending_bytes: None,
+            group_commits,
+            group_commits_failed,
+        }
     }
 
     fn is_behind(&self, split: SplitIndex) -> bool {

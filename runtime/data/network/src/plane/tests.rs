@@ -85,6 +85,12 @@ async fn a_link_comes_about_whichever_side_is_first() {
         out.send(Element::Watermark(Watermark(5))).unwrap();
         let got = arrives(&mut inn).await;
         assert!(matches!(got, Element::Watermark(Watermark(5))));
+        let (sent, received) = (sending.board().read(), receiving.board().read());
+        let (sent, received) = (sent[&hello().to], received[&hello().from]);
+        assert!(
+            sent.sent > 0 && received.received > 0,
+            "{sent:?} {received:?}"
+        );
     }
 }
 

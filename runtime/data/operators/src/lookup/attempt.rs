@@ -54,6 +54,22 @@ impl Classified for LookupError {
 pub(super) struct Completion<Out> {
     pub(super) number: u64,
     pub(super) outcome: Option<Result<Out, UserError>>,
+    pub(super) tally: Tally,
+}
+
+/// What one request took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// Attempts that were begun.
+    pub(super) attempts: u64,
+    /// The budget allowed no further attempt.
+    pub(super) was_refused: bool,
+    /// The time for all attempts was over.
+    pub(super) ran_out_of_time: bool,
+    /// There was no answer.
+    pub(super) has_failed: bool,
+    /// From the first attempt to the end.
+    pub(super) took: Duration,
 }
 
 /// Sends exactly one completion, also when the request panics, and wakes the slot thread behind it.
@@ -69,17 +85,28 @@ impl<Out> Reply<Out> {
         to: SyncSender<Completion<Out>>,
         wake: WakeHandle,
     ) -> Self {
-        let outcome = None;
+        let tally = Tally {
+            attempts: 0,
+            was_refused: false,
+            ran_out_of_time: false,
+            has_failed: false,
+            took: Duration::ZERO,
+        };
         Self {
-            completion: Some(Completion { number, outcome }),
+            completion: Some(Completion {
+                number,
+                outcome: None,
+                tally,
+            }),
             to,
             wake,
         }
     }
 
-    pub(super) fn send(mut self, outcome: Result<Out, UserError>) {
+    pub(super) fn send(mut self, outcome: Result<Out, UserError>, tally: Tally) {
         if let Some(completion) = self.completion.as_mut() {
             completion.outcome = Some(outcome);
+            completion.tally = tally;
         }
     }
 }
@@ -100,6 +127,8 @@ impl<Out> Drop for Reply<Out> {
 struct Tried {
     attempts: usize,
     last: Option<UserError>,
+    /// The budget allowed no further attempt.
+    was_refused: bool,
 }
 
 /// Tries until there is an answer, the retries are used up or the time is over.
@@ -108,23 +137,34 @@ pub(super) async fn resolve<L, In, Out>(
     input: In,
     options: Arc<LookupOptions>,
     seed: u64,
-) -> Result<Out, UserError>
+) -> (Result<Out, UserError>, Tally)
 where
     L: AsyncLookup<In, Out>,
     In: Record,
     Out: Record,
 {
-    let mut tried = Tried::default();
+    let (mut tried, began) = (Tried::default(), Instant::now());
     if let Some(budget) = &options.budget {
-        budget.note_request(Instant::now());
+        budget.note_request(began);
     }
     let limit = options.total_timeout;
     let attempts = attempts(lookup.as_ref(), &input, &options, seed, &mut tried);
-    let error = match timeout(limit, attempts).await {
-        Ok(Ok(answer)) => return Ok(answer),
+    let ended = timeout(limit, attempts).await;
+    let mut tally = Tally {
+        attempts: tried.attempts as u64,
+        was_refused: tried.was_refused,
+        ran_out_of_time: ended.is_err(),
+        has_failed: true,
+        took: began.elapsed(),
+    };
+    let error = match ended {
+        Ok(Ok(answer)) => {
+            tally.has_failed = false;
+            return (Ok(answer), tally);
+        }
         Ok(Err(error)) => error,
         Err(_elapsed) => {
-            let Tried { attempts, last } = tried;
+            let Tried { attempts, last, .. } = tried;
             LookupError::TotalTimeout {
                 limit,
                 attempts,
@@ -133,7 +173,7 @@ where
             .into()
         }
     };
-    lookup.on_failure(input, error)
+    (lookup.on_failure(input, error), tally)
 }
 
 async fn attempts<L, In, Out>(
@@ -167,6 +207,7 @@ where
         };
         let budget = options.budget.as_ref();
         if !budget.is_none_or(|budget| budget.try_retry(Instant::now())) {
+            tried.was_refused = true;
             return Err(error);
         }
         tried.last = Some(error);

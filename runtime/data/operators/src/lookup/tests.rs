@@ -275,6 +275,11 @@ fn a_slow_attempt_is_cut_and_tried_again_after_its_delay() {
         [0, 300, 500],
         "200 ms timeout + 100 ms; at once + 200 ms"
     );
+    let counted = harness.report().lookup.unwrap();
+    assert_eq!((counted.requests, counted.retries), (3, 2));
+    assert_eq!((counted.failures, counted.timeouts), (0, 0));
+    assert_eq!(counted.durations.count(), 1);
+    assert!(counted.durations.sum() >= ms(510), "{counted:?}");
 }
 
 #[test]
@@ -312,6 +317,8 @@ fn the_total_timeout_covers_all_attempts_and_delays() {
     );
     let last = source.source().map(ToString::to_string);
     assert_eq!(last.as_deref(), Some("no answer for 7"));
+    let counted = harness.report().lookup.unwrap();
+    assert_eq!((counted.failures, counted.timeouts), (1, 1));
 }
 
 #[test]
@@ -327,6 +334,10 @@ fn an_exhausted_budget_means_no_retry() {
     harness.advance_rim(ms(100));
     assert_eq!(harness.take_output().len(), 50);
     assert_eq!(calls.lock().unwrap().len(), 55, "10 percent of 50 requests");
+    let counted = harness.report().lookup.unwrap();
+    assert_eq!((counted.requests, counted.retries), (55, 5));
+    // Each is refused one in the end: most the first retry, five of them the second.
+    assert_eq!((counted.retries_refused, counted.failures), (50, 50));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::*;
 use crate::testing::{Harness, HarnessSetup, SideReceiver};
+use crate::user_metrics::{UserMetric, UserValue};
 
 /// Emits doubles, sends odd numbers aside with what it knows of time, and notes its life.
 struct Doubler {
@@ -113,4 +114,47 @@ fn close_is_called_after_a_failure_too() {
     ));
     drop(harness);
     assert_eq!(*life.borrow(), ["open 1 of 3", "close"]);
+}
+
+/// Counts what it is told of.
+#[derive(Default)]
+struct Counting {
+    records: UserCounter,
+    last: UserGauge,
+}
+
+impl ProcessFunction<i64, i64> for Counting {
+    fn open(&mut self, place: &FunctionPlace) -> Result<(), UserError> {
+        self.records = place.counter("records");
+        self.last = place.gauge("last");
+        Ok(())
+    }
+
+    fn on_record(
+        &mut self,
+        record: i64,
+        _context: &mut ProcessContext<'_, i64>,
+    ) -> Result<(), UserError> {
+        self.records.add(1);
+        self.last.set(record as f64);
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_function_counts_is_told_with_its_operator() {
+    let mut harness = Harness::new(HarnessSetup::default(), |context| {
+        Process::open(&context, Counting::default())
+    });
+    let count = |value| UserMetric {
+        name: "records".to_owned(),
+        value: UserValue::Count(value),
+    };
+    assert_eq!(harness.report().user, [count(0)]);
+    harness.push_all([(4, EventTime(0)), (-5, EventTime(0))]);
+    let last = UserMetric {
+        name: "last".to_owned(),
+        value: UserValue::Level((-5.0_f64).to_bits()),
+    };
+    assert_eq!(harness.report().user, [count(2), last]);
 }

@@ -15,6 +15,7 @@ use highwater_protocol::stop::SlotKey;
 use highwater_types::{BarrierKind, CheckpointBarrier, Nonce, OperatorUid};
 
 use super::*;
+use crate::clock::ManualClock;
 
 const LONG: Duration = Duration::from_secs(20);
 /// No test here needs more rounds.
@@ -23,6 +24,8 @@ const ATTEMPT: AttemptId = AttemptId(1);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fault {
+    /// Everything succeeds.
+    Nothing,
     /// The first commit is unclear, then every record is refused.
     SendRefused,
     /// Every record is refused, from the first one on.
@@ -116,6 +119,9 @@ impl OutputTarget for Faulty {
 
     fn commit(&mut self, _: TargetMarker) -> Result<MarkerPosition, TargetError> {
         self.commits += 1;
+        if self.fault == Fault::Nothing {
+            return Ok(MarkerPosition(1));
+        }
         self.fail(Fault::CommitRefused, TargetError::Refused)?;
         Err(TargetError::Unclear(cause()))
     }
@@ -181,6 +187,7 @@ fn start(fault: Fault) -> Run {
         owner: (Epoch(1), ATTEMPT),
         mailbox: mailbox.clone(),
         events: sender,
+        clock: Arc::new(ManualClock::default()),
     };
     let thread = spawn(parts).unwrap();
     mailbox.control(SinkControl::Released);
@@ -293,6 +300,38 @@ fn rounds_that_open_and_then_fail_come_slower_and_slower() {
     let rounds = watch.join().unwrap();
     run.thread.join().unwrap();
     assert!((2..=5).contains(&rounds), "{rounds} sessions were opened");
+    let report = last_report(&run.mailbox);
+    assert_eq!((report.commits, report.commits_retried), (0, 1));
+    assert!(
+        report.send_errors > 0 && report.republished > 0,
+        "{report:?}"
+    );
+    assert_eq!(report.pending_records, 1);
+}
+
+/// What a driver that has ended told of itself.
+fn last_report(mailbox: &SinkMailbox) -> SinkReport {
+    let queue = mailbox.queue(WakeHandle::new(|| {}));
+    queue.report().unwrap()
+}
+
+#[test]
+fn a_confirmed_commit_is_counted_and_nothing_waits_for_it_any_more() {
+    let run = start(Fault::Nothing);
+    let event = run.lead(LONG);
+    assert!(
+        matches!(event, Some(SinkEvent::Confirmed(id)) if id == ID),
+        "{event:?}"
+    );
+    run.mailbox.control(SinkControl::Close);
+    run.thread.join().unwrap();
+    let report = last_report(&run.mailbox);
+    assert_eq!((report.commits, report.commits_retried), (1, 0));
+    assert_eq!((report.send_errors, report.republished), (0, 0));
+    assert_eq!(report.flushes.count(), 1);
+    assert_eq!(report.commit_times.count(), 1);
+    assert_eq!((report.pending_records, report.spool_bytes), (0, 0));
+    assert_eq!((report.open_transactions, report.is_dark), (0, false));
 }
 
 #[test]

@@ -91,6 +91,8 @@ fn elements_arrive_in_order_with_records_and_headers() {
     pair.sender.send(Element::End).unwrap();
     assert_eq!(pair.at_sender.take(), 3);
     assert_eq!(pair.carry(), 3);
+    let (sent, buffered) = (pair.sender.sent_bytes(), pair.receiver.buffered_bytes());
+    assert!(sent > 0 && sent == buffered, "{sent} {buffered}");
     let Some(Element::Chunk(got, bytes)) = pair.receiver.pop().unwrap() else {
         panic!("a chunk was sent")
     };
@@ -101,6 +103,7 @@ fn elements_arrive_in_order_with_records_and_headers() {
     assert!(matches!(next, Some(Element::Watermark(Watermark(9)))));
     assert!(matches!(pair.receiver.pop().unwrap(), Some(Element::End)));
     assert!(pair.receiver.pop().unwrap().is_none());
+    assert_eq!(pair.receiver.buffered_bytes(), 0);
 }
 
 #[test]
