@@ -59,7 +59,7 @@ fn st20_a_snapshot_holds_the_barrier_while_the_table_grows_tenfold() {
     table.begin_snapshot(ProcessingTime(0));
     let splits = table.directory.tables.len();
     let mut next = 20_000;
-    while table.advance_snapshot(60).is_none() {
+    while table.advance_snapshot(20).is_none() {
         for _ in 0..1_000 {
             set(&mut table, next, 2);
             set(&mut table, next % 20_000, 3);
