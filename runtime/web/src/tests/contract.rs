@@ -146,13 +146,13 @@ fn ids_and_names_are_taken_as_the_document_says() {
         assert_eq!((is_id(&text), is_name(&text)), expected, "{length}");
     }
     for byte in 0..=127_u8 {
-        let character = char::from(byte);
-        let in_id = character.is_ascii_alphanumeric() || "._-".contains(character);
-        assert_eq!(is_id(&character.to_string()), in_id, "{character:?}");
-        let begins = character.is_ascii_lowercase() || character.is_ascii_digit();
-        assert_eq!(is_name(&character.to_string()), begins, "{character:?}");
-        let follows = begins || "_-".contains(character);
-        assert_eq!(is_name(&format!("x{character}")), follows, "{character:?}");
+        let letter = char::from(byte);
+        let belongs = letter.is_ascii_alphanumeric() || "._-".contains(letter);
+        assert_eq!(is_id(&letter.to_string()), belongs, "{letter:?}");
+        let begins = letter.is_ascii_lowercase() || letter.is_ascii_digit();
+        assert_eq!(is_name(&letter.to_string()), begins, "{letter:?}");
+        let follows = begins || "_-".contains(letter);
+        assert_eq!(is_name(&format!("x{letter}")), follows, "{letter:?}");
     }
 }
 
