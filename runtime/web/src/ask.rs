@@ -6,6 +6,7 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use highwater_coordinator::{JobRequest, OperationId, OperationOrder, RequestAnswer, SnapshotWish};
+use highwater_types::SavepointName;
 use highwater_web_api as api;
 use tokio::sync::oneshot;
 
@@ -30,6 +31,10 @@ pub(crate) async fn ask(view: &JobView, asked: Asked) -> Response {
         Some(Ok(id)) => id,
         Some(Err(none)) => return refusal(StatusCode::BAD_REQUEST, &none.to_string()),
     };
+    // The coordinator says so too, but to who does not wait only once the operation is under way.
+    if let Some(Err(none)) = asked.wish.savepoint().map(SavepointName::parse) {
+        return refusal(StatusCode::BAD_REQUEST, &none.to_string());
+    }
     // Those who wait leave room for those who only look.
     let place = match asked.wait {
         Some(false) => None,

@@ -205,3 +205,18 @@ async fn what_is_read_has_the_code_and_the_type_that_are_said() {
     let schema = &own["content"]["application/json"]["schema"];
     assert_eq!(schema["type"], "object", "{own}");
 }
+
+#[tokio::test]
+async fn a_name_that_is_none_is_refused_before_anything_is_under_way() {
+    for (path, body) in [
+        ("/v1/savepoints", "{\"name\":\"gdx*\",\"wait\":false}"),
+        ("/v1/stop", "{\"savepoint\":\"gdx*\",\"wait\":false}"),
+        ("/v1/stop", "{\"savepoint\":\"\",\"mode\":\"drain\"}"),
+    ] {
+        let mut fixture = fixture();
+        let asked = request(Method::POST, path, body);
+        let (code, text) = answer(open(fixture.view), asked).await;
+        assert_eq!(code, StatusCode::BAD_REQUEST, "{path} {body}: {text}");
+        assert!(fixture.requests.try_recv().is_err(), "{path} {body}");
+    }
+}
