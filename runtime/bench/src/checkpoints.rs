@@ -50,7 +50,7 @@ struct Arguments {
     #[arg(long, default_value_t = 2_000)]
     pauses: u64,
     /// Records a second while pauses are measured; more than the machine can process is more than it will.
-    #[arg(long, default_value_t = 10_000.0)]
+    #[arg(long, default_value_t = 50_000.0)]
     rate: f64,
     /// Memory for state, MiB.
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..))]
@@ -121,7 +121,7 @@ fn measure(arguments: &Arguments) -> Result<Vec<String>> {
         one_size(arguments, size, &mut table).with_context(|| format!("{size} GB"))?;
     }
     if arguments.pauses > 0 {
-        let setup = setup(arguments, arguments.sizes[0], ONE_SLOT)?;
+        let setup = setup(arguments, arguments.sizes[0])?;
         table.pauses = Some(pauses::measure(&setup, arguments.pauses, arguments.rate)?);
     }
     println!("\n{table}");
@@ -131,20 +131,7 @@ fn measure(arguments: &Arguments) -> Result<Vec<String>> {
     Ok(table.bars().filter_map(|bar| bar.missed()).collect())
 }
 
-/// While pauses are measured the S3 server stands behind the job: in earnest it has cores of its own.
-const S3_BEHIND: u8 = 10;
-
-/// The slots of the job and by how much the S3 server stands behind it, in the steps of `nice`.
-type Load = (u32, u8);
-
-/// Checkpoints and restores: all of a machine with two cores for all.
-const ALL_CORES: Load = (2, 0);
-
-/// Pauses: one slot, so that a core is left for compaction, uploads and the S3 server. With as many slots as cores a pause is as long as
-/// the machine has no core for the slot.
-const ONE_SLOT: Load = (1, S3_BEHIND);
-
-fn setup(arguments: &Arguments, size: f64, (slots, s3_behind): Load) -> Result<Setup> {
+fn setup(arguments: &Arguments, size: f64) -> Result<Setup> {
     let keys = (size * 1e9 / ROW_BYTES as f64) as u64;
     // All state of the heap backend must fit: a row of 74 bytes takes about twice as much there.
     let needed = match arguments.backend {
@@ -152,19 +139,18 @@ fn setup(arguments: &Arguments, size: f64, (slots, s3_behind): Load) -> Result<S
         Backend::Rocksdb => 0,
     };
     Ok(Setup {
-        s3: S3::start_temporary_behind(s3_behind).context("the S3 server")?,
+        s3: S3::start_temporary().context("the S3 server")?,
         folder: tempfile::tempdir_in(arguments.work())?,
         backend: arguments.backend,
         budget: needed.max(arguments.budget << 20),
         keys,
         seed: arguments.seed,
-        slots,
     })
 }
 
 /// Checkpoints and restores of one size.
 fn one_size(arguments: &Arguments, size: f64, table: &mut Table) -> Result<()> {
-    let setup = setup(arguments, size, ALL_CORES)?;
+    let setup = setup(arguments, size)?;
     let mut running = Running::start(&setup, 0, 0, ONLY_WHEN_ASKED)?;
     running.advance(setup.keys)?;
     let mut note = |what: &str, one: Checkpoint| {
@@ -204,9 +190,8 @@ fn write_page(file: &Path, table: &Table, arguments: &Arguments) -> Result<()> {
         text,
         "Written by `{}` on {}, on {}. Highwater {}, backend {}, checkpoints in a real S3 store on loopback. Sizes count \
          bytes of rows (74 for a key); seconds are from the trigger to the write of head, medians with least and most. A first \
-         checkpoint has what came in, a second one what compaction made of it; then shares of the keys change. While pauses are \
-         measured, a checkpoint each 100 ms, no record finds its key in memory, one slot works so that a core is left for what runs beside it, \
-         and the S3 server stands behind the job (nice {S3_BEHIND}): in earnest it has cores of its own. The accounts after each restore were compared with an independent count.\n",
+         checkpoint has what came in, a second one what compaction made of it; then shares of the keys change. The accounts \
+         after each restore were compared with an independent count.\n",
         arguments.shown(),
         today()?,
         machine()?,

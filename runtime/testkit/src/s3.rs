@@ -25,8 +25,6 @@ pub struct S3 {
     folder: PathBuf,
     remove_folder: bool,
     program: PathBuf,
-    /// By how much it stands behind other programs, in the steps of `nice`.
-    niceness: u8,
     port: u16,
     server: Option<Server>,
     warden: Option<Warden>,
@@ -58,20 +56,10 @@ impl S3 {
     /// # Errors
     /// As [`S3::start`].
     pub fn start_temporary() -> Result<Self, TestbedError> {
-        Self::start_temporary_behind(0)
-    }
-
-    /// As [`S3::start_temporary`], with a server that stands behind other programs by so many steps of `nice`: for figures of a program that
-    /// has its cores to itself where its store is another machine.
-    ///
-    /// # Errors
-    /// As [`S3::start`].
-    pub fn start_temporary_behind(niceness: u8) -> Result<Self, TestbedError> {
         let folder = temporary_folder("s3")?;
         let prepared = Self::prepare(&folder, &Cache::of_user()?);
         let mut server = removing_on_failure(&folder, prepared)?;
         server.remove_folder = true;
-        server.niceness = niceness;
         server.run_first()?;
         server.watch()?;
         Ok(server)
@@ -147,7 +135,6 @@ impl S3 {
             folder: folder.to_owned(),
             remove_folder: false,
             program,
-            niceness: 0,
             port: port::free()?,
             server: None,
             warden: None,
@@ -168,10 +155,7 @@ impl S3 {
     }
 
     fn run(&mut self) -> Result<(), TestbedError> {
-        let mut command = Command::new("nice");
-        command
-            .arg(format!("--adjustment={}", self.niceness))
-            .arg(&self.program);
+        let mut command = Command::new(&self.program);
         command
             .arg("--port")
             .arg(format!("127.0.0.1:{}", self.port));

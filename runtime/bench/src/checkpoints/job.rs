@@ -36,8 +36,6 @@ pub(super) struct Setup {
     pub(super) budget: u64,
     pub(super) keys: u64,
     pub(super) seed: u64,
-    /// Slots, and so subtasks.
-    pub(super) slots: u32,
 }
 
 impl Setup {
@@ -50,8 +48,7 @@ impl Setup {
         let mut job = JobCommand::in_s3(self.folder.path(), JOB, &self.s3)?;
         job.arguments(&["run", "--quiet", "--log-level", "warn"]);
         job.backend(self.backend, self.budget, &self.local());
-        let slots = self.slots.to_string();
-        job.arguments(&["--parallelism", &slots, "--slots", &slots]);
+        job.arguments(&["--parallelism", "2", "--slots", "2"]);
         job.arguments(&["--checkpoint-interval", interval]);
         job.parameter("job", "state");
         job.parameter("keys", self.keys);
