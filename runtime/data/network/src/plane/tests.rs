@@ -85,12 +85,14 @@ async fn a_link_comes_about_whichever_side_is_first() {
         out.send(Element::Watermark(Watermark(5))).unwrap();
         let got = arrives(&mut inn).await;
         assert!(matches!(got, Element::Watermark(Watermark(5))));
-        let (sent, received) = (sending.board().read(), receiving.board().read());
-        let (sent, received) = (sent[&hello().to], received[&hello().from]);
-        assert!(
-            sent.sent > 0 && received.received > 0,
-            "{sent:?} {received:?}"
-        );
+        // What was written is counted behind the write: it may have arrived before.
+        loop {
+            let (sent, received) = (sending.board().read(), receiving.board().read());
+            if sent[&hello().to].sent > 0 && received[&hello().from].received > 0 {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 }
 
