@@ -61,8 +61,8 @@ pub struct RocksOptions {
     pub local_dir: PathBuf,
     /// Bytes of memory of all stores together: blocks, indexes, filters and write buffers.
     pub memory_bytes: u64,
-    /// Threads that compact, shared by all stores, at least 1. As many more merge into the bottom of a store, and one writes out full
-    /// write buffers.
+    /// Threads that compact, shared by all stores, at least 1; one more where they are 1 or 2, which RocksDB wants for one store alone. As
+    /// many as are given here merge into the bottom of a store besides, and one writes out full write buffers.
     pub background_threads: u32,
 }
 
@@ -90,14 +90,20 @@ pub(crate) struct Resources {
 /// files of the top are merged among themselves meanwhile. Behind it a writer waited for seconds until there were few enough of them.
 ///
 /// They begin now, and as Linux has it with the niceness of the thread that starts them; where that is refused they compact all the same.
+/// RocksDB raises their number to what one store may compact at once, on the thread that opens it: so many begin here.
 fn start_compaction_threads(env: &mut Env, count: i32) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let _niceness = rustix::process::nice(COMPACTION_NICENESS);
-            env.set_low_priority_background_threads(count);
+            env.set_low_priority_background_threads(count.max(compactions_of_one(count)));
             env.set_bottom_priority_background_threads(count);
         });
     });
+}
+
+/// How many compactions one store runs at a time, of so many threads that compact: that into its bottom among them.
+fn compactions_of_one(threads: i32) -> i32 {
+    threads.min(STORE_COMPACTIONS) + 1
 }
 
 impl Resources {
@@ -136,7 +142,7 @@ impl Resources {
         options.set_write_buffer_manager(&self.write_buffers);
         // One flush, up to two compactions and one into the bottom of this store at a time; the threads are shared with the others.
         // RocksDB allows the second one from 16 runs on, twice what a merge takes.
-        options.set_max_background_jobs(self.background_threads.min(STORE_COMPACTIONS) + 2);
+        options.set_max_background_jobs(compactions_of_one(self.background_threads) + 1);
         // Without a limit every file of every store stays open. So many hold 16 GiB of rows.
         options.set_max_open_files(1_024);
         // Every checkpoint copies the manifest: it begins anew beyond this size, or 6 times what it must say.

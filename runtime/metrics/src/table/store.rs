@@ -14,6 +14,6 @@ scope! {
         "Compactions of the local store that run, and states that wait for one. A checkpoint stores what they rewrote.", "";
     WRITE_WAITS: Counter<Count> = "highwater_store_write_waits_total",
         "Times that an operator waited, up to 10 ms each, because its local store could not rewrite as fast as it was written \
-         to: the disk or the cores are too slow for the rate. All stores of a process share two threads for every two slots.",
+         to: the disk or the cores are too slow for the rate. All stores of a process share a thread for every two slots, two or three at least.",
         "";
 }

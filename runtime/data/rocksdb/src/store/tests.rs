@@ -288,6 +288,42 @@ fn a_writer_waits_for_compaction_and_the_waits_are_counted() {
     assert_eq!(count(rows.as_mut()), usize::from(files) + 1);
 }
 
+/// The niceness of the threads of this process with this name.
+fn niceness_of(name: &str) -> Vec<i32> {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap();
+    // One that ends meanwhile has no line any more.
+    let lines = threads
+        .filter_map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat")).ok());
+    let of_name = lines.filter(|line| line.contains(&format!("({name})")));
+    let nice = of_name.map(|line| {
+        let behind = line.rsplit_once(") ").unwrap().1;
+        behind.split(' ').nth(16).unwrap().parse().unwrap()
+    });
+    nice.collect()
+}
+
+#[test]
+fn every_thread_that_compacts_stands_behind_those_of_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let factory = factory(&dir);
+    let _store = create(&factory);
+    let own = rustix::process::nice(0).unwrap();
+    // They take their names once they run.
+    for (name, least) in [("rocksdb:low", 2), ("rocksdb:bottom", 1)] {
+        let found = loop {
+            let found = niceness_of(name);
+            if found.len() >= least {
+                break found;
+            }
+            std::thread::yield_now();
+        };
+        assert!(
+            found.iter().all(|&nice| nice > own),
+            "{name}: {found:?}, {own}"
+        );
+    }
+}
+
 #[test]
 fn reads_leave_the_memory_of_the_store_to_indexes() {
     let dir = tempfile::tempdir().unwrap();

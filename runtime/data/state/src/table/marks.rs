@@ -40,10 +40,14 @@ impl Marks {
         }
     }
 
-    /// Moves to the next generation: what a barrier costs. There are two thousand million of them.
+    /// Moves to the next generation: what a barrier costs, and each tick of the budget. There are two thousand million of them.
+    ///
+    /// # Panics
+    /// Behind the last one, where an entry would pass for saved that is not. The next attempt begins anew.
     pub(crate) const fn rotate(&mut self) {
-        self.saved = self.saved.saturating_add(2);
-        self.written = self.written.saturating_add(2);
+        const LAST: &str = "an attempt ends before its generations do";
+        self.saved = self.saved.checked_add(2).expect(LAST);
+        self.written = self.written.checked_add(2).expect(LAST);
     }
 
     /// The mark of an entry written now.
@@ -78,5 +82,15 @@ mod tests {
         marks.rotate();
         assert!(marks.is_old(written) && marks.is_old(saved));
         assert!(!marks.is_old(marks.saved()));
+    }
+
+    #[test]
+    #[should_panic(expected = "an attempt ends before its generations do")]
+    fn behind_the_last_generation_nothing_passes_for_saved() {
+        let mut marks = Marks {
+            saved: NonZeroU32::new(u32::MAX - 1).unwrap(),
+            written: NonZeroU32::MAX,
+        };
+        marks.rotate();
     }
 }
