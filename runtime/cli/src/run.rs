@@ -10,8 +10,8 @@ use highwater_api::JobProgram;
 use highwater_coordinator::fleet::{self, WorkerSeen};
 use highwater_coordinator::shape::{execution_fingerprint, fleet_shape};
 use highwater_coordinator::{
-    CoordinatorHandle, CoordinatorSetup, JobOutcome, JobRequest, RequestAnswer, RequestRefused,
-    SavepointWish, SnapshotWish, Wish, Workers,
+    CoordinatorHandle, CoordinatorSetup, GoesPast, JobOutcome, JobRequest, RequestAnswer,
+    RequestRefused, SavepointWish, SnapshotWish, Wish, Workers,
 };
 use highwater_protocol::election::AboutOthers;
 use highwater_protocol::nonce::NonceStream;
@@ -37,7 +37,7 @@ use crate::remote::{RunNote, refuse_second};
 use crate::server::Server;
 use crate::settings::{JobSettings, LiveConfig, RunArgs, RunSettings, SAVEPOINTS};
 use crate::signals::{Interrupt, Interrupts};
-use crate::standby::{Lease, Standby};
+use crate::standby::{Lease, Standby, note_end};
 use crate::summary::Summary;
 use crate::view::{Screen, View};
 use crate::{logs, stop_point};
@@ -96,6 +96,8 @@ pub fn run(
         program,
         crew,
         wish,
+        // Whoever starts a process that takes no turn in leading wants the job to run.
+        goes_past: GoesPast::AnyEnd,
         screen,
         config: Arc::new(config),
         take_over: args.take_over,
@@ -167,6 +169,7 @@ struct Setup {
     program: JobProgram,
     crew: Crew,
     wish: Wish,
+    goes_past: GoesPast,
     screen: Screen,
     config: Arc<dyn Config>,
     take_over: bool,
@@ -234,6 +237,9 @@ impl Setup {
         );
         tasks.spawn(follow(Arc::clone(&self.config), view.status.clone()));
         let server = Server::start(listening, view);
+        if let Some(lease) = &lease {
+            tasks.spawn(lease.once_led(started.handle.status.clone()));
+        }
         if self.screen.is_on() {
             tasks.spawn(drawn.run());
         }
@@ -241,8 +247,9 @@ impl Setup {
         if ended.is_ok() {
             Summary::of(&at_the_end.plan, &at_the_end.figures.read()).tell();
         }
-        if let Some(lease) = lease {
-            lease.leave(&ended).await;
+        match lease {
+            Some(lease) => lease.leave(&ended).await,
+            None => note_end(&storage, &self.job.identity, &ended).await,
         }
         if let Some((control, children)) = fleet {
             children.end().await;
@@ -290,8 +297,11 @@ impl Setup {
             control.shut_down().await;
             return Ok(None);
         };
-        if won.only_goes_on {
+        if won.mandate.only_goes_on {
             self.wish = Wish::Follow;
+        }
+        if !self.take_over {
+            self.goes_past = GoesPast::from(won.mandate.goes_past);
         }
         Ok(Some((self.lead(storage, control)?, Some(won.lease))))
     }
@@ -397,6 +407,7 @@ impl Setup {
             settings: self.settings.coordinator.clone(),
             storage: Arc::clone(storage),
             wish: self.wish.clone(),
+            goes_past: self.goes_past,
             worker,
             events,
             // Until they notice that the coordinator before this one is gone, and find this one.

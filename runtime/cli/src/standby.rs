@@ -1,7 +1,8 @@
 //! `coordinator`: stands by until it may lead, and holds the lease while it does.
 //!
 //! Called by `run` before anything of the job begins. Meanwhile workers that come are shown the way to the leader, and so is whoever asks
-//! the status server. The rule: a coordinator that was told how to begin the job waits for nobody, and one that waited begins nothing.
+//! the status server. The rules: a coordinator that was told how to begin the job waits for nobody, and one that waited begins nothing; the
+//! end of a job is in the lease where there is one, whoever has ended it, so that who starts a coordinator later is known to want the job.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,18 +10,22 @@ use std::time::Duration;
 use highwater_api::JobProgram;
 use highwater_coordinator::store::JobStore;
 use highwater_coordinator::{
-    Campaign, JobOutcome, JobPhase, JobRequest, JobStatus, LeaseStore as _, RequestRefused,
-    Standing,
+    Campaign, HolderWord, JobOutcome, JobPhase, JobRequest, JobStatus, LeaseStore as _,
+    RequestRefused, Standing,
 };
-use highwater_protocol::election::{AboutOthers, Candidate, LeaseRead, LeaseRecord, LeaseState};
+use highwater_protocol::election::{
+    AboutOthers, Candidate, LeaseRead, LeaseRecord, LeaseState, Mandate,
+};
+use highwater_protocol::head_write::PutOutcome;
 use highwater_protocol::paths::JobPaths;
 use highwater_rpc::ControlServer;
 use highwater_state::Store;
 use highwater_storage::ObjectStorage;
+use highwater_types::{Epoch, JobIdentity};
 use highwater_web::listening::Listening;
 use highwater_web::{Config, JobView, OperationIds, RateBoard, TasksRun, room_to_wait};
 use highwater_worker::{Clock, FigureBoard, SystemClock};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -45,8 +50,7 @@ pub(crate) struct Standby<'a> {
 /// A candidacy that was won.
 pub(crate) struct Won {
     pub(crate) lease: Lease,
-    /// Another was told what to begin the job with.
-    pub(crate) only_goes_on: bool,
+    pub(crate) mandate: Mandate,
 }
 
 /// How long the last write of a lease may take.
@@ -54,36 +58,100 @@ const LEAVE_MAX: Duration = Duration::from_secs(20);
 
 /// The lease of a job that this process leads, renewed by a task of its own.
 pub(crate) struct Lease {
-    left: oneshot::Sender<LeaseState>,
+    words: mpsc::Sender<HolderWord>,
     holding: JoinSet<()>,
 }
 
+/// A holder says at most twice something: that it leads, and that it does no more.
+const WORDS: usize = 2;
+
 impl Lease {
     fn hold(campaign: Campaign) -> Self {
-        let (left, told) = oneshot::channel();
+        let (words, told) = mpsc::channel(WORDS);
         let mut holding = JoinSet::new();
         holding.spawn(campaign.hold(told));
-        Self { left, holding }
+        Self { words, holding }
+    }
+
+    /// Tells the lease once the job of this status has a leader in this process: what somebody wanted of its start is done then.
+    pub(crate) fn once_led(
+        &self,
+        mut status: watch::Receiver<JobStatus>,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let words = self.words.clone();
+        async move {
+            let leads = |status: &JobStatus| status.epoch > Epoch::default();
+            let leads = status.wait_for(leads).await.is_ok();
+            if leads && words.send(HolderWord::Leads).await.is_err() {
+                tracing::debug!("the lease is not held any more");
+            }
+        }
     }
 
     /// Leaves the lease as the job is left: ended, so that whoever stands by ends too, or to whoever goes on with it.
     pub(crate) async fn leave(mut self, end: &Result<JobOutcome, Failure>) {
-        let state = match end {
-            Ok(JobOutcome::Finished) => LeaseState::Ended("all input was processed".to_owned()),
-            Ok(JobOutcome::Stopped) => LeaseState::Ended("it was stopped".to_owned()),
+        let state = match (end_words(end), end) {
+            (Some(how), _) => LeaseState::Ended(how.to_owned()),
             // It belongs to another, or soon will.
-            Err(failure) if failure.code == Code::Fenced => return,
-            Ok(JobOutcome::Cancelled) | Err(_) => LeaseState::Released,
+            (None, Err(failure)) if failure.code == Code::Fenced => return,
+            (None, _) => LeaseState::Released,
         };
-        if self.left.send(state).is_err() {
+        if self.words.send(HolderWord::Leaves(state)).await.is_err() {
             return;
         }
         let written = async { while self.holding.join_next().await.is_some() {} };
         if timeout(LEAVE_MAX, written).await.is_err() {
             tracing::warn!(
-                "the lease could not be written for {LEAVE_MAX:?}: a coordinator that stands by may go on with the job"
+                "the lease could not be written for {LEAVE_MAX:?}: a coordinator that stands by takes it, and asks `head` whether the job has ended"
             );
         }
+    }
+}
+
+/// How a job has ended, in the words of a lease; `None` = it goes on under whoever takes it next.
+const fn end_words(end: &Result<JobOutcome, Failure>) -> Option<&'static str> {
+    match end {
+        Ok(JobOutcome::Finished) => Some("all input was processed"),
+        Ok(JobOutcome::Stopped) => Some("it was stopped"),
+        Ok(JobOutcome::Cancelled) | Err(_) => None,
+    }
+}
+
+/// Says in a lease that was released that the job has ended since, under a process that holds none: a coordinator that is started later
+/// would take it for a job that somebody has handed over, and leave it ended. One try: where another has it now, `head` decides.
+pub(crate) async fn note_end(
+    storage: &Arc<dyn ObjectStorage>,
+    job: &JobIdentity,
+    end: &Result<JobOutcome, Failure>,
+) {
+    let Some(how) = end_words(end) else { return };
+    let store = JobStore::new(Arc::clone(storage), JobPaths::new(job.clone()));
+    let noted = async {
+        let LeaseRead::Found(record, tag) = store.read().await else {
+            return;
+        };
+        if record.state != LeaseState::Released {
+            return;
+        }
+        let record = LeaseRecord {
+            holder: name_of_run(),
+            process: random(),
+            turn: record.turn.wrapping_add(1),
+            begins: false,
+            goes_past: None,
+            state: LeaseState::Ended(how.to_owned()),
+            ..record
+        };
+        let written = store.write(&record, Some(&tag)).await;
+        if !matches!(written, PutOutcome::Applied(_)) {
+            tracing::warn!(
+                ?written,
+                "the lease does not say that the job has ended: a coordinator that is started next ends once"
+            );
+        }
+    };
+    if timeout(LEAVE_MAX, noted).await.is_err() {
+        tracing::warn!("the lease could not be read and written for {LEAVE_MAX:?}");
     }
 }
 
@@ -104,7 +172,12 @@ impl Standby<'_> {
         };
         let (status, shown) = watch::channel(status);
         let (name, address) = (self.name(control), self.address(control));
-        let mut campaign = self.campaign(storage, (name, address), listening);
+        // Before its first look at the lease: an end that comes later is none that somebody wants to go past by starting this process.
+        let found_ended = tokio::select! {
+            found = self.found_ended(storage) => found?,
+            _ = interrupts.next() => return Ok(None),
+        };
+        let mut campaign = self.campaign(storage, (name, address), listening, found_ended);
         let mut tasks = JoinSet::new();
         let (requests, asked) = mpsc::channel(1);
         tasks.spawn(refuse_all(asked, shown.clone()));
@@ -126,9 +199,9 @@ impl Standby<'_> {
         server.end().await;
         tasks.shutdown().await;
         match standing {
-            Standing::Leads { only_goes_on } => Ok(Some(Won {
+            Standing::Leads(mandate) => Ok(Some(Won {
                 lease: Lease::hold(campaign),
-                only_goes_on,
+                mandate,
             })),
             Standing::NothingToLead(how) => {
                 tracing::info!("the job has ended under the coordinator that led it: {how}");
@@ -154,10 +227,11 @@ impl Standby<'_> {
             (LeaseRead::Found(record, _), AboutOthers::TakeOver)
                 if record.state == LeaseState::Held =>
             {
-                let name = format!("{} (run)", host());
-                let mut campaign = self.campaign(storage, (name, String::new()), listening);
+                let found_ended = self.found_ended(storage).await?;
+                let me = (name_of_run(), String::new());
+                let mut campaign = self.campaign(storage, me, listening, found_ended);
                 match campaign.win(|_| {}).await {
-                    Standing::Leads { .. } => Ok(Some(Lease::hold(campaign))),
+                    Standing::Leads(_) => Ok(Some(Lease::hold(campaign))),
                     Standing::Occupied(record) => Err(occupied(&record)),
                     Standing::NothingToLead(_) => Ok(None),
                 }
@@ -171,6 +245,7 @@ impl Standby<'_> {
         storage: &Arc<dyn ObjectStorage>,
         (name, address): (String, String),
         listening: &Listening,
+        found_ended: Option<Epoch>,
     ) -> Campaign {
         let me = Candidate {
             name,
@@ -179,10 +254,20 @@ impl Standby<'_> {
             process: random(),
             about_others: self.about_others,
             begins: self.begins,
+            found_ended,
         };
         let duration = self.settings.cluster.lease_duration;
         let clock = Arc::new(SystemClock::new());
         Campaign::new(Box::new(self.store(storage)), me, duration, clock)
+    }
+
+    /// The epoch in which `head` says that the job has ended.
+    async fn found_ended(
+        &self,
+        storage: &Arc<dyn ObjectStorage>,
+    ) -> Result<Option<Epoch>, Failure> {
+        let found = self.store(storage).found_ended().await;
+        found.map_err(|error| Failure::of(&error))
     }
 
     fn store(&self, storage: &Arc<dyn ObjectStorage>) -> JobStore {
@@ -235,6 +320,11 @@ fn host() -> String {
     system.nodename().to_string_lossy().into_owned()
 }
 
+/// The name under which a process is in a lease that takes no turn in leading.
+fn name_of_run() -> String {
+    format!("{} (run)", host())
+}
+
 /// Another leads, and this process was not started to wait for it.
 fn occupied(record: &LeaseRecord) -> Failure {
     let message = format!(
@@ -262,5 +352,68 @@ async fn refuse_all(mut asked: mpsc::Receiver<JobRequest>, status: watch::Receiv
         let waits = waits.unwrap_or_else(|| "nobody leads the job yet".to_owned());
         let reason = format!("this coordinator stands by: {waits}");
         request.refuse(RequestRefused::NotRunning(reason));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use highwater_storage::MemoryStorage;
+    use highwater_types::Nonce;
+
+    use super::*;
+
+    fn record(state: LeaseState) -> LeaseRecord {
+        LeaseRecord {
+            holder: "c1".to_owned(),
+            address: "10.0.0.7:6123".to_owned(),
+            status: "http://10.0.0.7:8081".to_owned(),
+            process: Nonce(7),
+            turn: 4,
+            duration_ms: 10_000,
+            begins: true,
+            goes_past: Some(Epoch(3)),
+            state,
+        }
+    }
+
+    /// The record after a job has ended beside a lease like this.
+    async fn noted(state: LeaseState, end: Result<JobOutcome, Failure>) -> LeaseRecord {
+        let job = JobIdentity::parse("job").unwrap();
+        let storage: Arc<dyn ObjectStorage> = Arc::new(MemoryStorage::default());
+        let store = JobStore::new(Arc::clone(&storage), JobPaths::new(job.clone()));
+        store.write(&record(state), None).await;
+        note_end(&storage, &job, &end).await;
+        let LeaseRead::Found(found, _) = store.read().await else {
+            panic!("there was a lease")
+        };
+        found
+    }
+
+    #[tokio::test]
+    async fn a_job_that_ends_beside_a_released_lease_leaves_its_end_there() {
+        let stopped = noted(LeaseState::Released, Ok(JobOutcome::Stopped)).await;
+        assert_eq!(
+            stopped.state,
+            LeaseState::Ended("it was stopped".to_owned())
+        );
+        assert!(!stopped.begins && stopped.goes_past.is_none() && stopped.turn == 5);
+        let failed = || Err(Failure::new(Code::JobFailed, "it failed"));
+        for end in [Ok(JobOutcome::Cancelled), failed()] {
+            let found = noted(LeaseState::Released, end).await;
+            assert_eq!(found, record(LeaseState::Released));
+        }
+        for state in [LeaseState::Held, LeaseState::Ended("before".to_owned())] {
+            let found = noted(state.clone(), Ok(JobOutcome::Finished)).await;
+            assert_eq!(found, record(state), "it is not this job's to write");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_without_a_lease_gets_none() {
+        let job = JobIdentity::parse("job").unwrap();
+        let storage: Arc<dyn ObjectStorage> = Arc::new(MemoryStorage::default());
+        note_end(&storage, &job, &Ok(JobOutcome::Stopped)).await;
+        let store = JobStore::new(storage, JobPaths::new(job));
+        assert!(matches!(store.read().await, LeaseRead::Absent));
     }
 }

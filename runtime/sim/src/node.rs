@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_protocol::hash::ContentHash;
+use highwater_protocol::head::JobEnd;
 use highwater_protocol::head_write::Authority;
 use highwater_protocol::job::{TaskId, TaskSnapshot};
 use highwater_protocol::manifest::{FileEntry, KeyedFile};
@@ -210,6 +211,8 @@ pub(crate) struct Desired {
     pub(crate) request: Option<(u64, bool, bool)>,
     /// The folder of the savepoint that the job is to go back to, once.
     pub(crate) savepoint: Option<String>,
+    /// The epoch of the end that the user wants the job to go on after.
+    pub(crate) goes_past: Option<Epoch>,
 }
 
 /// How the job ended, as far as its leaders say.
@@ -274,6 +277,8 @@ pub(crate) struct Ctx<'a> {
     pub(crate) outs: Vec<Out>,
     pub(crate) stopped: Option<StepFault>,
     pub(crate) violations: Vec<String>,
+    /// The end of the job that this call tells, and the epoch that it is of.
+    pub(crate) ended: Option<(Epoch, JobEnd)>,
 }
 
 impl StepPlan {
@@ -308,6 +313,7 @@ impl<'a> Ctx<'a> {
             outs,
             stopped: None,
             violations,
+            ended: None,
         }
     }
 }

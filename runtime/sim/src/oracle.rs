@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_protocol::gc::{Gc, GcEffect, GcEvent, Reach, Retention};
 use highwater_protocol::hash::ContentHash;
-use highwater_protocol::head::{Head, ManifestRef};
+use highwater_protocol::head::{Head, JobEnd, ManifestRef};
 use highwater_protocol::manifest::{Manifest, SlotOutput, SnapshotKind};
 use highwater_protocol::paths::{ObjectName, RelativePath, manifest as manifest_path};
 use highwater_protocol::sink_slot::MarkerKind;
 
-use highwater_types::CheckpointId;
+use highwater_types::{CheckpointId, Epoch};
 
 use crate::codec::{decode_group, decode_position};
 use crate::coordinator::export::target_of;
@@ -28,6 +28,8 @@ type Positions = BTreeMap<u32, u64>;
 pub(crate) struct Oracle {
     start: Option<Positions>,
     head: Option<Head>,
+    /// The ends of the job that `head` has said.
+    ended: BTreeMap<Epoch, JobEnd>,
     completed: Positions,
     visible: BTreeSet<Value>,
     /// Objects that rotted: a checkpoint may name them again before anybody reads them.
@@ -83,6 +85,9 @@ impl Oracle {
                 before.number, head.number
             ));
         }
+        if let Some(end) = head.ended {
+            self.ended.insert(head.epoch, end);
+        }
         if before.as_ref().map(|before| &before.origin) != Some(&head.origin) {
             self.went_back(&head, ends);
         }
@@ -105,6 +110,16 @@ impl Oracle {
                 Err(fault) if self.is_rot(&head, store) => drop(fault),
                 Err(fault) => self.violate(format!("O7: checkpoint {}: {fault}", head.number)),
             }
+        }
+    }
+
+    /// Whoever leads, or finds the job ended, tells that it has ended in this epoch: `head` has said so before (O6). A leader that were to
+    /// die now would leave a job that another goes on with.
+    pub(crate) fn job_ended(&mut self, epoch: Epoch, end: JobEnd) {
+        if self.ended.get(&epoch) != Some(&end) {
+            self.violate(format!(
+                "O6: the job has ended in epoch {epoch} ({end:?}), and head does not say so"
+            ));
         }
     }
 

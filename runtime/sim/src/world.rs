@@ -144,6 +144,7 @@ impl World {
                 running: true,
                 request: None,
                 savepoint: None,
+                goes_past: None,
             },
             job: JobState::Running,
             lease: None,
@@ -305,6 +306,8 @@ impl World {
             return;
         }
         self.shared.desired.running = true;
+        let ended = self.oracle.head().filter(|head| head.ended.is_some());
+        self.shared.desired.goes_past = ended.map(|head| head.epoch);
         let left = self.oracle.mark_stopped();
         if self.swarm.returns == Returns::Once && self.shared.desired.savepoint.is_none() {
             let folders = self.shared.savepoints.iter();
@@ -441,6 +444,7 @@ impl World {
             Process::Worker(worker) => worker.wake(wake, &mut ctx),
         }
         let (outs, stopped, violations) = (ctx.outs, ctx.stopped, ctx.violations);
+        let ended = ctx.ended;
         if let (Some(StepFault::Freeze(length)), Some((process, rng, wake))) = (stopped, before) {
             node.process = Some(process);
             node.rng = rng;
@@ -455,6 +459,9 @@ impl World {
         node.process = Some(process);
         self.mix(u64::from(id) << 32 | outs.len() as u64);
         self.oracle.violations.extend(violations);
+        if let Some((epoch, end)) = ended {
+            self.oracle.job_ended(epoch, end);
+        }
         for out in outs {
             self.carry(id, incarnation, out);
         }

@@ -441,3 +441,20 @@ fn a_job_that_was_to_begin_with_something_is_not_begun_from_nothing_by_another()
     let workers = vec![cluster.worker("a", None), cluster.worker("b", None)];
     cluster.finished(workers, "a begin that was said again");
 }
+
+#[test]
+fn a_job_that_has_ended_goes_on_where_somebody_starts_a_coordinator() {
+    let cluster = Cluster::start("heap", None);
+    let workers = vec![cluster.worker("a", None), cluster.worker("b", None)];
+    let address = cluster.address.clone();
+    let job = cluster.finished(workers, "a job that ends");
+    let coordinator = Coordinator::start(&job, &address, None);
+    let again = Cluster {
+        job,
+        address,
+        coordinator,
+    };
+    let workers = vec![again.worker("a", None), again.worker("b", None)];
+    let (_job, said) = again.finished_saying(workers, "a start after the end");
+    assert!(!said.contains("nobody has asked"), "{said}");
+}

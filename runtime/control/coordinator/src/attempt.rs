@@ -38,6 +38,22 @@ pub enum After {
 }
 
 impl After {
+    /// Whether `other`, which comes later, takes its place. What ends the job takes the place of what goes on with it, and the first of those
+    /// is kept, since the end of an attempt brings others about. Only what `head` says outweighs them: a job that has ended.
+    pub const fn gives_way_to(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Restart, _) => true,
+            (Self::GoBack(_), _) => matches!(other, Self::End(_) | Self::Fail(_)),
+            (Self::End(JobOutcome::Cancelled) | Self::Fail(_), _) => other.is_over(),
+            (Self::End(JobOutcome::Finished | JobOutcome::Stopped), _) => false,
+        }
+    }
+
+    /// Whether it follows the end of the job in `head`.
+    pub const fn is_over(&self) -> bool {
+        matches!(self, Self::End(JobOutcome::Finished | JobOutcome::Stopped))
+    }
+
     /// What follows a failure of this kind: only what may pass is tried again.
     pub fn of(failure: JobFailure) -> Self {
         match failure.kind {
@@ -63,6 +79,8 @@ pub struct Attempt {
     pub duties: Vec<SlotDuty>,
     /// Whether the worker was told its duties.
     pub confirming: Confirming,
+    /// Its preparation waits until a write of `head` is decided.
+    pub waits_for_head: bool,
     /// What was found damaged.
     pub fault: Fault,
     /// What follows.
@@ -112,6 +130,38 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
+
+    #[test]
+    fn what_ends_the_job_takes_the_place_of_going_back_and_the_first_of_those_is_kept() {
+        let failed = || {
+            After::Fail(JobFailure {
+                kind: ErrorKind::Invalid,
+                message: "it failed".to_owned(),
+            })
+        };
+        let back = || After::GoBack(Fault::State);
+        let ends = || {
+            [
+                After::End(JobOutcome::Stopped),
+                After::End(JobOutcome::Finished),
+            ]
+        };
+        let cancelled = || After::End(JobOutcome::Cancelled);
+        for end in ends().into_iter().chain([failed(), cancelled()]) {
+            assert!(After::Restart.gives_way_to(&end));
+            assert!(back().gives_way_to(&end), "{end:?}");
+            for goes_on in [After::Restart, back()] {
+                assert!(!end.gives_way_to(&goes_on), "{end:?}");
+            }
+        }
+        assert!(After::Restart.gives_way_to(&back()) && !back().gives_way_to(&After::Restart));
+        assert!(!failed().gives_way_to(&cancelled()) && !cancelled().gives_way_to(&failed()));
+        for end in ends() {
+            // `head` says so.
+            assert!(failed().gives_way_to(&end) && cancelled().gives_way_to(&end));
+            assert!(!end.gives_way_to(&failed()) && !end.gives_way_to(&cancelled()));
+        }
+    }
 
     #[tokio::test]
     async fn what_an_attempt_does_at_the_rim_ends_with_it() {

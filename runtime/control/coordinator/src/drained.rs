@@ -2,11 +2,11 @@
 //!
 //! Called by the start of a leader. Whether the process died before the output was confirmed or the job was stopped long
 //! ago, the same is left to do: confirm what is pending, say so in `head`, copy the savepoint that it was drained for if
-//! that is not there yet, end.
+//! that is not there yet, say in `head` that the job has ended, end.
 
 use std::collections::{BTreeSet, VecDeque};
 
-use highwater_protocol::head::{Head, HeadChange};
+use highwater_protocol::head::{Head, HeadChange, JobEnd};
 use highwater_protocol::manifest::Manifest;
 use highwater_protocol::paths::SavepointPaths;
 use highwater_protocol::recovery::{RegionEffect, RegionEvent, RegionRecovery};
@@ -44,6 +44,8 @@ impl Detour<'_> {
         if let Some(savepoint) = &current.savepoint {
             self.copy_owed(savepoint, current, DRAINED).await?;
         }
+        self.record(&HeadChange::End(JobEnd::Stopped), DRAINED)
+            .await?;
         tracing::warn!(
             checkpoint = %current.id,
             "the job was drained at its last checkpoint and has ended: every window has fired; `--fresh` begins again, \
@@ -135,12 +137,17 @@ impl Detour<'_> {
     /// Says in `head` that all of its output is confirmed.
     pub(crate) async fn record_confirmed(&mut self, head: &Head) -> Result<(), Broken> {
         if head.has_pending_output() {
-            (self.setup.stop)(Step::P8);
-            let nonce = self.nonces.draw();
-            let first = self.keeper.begin(&HeadChange::Confirm, nonce);
-            let decided = decide(self.store, self.keeper, first, self.waits);
-            hearing(self.requests, GOING_BACK, decided).await??;
+            self.record(&HeadChange::Confirm, GOING_BACK).await?;
         }
+        Ok(())
+    }
+
+    /// Writes `head`. What is asked meanwhile is refused, saying `doing`.
+    async fn record(&mut self, change: &HeadChange, doing: &str) -> Result<(), Broken> {
+        (self.setup.stop)(Step::P8);
+        let first = self.keeper.begin(change, self.nonces.draw());
+        let decided = decide(self.store, self.keeper, first, self.waits);
+        hearing(self.requests, doing, decided).await??;
         Ok(())
     }
 }

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use highwater_protocol::election::{
-    Candidate, Election, ElectionEffect, ElectionEvent, LeaseRead, LeaseRecord, LeaseState,
+    Candidate, Election, ElectionEffect, ElectionEvent, LeaseRead, LeaseRecord, LeaseState, Mandate,
 };
 use highwater_protocol::head_write::{PutOutcome, VersionTag};
 use highwater_worker::Clock;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 /// Where a lease lies. Each call is tried once, and cut off by the caller when it takes too long.
@@ -28,15 +28,21 @@ pub trait LeaseStore: Send + Sync {
 /// What became of a candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It may lead.
-    Leads {
-        /// Another was told what to begin the job with: this one goes on with what is there, or not at all.
-        only_goes_on: bool,
-    },
+    /// It may lead, with this mandate.
+    Leads(Mandate),
     /// The job has ended under another, in these words.
     NothingToLead(String),
     /// Another holds the lease, and this candidate does not wait.
     Occupied(LeaseRecord),
+}
+
+/// What the holder of a lease has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HolderWord {
+    /// It has taken `head`: what somebody wanted of its start is done.
+    Leads,
+    /// It leads no more, and leaves the lease like this. Its last word.
+    Leaves(LeaseState),
 }
 
 /// The candidacy of this process.
@@ -73,10 +79,7 @@ impl Campaign {
         loop {
             for told in self.turn(ElectionEvent::Tick).await {
                 match told {
-                    ElectionEffect::Lead => {
-                        let only_goes_on = self.election.only_goes_on();
-                        return Standing::Leads { only_goes_on };
-                    }
+                    ElectionEffect::Lead => return Standing::Leads(self.election.mandate()),
                     ElectionEffect::NothingToLead(how) => return Standing::NothingToLead(how),
                     ElectionEffect::Occupied(record) => return Standing::Occupied(record),
                     ElectionEffect::Follow(record) => follows(record.as_ref()),
@@ -90,18 +93,20 @@ impl Campaign {
         }
     }
 
-    /// Renews the lease until `left` says how it is to be left, which is written until it has landed, or until another has it. A sender
-    /// that is dropped says that nothing is to be written any more.
-    pub async fn hold(mut self, left: oneshot::Receiver<LeaseState>) {
-        let mut left = Some(left);
+    /// Renews the lease until a word says how it is to be left, which is written until it has landed, or until another has it. A sender
+    /// that is dropped before says that nothing is to be written any more.
+    pub async fn hold(mut self, mut words: mpsc::Receiver<HolderWord>) {
+        let mut leaves = false;
         loop {
+            // Both arms are cancel-safe: a word that is not taken now is taken in the next turn, and a rest that is cut off begins anew.
             let event = tokio::select! {
-                state = told(&mut left) => {
-                    left = None;
-                    match state {
-                        Some(state) => ElectionEvent::Leave(state),
-                        None => return,
+                word = words.recv(), if !leaves => match word {
+                    Some(HolderWord::Leads) => ElectionEvent::Leads,
+                    Some(HolderWord::Leaves(state)) => {
+                        leaves = true;
+                        ElectionEvent::Leave(state)
                     }
+                    None => return,
                 },
                 () = self.rest() => ElectionEvent::Tick,
             };
@@ -161,21 +166,12 @@ impl Campaign {
     }
 }
 
-/// How the lease is to be left; for ever, once that was said.
-async fn told(left: &mut Option<oneshot::Receiver<LeaseState>>) -> Option<LeaseState> {
-    match left {
-        Some(left) => left.await.ok(),
-        None => std::future::pending().await,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use highwater_protocol::election::AboutOthers;
     use highwater_protocol::paths::JobPaths;
     use highwater_storage::MemoryStorage;
-    use highwater_types::{JobIdentity, Nonce, ProcessingTime};
-    use tokio::sync::mpsc;
+    use highwater_types::{Epoch, JobIdentity, Nonce, ProcessingTime};
     use tokio::task::JoinSet;
     use tokio::time::Instant;
 
@@ -197,10 +193,14 @@ mod tests {
 
     const DURATION: Duration = Duration::from_secs(10);
 
-    fn campaign(storage: &Arc<MemoryStorage>, number: u128) -> Campaign {
+    fn store(storage: &Arc<MemoryStorage>) -> JobStore {
         let job = JobIdentity::parse("job").unwrap();
         let storage = Arc::<MemoryStorage>::clone(storage);
-        let store = JobStore::new(storage, JobPaths::new(job));
+        JobStore::new(storage, JobPaths::new(job))
+    }
+
+    fn campaign(storage: &Arc<MemoryStorage>, number: u128) -> Campaign {
+        let store = store(storage);
         let me = Candidate {
             name: format!("c{number}"),
             address: "127.0.0.1:1".to_owned(),
@@ -208,6 +208,7 @@ mod tests {
             process: Nonce(number),
             about_others: AboutOthers::Wait,
             begins: false,
+            found_ended: None,
         };
         let clock = Arc::new(Stopped(Instant::now()));
         Campaign::new(Box::new(store), me, DURATION, clock)
@@ -218,13 +219,12 @@ mod tests {
         let storage = Arc::new(MemoryStorage::default());
         let (mut one, mut two) = (campaign(&storage, 1), campaign(&storage, 2));
         let first = one.win(|_| panic!("nobody leads")).await;
-        assert_eq!(
-            first,
-            Standing::Leads {
-                only_goes_on: false
-            }
-        );
-        let (end, ended) = oneshot::channel();
+        let nothing_said = Mandate {
+            only_goes_on: false,
+            goes_past: None,
+        };
+        assert_eq!(first, Standing::Leads(nothing_said));
+        let (end, ended) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
         tasks.spawn(one.hold(ended));
         let mut followed = None;
@@ -238,7 +238,7 @@ mod tests {
         tasks.join_next().await.unwrap().unwrap();
         let gone = Instant::now();
         let second = two.win(|_| {}).await;
-        assert!(matches!(second, Standing::Leads { .. }));
+        assert!(matches!(second, Standing::Leads(_)));
         let waited = gone.elapsed();
         assert!(waited > DURATION / 2 && waited < 2 * DURATION, "{waited:?}");
     }
@@ -248,7 +248,7 @@ mod tests {
         let storage = Arc::new(MemoryStorage::default());
         let (mut one, mut two) = (campaign(&storage, 1), campaign(&storage, 2));
         one.win(|_| {}).await;
-        let (end, ended) = oneshot::channel();
+        let (end, ended) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
         tasks.spawn(one.hold(ended));
         let (seen, mut follows) = mpsc::channel(1);
@@ -260,11 +260,49 @@ mod tests {
             two.win(follows).await
         });
         assert_eq!(follows.recv().await, Some(true));
-        end.send(LeaseState::Ended("stopped".to_owned())).unwrap();
+        let stopped = LeaseState::Ended("stopped".to_owned());
+        end.send(HolderWord::Leaves(stopped)).await.unwrap();
         tasks.join_next().await.unwrap().unwrap();
         assert_eq!(
             waits.join_next().await.unwrap().unwrap(),
             Standing::NothingToLead("stopped".to_owned())
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_that_has_taken_head_wishes_nothing_more() {
+        let storage = Arc::new(MemoryStorage::default());
+        let mut one = campaign(&storage, 1);
+        one.win(|_| {}).await;
+        let store = store(&storage);
+        let LeaseRead::Found(record, tag) = LeaseStore::read(&store).await else {
+            panic!("it holds the lease")
+        };
+        // As if it had been started where the lease said that the job has ended.
+        let wishes = LeaseRecord {
+            goes_past: Some(Epoch(3)),
+            state: LeaseState::Released,
+            process: Nonce(9),
+            ..record
+        };
+        assert!(matches!(
+            store.write(&wishes, Some(&tag)).await,
+            PutOutcome::Applied(_)
+        ));
+        let mut two = campaign(&storage, 2);
+        let Standing::Leads(mandate) = two.win(|_| {}).await else {
+            panic!("the lease was released")
+        };
+        assert_eq!(mandate.goes_past, Some(Epoch(3)));
+        let (words, told) = mpsc::channel(2);
+        words.send(HolderWord::Leads).await.unwrap();
+        let released = HolderWord::Leaves(LeaseState::Released);
+        words.send(released).await.unwrap();
+        two.hold(told).await;
+        let LeaseRead::Found(record, _) = LeaseStore::read(&store).await else {
+            panic!("it has left the lease")
+        };
+        assert_eq!(record.goes_past, None);
+        assert_eq!(record.state, LeaseState::Released);
     }
 }

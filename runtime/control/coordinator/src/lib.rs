@@ -30,7 +30,7 @@ pub mod trial_restore;
 pub mod workers;
 
 pub use history::{CheckpointHistory, CheckpointOutcome, PastCheckpoint};
-pub use lease::{Campaign, LeaseStore, Standing};
+pub use lease::{Campaign, HolderWord, LeaseStore, Standing};
 pub use operation::{Operation, OperationId, Operations};
 pub use phase_times::PhaseTimes;
 pub use request::{
@@ -39,6 +39,6 @@ pub use request::{
 pub use run::start;
 pub use savepoint::SavepointWish;
 pub use settings::{CoordinatorSettings, RestartStrategy};
-pub use setup::{CoordinatorHandle, CoordinatorSetup, JobFailure, JobOutcome, Wish};
+pub use setup::{CoordinatorHandle, CoordinatorSetup, GoesPast, JobFailure, JobOutcome, Wish};
 pub use status::{CheckpointStatus, FailureHistory, JobPhase, JobStatus, PastFailure};
 pub use workers::{Workers, is_over};

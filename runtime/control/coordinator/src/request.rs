@@ -21,8 +21,8 @@ pub enum SnapshotWish {
         /// Its name: 1 to 63 lower-case letters, digits, `-`, `_`.
         name: String,
     },
-    /// A stop with a checkpoint, or with a savepoint where a name is given. Granted when all output is confirmed and the savepoint is
-    /// copied out, just before the job ends.
+    /// A stop with a checkpoint, or with a savepoint where a name is given. Granted when all output is confirmed, the savepoint is
+    /// copied out, and `head` says that the job has ended.
     Stop {
         /// How.
         mode: StopMode,

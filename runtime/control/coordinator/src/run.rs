@@ -190,18 +190,17 @@ async fn run(
     let lead = match lead(input).await {
         Ok(lead) => lead,
         Err(not_begun) => {
-            let (end, is_stuck) = match not_begun {
-                NotBegun::Ended(end) => (end, false),
-                NotBegun::Stuck(failure) => (Err(failure), true),
+            let is_stuck = matches!(not_begun, NotBegun::Stuck(_));
+            let is_over = matches!(not_begun, NotBegun::Over(_));
+            let end = match not_begun {
+                NotBegun::Ended(end) => end,
+                NotBegun::Stuck(failure) => Err(failure),
+                NotBegun::Over(end) => Ok(JobOutcome::from(end)),
             };
-            status.send_modify(|status| {
-                status.phase = end.as_ref().map_or_else(
-                    |failure| JobPhase::Failed {
-                        reason: failure.message.clone(),
-                    },
-                    |_| JobPhase::Stopped,
-                );
-            });
+            status.send_modify(|status| status.phase = phase_of(&end));
+            if is_over {
+                found_over(setup.outlived_max, &mut requests, &mut events, &status).await;
+            }
             if !is_stuck {
                 setup.worker.end(&end);
             }
@@ -238,6 +237,52 @@ async fn run(
         }
     }
     coordinator.finish().await
+}
+
+/// The job has ended under an older leader, perhaps before its workers were told: gives those that still hold its attempt the time to come to
+/// this coordinator, which tells all that are there to end.
+async fn found_over(
+    outlived_max: Option<Duration>,
+    requests: &mut mpsc::Receiver<JobRequest>,
+    events: &mut mpsc::Receiver<WorkerEvent>,
+    status: &watch::Sender<JobStatus>,
+) {
+    tracing::warn!(
+        "head says that the job has ended, and nobody has asked for it to go on since: this coordinator changes nothing and ends; whoever wants \
+         it to go on starts it once more"
+    );
+    let Some(max) = outlived_max else { return };
+    let what =
+        "waits for workers that may hold an attempt of the job that has ended, to tell them so";
+    status.send_modify(|status| status.waits_for = Some(what.to_owned()));
+    let mut over = std::pin::pin!(tokio::time::sleep(max));
+    loop {
+        // Every arm is cancel-safe: the deadline is kept, a channel that was not taken from loses nothing.
+        tokio::select! {
+            () = &mut over => break,
+            // What workers tell concerns nobody: there is no leader.
+            Some(_) = events.recv() => {}
+            Some(request) = requests.recv() => {
+                let ends = request.ends_job();
+                request.refuse(RequestRefused::Ended("the job has ended"));
+                if ends {
+                    break;
+                }
+            }
+        }
+    }
+    WaitBoard::new(status.clone()).goes_on();
+}
+
+/// What is shown of a job that has ended like this.
+fn phase_of(end: &Result<JobOutcome, JobFailure>) -> JobPhase {
+    match end {
+        Ok(JobOutcome::Finished) => JobPhase::Finished,
+        Ok(JobOutcome::Stopped | JobOutcome::Cancelled) => JobPhase::Stopped,
+        Err(failure) => JobPhase::Failed {
+            reason: failure.message.clone(),
+        },
+    }
 }
 
 impl Coordinator {
@@ -453,13 +498,7 @@ impl Coordinator {
 
     async fn finish(mut self) -> Result<JobOutcome, JobFailure> {
         let end = self.end.take().unwrap_or(Ok(JobOutcome::Cancelled));
-        self.phase(match &end {
-            Ok(JobOutcome::Finished) => JobPhase::Finished,
-            Ok(JobOutcome::Stopped | JobOutcome::Cancelled) => JobPhase::Stopped,
-            Err(failure) => JobPhase::Failed {
-                reason: failure.message.clone(),
-            },
-        });
+        self.phase(phase_of(&end));
         let refused = over(&end);
         let waiting: Vec<_> = self.answers.keys().copied().collect();
         for request in waiting {

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_api::JobProgram;
+use highwater_protocol::head::JobEnd;
 use highwater_protocol::recovery::StartWish;
 use highwater_storage::ObjectStorage;
-use highwater_types::{Classified, ErrorKind, JobIdentity, Nonce};
+use highwater_types::{Classified, Epoch, ErrorKind, JobIdentity, Nonce};
 use highwater_worker::{Clock, StopHook, WorkerEvent};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -28,6 +29,34 @@ pub enum Wish {
     Savepoint(SavepointWish),
 }
 
+/// Which end of the job, as `head` says it, a coordinator goes on after. What is to begin anew, or to go back to a savepoint, asks nothing of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoesPast {
+    /// Any: somebody wants the job to run.
+    AnyEnd,
+    /// That of this epoch: somebody wanted it after that.
+    EndOf(Epoch),
+    /// None: a job that has ended is left as it is, and so ends this coordinator.
+    NoEnd,
+}
+
+impl GoesPast {
+    /// Whether it goes on after the end that `head` says in this epoch.
+    pub fn covers(self, epoch: Epoch) -> bool {
+        match self {
+            Self::AnyEnd => true,
+            Self::EndOf(of) => of == epoch,
+            Self::NoEnd => false,
+        }
+    }
+}
+
+impl From<Option<Epoch>> for GoesPast {
+    fn from(end: Option<Epoch>) -> Self {
+        end.map_or(Self::NoEnd, Self::EndOf)
+    }
+}
+
 /// What a coordinator is made of.
 pub struct CoordinatorSetup {
     /// The program.
@@ -40,6 +69,8 @@ pub struct CoordinatorSetup {
     pub storage: Arc<dyn ObjectStorage>,
     /// Go on, begin a new lineage, or start from a savepoint.
     pub wish: Wish,
+    /// Whether it goes on with a job that has ended.
+    pub goes_past: GoesPast,
     /// The workers.
     pub worker: Workers,
     /// What they tell.
@@ -75,6 +106,15 @@ pub enum JobOutcome {
     Cancelled,
 }
 
+impl From<JobEnd> for JobOutcome {
+    fn from(end: JobEnd) -> Self {
+        match end {
+            JobEnd::Finished => Self::Finished,
+            JobEnd::Stopped => Self::Stopped,
+        }
+    }
+}
+
 /// Why a job ended with a failure. State is kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -88,5 +128,18 @@ pub struct JobFailure {
 impl Classified for JobFailure {
     fn kind(&self) -> ErrorKind {
         self.kind
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_to_go_past_an_end_is_none_to_go_past_a_later_one() {
+        let wished = GoesPast::from(Some(Epoch(3)));
+        assert!(wished.covers(Epoch(3)) && !wished.covers(Epoch(4)));
+        assert!(!GoesPast::from(None).covers(Epoch(3)));
+        assert!(GoesPast::AnyEnd.covers(Epoch(4)));
     }
 }

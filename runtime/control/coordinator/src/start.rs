@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use highwater_api::JobProgram;
 use highwater_connectors::{KnownMarkers, TargetError, WriterContext};
 use highwater_protocol::gate::first_attempt;
-use highwater_protocol::head::{Head, HeadChange, ManifestRef};
+use highwater_protocol::head::{Head, HeadChange, JobEnd, ManifestRef};
 use highwater_protocol::head_write::{HeadKeeper, HeadOutcome, HeadWriteEffect, Versioned};
 use highwater_protocol::job::JobShape;
 use highwater_protocol::manifest::{
@@ -35,7 +35,7 @@ use crate::going_back::{Broken, tell_damage};
 use crate::housekeeping::tell_dropped;
 use crate::savepoint::{Savepoint, SavepointWish, Taking, confirmed_sinks, take_into};
 use crate::settings::CoordinatorSettings;
-use crate::setup::{JobFailure, Wish};
+use crate::setup::{GoesPast, JobFailure, Wish};
 use crate::shape::shape_of;
 use crate::sources::{OpenSources, open_sources, state_of};
 use crate::status::WaitBoard;
@@ -79,6 +79,27 @@ pub struct Leader {
     pub last_attempt: AttemptId,
 }
 
+/// How a start that did not fail has ended.
+pub(crate) enum Begun {
+    /// It leads.
+    Leads(Box<Leader>),
+    /// The job has ended, and nobody wants it to go on: nothing was changed.
+    Over(JobEnd),
+}
+
+/// How one try to lead has ended.
+enum Claim {
+    Decided(Begun),
+    /// The leader before has moved `head` on meanwhile, so nothing that was read holds any more.
+    ReadAgain,
+}
+
+impl From<Leader> for Claim {
+    fn from(leader: Leader) -> Self {
+        Self::Decided(Begun::Leads(Box::new(leader)))
+    }
+}
+
 /// What a start works with.
 pub struct StartInput<'a, 'w> {
     /// The program.
@@ -91,6 +112,8 @@ pub struct StartInput<'a, 'w> {
     pub store: &'a JobStore,
     /// How it is to start.
     pub wish: &'a Wish,
+    /// Whether it goes on with a job that has ended.
+    pub goes_past: GoesPast,
     /// Told of each protocol step right before it is performed.
     pub stop: &'a StopHook,
     /// Told what the start waits for.
@@ -115,7 +138,7 @@ pub fn failed<E: Classified>(error: &E) -> JobFailure {
     }
 }
 
-/// Starts a leader.
+/// Starts a leader, unless the job has ended and nobody wants it to go on.
 ///
 /// # Errors
 /// With the reason, when the job may not start. `head` is as it was then, but for a raised epoch. What was made for a
@@ -123,10 +146,10 @@ pub fn failed<E: Classified>(error: &E) -> JobFailure {
 pub(crate) async fn start(
     mut input: StartInput<'_, '_>,
     nonces: &mut NonceStream,
-) -> Result<Leader, Broken> {
+) -> Result<Begun, Broken> {
     for _ in 0..CLAIMS_MAX {
-        if let Some(leader) = claim(&mut input, nonces).await? {
-            return Ok(leader);
+        if let Claim::Decided(begun) = claim(&mut input, nonces).await? {
+            return Ok(begun);
         }
         tracing::info!("the running coordinator has moved `head` on meanwhile; it is read again");
     }
@@ -137,12 +160,8 @@ pub(crate) async fn start(
     Err(failure(ErrorKind::Fenced, message).into())
 }
 
-/// Reads `head` and becomes the leader after it; `None` = the leader before has moved it on meanwhile, so nothing that was
-/// read holds any more.
-async fn claim(
-    input: &mut StartInput<'_, '_>,
-    nonces: &mut NonceStream,
-) -> Result<Option<Leader>, Broken> {
+/// Reads `head` and becomes the leader after it.
+async fn claim(input: &mut StartInput<'_, '_>, nonces: &mut NonceStream) -> Result<Claim, Broken> {
     let view = input.store.view().await.map_err(|error| failed(&error))?;
     let wish = match input.wish {
         Wish::Own(wish) => *wish,
@@ -158,7 +177,7 @@ async fn claim(
         StartDecision::TakeOver(found) => take_over(input, found, None, nonces).await,
         StartDecision::Begin { epoch } => {
             let begun = begin(input, Beginning::of(epoch), nonces).await;
-            begun.map(Some)
+            begun.map(Claim::from)
         }
         StartDecision::BeginAgain { head, leaves } => {
             tell_left(input, &head.head, leaves).await;
@@ -167,7 +186,7 @@ async fn claim(
                 before: Some(head),
                 savepoint: None,
             };
-            begin(input, again, nonces).await.map(Some)
+            begin(input, again, nonces).await.map(Claim::from)
         }
     }
 }
@@ -190,7 +209,7 @@ async fn from_savepoint(
     view: StoreView,
     wish: &SavepointWish,
     nonces: &mut NonceStream,
-) -> Result<Option<Leader>, Broken> {
+) -> Result<Claim, Broken> {
     let savepoint = Savepoint::read(input.store, &wish.place).await?;
     let words = (wish.word, wish.again);
     let decided = decide_from_savepoint(input.identity, view, &savepoint.facts, words);
@@ -216,12 +235,12 @@ async fn from_savepoint(
         SavepointStart::GoBack(found) => take_over(input, found, Some(savepoint), nonces).await,
         SavepointStart::Begin { epoch } => {
             let begun = begin(input, begun(epoch, None), nonces).await;
-            begun.map(Some)
+            begun.map(Claim::from)
         }
         SavepointStart::Fork { head, leaves } => {
             tell_left(input, &head.head, leaves).await;
             let fork = begun(head.head.epoch.next(), Some(head));
-            begin(input, fork, nonces).await.map(Some)
+            begin(input, fork, nonces).await.map(Claim::from)
         }
     }
 }
@@ -243,13 +262,20 @@ impl Beginning {
     }
 }
 
-/// Raises the epoch of `head`; `None` = it has moved on within the old one.
+/// Raises the epoch of `head`. A job that has ended is gone on with where somebody wants it; to go back to a savepoint is such a wish until
+/// the savepoint is taken.
 async fn take_over(
     input: &StartInput<'_, '_>,
     found: Versioned,
     savepoint: Option<Savepoint>,
     nonces: &mut NonceStream,
-) -> Result<Option<Leader>, Broken> {
+) -> Result<Claim, Broken> {
+    if let Some(end) = found.head.ended
+        && savepoint.is_none()
+        && !input.goes_past.covers(found.head.epoch)
+    {
+        return Ok(Claim::Decided(Begun::Over(end)));
+    }
     let read = match input.store.manifest(&found.head.manifest).await {
         Err(error) if error.kind() != ErrorKind::Corrupt => return Err(failed(&error).into()),
         read => read,
@@ -288,13 +314,13 @@ async fn take_over(
     (input.stop)(Step::R2);
     if let Some(other) = settle(input.store, &mut keeper, first, input.waits).await? {
         return match decide_lost_claim(claimed, &other.head) {
-            LostClaim::ReadAgain => Ok(None),
+            LostClaim::ReadAgain => Ok(Claim::ReadAgain),
             LostClaim::Deposed => Err(superseded(&other.head).into()),
         };
     }
     let settled = keeper.settled().expect("a decided write settles head");
     let last_attempt = first_attempt(settled.head.epoch);
-    Ok(Some(Leader {
+    Ok(Claim::from(Leader {
         keeper,
         manifest,
         shape,

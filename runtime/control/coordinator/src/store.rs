@@ -278,6 +278,15 @@ impl JobStore {
         }
     }
 
+    /// The epoch in which `head` says that the job has ended, if it does; tries a few times.
+    ///
+    /// # Errors
+    /// When the store does not answer, or `head` is damaged or of a newer version.
+    pub async fn found_ended(&self) -> Result<Option<Epoch>, StoreError> {
+        let head = self.view().await?.head.map(|found| found.head);
+        Ok(head.and_then(|head| head.ended.map(|_| head.epoch)))
+    }
+
     async fn view_once(&self) -> Result<StoreView, StoreError> {
         let head = self.read_head().await?;
         let manifests = if head.is_some() {

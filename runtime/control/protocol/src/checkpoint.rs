@@ -6,12 +6,13 @@
 //! - L1: while a head write is undecided nothing is declined. A timeout contests the write and waits for the decision.
 //! - L2: only acknowledgements of current attempts for the checkpoint at hand enter a manifest.
 //! - L3: commits are ordered for slots with a log of the completed checkpoint, again and again until confirmed.
-//! - L7: stop, finish and savepoint end only when all output is confirmed and `head` says so.
+//! - L7: stop, finish and savepoint end only when all output is confirmed and `head` says so. That the job has ended is in `head` before
+//!   anybody is told.
 //!
 //! ```text
 //! Idle ─trigger─► Collecting ─all acked─► Storing ─manifest durable─► Moving ─won─► Idle ─(closing)─► Recording ─► Exporting
 //!   ▲                 │ timeout, refused      │ failed                  │ declined                          │
-//!   └─────────────────┴───────────────────────┴─────────────────────────┘                 EndJob ◄──────────┘
+//!   └─────────────────┴───────────────────────┴─────────────────────────┘    EndJob ◄─won─ Ending ◄─────────┘
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +35,7 @@ mod events;
 mod requests;
 
 pub use assemble::BaseFiles;
-pub use events::{CheckpointEffect, CheckpointEvent, CheckpointFailure, JobEnd, SnapshotRequest};
+pub use events::{CheckpointEffect, CheckpointEvent, CheckpointFailure, SnapshotRequest};
 
 use closing::Closing;
 use requests::Requests;
@@ -91,6 +92,10 @@ enum Phase {
         lost: bool,
     },
     Exporting,
+    /// The end of the job is written into `head`.
+    Ending {
+        lost: bool,
+    },
     Waiting,
     Ended,
 }
@@ -138,7 +143,7 @@ struct TriggerClock {
     failures: u32,
     /// The last try was given up: what waits for the next one lets a moment pass.
     is_declined: bool,
-    /// A confirmation that was refused is not written again before this time.
+    /// A confirmation, or the end of the job, that was refused is not written again before this time.
     record_ms: u64,
 }
 
@@ -236,7 +241,10 @@ impl CheckpointCoordinator {
 
     /// Whether a head write of this machine is undecided: nothing may be derived from `head` (L1).
     pub const fn is_undecided(&self) -> bool {
-        matches!(self.phase, Phase::Moving { .. } | Phase::Recording { .. })
+        matches!(
+            self.phase,
+            Phase::Moving { .. } | Phase::Recording { .. } | Phase::Ending { .. }
+        )
     }
 
     /// What a slot that acknowledged `acked` is told.
@@ -568,7 +576,7 @@ impl CheckpointCoordinator {
                     effects.push(CheckpointEffect::ContestHead);
                 }
             }
-            Phase::Recording { lost } => *lost = true,
+            Phase::Recording { lost } | Phase::Ending { lost } => *lost = true,
             Phase::Idle => self.phase = Phase::Waiting,
             Phase::Exporting | Phase::Waiting | Phase::Ended => {}
         }
@@ -580,8 +588,12 @@ impl CheckpointCoordinator {
     }
 
     fn tasks_running(&mut self, now_ms: u64, attempts: BTreeMap<TaskId, AttemptId>) {
+        // A copy that ends while a recovery is under way has the end of the job written beside it.
         assert!(
-            matches!(self.phase, Phase::Waiting | Phase::Exporting),
+            matches!(
+                self.phase,
+                Phase::Waiting | Phase::Exporting | Phase::Ending { .. }
+            ),
             "tasks run anew only after they were lost and head is settled"
         );
         assert!(
@@ -589,8 +601,10 @@ impl CheckpointCoordinator {
             "every task has an attempt"
         );
         self.attempts = attempts;
-        if matches!(self.phase, Phase::Waiting) {
-            self.phase = Phase::Idle;
+        match &mut self.phase {
+            Phase::Ending { lost } => *lost = false,
+            Phase::Waiting => self.phase = Phase::Idle,
+            _ => {}
         }
         self.clock.started_ms = now_ms;
         self.clock.ended_ms = now_ms;
@@ -621,7 +635,10 @@ impl CheckpointCoordinator {
     /// A recovery has confirmed everything that `head` has (L5).
     pub fn recovered(&mut self) {
         assert!(
-            matches!(self.phase, Phase::Waiting | Phase::Exporting),
+            matches!(
+                self.phase,
+                Phase::Waiting | Phase::Exporting | Phase::Ending { .. }
+            ),
             "a recovery runs while no task runs"
         );
         self.unconfirmed = None;

@@ -9,10 +9,12 @@
 //!   own clock, in which it could be read.
 //! - An answer that took a duration or longer decides nothing: another may have taken the lease since.
 //! - A leader that loses the lease goes on until `head` says that it is deposed.
+//! - A job that has ended is gone on with where somebody wants it: by a process that was started where the lease said so or where there
+//!   was none, and by whoever follows it before it has taken `head`. One that stood by, or that lost a race, does not.
 //!
 //! Source: the leader election of Kubernetes' client library, with the fencing that it says it does not have.
 
-use highwater_types::Nonce;
+use highwater_types::{Epoch, Nonce};
 use serde::{Deserialize, Serialize};
 
 use crate::head_write::{PutOutcome, Refusal, VersionTag};
@@ -35,6 +37,10 @@ pub struct LeaseRecord {
     /// Whether this holder, or one before it since the job last ended, was told what to begin the job with: whoever was not must not
     /// begin it from nothing. Means nothing once there is a `head`.
     pub begins: bool,
+    /// Somebody wants the job to go on after the end that `head` says in this epoch, and nobody has taken `head` since. Means nothing once
+    /// the epoch is over: a later end is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goes_past: Option<Epoch>,
     /// Whether it is held.
     pub state: LeaseState,
 }
@@ -67,6 +73,17 @@ pub struct Candidate {
     pub about_others: AboutOthers,
     /// Whether it was told what to begin the job with.
     pub begins: bool,
+    /// The epoch in which `head` said that the job has ended when this process was started, read before its first look at the lease.
+    pub found_ended: Option<Epoch>,
+}
+
+/// What a candidate that has won may do with the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mandate {
+    /// Another was told what to begin the job with, and this process was not: it goes on with what is there, or not at all.
+    pub only_goes_on: bool,
+    /// It goes on after the end that `head` says in this epoch, because somebody wants it; `None` = a job that has ended is left as it is.
+    pub goes_past: Option<Epoch>,
 }
 
 /// What a candidate does about a lease that another holds.
@@ -89,6 +106,8 @@ pub enum ElectionEvent {
     Read(LeaseRead),
     /// The answer to a write.
     Written(PutOutcome),
+    /// This process has taken `head`: what somebody wanted of its start is done.
+    Leads,
     /// This process leads no more, and leaves the lease like this.
     Leave(LeaseState),
 }
@@ -149,9 +168,12 @@ pub struct Election {
     next_ms: u64,
     /// The record that is watched, and since when it has not changed.
     seen: Option<(VersionTag, u64)>,
-    has_followed: bool,
+    /// What the lease was when this process first read it.
+    first: Option<FirstLook>,
     /// One before it was told what to begin the job with.
     inherits: bool,
+    /// The end that the job goes on after, by the wish of whoever started this process or one before it.
+    goes_past: Option<Epoch>,
     /// The process that leads as far as this one knows.
     follows: Option<Nonce>,
     turn: u64,
@@ -165,6 +187,13 @@ struct Asked {
     at_ms: u64,
     /// It is a write that says how this process leaves the lease.
     leaves: bool,
+}
+
+/// What a process found that read the lease for the first time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum FirstLook {
+    Absent,
+    Object(VersionTag),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,8 +217,9 @@ impl Election {
             asked: None,
             next_ms: 0,
             seen: None,
-            has_followed: false,
+            first: None,
             inherits: false,
+            goes_past: None,
             follows: None,
             turn: 0,
             leaves: None,
@@ -201,9 +231,12 @@ impl Election {
         (self.asked.is_none() && self.stage != Stage::Over).then_some(self.next_ms)
     }
 
-    /// Whether another was told what to begin the job with, and this process was not: it goes on with what is there, or not at all.
-    pub const fn only_goes_on(&self) -> bool {
-        self.inherits && !self.me.begins
+    /// What this process may do with the job, once it may lead.
+    pub const fn mandate(&self) -> Mandate {
+        Mandate {
+            only_goes_on: self.inherits && !self.me.begins,
+            goes_past: self.goes_past,
+        }
     }
 
     /// Takes one event at a time of the own clock.
@@ -228,6 +261,11 @@ impl Election {
                     outcome
                 };
                 self.written(now_ms, outcome, asked)
+            }
+            ElectionEvent::Leads => {
+                // The next renewal says so.
+                self.goes_past = None;
+                Vec::new()
             }
             ElectionEvent::Leave(state) => {
                 self.leaves = Some(state);
@@ -276,6 +314,8 @@ impl Election {
         });
         // A record that somebody edited may hold any number.
         self.turn = self.turn.wrapping_add(1);
+        let state = self.leaves.clone().unwrap_or(LeaseState::Held);
+        let goes_on = !matches!(state, LeaseState::Ended(_));
         let record = LeaseRecord {
             holder: self.me.name.clone(),
             address: self.me.address.clone(),
@@ -284,7 +324,8 @@ impl Election {
             turn: self.turn,
             duration_ms: self.duration_ms,
             begins: self.me.begins || self.inherits,
-            state: self.leaves.clone().unwrap_or(LeaseState::Held),
+            goes_past: self.goes_past.filter(|_| goes_on),
+            state,
         };
         vec![ElectionEffect::Write { record, if_match }]
     }
@@ -300,6 +341,16 @@ impl Election {
 
     /// A process that leads nothing has read the lease.
     fn watch(&mut self, now_ms: u64, read: LeaseRead) -> Vec<ElectionEffect> {
+        let look = match &read {
+            LeaseRead::Failed => None,
+            LeaseRead::Absent => Some(FirstLook::Absent),
+            LeaseRead::Unreadable(tag) | LeaseRead::Found(_, tag) => {
+                Some(FirstLook::Object(tag.clone()))
+            }
+        };
+        if self.first.is_none() {
+            self.first = look;
+        }
         match read {
             LeaseRead::Failed => {
                 // The holder could not renew it either, perhaps.
@@ -309,7 +360,12 @@ impl Election {
                 self.look_again(now_ms);
                 Vec::new()
             }
-            LeaseRead::Absent => self.write(now_ms, None),
+            LeaseRead::Absent => {
+                if self.first == Some(FirstLook::Absent) {
+                    self.goes_past = self.goes_past.max(self.me.found_ended);
+                }
+                self.write(now_ms, None)
+            }
             LeaseRead::Unreadable(tag) => self.wait(now_ms, None, tag),
             LeaseRead::Found(record, tag) => self.found(now_ms, record, tag),
         }
@@ -322,9 +378,19 @@ impl Election {
             // An own write that nobody had answered.
             return self.take(now_ms, tag);
         }
-        self.inherits = record.begins && !matches!(record.state, LeaseState::Ended(_));
+        let is_ended = matches!(record.state, LeaseState::Ended(_));
+        let is_unchanged = self.first == Some(FirstLook::Object(tag.clone()));
+        self.inherits = record.begins && !is_ended;
+        let inherited = record.goes_past.filter(|_| !is_ended);
+        let is_wanted = match self.me.about_others {
+            AboutOthers::TakeOver => true,
+            AboutOthers::Wait | AboutOthers::Refuse => is_ended && is_unchanged,
+        };
+        let own = self.me.found_ended.filter(|_| is_wanted);
+        self.goes_past = inherited.max(own);
         match (&record.state, self.me.about_others) {
-            (LeaseState::Ended(how), _) if self.has_followed => {
+            // It has ended since: under the one that this process followed, or that was faster.
+            (LeaseState::Ended(how), AboutOthers::Wait) if !is_unchanged => {
                 self.stage = Stage::Over;
                 vec![ElectionEffect::NothingToLead(how.clone())]
             }
@@ -363,7 +429,6 @@ impl Election {
         let before = self.seen.replace((tag, since));
         self.look_again(now_ms);
         self.next_ms = self.next_ms.min(until);
-        self.has_followed = true;
         let process = record.as_ref().map(|record| record.process);
         let is_told = before.is_some() && self.follows == process;
         self.follows = process;

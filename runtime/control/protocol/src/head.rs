@@ -16,7 +16,7 @@ use crate::mutant::{Mutant, planted};
 use crate::paths::ManifestName;
 use crate::sealed::{SealError, SealKind, seal, unseal};
 
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 const KIND: SealKind = SealKind {
     what: "head object",
     format: FORMAT,
@@ -57,6 +57,16 @@ pub struct GivingUp {
     pub to: ManifestRef,
 }
 
+/// How a job has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobEnd {
+    /// All input was processed and all output confirmed.
+    Finished,
+    /// Stopped with its state and all output confirmed.
+    Stopped,
+}
+
 /// The body of `head`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -83,6 +93,9 @@ pub struct Head {
     /// The number is being given up, whatever its files look like now; ends with the number that takes its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub giving_up: Option<Box<GivingUp>>,
+    /// The job has ended in this epoch: nothing follows but the next leadership, which takes it away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<JobEnd>,
     /// Raised by one with every write.
     pub counter: u64,
     /// The nonce of the transition that wrote this body.
@@ -110,6 +123,8 @@ pub enum HeadChange {
     },
     /// All output of the current number is confirmed (L7).
     Confirm,
+    /// The job has ended: everything is confirmed and, if a savepoint was asked for, copied (L7). The last write of an epoch.
+    End(JobEnd),
     /// More slots will be used (L6).
     RaiseSlots {
         /// The slots that will be used.
@@ -166,6 +181,7 @@ impl Head {
             previous: None,
             origin: None,
             giving_up: None,
+            ended: None,
             counter: 1,
             nonce,
             slots,
@@ -197,11 +213,7 @@ impl Head {
     #[must_use]
     pub fn changed(&self, change: &HeadChange, nonce: Nonce) -> Self {
         assert_ne!(nonce, self.nonce, "a nonce belongs to one transition");
-        let mut next = self.clone();
-        next.format = FORMAT;
-        next.counter += 1;
-        next.nonce = nonce;
-        next.written_by = Box::from(env!("CARGO_PKG_VERSION"));
+        let mut next = self.successor(nonce);
         match change {
             HeadChange::TakeOver { slots } => {
                 next.epoch = self.epoch.next();
@@ -222,6 +234,7 @@ impl Head {
                 next.confirmed = *confirmed;
             }
             HeadChange::Confirm => next.confirmed = self.number,
+            HeadChange::End(end) => next.ended = Some(*end),
             HeadChange::RaiseSlots { slots } => raise(&mut next.slots, slots),
             HeadChange::GiveUp { to } => {
                 next.giving_up = Some(Box::new(GivingUp {
@@ -269,6 +282,18 @@ impl Head {
         next
     }
 
+    /// The next body before any change. An end is of its own write, and nothing inherits it.
+    fn successor(&self, nonce: Nonce) -> Self {
+        Self {
+            format: FORMAT,
+            written_by: Box::from(env!("CARGO_PKG_VERSION")),
+            counter: self.counter + 1,
+            nonce,
+            ended: None,
+            ..self.clone()
+        }
+    }
+
     /// Checks that this body may follow `before`; the error names the broken rule.
     pub fn follows(&self, before: &Self) -> Result<(), &'static str> {
         let rule = |holds: bool, name: &'static str| if holds { Ok(()) } else { Err(name) };
@@ -288,6 +313,7 @@ impl Head {
             self.confirmed <= self.number,
             "confirmed is ahead of the number",
         )?;
+        self.ends_after(before)?;
         if self.lineage != before.lineage {
             rule(self.epoch > before.epoch, "a lineage began inside an epoch")?;
             return rule(
@@ -322,6 +348,37 @@ impl Head {
             "number and epoch changed in one write",
         )?;
         self.gives_up_after(before)
+    }
+
+    /// Checks what this body says of the end of the job against `before`.
+    fn ends_after(&self, before: &Self) -> Result<(), &'static str> {
+        let rule = |holds: bool, name: &'static str| if holds { Ok(()) } else { Err(name) };
+        if self.epoch > before.epoch {
+            return rule(
+                self.ended.is_none(),
+                "a leadership began with the end of the job",
+            );
+        }
+        rule(
+            before.ended.is_none(),
+            "a leader went on with a job that it had ended",
+        )?;
+        if self.ended.is_none() {
+            return Ok(());
+        }
+        rule(
+            self.ends_soundly(),
+            "a job ended with output that is not confirmed",
+        )?;
+        let is_alone = self.manifest == before.manifest
+            && self.confirmed == before.confirmed
+            && self.slots == before.slots;
+        rule(is_alone, "the end of the job came with something else")
+    }
+
+    /// Whether nothing is left to do for a job that has ended.
+    fn ends_soundly(&self) -> bool {
+        self.ended.is_none() || !self.has_pending_output() && self.giving_up.is_none()
     }
 
     /// Checks what this body says of giving up against `before`, in the same lineage.
@@ -380,6 +437,7 @@ impl Head {
                 .as_deref()
                 .is_none_or(|previous| previous.name.number < head.number)
             && head.gives_up_soundly()
+            && head.ends_soundly()
             && head.counter > 0;
         if sound {
             Ok(head)

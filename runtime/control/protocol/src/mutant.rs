@@ -66,6 +66,8 @@ mutants! {
     AckUnconfirmed = "ack-unconfirmed",
     /// Schedule 11: a stop ends at completion, not at confirmation.
     StopUnconfirmed = "stop-unconfirmed",
+    /// L7: the end of a job is told before `head` says so.
+    EndUnrecorded = "end-unrecorded",
     /// L7: a leader that takes over forgets the savepoint that its checkpoint was asked for as.
     SavepointForgotten = "savepoint-forgotten",
     /// Schedule 16: the enumerator of a new leader forgets the reported splits.

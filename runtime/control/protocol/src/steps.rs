@@ -24,7 +24,7 @@ pub enum Step {
     /// The immutable manifest is written.
     P7,
     /// The head object moves: the completion point of a checkpoint. The writes of *Going back*, its choice and the older
-    /// state, and the one that says that all output is confirmed before an attempt runs have this name as well.
+    /// state, and those that say that all output is confirmed and that the job has ended have this name as well.
     P8,
     /// Commits are ordered.
     P9,

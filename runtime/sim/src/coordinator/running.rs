@@ -1,16 +1,17 @@
 //! A running job of a coordinator: checkpoint effects, what tasks say, silence, wishes of the user, garbage.
 
 use highwater_protocol::checkpoint::{
-    CheckpointEffect, CheckpointEvent, CheckpointFailure, JobEnd, Resolution, SnapshotRequest,
+    CheckpointEffect, CheckpointEvent, CheckpointFailure, Resolution, SnapshotRequest,
 };
 use highwater_protocol::gc::{Gc, GcEffect, GcEvent, Reach, Retention};
+use highwater_protocol::head::JobEnd;
 use highwater_protocol::head_write::HeadOutcome;
 use highwater_protocol::job::TaskId;
 use highwater_protocol::manifest::Manifest;
 use highwater_protocol::paths::{ManifestName, manifest as manifest_path};
 use highwater_protocol::recovery::{GoingBackEvent, RegionEvent};
 use highwater_protocol::steps::Step;
-use highwater_types::{AttemptId, BarrierKind, CheckpointId, StopMode};
+use highwater_types::{AttemptId, BarrierKind, CheckpointId, Epoch, StopMode};
 
 use super::{Coordinator, Phase, Purpose, Question, SILENCE, versioned};
 use crate::job::{object, paths, source_task, uid};
@@ -254,8 +255,16 @@ impl Coordinator {
     }
 
     fn end_job(&mut self, end: JobEnd, ctx: &mut Ctx<'_>) {
-        ctx.trace(|| format!("job ends: {end:?}"));
         self.tell_all(&ToTask::Cancel, ctx);
+        let Some(leader) = self.leader() else { return };
+        let epoch = leader.epoch;
+        self.over(epoch, end, ctx);
+    }
+
+    /// The job has ended in this epoch, under this leader or one before it.
+    pub(super) fn over(&mut self, epoch: Epoch, end: JobEnd, ctx: &mut Ctx<'_>) {
+        ctx.trace(|| format!("job has ended in epoch {epoch}: {end:?}"));
+        ctx.ended = Some((epoch, end));
         match end {
             JobEnd::Finished => ctx.shared.job = JobState::Finished,
             JobEnd::Stopped => ctx.shared.desired.running = false,

@@ -24,6 +24,13 @@ impl Coordinator {
         match answer {
             StoreAnswer::Found(bytes, tag) => {
                 let head = versioned(&bytes, tag);
+                let epoch = head.head.epoch;
+                if let Some(end) = head.head.ended
+                    && ctx.shared.desired.goes_past != Some(epoch)
+                {
+                    // Nobody has started the job again since.
+                    return self.over(epoch, end, ctx);
+                }
                 leader.keeper = HeadKeeper::new(Some(head.clone()));
                 self.decide(
                     StoreView {

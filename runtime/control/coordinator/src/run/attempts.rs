@@ -77,6 +77,7 @@ impl Coordinator {
             read: BTreeMap::new(),
             duties: Vec::new(),
             confirming: Confirming::No,
+            waits_for_head: false,
             fault: Fault::State,
             after: After::Restart,
             cancelled_ms: None,
@@ -193,14 +194,22 @@ impl Coordinator {
         self.manifest.lineage
     }
 
-    /// Tells the worker what the attempt is.
+    /// The preparation that has waited for the decision of a write of `head`: the end of the job that was written meanwhile was refused.
+    pub(super) fn prepare_late(&mut self) {
+        let waits = |held: &Attempt| held.waits_for_head && held.stage == AttemptStage::Recovering;
+        if self.attempt.as_ref().is_some_and(waits) {
+            self.prepare();
+        }
+    }
+
+    /// Tells the worker what the attempt is, once `head` is settled (L1).
     pub(super) fn prepare(&mut self) {
         let Some(attempt) = &mut self.attempt else {
             return;
         };
-        let Some(settled) = self.keeper.settled() else {
-            return;
-        };
+        let settled = self.keeper.settled();
+        attempt.waits_for_head = settled.is_none();
+        let Some(settled) = settled else { return };
         let input = DeployInput {
             program: &self.setup.program,
             shape: &self.shape,
@@ -273,14 +282,13 @@ impl Coordinator {
         self.perform(effects);
     }
 
-    /// Has the worker end the attempt; `after` says what follows. The first that ends the job is kept: what the end of
-    /// the attempt itself brings about does not replace it.
+    /// Has the worker end the attempt; `after` says what follows, where what was to follow already gives way to it.
     pub(super) fn cancel(&mut self, after: After) {
         let now = self.now_ms();
         let Some(attempt) = &mut self.attempt else {
             return self.follow(after);
         };
-        if matches!(attempt.after, After::Restart) {
+        if attempt.after.gives_way_to(&after) {
             attempt.after = after;
         }
         if attempt.stage == AttemptStage::Cancelling {

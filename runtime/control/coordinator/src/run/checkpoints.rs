@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_protocol::checkpoint::{
-    CheckpointEffect, CheckpointEvent, CheckpointFailure, JobEnd,
-};
+use highwater_protocol::checkpoint::{CheckpointEffect, CheckpointEvent, CheckpointFailure};
 use highwater_protocol::gc::Gc;
 use highwater_protocol::head::HeadChange;
 use highwater_protocol::head_write::{HeadWriteEffect, HeadWriteEvent};
@@ -110,7 +108,13 @@ impl Coordinator {
                         self.phase(JobPhase::Running);
                     }
                 }
-                let refused = match (failure, self.not_copied.take()) {
+                let is_of_copy = matches!(failure, CheckpointFailure::Export { .. });
+                let cause = if is_of_copy {
+                    self.not_copied.take()
+                } else {
+                    None
+                };
+                let refused = match (failure, cause) {
                     (CheckpointFailure::Export { id }, Some(cause)) => RequestRefused::Store {
                         kind: cause.kind,
                         message: format!(
@@ -146,10 +150,7 @@ impl Coordinator {
                 );
                 self.cancel(After::Fail(failure(ErrorKind::Exhausted, message)));
             }
-            CheckpointEffect::EndJob(end) => self.cancel(After::End(match end {
-                JobEnd::Finished => JobOutcome::Finished,
-                JobEnd::Stopped => JobOutcome::Stopped,
-            })),
+            CheckpointEffect::EndJob(end) => self.cancel(After::End(JobOutcome::from(end))),
             CheckpointEffect::StepDown => {
                 let message = "another coordinator took the job; this one ends and changes nothing";
                 self.leave(Err(failure(ErrorKind::Fenced, message)));
@@ -222,6 +223,7 @@ impl Coordinator {
                 HeadWriteEffect::Decided(outcome) => {
                     let event = CheckpointEvent::HeadDecided(outcome);
                     self.step(self.now_ms(), event);
+                    self.prepare_late();
                 }
                 effect => {
                     // The first look after a write: its answer was none that decides.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use highwater_protocol::checkpoint::{CheckpointCoordinator, CheckpointEvent};
+use highwater_protocol::head::JobEnd;
 use highwater_protocol::head_write::HeadKeeper;
 use highwater_protocol::job::JobShape;
 use highwater_protocol::manifest::Manifest;
@@ -19,7 +20,7 @@ use crate::going_back::{Broken, Damage, Detour, Detoured, Work};
 use crate::request::{JobRequest, RequestRefused, until_ended};
 use crate::savepoint::Savepoint;
 use crate::setup::{CoordinatorSetup, JobFailure, JobOutcome};
-use crate::start::{Externals, Found, StartInput, start as start_leader};
+use crate::start::{Begun, Externals, Found, StartInput, start as start_leader};
 use crate::status::{JobPhase, WaitBoard};
 use crate::store::JobStore;
 use crate::trial_restore::Stage;
@@ -52,6 +53,8 @@ pub(super) enum NotBegun {
     Ended(Result<JobOutcome, JobFailure>),
     /// An attempt does not end: nobody waits for the threads of the worker.
     Stuck(JobFailure),
+    /// `head` says that the job has ended, and nobody wants it to go on: nothing was changed.
+    Over(JobEnd),
 }
 
 impl From<Broken> for NotBegun {
@@ -82,6 +85,7 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, NotBegun> {
         settings: &setup.settings,
         store,
         wish: &setup.wish,
+        goes_past: setup.goes_past,
         stop: &setup.stop,
         waits,
         stage: &mut stage,
@@ -92,7 +96,10 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, NotBegun> {
     // What may run is user code that opens a state: nobody joins its thread before it has returned.
     let leader = tokio::select! {
         biased;
-        leader = start_leader(input, &mut nonces) => leader?,
+        begun = start_leader(input, &mut nonces) => match begun? {
+            Begun::Leads(leader) => *leader,
+            Begun::Over(end) => return Err(NotBegun::Over(end)),
+        },
         () = until_ended(requests, waits) => {
             stage.clear().await?;
             return Err(NotBegun::Ended(Ok(JobOutcome::Cancelled)));

@@ -213,6 +213,7 @@ impl Coordinator {
             read: read.collect(),
             duties: Vec::new(),
             confirming: Confirming::Yes,
+            waits_for_head: false,
             fault: Fault::State,
             after: After::Restart,
             cancelled_ms: None,

@@ -54,9 +54,13 @@ impl Coordinator {
         }
         let waits = self.status.borrow().waits_for.clone();
         let waits = waits.unwrap_or_else(|| "the worker".to_owned());
+        let next = if held.after.is_over() {
+            "the job itself has ended, and head says so"
+        } else {
+            "state is kept, start again: the next run goes on from the last checkpoint"
+        };
         let message = format!(
-            "attempt {} did not end within {limit_ms} ms; it waits for {waits}; state is kept, start again: the next \
-             run goes on from the last checkpoint",
+            "attempt {} did not end within {limit_ms} ms; it waits for {waits}; {next}",
             held.id.0
         );
         self.is_stuck = true;

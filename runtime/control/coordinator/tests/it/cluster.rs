@@ -2,6 +2,8 @@
 //! attempts, with workers that die, and with one that is given up and works on.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,23 +11,28 @@ use highwater_api::JobProgram;
 use highwater_coordinator::fleet::driver::{FleetHandle, Joined, WorkerLink, start as start_fleet};
 use highwater_coordinator::fleet::{HeldPart, Member};
 use highwater_coordinator::shape::fleet_shape;
-use highwater_coordinator::{CoordinatorHandle, CoordinatorSetup, JobOutcome, JobPhase, Workers};
+use highwater_coordinator::{
+    CoordinatorHandle, CoordinatorSetup, GoesPast, JobOutcome, JobPhase, Workers,
+};
 use highwater_network::{DataPlane, LinkSettings};
 use highwater_protocol::nonce::NonceStream;
 use highwater_protocol::paths::JobPaths;
 use highwater_protocol::placement::WorkerOffer;
+use highwater_protocol::steps::Step;
 use highwater_state::Store;
 use highwater_storage::ObjectStorage;
 use highwater_tls::Wire;
-use highwater_types::{JobIdentity, Nonce, WorkerIndex};
+use highwater_types::{JobIdentity, Nonce, StopMode, WorkerIndex};
 use highwater_worker::files::JobFiles;
 use highwater_worker::{
-    Clock, SystemClock, WorkerCommand, WorkerHandle, WorkerSettings, WorkerSetup,
+    Clock, StopHook, SystemClock, WorkerCommand, WorkerHandle, WorkerSettings, WorkerSetup,
 };
 use tokio::sync::mpsc;
+use tokio::task::block_in_place;
 
 use crate::exactly_once::{Faults, World};
 use crate::job::{RESUME, end_of, settings, suspend};
+use crate::job_end::{FirstEnd, Gated, ask, stop};
 
 const HERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -60,7 +67,18 @@ struct Crew {
 
 impl Cluster {
     fn start(world: &World, program: JobProgram, seed: u128) -> (CoordinatorHandle, Self) {
-        let (handle, fleet) = lead(&world.storage, program.clone(), seed);
+        Self::start_with(world, program, seed, no_hook())
+    }
+
+    /// The same, with a hook that is told of each step of the coordinator.
+    fn start_with(
+        world: &World,
+        program: JobProgram,
+        seed: u128,
+        hook: StopHook,
+    ) -> (CoordinatorHandle, Self) {
+        let manner = (GoesPast::AnyEnd, hook);
+        let (handle, fleet) = lead_as(&world.storage, program.clone(), seed, manner);
         let cluster = Self {
             program,
             storage: Arc::clone(&world.storage),
@@ -198,6 +216,20 @@ fn lead(
     program: JobProgram,
     seed: u128,
 ) -> (CoordinatorHandle, FleetHandle) {
+    lead_as(storage, program, seed, (GoesPast::AnyEnd, no_hook()))
+}
+
+fn no_hook() -> StopHook {
+    Arc::new(|_| {})
+}
+
+/// The same, where it goes on only after some ends of the job, with a hook that is told of each step of the coordinator.
+fn lead_as(
+    storage: &Arc<dyn ObjectStorage>,
+    program: JobProgram,
+    seed: u128,
+    (goes_past, hook): (GoesPast, StopHook),
+) -> (CoordinatorHandle, FleetHandle) {
     let (events, incoming) = mpsc::channel(1_024);
     let passes = NonceStream::new(Nonce(seed));
     let fleet = start_fleet(fleet_shape(&program), passes, events).unwrap();
@@ -208,12 +240,13 @@ fn lead(
         settings: settings(),
         storage: Arc::clone(storage),
         wish: RESUME,
+        goes_past,
         worker: Workers::Fleet(fleet),
         events: incoming,
         outlived_max: Some(Duration::from_secs(4)),
         clock: Arc::new(SystemClock::new()),
         seed: Nonce(seed + 1),
-        stop: Arc::new(|_| {}),
+        stop: hook,
     });
     (handle, to_join)
 }
@@ -381,4 +414,96 @@ async fn workers_that_are_free_and_come_first_take_no_number_that_the_attempt_ne
     assert_eq!(handle.status.borrow().attempt, attempt);
     assert_eq!(end_of(handle).await, Ok(JobOutcome::Finished));
     world.assert_exact();
+}
+
+/// A worker that only notes what it is told.
+struct Ear(SyncSender<WorkerCommand>);
+
+impl WorkerLink for Ear {
+    fn send(&self, command: WorkerCommand) -> Result<(), String> {
+        self.0.send(command).map_err(|error| error.to_string())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_of_a_dead_leader_are_told_to_end_by_one_that_finds_the_job_ended() {
+    let world = World::new();
+    let (handle, _cluster, _) = running(&world, 120).await;
+    let attempt = handle.status.borrow().attempt;
+    suspend(handle).await;
+    let program = world.program(4, &none());
+    let manner = (GoesPast::NoEnd, no_hook());
+    let (handle, fleet) = lead_as(&world.storage, program, 130, manner);
+    // A worker that was not told, and comes a while after the new leader has found the end.
+    let mut status = handle.status.clone();
+    let found = status.wait_for(|status| status.phase == JobPhase::Stopped);
+    drop(found.await.unwrap());
+    let (ear, told) = sync_channel(1_024);
+    let member = Member {
+        offer: WorkerOffer {
+            name: "a".to_owned(),
+            slots: 2,
+        },
+        address: HERE.to_string(),
+        holds: Some(HeldPart {
+            attempt,
+            worker: WorkerIndex(0),
+        }),
+    };
+    let join = move || fleet.join(member, Box::new(Ear(ear)), |_| true);
+    tokio::task::spawn_blocking(join).await.unwrap().unwrap();
+    assert_eq!(end_of(handle).await, Ok(JobOutcome::Stopped));
+    let told: Vec<_> = told.try_iter().collect();
+    assert!(
+        matches!(told[..], [WorkerCommand::Shutdown]),
+        "it is told to end, and nothing else: {told:?}"
+    );
+}
+
+/// How far a recovery is that a test waits for.
+const NOT_YET: u8 = 0;
+const DUE: u8 = 1;
+const UNDER_WAY: u8 = 2;
+
+/// Has the copy of the savepoint end at the first session of a recovery, and the first write of the end refused when its state is to be fetched.
+fn between(store: &Arc<Gated>, recovery: &Arc<AtomicU8>) -> StopHook {
+    let (store, recovery) = (Arc::clone(store), Arc::clone(recovery));
+    let (told, copied) = sync_channel(1);
+    *store.copied.lock().unwrap() = Some(told);
+    let copied = Mutex::new(copied);
+    Arc::new(move |step| match (step, recovery.load(Ordering::SeqCst)) {
+        (Step::R3, DUE) => {
+            recovery.store(UNDER_WAY, Ordering::SeqCst);
+            store.copy.add_permits(1);
+            let copied = copied.lock().unwrap();
+            block_in_place(|| copied.recv_timeout(Duration::from_secs(20)).unwrap());
+        }
+        (Step::R5, UNDER_WAY) => store.answer.add_permits(1),
+        _ => {}
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_recovery_that_meets_the_write_of_the_end_goes_on_if_that_is_refused() {
+    let mut world = World::new();
+    let store = Gated::before(&mut world.storage, FirstEnd::Refused);
+    let recovery = Arc::new(AtomicU8::new(NOT_YET));
+    let hook = between(&store, &recovery);
+    let program = world.paced(4, &none(), 8_000.0);
+    let (mut handle, mut cluster) = Cluster::start_with(&world, program, 140, hook);
+    cluster.add("a", 2).await;
+    let second = cluster.add("b", 2).await;
+    goes_on(&mut handle).await;
+    let attempt = handle.status.borrow().attempt;
+    let answered = ask(&handle, stop(StopMode::Suspend, Some("one"))).await;
+    store.copying.acquire().await.unwrap().forget();
+    recovery.store(DUE, Ordering::SeqCst);
+    cluster.lose(second, true).await;
+    cluster.add("b", 2).await;
+    let status = handle.status.clone();
+    let answered = tokio::time::timeout(Duration::from_mins(1), answered).await;
+    answered.expect("the recovery goes on").unwrap().unwrap();
+    assert_eq!(end_of(handle).await, Ok(JobOutcome::Stopped));
+    assert_eq!(recovery.load(Ordering::SeqCst), UNDER_WAY, "invalid run");
+    assert!(status.borrow().attempt > attempt);
 }

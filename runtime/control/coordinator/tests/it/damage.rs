@@ -175,6 +175,7 @@ impl World {
             clock: Arc::new(highwater_worker::SystemClock::new()),
             settings,
             inside,
+            goes_on_after_end: true,
         };
         start_in(self.job(), &self.storage, self.seed(), manner)
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use highwater_api::{JobProgram, StreamEnvironment};
 use highwater_coordinator::{
-    CoordinatorHandle, CoordinatorSettings, CoordinatorSetup, JobFailure, JobOutcome,
+    CoordinatorHandle, CoordinatorSettings, CoordinatorSetup, GoesPast, JobFailure, JobOutcome,
     RestartStrategy, SnapshotWish, Wish, Workers,
 };
 use highwater_graph::PlanDefaults;
@@ -109,6 +109,7 @@ pub(crate) fn start_as(
         clock: Arc::new(SystemClock::new()),
         settings,
         inside: Arc::new(|_| {}),
+        goes_on_after_end: true,
     };
     start_in(program, storage, seed, manner)
 }
@@ -132,6 +133,7 @@ impl Manner {
             clock,
             settings: settings(),
             inside: Arc::new(|_| {}),
+            goes_on_after_end: true,
         }
     }
 }
@@ -144,6 +146,8 @@ pub(crate) struct Manner {
     pub(crate) settings: CoordinatorSettings,
     /// The hook of the worker.
     pub(crate) inside: StopHook,
+    /// Whether somebody wants a job that has ended to go on, as whoever starts `run` does.
+    pub(crate) goes_on_after_end: bool,
 }
 
 pub(crate) fn start_in(
@@ -203,6 +207,11 @@ pub(crate) fn start_over(
         settings: manner.settings,
         storage: Arc::clone(storage),
         wish: manner.wish,
+        goes_past: if manner.goes_on_after_end {
+            GoesPast::AnyEnd
+        } else {
+            GoesPast::NoEnd
+        },
         worker: Workers::Own(worker.unwrap()),
         events: incoming,
         outlived_max: None,

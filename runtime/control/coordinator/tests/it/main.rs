@@ -13,6 +13,7 @@ mod dropped_state;
 mod exactly_once;
 mod going_back;
 mod job;
+mod job_end;
 mod local_store;
 mod operations;
 mod owed_savepoint;

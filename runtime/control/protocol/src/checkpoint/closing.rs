@@ -1,14 +1,14 @@
-//! The end of a savepoint, a stop or a finish: confirmed, recorded in `head`, copied out (rule L7).
+//! The end of a savepoint, a stop or a finish: confirmed, recorded in `head`, copied out, and the end of a job in `head` (rule L7).
 //!
 //! Called by [`super::CheckpointCoordinator`] while it is idle. A savepoint's own manifest is written last, when
-//! nothing of it is pending any more; a job ends when `head` says that everything is confirmed. The name that a savepoint
+//! nothing of it is pending any more; a job has ended when `head` says so, and nobody is told before that. The name that a savepoint
 //! was asked for under is in its checkpoint's manifest, so a leader that dies before the copy owes it to the next one.
 
 use highwater_types::{CheckpointId, StopMode};
 
-use super::events::{CheckpointEffect, CheckpointFailure, JobEnd, SnapshotRequest};
+use super::events::{CheckpointEffect, CheckpointFailure, SnapshotRequest};
 use super::{CheckpointCoordinator, Phase};
-use crate::head::HeadChange;
+use crate::head::{HeadChange, JobEnd};
 use crate::manifest::Manifest;
 use crate::mutant::{Mutant, planted};
 
@@ -20,6 +20,18 @@ pub(super) struct Closing {
     /// The savepoint that an earlier leader was asked for; whoever asked is not there any more.
     pub(super) owed: Option<String>,
     pub(super) is_final: bool,
+    pub(super) copy: Copying,
+}
+
+/// How far the savepoint of a closing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Copying {
+    /// To be made, if there is one to make.
+    Due,
+    /// Made.
+    Done,
+    /// It could not be made, and the job ends all the same.
+    Failed,
 }
 
 impl Closing {
@@ -31,18 +43,31 @@ impl Closing {
             request: None,
             owed: Some(owed),
             is_final: false,
+            copy: Copying::Due,
         })
     }
 
-    fn savepoint(&self) -> Option<&String> {
+    /// The savepoint that is still to be copied.
+    fn to_copy(&self) -> Option<&String> {
         let asked = self.request.as_ref();
         asked
             .and_then(|request| request.savepoint.as_ref())
             .or(self.owed.as_ref())
+            .filter(|_| self.copy == Copying::Due)
+    }
+
+    /// How the job ends with it; `None` = the job goes on.
+    fn end(&self) -> Option<JobEnd> {
+        let stops = self.request.as_ref().is_some_and(SnapshotRequest::stops);
+        match (stops, self.is_final) {
+            (true, _) => Some(JobEnd::Stopped),
+            (false, true) => Some(JobEnd::Finished),
+            (false, false) => None,
+        }
     }
 
     pub(super) fn ends_job(&self) -> bool {
-        self.is_final || self.request.as_ref().is_some_and(SnapshotRequest::stops)
+        self.end().is_some()
     }
 }
 
@@ -63,7 +88,7 @@ impl CheckpointCoordinator {
             self.phase = Phase::Recording { lost: false };
             return;
         }
-        match closing.savepoint().cloned() {
+        match closing.to_copy().cloned() {
             Some(savepoint) => {
                 effects.push(CheckpointEffect::Export {
                     id: closing.id,
@@ -75,24 +100,37 @@ impl CheckpointCoordinator {
         }
     }
 
+    /// Ends the closing once everything is confirmed and copied. The end of a job is written first.
     fn close(&mut self, effects: &mut Vec<CheckpointEffect>) {
+        let Some(closing) = &self.closing else { return };
+        let hurried = planted(Mutant::StopUnconfirmed) && self.head.has_pending_output();
+        let is_skipped = planted(Mutant::EndUnrecorded) || hurried;
+        match closing.end() {
+            Some(end) if !is_skipped => {
+                effects.push(CheckpointEffect::WriteHead(HeadChange::End(end)));
+                self.phase = Phase::Ending {
+                    lost: self.attempts.is_empty(),
+                };
+            }
+            _ => self.tell(effects),
+        }
+    }
+
+    /// Answers whoever asked, and ends the job where it is to end.
+    pub(super) fn tell(&mut self, effects: &mut Vec<CheckpointEffect>) {
         let Some(closing) = self.closing.take() else {
             return;
         };
-        let ends = closing.ends_job();
-        let stopped = closing.request.as_ref().is_some_and(SnapshotRequest::stops);
-        if let Some(request) = closing.request {
-            effects.push(CheckpointEffect::RequestDone {
-                request: request.request,
-                id: closing.id,
+        let (id, end) = (closing.id, closing.end());
+        if let Some(SnapshotRequest { request, .. }) = closing.request {
+            effects.push(if closing.copy == Copying::Failed {
+                let failure = CheckpointFailure::Export { id };
+                CheckpointEffect::RequestFailed { request, failure }
+            } else {
+                CheckpointEffect::RequestDone { request, id }
             });
         }
-        if ends {
-            let end = if stopped {
-                JobEnd::Stopped
-            } else {
-                JobEnd::Finished
-            };
+        if let Some(end) = end {
             effects.push(CheckpointEffect::EndJob(end));
             self.phase = Phase::Ended;
         }
@@ -100,7 +138,7 @@ impl CheckpointCoordinator {
 
     pub(super) fn exported(&mut self, id: CheckpointId, effects: &mut Vec<CheckpointEffect>) {
         if self.is_exporting(id) {
-            self.after_export();
+            self.after_export(Copying::Done);
             self.close(effects);
         }
     }
@@ -109,26 +147,23 @@ impl CheckpointCoordinator {
         if !self.is_exporting(id) {
             return;
         }
-        self.after_export();
+        self.after_export(Copying::Failed);
+        let request = self.closing.as_ref().and_then(|of| of.request.as_ref());
+        let mode = request.and_then(|request| request.kind.stop_mode());
+        // Every window has fired: to read on would fire them again. The checkpoint stands, its copy does not.
+        if mode == Some(StopMode::Drain) {
+            return self.close(effects);
+        }
         let Some(closing) = self.closing.take() else {
             return;
         };
-        if let Some(request) = &closing.request {
+        if let Some(SnapshotRequest { request, .. }) = closing.request {
             let failure = CheckpointFailure::Export { id };
-            effects.push(CheckpointEffect::RequestFailed {
-                request: request.request,
-                failure,
-            });
-            match request.kind.stop_mode() {
-                // Every window has fired: to read on would fire them again. The checkpoint stands, its copy does not.
-                Some(StopMode::Drain) => {
-                    effects.push(CheckpointEffect::EndJob(JobEnd::Stopped));
-                    self.phase = Phase::Ended;
-                }
-                // The sources have stopped at a completed checkpoint: reading on loses nothing.
-                Some(StopMode::Suspend) => effects.push(CheckpointEffect::ResumeSources),
-                None => {}
-            }
+            effects.push(CheckpointEffect::RequestFailed { request, failure });
+        }
+        // The sources have stopped at a completed checkpoint: reading on loses nothing.
+        if mode == Some(StopMode::Suspend) {
+            effects.push(CheckpointEffect::ResumeSources);
         }
     }
 
@@ -140,7 +175,10 @@ impl CheckpointCoordinator {
         current && matches!(self.phase, Phase::Exporting)
     }
 
-    fn after_export(&mut self) {
+    fn after_export(&mut self, copy: Copying) {
+        if let Some(closing) = &mut self.closing {
+            closing.copy = copy;
+        }
         let running = !self.attempts.is_empty();
         self.phase = if running { Phase::Idle } else { Phase::Waiting };
     }

@@ -5,7 +5,7 @@
 
 use highwater_types::{CheckpointId, StopMode};
 
-use super::closing::Closing;
+use super::closing::{Closing, Copying};
 use super::{
     Built, CheckpointCoordinator, CheckpointEffect, CheckpointFailure, Pending, Phase, Unconfirmed,
     assemble, commits_of, order_commits, timeout,
@@ -182,6 +182,10 @@ impl CheckpointCoordinator {
                 self.head = head;
                 self.phase = if lost { Phase::Waiting } else { Phase::Idle };
             }
+            (Phase::Ending { .. }, Ok(head)) => {
+                self.head = head;
+                self.tell(effects);
+            }
             (phase, value) => panic!("no head write was asked for in {phase:?}, decided {value:?}"),
         }
     }
@@ -204,8 +208,8 @@ impl CheckpointCoordinator {
                 );
                 lost
             }
-            // Everything is confirmed, only `head` does not say so yet: it is written again after a while.
-            Phase::Recording { lost } => {
+            // Everything is confirmed, only `head` does not say so yet, or not that the job has ended: it is written again after a while.
+            Phase::Recording { lost } | Phase::Ending { lost } => {
                 let retry_ms = self.settings.commit_retry_ms;
                 self.clock.record_ms = now_ms.saturating_add(retry_ms);
                 lost
@@ -242,6 +246,7 @@ impl CheckpointCoordinator {
                 request: pending.request,
                 owed: None,
                 is_final: pending.is_final,
+                copy: Copying::Due,
             });
         }
         if waiting.slots.is_empty() {

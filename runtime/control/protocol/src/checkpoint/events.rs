@@ -9,7 +9,7 @@ use highwater_types::{
 };
 
 use crate::hash::ContentHash;
-use crate::head::HeadChange;
+use crate::head::{HeadChange, JobEnd};
 use crate::head_write::HeadOutcome;
 use crate::job::{TaskId, TaskSnapshot};
 use crate::manifest::HexBytes;
@@ -226,15 +226,6 @@ pub enum CheckpointEvent {
     },
 }
 
-/// Why the job ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JobEnd {
-    /// All input was processed and all output confirmed.
-    Finished,
-    /// Stopped with a savepoint.
-    Stopped,
-}
-
 /// What the driver does for the checkpoint machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckpointEffect {
@@ -334,7 +325,7 @@ pub enum CheckpointEffect {
         /// How many.
         in_a_row: u32,
     },
-    /// Everything is confirmed and recorded: the job ends.
+    /// Everything is confirmed, and `head` says that the job has ended.
     EndJob(JobEnd),
     /// Somebody newer owns the job: this leader ends, touches nothing.
     StepDown,

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::hash::ContentHash;
-use crate::head::HeadChange;
+use crate::head::{HeadChange, JobEnd};
 use crate::head_write::{HeadOutcome, Refusal, VersionTag, Versioned};
 use crate::job::{OperatorShape, SinkShape, TaskShape};
 use crate::manifest::{
@@ -16,6 +16,9 @@ use crate::manifest::{
 };
 use crate::nonce::NonceStream;
 use crate::paths::{DataWriter, ManifestName, sink_log};
+
+#[path = "tests/ending.rs"]
+mod ending;
 
 fn uid(name: &str) -> OperatorUid {
     OperatorUid::parse(name).unwrap()
@@ -590,8 +593,15 @@ fn t18_l7_a_stop_ends_only_when_confirmed_recorded_and_copied() {
     assert_eq!(effects, [CheckpointEffect::Export { id, savepoint }]);
     assert!(!bench.head.has_pending_output());
     let effects = bench.step(CheckpointEvent::Exported { id });
+    assert_eq!(effects, [ends(JobEnd::Stopped)], "nobody is told before");
+    let effects = bench.decide(true);
     let done = CheckpointEffect::RequestDone { request: 7, id };
     assert_eq!(effects, [done, CheckpointEffect::EndJob(JobEnd::Stopped)]);
+    assert_eq!(bench.head.ended, Some(JobEnd::Stopped));
+}
+
+fn ends(end: JobEnd) -> CheckpointEffect {
+    CheckpointEffect::WriteHead(HeadChange::End(end))
 }
 
 #[test]
@@ -663,7 +673,11 @@ fn a_drained_job_ends_though_its_savepoint_could_not_be_written() {
         bench.decide(true);
         bench.confirm(1);
         bench.decide(true);
-        let effects = bench.step(CheckpointEvent::ExportFailed { id });
+        let mut effects = bench.step(CheckpointEvent::ExportFailed { id });
+        if kind == DRAIN {
+            assert_eq!(effects, [ends(JobEnd::Stopped)], "nobody is told before");
+            effects = bench.decide(true);
+        }
         let failure = CheckpointFailure::Export { id };
         let failed = CheckpointEffect::RequestFailed {
             request: 7,
@@ -955,6 +969,7 @@ fn a_bounded_job_ends_with_a_confirmed_final_checkpoint() {
     bench.step(CheckpointEvent::ManifestWritten { id });
     bench.decide(true);
     bench.confirm(1);
+    assert_eq!(bench.decide(true), [ends(JobEnd::Finished)]);
     assert_eq!(
         bench.decide(true),
         [CheckpointEffect::EndJob(JobEnd::Finished)]

@@ -18,6 +18,7 @@ fn candidate(number: u64) -> Candidate {
         process: Nonce(u128::from(number) + 1),
         about_others: AboutOthers::Wait,
         begins: false,
+        found_ended: None,
     }
 }
 
@@ -167,20 +168,20 @@ fn what_a_leader_was_told_to_begin_with_is_remembered_until_the_job_has_ended() 
     };
     let (mut store, mut one) = (Store::default(), Election::new(begins, DURATION));
     run_until(&mut store, &mut one, 0);
-    assert!(!one.only_goes_on());
+    assert!(!one.mandate().only_goes_on);
     // It dies; its follower fails, and comes again.
     let mut two = other(2, AboutOthers::TakeOver);
     run_until(&mut store, &mut two, 1);
-    assert!(two.only_goes_on());
+    assert!(two.mandate().only_goes_on);
     store.perform(&mut two, 2, ElectionEvent::Leave(LeaseState::Released));
     let mut again = election(2);
     assert_eq!(run_until(&mut store, &mut again, 3), [ElectionEffect::Lead]);
-    assert!(again.only_goes_on());
+    assert!(again.mandate().only_goes_on);
     let ended = LeaseState::Ended("finished".to_owned());
     store.perform(&mut again, 4, ElectionEvent::Leave(ended));
     let mut later = election(3);
     assert_eq!(run_until(&mut store, &mut later, 5), [ElectionEffect::Lead]);
-    assert!(!later.only_goes_on());
+    assert!(!later.mandate().only_goes_on);
 }
 
 #[test]
@@ -197,6 +198,166 @@ fn the_end_of_a_job_ends_those_who_wait_and_nobody_who_comes_later() {
         run_until(&mut store, &mut three, DURATION),
         [ElectionEffect::Lead]
     );
+}
+
+/// `head` said that the job has ended in this epoch when a process was started.
+const END: Option<Epoch> = Some(Epoch(3));
+
+/// A process that was started when `head` said so.
+fn after_end(number: u64) -> Election {
+    Election::new(
+        Candidate {
+            found_ended: END,
+            ..candidate(number)
+        },
+        DURATION,
+    )
+}
+
+/// A store whose lease was left like this, with the wish that it has then.
+fn left(state: LeaseState, goes_past: Option<Epoch>) -> Store {
+    let (mut store, mut one) = (Store::default(), election(1));
+    run_until(&mut store, &mut one, 0);
+    store.perform(&mut one, 1, ElectionEvent::Leave(state));
+    store.held.as_mut().unwrap().goes_past = goes_past;
+    store
+}
+
+fn ended() -> LeaseState {
+    LeaseState::Ended("stopped".to_owned())
+}
+
+fn leads(store: &mut Store, election: &mut Election, now: u64) {
+    assert_eq!(run_until(store, election, now), [ElectionEffect::Lead]);
+}
+
+#[test]
+fn an_end_is_gone_past_by_who_is_started_where_the_lease_says_it_or_where_there_is_none() {
+    for mut store in [Store::default(), left(ended(), None)] {
+        let mut one = after_end(2);
+        leads(&mut store, &mut one, 2);
+        assert_eq!(one.mandate().goes_past, END);
+        assert_eq!(store.held.unwrap().goes_past, END, "it is durable");
+    }
+    let mut store = left(LeaseState::Released, None);
+    let mut two = after_end(2);
+    leads(&mut store, &mut two, 2);
+    assert_eq!(two.mandate().goes_past, None, "nobody said so");
+}
+
+#[test]
+fn who_takes_the_lease_over_goes_past_the_end_and_one_that_waited_does_not() {
+    let (mut store, mut one) = (Store::default(), election(1));
+    run_until(&mut store, &mut one, 0);
+    let mut waits = after_end(2);
+    run_until(&mut store, &mut waits, 0);
+    let led = (1..10 * DURATION)
+        .find(|now| run_until(&mut store, &mut waits, *now) == [ElectionEffect::Lead]);
+    assert!(led.is_some());
+    assert_eq!(waits.mandate().goes_past, None);
+    let mut takes = Election::new(
+        Candidate {
+            found_ended: END,
+            process: Nonce(99),
+            about_others: AboutOthers::TakeOver,
+            ..candidate(3)
+        },
+        DURATION,
+    );
+    leads(&mut store, &mut takes, 10 * DURATION);
+    assert_eq!(takes.mandate().goes_past, END);
+}
+
+#[test]
+fn a_wish_to_go_past_an_end_is_inherited_until_head_is_taken() {
+    let mut store = left(ended(), None);
+    let mut one = after_end(2);
+    leads(&mut store, &mut one, 2);
+    // Its start fails before it has taken `head`. So does that of the next one, which nobody told anything.
+    store.perform(&mut one, 3, ElectionEvent::Leave(LeaseState::Released));
+    let mut two = election(3);
+    leads(&mut store, &mut two, 4);
+    assert_eq!(two.mandate().goes_past, END);
+    // It dies.
+    let mut three = other(4, AboutOthers::Wait);
+    let led = (5..10 * DURATION)
+        .find(|now| run_until(&mut store, &mut three, *now) == [ElectionEffect::Lead]);
+    let now = led.unwrap();
+    assert_eq!(three.mandate().goes_past, END);
+    assert!(
+        store
+            .perform(&mut three, now, ElectionEvent::Leads)
+            .is_empty()
+    );
+    assert!(run_until(&mut store, &mut three, now + DURATION).is_empty());
+    assert_eq!(store.held.as_ref().unwrap().goes_past, None, "it is done");
+    let released = ElectionEvent::Leave(LeaseState::Released);
+    store.perform(&mut three, now + DURATION, released);
+    let mut four = election(5);
+    leads(&mut store, &mut four, now + DURATION);
+    assert_eq!(four.mandate().goes_past, None);
+}
+
+#[test]
+fn the_newer_of_two_ends_is_gone_past_and_an_end_drops_the_wish() {
+    let mut store = left(ended(), Some(Epoch(9)));
+    let mut one = after_end(2);
+    leads(&mut store, &mut one, 2);
+    assert_eq!(
+        one.mandate().goes_past,
+        END,
+        "what was wished before it is over"
+    );
+    store.perform(&mut one, 3, ElectionEvent::Leave(ended()));
+    assert_eq!(store.held.unwrap().goes_past, None);
+    let mut store = left(LeaseState::Released, Some(Epoch(9)));
+    let mut takes = Election::new(
+        Candidate {
+            found_ended: END,
+            about_others: AboutOthers::TakeOver,
+            ..candidate(2)
+        },
+        DURATION,
+    );
+    leads(&mut store, &mut takes, 2);
+    assert_eq!(takes.mandate().goes_past, Some(Epoch(9)));
+}
+
+#[test]
+fn one_that_lost_a_race_for_a_released_lease_does_not_go_on_with_the_job_that_has_ended_since() {
+    for mut store in [Store::default(), left(LeaseState::Released, None)] {
+        let (mut fast, mut slow) = (after_end(2), after_end(3));
+        let read = ElectionEvent::Read(store.read());
+        assert_eq!(slow.step(2, ElectionEvent::Tick), [ElectionEffect::Read]);
+        let claim = slow.step(2, read);
+        let [ElectionEffect::Write { record, if_match }] = &claim[..] else {
+            panic!("{claim:?}")
+        };
+        leads(&mut store, &mut fast, 2);
+        // It finds the job ended, and says so before the other looks again.
+        store.perform(&mut fast, 3, ElectionEvent::Leave(ended()));
+        let written = store.write(record.clone(), if_match.as_ref());
+        assert_eq!(written, PutOutcome::Precondition);
+        let told = store.perform(&mut slow, 4, ElectionEvent::Written(written));
+        assert_eq!(told, [ElectionEffect::NothingToLead("stopped".to_owned())]);
+    }
+}
+
+#[test]
+fn a_record_of_an_older_version_wishes_nothing() {
+    let old = r#"{"holder":"c1","address":"a:1","status":"http://a:2","process":"00000000000000000000000000000007","turn":4,
+        "duration_ms":1000,"begins":false,"state":"released"}"#;
+    let record: LeaseRecord = serde_json::from_str(old).unwrap();
+    assert_eq!(record.goes_past, None);
+    let text = serde_json::to_string(&record).unwrap();
+    assert!(!text.contains("goes_past"), "as it was: {text}");
+    let wished = LeaseRecord {
+        goes_past: END,
+        ..record
+    };
+    let text = serde_json::to_string(&wished).unwrap();
+    assert!(text.contains("\"goes_past\":3"), "{text}");
+    assert_eq!(serde_json::from_str::<LeaseRecord>(&text).unwrap(), wished);
 }
 
 #[test]

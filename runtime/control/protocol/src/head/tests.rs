@@ -1,5 +1,7 @@
 //! Tests of the head body: codec and the rules of its chain.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn manifest(epoch: u64, number: u64) -> ManifestRef {
@@ -214,4 +216,117 @@ fn a_head_of_format_2_gives_nothing_up() {
     let text = String::from_utf8(bytes.clone()).unwrap();
     assert!(!text.contains("giving_up"), "as format 2 had it: {text}");
     assert_eq!(Head::decode(&bytes).unwrap().giving_up, None);
+}
+
+#[test]
+fn a_head_of_format_3_has_not_ended() {
+    let mut head = complete(&first(), 1, 2);
+    head.format = 3;
+    let bytes = head.encode();
+    let text = String::from_utf8(bytes.clone()).unwrap();
+    assert!(!text.contains("ended"), "as format 3 had it: {text}");
+    assert_eq!(Head::decode(&bytes).unwrap().ended, None);
+    let next = head.changed(&HeadChange::Confirm, Nonce(3)).encode();
+    let text = String::from_utf8(next).unwrap();
+    assert!(text.contains("\"format\":4"), "it is written anew: {text}");
+}
+
+/// Checkpoint 1 with all of its output confirmed.
+fn confirmed() -> Head {
+    complete(&first(), 1, 2).changed(&HeadChange::Confirm, Nonce(3))
+}
+
+#[test]
+fn the_end_of_a_job_outlives_its_leader_and_ends_with_the_next_leadership() {
+    for (end, word) in [(JobEnd::Finished, "finished"), (JobEnd::Stopped, "stopped")] {
+        let ended = confirmed().changed(&HeadChange::End(end), Nonce(4));
+        assert_eq!(ended.ended, Some(end));
+        let bytes = ended.encode();
+        assert_eq!(Head::decode(&bytes).unwrap(), ended);
+        let text = String::from_utf8(bytes).unwrap();
+        let member = format!("\"ended\":\"{word}\"");
+        assert!(text.contains(&member), "{text}");
+        let over = ended.changed(&HeadChange::TakeOver { slots: slots(2) }, Nonce(5));
+        assert_eq!((over.epoch, over.ended), (Epoch(2), None));
+        let restart = HeadChange::Restart {
+            lineage: Lineage(6),
+            manifest: manifest(2, 0),
+            slots: slots(1),
+            origin: None,
+        };
+        assert_eq!(ended.changed(&restart, Nonce(5)).ended, None);
+    }
+}
+
+#[test]
+#[should_panic(expected = "a job ended with output that is not confirmed")]
+fn a_job_does_not_end_with_output_that_is_not_confirmed() {
+    let pending = complete(&first(), 1, 2);
+    let ended = pending.changed(&HeadChange::End(JobEnd::Stopped), Nonce(3));
+    assert!(!ended.has_pending_output());
+}
+
+#[test]
+#[should_panic(expected = "a leader went on with a job that it had ended")]
+fn no_checkpoint_completes_after_the_end() {
+    let ended = confirmed().changed(&HeadChange::End(JobEnd::Stopped), Nonce(4));
+    assert_eq!(complete(&ended, 2, 5).number, 2);
+}
+
+#[test]
+fn an_end_stands_alone_and_is_taken_back_by_the_next_leadership_only() {
+    let before = confirmed();
+    let ended = before.changed(&HeadChange::End(JobEnd::Stopped), Nonce(4));
+    let mut back = ended.clone();
+    (back.counter, back.nonce, back.ended) = (ended.counter + 1, Nonce(5), None);
+    assert_eq!(
+        back.follows(&ended),
+        Err("a leader went on with a job that it had ended")
+    );
+    let mut over = ended.changed(&HeadChange::TakeOver { slots: slots(2) }, Nonce(5));
+    over.ended = Some(JobEnd::Stopped);
+    assert_eq!(
+        over.follows(&ended),
+        Err("a leadership began with the end of the job")
+    );
+    let mut raised = ended.clone();
+    raised.slots = slots(3);
+    assert_eq!(
+        raised.follows(&before),
+        Err("the end of the job came with something else")
+    );
+    let mut pending = complete(&first(), 1, 2);
+    pending.ended = Some(JobEnd::Finished);
+    assert!(Head::decode(&pending.encode()).is_err());
+    let mut given_up = giving_up();
+    given_up.confirmed = given_up.number;
+    given_up.ended = Some(JobEnd::Finished);
+    assert!(Head::decode(&given_up.encode()).is_err());
+}
+
+proptest! {
+    /// Whatever leaders ask for in whatever order: an end is the last word of its epoch and has nothing pending.
+    #[test]
+    fn random_chains_end_once_in_an_epoch(choices in prop::collection::vec(0u8..6, 1..60)) {
+        let mut head = first();
+        for (choice, nonce) in choices.into_iter().zip(10u128..) {
+            let change = match choice {
+                _ if head.ended.is_some() => HeadChange::TakeOver { slots: slots(2) },
+                0 => HeadChange::Complete {
+                    manifest: manifest(head.epoch.0, head.number + 1),
+                    confirmed: head.number,
+                },
+                1 => HeadChange::Confirm,
+                2 => HeadChange::RaiseSlots { slots: slots(3) },
+                3 => HeadChange::Touch,
+                4 if !head.has_pending_output() => HeadChange::End(JobEnd::Finished),
+                _ => HeadChange::TakeOver { slots: slots(1) },
+            };
+            let next = head.changed(&change, Nonce(nonce));
+            prop_assert_eq!(&Head::decode(&next.encode()).unwrap(), &next);
+            prop_assert!(next.ended.is_none() || !next.has_pending_output());
+            prop_assert!(head.ended.is_none() || next.epoch > head.epoch && next.ended.is_none());
+            head = next;
+        }
+    }
 }
