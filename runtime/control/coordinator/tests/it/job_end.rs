@@ -286,7 +286,8 @@ impl ObjectStorage for Gated {
                 })
             }
             Some(FirstEnd::Unanswered) => {
-                self.inner.put_if(path, bytes, version).await?;
+                let written = self.inner.put_if(path, bytes, version).await?;
+                assert!(matches!(written, PutOutcome::Written(_)), "{written:?}");
                 self.landed.add_permits(1);
                 std::future::pending().await
             }

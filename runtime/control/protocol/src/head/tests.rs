@@ -289,7 +289,7 @@ fn an_end_stands_alone_and_is_taken_back_by_the_next_leadership_only() {
         over.follows(&ended),
         Err("a leadership began with the end of the job")
     );
-    let mut raised = ended.clone();
+    let mut raised = ended;
     raised.slots = slots(3);
     assert_eq!(
         raised.follows(&before),
