@@ -375,11 +375,13 @@ where
         if self.options.domain == TimeDomain::Event {
             return Ok(Progress::Done);
         }
-        self.fire_due(Watermark(self.states.now().0), out)
+        // Records of this very millisecond may follow, which belong to a session that ends with it.
+        self.fire_due(Watermark(self.states.now().0.saturating_sub(1)), out)
     }
 
     fn next_deadline(&self) -> Option<ProcessingTime> {
-        let first = self.timers.peek_time().map(ProcessingTime);
+        let first = self.timers.peek_time();
+        let first = first.map(|last| ProcessingTime(last.saturating_add(1)));
         first.filter(|_| self.options.domain == TimeDomain::Processing)
     }
 

@@ -322,7 +322,7 @@ where
         let first = self.states.backend.get(self.open).namespaces().next();
         self.deadline = match self.options.domain {
             TimeDomain::Event => None,
-            TimeDomain::Processing => first.map(|window| ProcessingTime(window.max_timestamp().0)),
+            TimeDomain::Processing => first.map(|window| ProcessingTime(window.end)),
         };
     }
 
@@ -363,11 +363,12 @@ where
         Ok(count.max(least))
     }
 
-    /// What is complete now, by the clock of the domain.
+    /// What is complete now, by the clock of the domain. By that of the machine it is what lies before now: records of this very
+    /// millisecond may follow, and a window that took the last of its milliseconds for over would fire again with them.
     fn due(&self) -> Watermark {
         match self.options.domain {
             TimeDomain::Event => self.reached,
-            TimeDomain::Processing => Watermark(self.states.now().0),
+            TimeDomain::Processing => Watermark(self.states.now().0.saturating_sub(1)),
         }
     }
 }

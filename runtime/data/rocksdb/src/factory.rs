@@ -3,6 +3,7 @@
 //! One for a worker. Rule: files that were handed in are compared with what was said of them, and whatever RocksDB does
 //! not understand of them is `Corrupt`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -151,7 +152,7 @@ impl Opener {
         options.set_error_if_exists(true);
         std::fs::create_dir(dir.path()).map_err(|error| at.io(&error))?;
         let db = Db::open(&options, dir.path()).map_err(|error| at.status(&error))?;
-        let shared = Shared::new(db, dir, errors);
+        let shared = Shared::new(db, dir, errors, BTreeSet::new());
         let states = (StoreClock::new(), Families::new());
         Ok(RocksStore::new(shared, Arc::clone(opener), states))
     }
@@ -175,7 +176,9 @@ impl Opener {
         }
         let db = Db::open_cf_descriptors(&options, dir.path(), descriptors)
             .map_err(|error| at.status_of_files(&error))?;
-        let shared = Shared::new(db, dir, errors);
+        let tables = files.files.into_iter().filter(|file| file.is_immutable);
+        let restored = tables.map(|file| file.name).collect();
+        let shared = Shared::new(db, dir, errors, restored);
         let mut store = RocksStore::new(shared, Arc::clone(opener), (clock, families));
         store.split_what_outgrew()?;
         Ok(store)

@@ -54,10 +54,14 @@ impl RocksFreezing {
             dir: dir.path(),
         };
         let files = list(dir.path()).map_err(|error| self.shared.fail(at.io(&error)))?;
+        let files = files.into_iter().map(|file| StoreFile {
+            is_restored: self.shared.is_restored(&file.name),
+            ..file
+        });
         Ok(StoreFiles {
             store: NAME.to_owned(),
             dir,
-            files,
+            files: files.collect(),
         })
     }
 }
@@ -94,6 +98,7 @@ fn list(dir: &Path) -> std::io::Result<Vec<StoreFile>> {
         }
         files.push(StoreFile {
             is_immutable: name.ends_with(TABLE),
+            is_restored: false,
             length,
             name,
         });

@@ -3,6 +3,7 @@
 //! Shared by a store, the rows of its states and its freezes, on two threads at most. Rule: the first error, in the
 //! foreground or in the background, is kept, and every later call is refused with it.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     in_parts: AtomicBool,
     /// Times that a writer waited for flushes and compactions.
     waits: AtomicU64,
+    /// The tables that the database was opened with.
+    restored: BTreeSet<String>,
 }
 
 /// How many errors met flushes and compactions since the database was opened.
@@ -62,8 +65,15 @@ const FILES_AT_TOP_MAX: u32 = 4 * FILES_AT_TOP;
 const WAIT_MICROS: u64 = 10_000;
 
 impl Shared {
-    pub(crate) fn new(db: Db, dir: LocalDir, errors: LoggedError) -> Self {
+    /// A database that was opened with the tables of these names.
+    pub(crate) fn new(
+        db: Db,
+        dir: LocalDir,
+        errors: LoggedError,
+        restored: BTreeSet<String>,
+    ) -> Self {
         Self {
+            restored,
             db,
             dir,
             errors,
@@ -71,6 +81,11 @@ impl Shared {
             in_parts: AtomicBool::new(false),
             waits: AtomicU64::new(0),
         }
+    }
+
+    /// Whether a file of this name was there when the database was opened. No other file ever has its name.
+    pub(crate) fn is_restored(&self, name: &str) -> bool {
+        self.restored.contains(name)
     }
 
     /// Times that a writer waited, up to [`WAIT_MICROS`] each.

@@ -77,6 +77,8 @@ pub struct StoreFile {
     /// Whether this name stands for these bytes for as long as the store lives: a checkpoint that has them already
     /// need not store them again. Such a file may be shared by hard link, any other is copied.
     pub is_immutable: bool,
+    /// Whether the store was opened with this file, from a checkpoint: other bytes than those there are damage.
+    pub is_restored: bool,
 }
 
 /// The files of a frozen store, in a directory of their own. Only the store that wrote them understands them.

@@ -17,7 +17,7 @@ pub enum PartError {
     #[error("the state cannot be stored")]
     Storage(#[from] StorageError),
     /// A file of the local store cannot be read.
-    #[error("file {} of the local store cannot be read; the next checkpoint tries again", path.display())]
+    #[error("file {} of the local store cannot be read", path.display())]
     LocalFile {
         /// The file.
         path: PathBuf,
@@ -27,8 +27,8 @@ pub enum PartError {
     },
     /// A file of the local store is not what the store says of it.
     #[error(
-        "file {} of the local store holds {found} bytes, the store wrote {wanted}; the next checkpoint tries again, check the \
-         disk if this comes back", path.display()
+        "file {} of the local store holds {found} bytes, the store wrote {wanted}; state is built again from the last checkpoint, check \
+         the disk if this comes back", path.display()
     )]
     LocalLength {
         /// The file.
@@ -37,6 +37,15 @@ pub enum PartError {
         wanted: u64,
         /// Bytes that are there, or more than that.
         found: u64,
+    },
+    /// A file that the local store was restored with has other bytes than the checkpoint that it came from.
+    #[error(
+        "file {} of the local store is not any more what the checkpoint said that it came from; state is built again from the last \
+         checkpoint, check the disk", path.display()
+    )]
+    LocalChanged {
+        /// The file.
+        path: PathBuf,
     },
     /// The state cannot be read.
     #[error("the state of operator {uid} cannot be written out")]
@@ -69,23 +78,35 @@ impl PartError {
         |source| Self::LocalFile { path, source }
     }
 
-    /// Whether the attempt is over and not only its checkpoint: the state itself is broken, and is rebuilt from the last one.
+    /// Whether the attempt is over and not only its checkpoint: the state itself is broken, and is rebuilt from the last one. A file of a
+    /// local store that cannot be read is part of the next checkpoint too, unless it was the process that could open no more.
     pub fn ends_attempt(&self) -> bool {
         match self {
             Self::State { source, .. } => {
                 !matches!(source.kind(), ErrorKind::Transient | ErrorKind::Exhausted)
             }
-            Self::Pieces { .. } => true,
-            Self::Storage(_) | Self::LocalFile { .. } | Self::LocalLength { .. } => false,
+            Self::LocalFile { source, .. } => !is_out_of_files(source),
+            Self::LocalLength { .. } | Self::LocalChanged { .. } | Self::Pieces { .. } => true,
+            Self::Storage(_) => false,
         }
     }
+}
+
+/// Whether the process or the system has as many files open as it may.
+fn is_out_of_files(error: &io::Error) -> bool {
+    let errors = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+    errors
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 impl Classified for PartError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Storage(source) => source.kind(),
-            Self::LocalFile { .. } | Self::LocalLength { .. } => ErrorKind::Transient,
+            Self::LocalFile { .. } | Self::LocalLength { .. } | Self::LocalChanged { .. } => {
+                ErrorKind::Transient
+            }
             // Local disk is a cache: the state is built again from the last checkpoint.
             Self::State { source, .. } if source.kind() == ErrorKind::Corrupt => {
                 ErrorKind::Transient

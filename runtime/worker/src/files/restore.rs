@@ -238,6 +238,7 @@ async fn fetch_store(
         name: part.name.clone(),
         length: part.length,
         is_immutable: part.is_immutable,
+        is_restored: true,
     });
     let mut placed: Vec<_> = placed.collect();
     placed.sort();

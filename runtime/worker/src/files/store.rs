@@ -250,13 +250,21 @@ fn local_file(file: &highwater_state::StoreFile) -> LocalFile {
 }
 
 /// The names of those parts whose bytes the local file of that name has.
+///
+/// # Errors
+/// When a file cannot be read, or is one that the store was restored with and is not that any more: it may not take the place of the
+/// sound one.
 fn equal_files(files: &StoreFiles, parts: &[FilePart]) -> Result<BTreeSet<String>, PartError> {
+    let restored = files.files.iter().filter(|file| file.is_restored);
+    let restored: BTreeSet<_> = restored.map(|file| file.name.as_str()).collect();
     let mut equal = BTreeSet::new();
     for part in parts {
         let path = files.dir.path().join(&part.name);
         let found = checksum_of(&path).map_err(PartError::local(&path))?;
         if found == (part.length, part.checksum) {
             equal.insert(part.name.clone());
+        } else if restored.contains(part.name.as_str()) {
+            return Err(PartError::LocalChanged { path });
         }
     }
     Ok(equal)

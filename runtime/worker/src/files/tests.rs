@@ -60,6 +60,8 @@ struct Bench {
     files: JobFiles,
     dirs: LocalDirs,
     store: LocalDir,
+    /// Whether the store goes on with files of a checkpoint.
+    is_reopened: bool,
     attempt: AttemptFiles,
     kept: KeptFiles,
 }
@@ -82,6 +84,7 @@ impl Bench {
             files: JobFiles::new(objects, JobPaths::new(job)),
             storage,
             store: dirs.fresh("store").unwrap(),
+            is_reopened: false,
             dirs,
             attempt: AttemptFiles::start(id(0), BTreeMap::new()),
             kept: KeptFiles::default(),
@@ -106,6 +109,7 @@ impl Bench {
                 name,
                 length: entry.metadata().unwrap().len(),
                 is_immutable,
+                is_restored: is_immutable && self.is_reopened,
             });
         }
         files.sort();

@@ -375,6 +375,7 @@ fn checkpoint(
         name: "1.sst".to_owned(),
         length: 4,
         is_immutable: true,
+        is_restored: false,
     };
     let files = StoreFiles {
         store: "plain".to_owned(),

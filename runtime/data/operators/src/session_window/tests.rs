@@ -263,15 +263,19 @@ fn processing_time_sessions_end_a_gap_after_their_last_record() {
     harness.processing_time(105);
     push(&mut harness, 1, &[0]);
     harness.watermark(1_000);
-    assert_eq!(harness.next_deadline(), Some(ProcessingTime(109)));
-    harness.processing_time(109);
+    assert_eq!(harness.next_deadline(), Some(ProcessingTime(110)));
+    harness.processing_time(110);
     assert_eq!(fired(&mut harness), []);
-    assert_eq!(harness.next_deadline(), Some(ProcessingTime(114)));
+    assert_eq!(harness.next_deadline(), Some(ProcessingTime(115)));
     harness.processing_time(114);
-    assert_eq!(fired(&mut harness), [(1, 100, 115, 2)]);
+    harness.turns();
+    push(&mut harness, 1, &[0]);
+    assert_eq!(fired(&mut harness), []);
+    harness.processing_time(124);
+    assert_eq!(fired(&mut harness), [(1, 100, 124, 3)]);
     push(&mut harness, 2, &[0]);
     harness.end();
-    assert_eq!(fired(&mut harness), [(2, 114, 124, 1)]);
+    assert_eq!(fired(&mut harness), [(2, 124, 134, 1)]);
 }
 
 #[test]

@@ -379,14 +379,30 @@ fn processing_time_windows_go_by_the_clock_and_name_the_next_deadline() {
     let mut harness = counting(WindowOptions::processing_time());
     harness.processing_time(1_003);
     harness.push_keyed([((1, 0), EventTime::NONE), ((1, 0), EventTime(5))], key_of);
-    assert_eq!(harness.next_deadline(), Some(ProcessingTime(1_009)));
+    assert_eq!(harness.next_deadline(), Some(ProcessingTime(1_010)));
     harness.watermark(5_000);
-    harness.processing_time(1_008);
-    assert_eq!(fired(&mut harness), []);
     harness.processing_time(1_009);
+    assert_eq!(fired(&mut harness), []);
+    harness.processing_time(1_010);
     assert_eq!(harness.take_output(), [((1, 1_000, 2), EventTime(1_009))]);
     assert_eq!(harness.next_deadline(), None);
     assert_eq!(harness.report().records_late, 0);
+}
+
+#[test]
+fn records_of_the_last_millisecond_of_a_processing_time_window_are_in_its_one_result() {
+    let mut harness = counting(WindowOptions::processing_time());
+    harness.processing_time(1_009);
+    push(&mut harness, 1, &[0]);
+    harness.turns();
+    push(&mut harness, 1, &[0]);
+    harness.turns();
+    assert_eq!(fired(&mut harness), []);
+    harness.processing_time(1_010);
+    push(&mut harness, 1, &[0]);
+    assert_eq!(fired(&mut harness), [(1, 1_000, 2)]);
+    harness.processing_time(1_020);
+    assert_eq!(fired(&mut harness), [(1, 1_010, 1)]);
 }
 
 #[test]
@@ -394,7 +410,7 @@ fn t07_overdue_processing_time_windows_fire_at_once_after_a_restore() {
     let mut before = counting(WindowOptions::processing_time());
     push(&mut before, 1, &[0]);
     let mut after = restored(WindowOptions::processing_time(), before.snapshot());
-    assert_eq!(after.next_deadline(), Some(ProcessingTime(9)));
+    assert_eq!(after.next_deadline(), Some(ProcessingTime(10)));
     after.processing_time(70);
     assert_eq!(fired(&mut after), [(1, 0, 1)]);
     after.processing_time(80);

@@ -281,6 +281,7 @@ impl FrozenStore for Frozen {
                 name: FILE.to_owned(),
                 length: bytes.len() as u64,
                 is_immutable: false,
+                is_restored: false,
             }],
         })
     }

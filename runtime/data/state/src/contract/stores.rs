@@ -416,6 +416,7 @@ fn files_that_are_not_its_own_are_corrupt(factory: &dyn StoreFactory) {
         name: "text".to_owned(),
         length: 4,
         is_immutable: true,
+        is_restored: true,
     }];
     foreign.push(("files of something else", text));
     for (what, files) in foreign {

@@ -95,8 +95,33 @@ fn a_file_that_is_gone_shorter_or_longer_than_said_refuses_the_checkpoint_by_nam
         let refused = bench.store_part(part).unwrap_err();
         assert!(refused.to_string().contains("7.sst"), "{at}: {refused}");
         assert_eq!(refused.kind(), ErrorKind::Transient);
-        assert!(!refused.ends_attempt());
+        // The store links the same file for the next one too.
+        assert!(refused.ends_attempt());
     }
+}
+
+#[test]
+fn a_restored_file_that_has_changed_on_local_disk_is_not_taken_into_a_checkpoint() {
+    let mut bench = filled();
+    let snapshot = bench.complete(1);
+    let restored = bench
+        .restore(handed_out(&snapshot, 1), LocalIndex::default())
+        .unwrap();
+    bench.attempt = AttemptFiles::start(id(1), restored.held);
+    bench.is_reopened = true;
+    let path = bench.store.path().join("7.sst");
+    let mut rotten = std::fs::read(&path).unwrap();
+    rotten[5_000] ^= 1;
+    // The frozen directories of before share the old file.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, rotten).unwrap();
+    let refused = bench.store(2).unwrap_err();
+    assert!(refused.to_string().contains("7.sst"), "{refused}");
+    assert!(
+        refused.ends_attempt(),
+        "it is built again from checkpoint 1"
+    );
+    assert_eq!(refused.kind(), ErrorKind::Transient);
 }
 
 #[test]
