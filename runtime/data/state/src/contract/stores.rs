@@ -298,6 +298,7 @@ fn an_immutable_file_stands_for_the_same_bytes(factory: &dyn StoreFactory) {
         for file in &files.files {
             let bytes = std::fs::read(files.dir.path().join(&file.name)).expect("a listed file");
             assert_eq!(bytes.len() as u64, file.length, "length of `{}`", file.name);
+            assert!(!file.is_restored, "`{}` is of this store", file.name);
             if file.is_immutable {
                 let before = known.insert(file.name.clone(), bytes.clone());
                 has_immutable = true;
@@ -335,6 +336,8 @@ fn a_store_goes_on_from_its_files(factory: &dyn StoreFactory) {
     // Two stores of the same files do not touch each other.
     for files in [first, second] {
         let dir = files.dir.path().to_owned();
+        let mut came = files.files.clone();
+        came.retain(|file| file.is_immutable);
         let mut store = good(factory.reopen(&place(), files));
         let mut rows = good(store.open(&state("a")));
         let found = fetched(&mut *rows, &keys);
@@ -347,6 +350,10 @@ fn a_store_goes_on_from_its_files(factory: &dyn StoreFactory) {
         assert_eq!(twos.iter().filter(|(_, value)| value == b"two").count(), 9);
         assert_eq!(frozen_rows(&mut *frozen, "b", RANGE).len(), 3);
         assert_eq!(frozen_rows(&mut *frozen, "added", RANGE).len(), 1);
+        for file in good(frozen.files()).files {
+            let is_restored = came.iter().any(|of_before| of_before.name == file.name);
+            assert_eq!(file.is_restored, is_restored, "`{}`", file.name);
+        }
         drop((rows, added, store));
         assert!(!dir.exists(), "the files were its own, and are left behind");
     }
