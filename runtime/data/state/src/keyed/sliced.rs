@@ -58,6 +58,8 @@ pub struct SlicedState<K, N, V> {
     slices: BTreeMap<N, Slice<K, V>>,
     /// Dropped, but still owed to the running snapshot.
     retired: Vec<StateTable<K, (), V>>,
+    /// What the tables that are gone have counted.
+    gone: StateReport,
     setup: TableSetup,
     store: Option<SharedRows>,
     phase: Phase,
@@ -74,6 +76,10 @@ impl<K: Key, N: Namespace + Ord, V: Record> OpenState for SlicedState<K, N, V> {
         Self {
             slices: BTreeMap::new(),
             retired: Vec::new(),
+            gone: StateReport {
+                name: setup.descriptor.name.clone(),
+                ..StateReport::default()
+            },
             store: behind.map(|behind| SharedRows::new(behind.rows, setup.range)),
             setup,
             phase: Phase::Open,
@@ -205,6 +211,15 @@ impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
         }
         if is_saving {
             self.retired.push(slice.table);
+        } else {
+            keep_counts(&mut self.gone, &slice.table);
+        }
+    }
+
+    /// Lets go of the tables that no snapshot is owed any more.
+    fn forget_retired(&mut self) {
+        for table in self.retired.drain(..) {
+            keep_counts(&mut self.gone, &table);
         }
     }
 
@@ -368,6 +383,15 @@ impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
     }
 }
 
+/// Keeps what a table that goes has counted, so that no count of the state ever falls.
+fn keep_counts<K: Key, V: Record>(gone: &mut StateReport, table: &StateTable<K, (), V>) {
+    gone.add(&StateReport {
+        entries: 0,
+        bytes: 0,
+        ..table.report()
+    });
+}
+
 /// Whether no row of a slice is in the store, nor will be while it is drained.
 fn is_in_memory<K: Key, V: Record>(
     table: &mut StateTable<K, (), V>,
@@ -424,10 +448,7 @@ impl<K: Key, N: Namespace + Ord, V: Record> KeyedState for SlicedState<K, N, V> 
     }
 
     fn report(&self) -> StateReport {
-        let mut report = StateReport {
-            name: self.setup.descriptor.name.clone(),
-            ..StateReport::default()
-        };
+        let mut report = self.gone.clone();
         self.tables().for_each(|table| report.add(&table.report()));
         report
     }
@@ -455,7 +476,7 @@ impl<K: Key, N: Namespace + Ord, V: Record> KeyedState for SlicedState<K, N, V> 
         self.take_fault()?;
         let rows = self.saved_rows()?;
         self.phase = Phase::Open;
-        self.retired.clear();
+        self.forget_retired();
         Ok(UnsealedState {
             header: StateHeader::of(&self.setup.descriptor),
             rows,
@@ -466,7 +487,7 @@ impl<K: Key, N: Namespace + Ord, V: Record> KeyedState for SlicedState<K, N, V> 
         self.phase = Phase::Open;
         let slices = self.slices.values_mut();
         slices.for_each(|slice| slice.table.abort_snapshot());
-        self.retired.clear();
+        self.forget_retired();
         self.bury();
     }
 
@@ -485,12 +506,19 @@ impl<K: Key, N: Namespace + Ord, V: Record> KeyedState for SlicedState<K, N, V> 
 
     fn after_chunk(&mut self, now: ProcessingTime) -> Result<(), StateError> {
         self.take_fault()?;
-        if self.store.is_some() {
-            self.slices.retain(|_, slice| !slice.is_blank());
-        } else {
-            self.slices
-                .retain(|_, slice| !slice.table.is_empty() || slice.table.is_saving());
-        }
+        let is_paged = self.is_paged();
+        let gone = &mut self.gone;
+        self.slices.retain(|_, slice| {
+            let stays = if is_paged {
+                !slice.is_blank()
+            } else {
+                !slice.table.is_empty() || slice.table.is_saving()
+            };
+            if !stays {
+                keep_counts(gone, &slice.table);
+            }
+            stays
+        });
         let mut slices = self.slices.values_mut();
         slices.try_for_each(|slice| slice.table.after_chunk(now))
     }
