@@ -182,7 +182,8 @@ pub trait StoreFactory: fmt::Debug + Send + Sync {
     /// A store that goes on from verified files of the same key groups. They are its own from here on.
     ///
     /// # Errors
-    /// Of the kind that the store reports; `Corrupt` when it does not understand the files.
+    /// Of the kind that the store reports; `Corrupt` when it does not understand the files, `Invalid` when another version
+    /// wrote them.
     fn reopen(
         &self,
         place: &StorePlace,
@@ -192,7 +193,8 @@ pub trait StoreFactory: fmt::Debug + Send + Sync {
     /// Reads verified files of any key groups, changing nothing.
     ///
     /// # Errors
-    /// Of the kind that the store reports; `Corrupt` when it does not understand the files.
+    /// Of the kind that the store reports; `Corrupt` when it does not understand the files, `Invalid` when another version
+    /// wrote them.
     fn read(&self, files: StoreFiles) -> Result<Box<dyn FrozenStore>, BackingError>;
 
     /// Bytes of memory that all of its stores take together, what they share included.
