@@ -31,17 +31,17 @@ impl std::fmt::Display for StateName {
 /// Why state could not be opened, held, saved or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// The heap state of a slot outgrew its budget.
+    /// What cannot leave memory outgrew the budget of the process.
     #[error(
-        "{name} holds {held} bytes and its slot {used} of {budget} allowed; raise the memory budget of the slot, \
-         raise the parallelism, set a TTL, or choose a backend that spills to disk"
+        "{name} holds {held} bytes that cannot leave memory, and all states of this process {used} of {budget} allowed; \
+         raise `state.memory`, spread the job over more workers, set a TTL, or with the backend `heap` go on with `rocksdb`"
     )]
     Budget {
         /// The state that was being charged.
         name: StateName,
-        /// Bytes of this state.
+        /// Bytes of this state that cannot leave memory.
         held: u64,
-        /// Bytes of all states of the slot.
+        /// The same of all states of the process.
         used: u64,
         /// The limit.
         budget: u64,

@@ -288,7 +288,11 @@ fn the_budget_is_refused_clearly_and_given_back() {
         message.contains("state `names` of operator `r1-count`"),
         "{message}"
     );
-    assert!(message.contains("of 40000 allowed"), "{message}");
+    assert!(
+        message.contains("all states of this process") && message.contains("of 40000 allowed"),
+        "{message}"
+    );
+    assert!(message.contains("raise `state.memory`"), "{message}");
     for key in 0..100 {
         backend.get(names).clear(at(&key, 0));
     }
