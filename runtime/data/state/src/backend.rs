@@ -422,6 +422,10 @@ impl KeyedStateBackend {
                 asked: checkpoint,
             });
         }
+        debug_assert!(
+            !self.is_withheld,
+            "a store is frozen, or its snapshot given up, before the next begins"
+        );
         for state in &mut self.states {
             state.begin_snapshot(now);
         }

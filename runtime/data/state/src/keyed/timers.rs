@@ -273,6 +273,10 @@ impl<K: Key> TimerState<K> {
         if batch.is_empty() {
             return;
         }
+        debug_assert!(
+            !self.is_withheld,
+            "nothing is written while the store is frozen"
+        );
         self.written += batch.len() as u64;
         if let Err(source) = self.backing.write(batch) {
             self.raise("write to", source);
