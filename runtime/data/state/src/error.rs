@@ -1,7 +1,7 @@
 //! Errors of state: what was refused, where, and what to do next.
 //!
-//! Every message names the operator uid and the state, because a job has many of both. The kind decides what the
-//! caller does; no caller reads the text.
+//! Messages name the operator uid, and the state where one is concerned, because a job has many of both. The kind decides
+//! what the caller does; no caller reads the text.
 
 use highwater_types::{
     CheckpointId, Classified, DecodeError, ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism,
@@ -219,7 +219,9 @@ pub enum StateError {
         found: u64,
     },
     /// Stored bytes do not have the form of a snapshot.
-    #[error("the snapshot is not readable at {at}: {reason}")]
+    #[error(
+        "the snapshot is not readable at {at}: {reason}; restore from another checkpoint, or with the version that wrote it"
+    )]
     Format {
         /// The part that is being read.
         at: &'static str,
@@ -227,7 +229,9 @@ pub enum StateError {
         reason: String,
     },
     /// A stored value could not be read back.
-    #[error("{what} could not be decoded")]
+    #[error(
+        "{what} could not be decoded; restore from another checkpoint, report this if it comes back"
+    )]
     Decode {
         /// Which value.
         what: String,
@@ -240,7 +244,7 @@ pub enum StateError {
     Backing {
         /// The state.
         name: StateName,
-        /// `read from`, `write to` or `freeze`.
+        /// `open`, `read from` or `write to`.
         operation: &'static str,
         /// Its kind, which is also the kind of this error; damage of local disk is transient, since the checkpoint is whole.
         kind: ErrorKind,
