@@ -107,8 +107,8 @@ pub trait StateStore: Send {
     /// Tells the processing time, by which compaction removes what is expired.
     fn set_time(&mut self, now: ProcessingTime);
 
-    /// Begins to freeze all states. Costs nothing: the work is done by what it returns, on another thread, and the caller
-    /// writes nothing until that is done.
+    /// Begins to freeze all states. Reads and writes no row: the work is done by what it returns, on another thread, and the
+    /// caller writes nothing until that is done.
     fn freeze(&mut self) -> Box<dyn Freezing>;
 
     /// What the store takes and did.

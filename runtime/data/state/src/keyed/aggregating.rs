@@ -37,7 +37,8 @@ pub struct AggregatingState<K, N, A: Aggregation> {
 }
 
 impl<K: Key, N: Namespace, A: Aggregation> AggregatingState<K, N, A> {
-    /// The empty state; handed to the backend's `open_with`.
+    /// The empty state; called by
+    /// [`KeyedStateBackend::open_aggregating`](crate::KeyedStateBackend::open_aggregating).
     pub fn new(setup: TableSetup, aggregation: A) -> Self {
         Self {
             table: StateTable::new(setup),

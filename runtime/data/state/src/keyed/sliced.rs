@@ -44,10 +44,10 @@ struct Slice<K, V> {
     drain: Option<Box<Drain<K>>>,
 }
 
-/// The running or last snapshot of a state over a store.
+/// Whether a snapshot is being saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// The store may be written.
+    /// None is. Whether the store may be written says `is_withheld`.
     Open,
     /// A barrier of this time has passed, and the snapshot is being saved.
     Saving(ProcessingTime),
@@ -364,7 +364,7 @@ impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
         }
     }
 
-    /// The saved rows of all slices, on the heap.
+    /// The saved rows of all slices; with a store, in which order they lie there.
     fn saved_rows(&mut self) -> Result<SavedRows, StateError> {
         let mut all = GroupRows::new(self.range());
         let mut refused = Ok(());

@@ -2,8 +2,8 @@
 //!
 //! Owned by the state handles and used on one slot thread through `&mut`. With no store behind it the table is the state;
 //! with one it is a write-back cache, and what it lacks is fetched in bulk by [`StateTable::prepare`]. The one rule:
-//! every change of an entry goes through `modify`, `insert_new` or `remove`, because they save what a running snapshot
-//! still owes before they change it.
+//! before an entry changes or goes, `before_write` has seen it in this generation, because it saves what a running snapshot
+//! still owes; only eviction lets clean entries go without.
 
 mod ahead;
 mod chunk;
@@ -272,7 +272,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
     /// Ends a chunk: cleans expired values in pieces.
     ///
     /// # Errors
-    /// The first error of an access since the last call, or of eviction.
+    /// The first error of an access since the last call, or of a write of removals.
     pub fn after_chunk(&mut self, now: ProcessingTime) -> Result<(), StateError> {
         self.sweep_expired(now);
         self.end_chunk_of_cache();
