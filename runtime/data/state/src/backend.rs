@@ -582,12 +582,7 @@ impl KeyedStateBackend {
     ) -> Result<Box<dyn Backing>, StateError> {
         let name = self.name(&descriptor.name);
         let opened = self.local_store()?.open(descriptor);
-        opened.map_err(|source| StateError::Backing {
-            name,
-            operation: "open",
-            kind: source.kind(),
-            source,
-        })
+        opened.map_err(|source| StateError::backing(name, "open", source))
     }
 
     fn check_shape(

@@ -293,6 +293,26 @@ pub enum StateError {
     },
 }
 
+impl StateError {
+    /// The store behind a state failed.
+    pub(crate) fn backing(name: StateName, operation: &'static str, source: BackingError) -> Self {
+        Self::Backing {
+            name,
+            operation,
+            kind: source.kind(),
+            source,
+        }
+    }
+
+    /// A stored row cannot be decoded.
+    pub(crate) fn row(name: &StateName, group: KeyGroup, source: DecodeError) -> Self {
+        Self::Decode {
+            what: format!("a row of {name} in key group {group}"),
+            source,
+        }
+    }
+}
+
 impl Classified for StateError {
     fn kind(&self) -> ErrorKind {
         match self {

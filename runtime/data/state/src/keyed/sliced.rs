@@ -300,12 +300,8 @@ impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
     #[cold]
     fn raise(&mut self, operation: &'static str, source: BackingError) {
         let name = self.name();
-        self.fault.get_or_insert_with(|| StateError::Backing {
-            name,
-            operation,
-            kind: source.kind(),
-            source,
-        });
+        self.fault
+            .get_or_insert_with(|| StateError::backing(name, operation, source));
     }
 
     fn take_fault(&mut self) -> Result<(), StateError> {
@@ -337,12 +333,8 @@ impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
             let mut from = Vec::new();
             loop {
                 let first = store.first_row(group, from);
-                let first = first.map_err(|source| StateError::Backing {
-                    name: self.name(),
-                    operation: "read from",
-                    kind: source.kind(),
-                    source,
-                })?;
+                let first = first
+                    .map_err(|source| StateError::backing(self.name(), "read from", source))?;
                 let Some(row) = first else { break };
                 let read = read_namespace::<N>(&row);
                 let (namespace, prefix) = read.map_err(|source| self.row_error(group, source))?;
@@ -358,10 +350,7 @@ impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
     }
 
     fn row_error(&self, group: KeyGroup, source: DecodeError) -> StateError {
-        StateError::Decode {
-            what: format!("a row of {} in key group {group}", self.name()),
-            source,
-        }
+        StateError::row(&self.name(), group, source)
     }
 
     /// The saved rows of all slices; with a store, in which order they lie there.

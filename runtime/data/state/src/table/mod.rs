@@ -452,19 +452,11 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
     }
 
     fn backing_error(&self, operation: &'static str, source: BackingError) -> StateError {
-        StateError::Backing {
-            name: self.name(),
-            operation,
-            kind: source.kind(),
-            source,
-        }
+        StateError::backing(self.name(), operation, source)
     }
 
     fn decode_error(&self, group: KeyGroup, source: DecodeError) -> StateError {
-        StateError::Decode {
-            what: format!("a row of {} in key group {group}", self.name()),
-            source,
-        }
+        StateError::row(&self.name(), group, source)
     }
 
     fn row_key(&self, hash: KeyHash, key: &K, namespace: &N) -> RowKey {
