@@ -266,25 +266,6 @@ impl KeyedStateBackend {
         (downcast(&mut **first), downcast(&mut **second))
     }
 
-    /// Three open states at once.
-    ///
-    /// # Panics
-    /// If any two handles are the same or one was made by another backend.
-    pub fn get_three<S: KeyedState, T: KeyedState, U: KeyedState>(
-        &mut self,
-        handles: (StateHandle<S>, StateHandle<T>, StateHandle<U>),
-    ) -> (&mut S, &mut T, &mut U) {
-        let [first, second, third] = self
-            .states
-            .get_disjoint_mut([handles.0.index, handles.1.index, handles.2.index])
-            .expect("three different handles of this backend");
-        (
-            downcast(&mut **first),
-            downcast(&mut **second),
-            downcast(&mut **third),
-        )
-    }
-
     /// Takes the raw bytes that were saved under `name`, by key group in order; none when there are none.
     ///
     /// # Errors

@@ -186,8 +186,12 @@ impl Run {
         let Subtask {
             backend, counts, ..
         } = &mut self.subtasks[owner];
-        let slice = backend.get(*counts).find_slice(&namespace);
-        let taken = slice.and_then(|slice| slice.take(key.key_hash(), &key, &()));
+        let state = backend.get(*counts);
+        let taken = if state.namespaces().any(|held| *held == namespace) {
+            state.slice(&namespace).take(key.key_hash(), &key, &())
+        } else {
+            None
+        };
         assert_eq!(taken, self.live.remove(&(namespace, key)));
     }
 

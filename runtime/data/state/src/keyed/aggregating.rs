@@ -123,19 +123,6 @@ impl<K: Key, N: Namespace, A: Aggregation> AggregatingState<K, N, A> {
             });
     }
 
-    /// Replaces the accumulator: for what merges accumulators itself.
-    pub fn set_accumulator(&mut self, at: KeyContext<'_, K, N>, accumulator: A::Accumulator) {
-        self.clear(at);
-        self.table
-            .insert_new((at.hash, at.key, at.namespace), accumulator, at.now);
-    }
-
-    /// Removes the accumulator. Returns it unless it was absent or expired.
-    pub fn take_accumulator(&mut self, at: KeyContext<'_, K, N>) -> Option<A::Accumulator> {
-        let position = self.table.find_or_remove_expired(&at)?;
-        Some(self.table.remove(position))
-    }
-
     /// Removes the accumulator.
     pub fn clear(&mut self, at: KeyContext<'_, K, N>) {
         if let Some(position) = self.table.find(at.hash, at.key, at.namespace) {

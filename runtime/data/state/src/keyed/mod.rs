@@ -397,11 +397,6 @@ macro_rules! prepare_by_table {
         ) -> Result<(), $crate::StateError> {
             self.table.prepare_chunk(hashes, namespace, key)
         }
-
-        /// How often the store was asked for a single key because nobody had prepared it.
-        pub fn unprepared_reads(&self) -> u64 {
-            self.table.unprepared_reads()
-        }
     };
 }
 pub(crate) use prepare_by_table;

@@ -123,11 +123,6 @@ impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
             .expect("the slice is there or was made above")
     }
 
-    /// The table of a namespace, if there is one.
-    pub fn find_slice(&mut self, namespace: &N) -> Option<&mut StateTable<K, (), V>> {
-        self.settled(namespace)
-    }
-
     fn settled(&mut self, namespace: &N) -> Option<&mut StateTable<K, (), V>> {
         let slice = self.slices.get_mut(namespace)?;
         if slice.drain.is_some()
@@ -146,12 +141,6 @@ impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
     /// The value of a key in a namespace.
     pub fn get(&mut self, hash: KeyHash, key: &K, namespace: &N) -> Option<&V> {
         self.settled(namespace)?.get(hash, key, &())
-    }
-
-    /// How often the store was asked for a single key because nobody had prepared it.
-    pub fn unprepared_reads(&self) -> u64 {
-        let tables = self.tables();
-        tables.map(StateTable::unprepared_reads).sum()
     }
 
     /// Removes up to `limit` entries of a namespace and hands them over, so that a big window fires in pieces. There may be

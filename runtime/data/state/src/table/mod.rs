@@ -227,29 +227,6 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         }
     }
 
-    /// Removes up to `limit` entries in memory and hands them over.
-    pub fn drain_some(&mut self, limit: usize, mut take: impl FnMut(KeyHash, K, C)) {
-        let mut left = limit;
-        for table in (0..self.directory.tables.len()).rev() {
-            for at in (0..self.directory.tables[table].slots()).rev() {
-                if left == 0 {
-                    return;
-                }
-                if self.directory.tables[table].get(at).is_none() {
-                    continue;
-                }
-                left -= 1;
-                let position = Position {
-                    table: table as u32,
-                    at: at as u32,
-                };
-                let entry = self.directory.entry(position);
-                let (hash, key) = (entry.hash(), entry.key.clone());
-                take(hash, key, self.remove(position));
-            }
-        }
-    }
-
     /// Brings the keys of a chunk near: into memory, with at most one read of the store, or on the heap into the cache of
     /// the processor, which makes the accesses of a large table that follow several times cheaper.
     ///
@@ -285,12 +262,6 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
             Some(fault) => Err(fault),
             None => Ok(()),
         }
-    }
-
-    /// How often the store was asked for a single key because nobody had prepared it.
-    pub fn unprepared_reads(&self) -> u64 {
-        let paging = self.paging.as_ref();
-        paging.map_or(0, |paging| paging.counts.unprepared)
     }
 
     pub(crate) const fn is_timed(&self) -> bool {
