@@ -4,7 +4,7 @@
 //! count with the job. What depends on the order in which partitions were read is not predicted but bounded: a pair of
 //! user and window has declines that no watermark can have overtaken, and declines in all.
 //!
-//! Source: `features.md`, HB-32, HB-33, HB-34, HB-80.
+//! Source: the rules HB-32, HB-33, HB-34 and HB-80 of Harbor Fleet.
 
 mod expected;
 mod observed;

@@ -1,6 +1,6 @@
 //! The bars, as data: what was promised, and whether the figures keep it.
 //!
-//! Source: `performance.md` 1.0 (the peer) and the budgets of the engine.
+//! Made by the benchmarks, each with the bounds that it promises. The rule: what is no number meets no bar.
 
 use std::fmt;
 

@@ -115,6 +115,11 @@ fn measure(arguments: &Arguments) -> Result<Vec<String>> {
         !arguments.sizes.is_empty() && arguments.sizes.iter().all(|size| *size > 0.0),
         "--sizes are GB above 0"
     );
+    ensure!(
+        arguments.rate > 0.0,
+        "--rate is {}; it is above 0",
+        arguments.rate
+    );
     disk_below(&arguments.work())?;
     let mut table = Table::default();
     for &size in &arguments.sizes {
@@ -131,19 +136,28 @@ fn measure(arguments: &Arguments) -> Result<Vec<String>> {
     Ok(table.bars().filter_map(|bar| bar.missed()).collect())
 }
 
-fn setup(arguments: &Arguments, size: f64) -> Result<Setup> {
-    let keys = (size * 1e9 / ROW_BYTES as f64) as u64;
-    // All state of the heap backend must fit: a row of 74 bytes takes about twice as much there.
+/// How many keys make a state of so many GB.
+fn keys_of(size: f64) -> u64 {
+    (size * 1e9 / ROW_BYTES as f64) as u64
+}
+
+/// Bytes of memory for state of so many GB.
+fn budget_of(arguments: &Arguments, size: f64) -> u64 {
+    // All state of the heap backend must fit: a row of 74 bytes takes about twice as much there, and as much again is room.
     let needed = match arguments.backend {
-        Backend::Heap => keys * ROW_BYTES * 4,
+        Backend::Heap => keys_of(size) * ROW_BYTES * 4,
         Backend::Rocksdb => 0,
     };
+    needed.max(arguments.budget << 20)
+}
+
+fn setup(arguments: &Arguments, size: f64) -> Result<Setup> {
     Ok(Setup {
         s3: S3::start_temporary().context("the S3 server")?,
         folder: tempfile::tempdir_in(arguments.work())?,
         backend: arguments.backend,
-        budget: needed.max(arguments.budget << 20),
-        keys,
+        budget: budget_of(arguments, size),
+        keys: keys_of(size),
         seed: arguments.seed,
     })
 }
@@ -185,18 +199,23 @@ fn millis(size: f64) -> u64 {
 fn write_page(file: &Path, table: &Table, arguments: &Arguments) -> Result<()> {
     use std::fmt::Write as _;
     let mut text = String::new();
+    let budgets = arguments.sizes.iter().map(|&size| {
+        let mib = budget_of(arguments, size) >> 20;
+        format!("{mib} MiB for {size} GB")
+    });
     writeln!(text, "# Checkpoints of large state\n")?;
     writeln!(
         text,
-        "Written by `{}` on {}, on {}. Highwater {}, backend {}, checkpoints in a real S3 store on loopback. Sizes count \
-         bytes of rows (74 for a key); seconds are from the trigger to the write of head, medians with least and most. A first \
-         checkpoint has what came in, a second one what compaction made of it; then shares of the keys change. The accounts \
-         after each restore were compared with an independent count.\n",
+        "Written by `{}` on {}, on {}. Highwater {}, backend {}, checkpoints in a real S3 store on loopback. Memory for \
+         state: {}. Sizes count bytes of rows (74 for a key); seconds are from the trigger to the write of head, medians with \
+         least and most. A first checkpoint has what came in, a second one what compaction made of it; then shares of the keys \
+         change. The accounts after each restore were compared with an independent count.\n",
         arguments.shown(),
         today()?,
         machine()?,
         env!("CARGO_PKG_VERSION"),
         arguments.backend.name(),
+        budgets.collect::<Vec<_>>().join(", "),
     )?;
     bars_as_rows(&mut text, table.bars())?;
     writeln!(
@@ -211,4 +230,29 @@ fn write_page(file: &Path, table: &Table, arguments: &Arguments) -> Result<()> {
         writeln!(text, "| {} |", line.join(" | "))?;
     }
     std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_at_which_nothing_comes_is_refused() {
+        for rate in ["0", "-1", "NaN"] {
+            let option = format!("--rate={rate}");
+            let arguments = Arguments::parse_from(["checkpoints", option.as_str()]);
+            let refused = measure(&arguments).unwrap_err().to_string();
+            assert_eq!(refused, format!("--rate is {rate}; it is above 0"));
+        }
+    }
+
+    #[test]
+    fn the_heap_gets_as_much_memory_as_all_state_takes() {
+        let budget = |backend: &str| {
+            let arguments = Arguments::parse_from(["checkpoints", "--backend", backend]);
+            budget_of(&arguments, 1.0) >> 20
+        };
+        assert_eq!(budget("rocksdb"), 512);
+        assert!(budget("heap") > 3_000);
+    }
 }

@@ -169,6 +169,9 @@ impl Arguments {
         if self.against.is_some() {
             words.push("--against flink".to_owned());
         }
+        if self.peer_only {
+            words.push("--peer-only".to_owned());
+        }
         if self.quick {
             words.push("--quick".to_owned());
         }
@@ -216,7 +219,7 @@ fn measure(arguments: &Arguments) -> Result<Vec<String>> {
     if !arguments.peer_only {
         results_first(&plan, peer.as_ref())?;
     }
-    let mut table = Table::new(plan.budget, peer.is_some());
+    let mut table = Table::new(plan.budget);
     for case in cases::all(&arguments.cases, &arguments.keys) {
         let rounds = arguments.rounds(case);
         for round in 1..=rounds {
@@ -339,4 +342,17 @@ fn one_round(plan: &Plan, case: Case, peer: Option<&Flink>, peer_only: bool) -> 
         })?),
     };
     Ok(Row { ours, peer })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_names_the_command_that_measures_the_same() {
+        let shown = |words: &[&str]| Arguments::parse_from(words.iter().copied()).shown();
+        let alone = ["state", "--against", "flink", "--peer-only"];
+        assert!(shown(&alone).contains("--against flink --peer-only "));
+        assert!(!shown(&alone[..3]).contains("--peer-only"));
+    }
 }

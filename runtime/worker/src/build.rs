@@ -44,7 +44,7 @@ pub struct SliceContext {
     pub rim: tokio::runtime::Handle,
     /// Wakes the slot thread.
     pub wake: WakeHandle,
-    /// The byte budget of keyed state of the slot.
+    /// The byte budget of keyed state, which all slots of the worker share.
     pub budget: MemoryBudget,
     /// Where keyed state rests.
     pub store: Store,

@@ -197,7 +197,7 @@ impl Task {
         Ok(())
     }
 
-    /// Runs for one turn. `paused` time of a source is time in which an output held it back.
+    /// Runs for one turn.
     pub fn turn(&mut self, clock: &dyn Clock) -> Result<Waiting, OperatorError> {
         let start = clock.elapsed();
         let waiting = self.advance(clock, start)?;
@@ -390,7 +390,7 @@ impl Task {
         }
     }
 
-    /// Asks a source what its event time became.
+    /// Asks a source what its event time became. `paused` = an output held it back: such time makes no split idle.
     fn event_time(&mut self, paused: bool) {
         let TaskInput::Source(source) = &mut self.input else {
             return;

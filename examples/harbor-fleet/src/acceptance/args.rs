@@ -190,7 +190,7 @@ impl Drill {
         matches!(self, Self::Backends | Self::DiskFull)
     }
 
-    /// Its name in `features.md`.
+    /// Its name among the drills of Harbor Fleet.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::RandomKill => "HD-01",

@@ -3,7 +3,7 @@
 //! Called by the drills. The small disk is mounted where only the process of the job sees it, and is filled from outside;
 //! it is gone with the process, which is what becomes of the disk of a pod.
 //!
-//! Source: `features.md`, HD-13 and HC-08.
+//! Source: the drills HD-13 and HC-08 of Harbor Fleet.
 
 use std::fs::{self, File};
 use std::io::Write as _;

@@ -1,6 +1,6 @@
 //! Judges a run that has ended: the oracle over the committed output, the group, open transactions, the store.
 //!
-//! Source: `features.md`, HB-11, HB-32, HB-33, HB-34, HB-73, HB-74, HB-80, B.14.
+//! Source: the rules HB-11, HB-32, HB-33, HB-34, HB-73, HB-74 and HB-80 of Harbor Fleet.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

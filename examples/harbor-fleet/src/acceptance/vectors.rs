@@ -1,4 +1,4 @@
-//! The boundary vectors of rule R1 (`features.md` B.13, all but V2), each through a job of its own on real topics.
+//! The boundary vectors of rule R1 of Harbor Fleet, all but V2, each through a job of its own on real topics.
 //!
 //! A vector writes payments one after another, waits until a checkpoint covers them, and compares what a reader of
 //! committed records sees with what the specification says: exactly.

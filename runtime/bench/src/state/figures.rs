@@ -133,7 +133,6 @@ impl Row {
 pub(super) struct Table {
     rows: BTreeMap<Case, Vec<Row>>,
     budget: u64,
-    has_peer: bool,
 }
 
 type Side = fn(&Row) -> Option<&Measured>;
@@ -141,11 +140,10 @@ const OURS: Side = |row| row.ours.as_ref();
 const PEER: Side = |row| row.peer.as_ref();
 
 impl Table {
-    pub(super) const fn new(budget: u64, has_peer: bool) -> Self {
+    pub(super) const fn new(budget: u64) -> Self {
         Self {
             rows: BTreeMap::new(),
             budget,
-            has_peer,
         }
     }
 
@@ -225,8 +223,8 @@ impl Table {
             line("written to disk, whole run, bytes a record", &|side| {
                 spread(side, &|one| Some(one.each(one.seen.disk_written)), 1.0)
             });
-            if self.has_peer {
-                let ratios: Vec<_> = rows.iter().filter_map(Row::ratio).collect();
+            let ratios: Vec<_> = rows.iter().filter_map(Row::ratio).collect();
+            if !ratios.is_empty() {
                 let shown = Spread::of(ratios.into_iter()).shown(1.0);
                 lines.push([
                     case.name().to_owned(),
@@ -260,5 +258,50 @@ impl fmt::Display for Table {
             writeln!(f, "{bar}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(cpu_rate: f64) -> Measured {
+        let run = Run {
+            records: 10,
+            digest: 0,
+            cpu_rate,
+            wall_rate: 1.0,
+            peak_mib: 0.0,
+            first_unix_nanos: 0,
+            latency: None,
+            samples: Vec::new(),
+        };
+        Measured {
+            run,
+            seconds: 1.0,
+            cpu_rate,
+            wall_rate: 1.0,
+            fill_rate: 1.0,
+            hit_rate: None,
+            seen: Seen::default(),
+        }
+    }
+
+    #[test]
+    fn a_ratio_is_shown_only_where_both_sides_ran() {
+        let case = Case {
+            size: Size::Four,
+            keys: Keys::Zipf,
+        };
+        let ratios = |ours: Option<Measured>| {
+            let mut table = Table::new(1);
+            let peer = Some(measured(2.0));
+            table.add(case, Row { ours, peer });
+            let lines = table.lines().into_iter();
+            let ratios = lines.filter(|[_, figure, _, _]| figure == "ratio");
+            ratios.map(|[_, _, shown, _]| shown).collect::<Vec<_>>()
+        };
+        assert_eq!(ratios(Some(measured(5.0))), ["2.50 (2.50 to 2.50)"]);
+        assert_eq!(ratios(None), Vec::<String>::new());
     }
 }

@@ -51,6 +51,19 @@ pub enum RocksError {
         /// What is wrong with them.
         reason: String,
     },
+    /// Files are whole, and in a form that this version does not read.
+    #[error(
+        "{operation} in `{}` found `{family}`, which is stored in a form that this version does not read; restore it with \
+         the version that wrote it and take a savepoint", dir.display()
+    )]
+    Form {
+        /// What was being done.
+        operation: &'static str,
+        /// The directory of the files.
+        dir: PathBuf,
+        /// The column family.
+        family: String,
+    },
     /// The store has failed before.
     #[error(
         "{operation} is refused: the store in `{}` failed before and is not used any more ({first}); restore from the \
@@ -84,6 +97,7 @@ impl Classified for RocksError {
             Self::NoRoom { .. } => ErrorKind::Exhausted,
             Self::Disk { .. } => ErrorKind::Transient,
             Self::Damaged { .. } => ErrorKind::Corrupt,
+            Self::Form { .. } => ErrorKind::Invalid,
             Self::Unexpected { .. } => ErrorKind::Bug,
             Self::Refused { kind, .. } => *kind,
         }
@@ -139,6 +153,15 @@ impl At<'_> {
             operation,
             dir,
             reason,
+        }
+    }
+
+    /// Files of another version.
+    pub(crate) fn form(self, family: &str) -> RocksError {
+        RocksError::Form {
+            operation: self.operation,
+            dir: self.dir.to_owned(),
+            family: family.to_owned(),
         }
     }
 

@@ -168,13 +168,12 @@ mod tests {
 
     fn filter(state: &StateDescriptor, now: i64) -> RowFilter {
         let clock = StoreClock::new();
-        let mut expiry = RowExpiry::new(&clock);
+        let expiry = RowExpiry::new(&clock);
         expiry.set(state);
         clock.set(ProcessingTime(now));
         clock.set(ProcessingTime(now - 5));
         let rule = expiry.rule.get().cloned();
         assert_eq!(expiry.name(), NAME);
-        let _ = &mut expiry;
         RowFilter {
             rule,
             now: clock.now(),

@@ -1,7 +1,7 @@
 //! Opens databases: the empty ones of new subtasks, those that go on from a checkpoint, and those that are only read.
 //!
 //! One for a worker. Rule: files that were handed in are compared with what was said of them, and whatever RocksDB does
-//! not understand of them is `Corrupt`.
+//! not understand of them is `Corrupt`. What another version wrote is whole, and `Invalid`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -221,13 +221,11 @@ impl Opener {
 /// The column families of a directory.
 ///
 /// # Errors
-/// When one holds rows in a form that this version does not read: they would pass for another state.
+/// `Invalid` when one holds rows in a form that this version does not read: they would pass for another state.
 fn list_families(at: At<'_>, options: &Options) -> Result<Vec<String>, RocksError> {
     let found = Db::list_cf(options, at.dir).map_err(|error| at.status_of_files(&error))?;
     match found.iter().find(|name| !is_known(name)) {
-        Some(name) => Err(at.damaged(format!(
-            "`{name}` is stored in a form that this version does not read; restore it with the version that wrote it and take a savepoint"
-        ))),
+        Some(name) => Err(at.form(name)),
         None => Ok(found),
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! Rules that this crate keeps:
 //!
-//! - The local disk is a cache. There is no write-ahead log, and nothing is read back that a checkpoint did not verify.
+//! - The local disk is a cache. There is no write-ahead log, and no store is opened on files that a checkpoint did not verify.
 //! - An error is final: the store that met one, also in the background, refuses every later call by name. The
 //!   attempt fails, and state comes back from the last checkpoint into a new store.
 //! - All databases of a worker live in one memory budget and share few background threads.

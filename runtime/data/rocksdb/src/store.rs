@@ -44,7 +44,7 @@ pub(crate) struct RocksStore {
     opener: Arc<Opener>,
     clock: StoreClock,
     families: Families,
-    /// Bytes of indexes and filters as all stores know of, at the last freeze.
+    /// Bytes of the indexes and filters of this store that are in the sum of all stores, as of its last freeze.
     index_bytes: u64,
 }
 

@@ -266,25 +266,6 @@ impl KeyedStateBackend {
         (downcast(&mut **first), downcast(&mut **second))
     }
 
-    /// Three open states at once.
-    ///
-    /// # Panics
-    /// If any two handles are the same or one was made by another backend.
-    pub fn get_three<S: KeyedState, T: KeyedState, U: KeyedState>(
-        &mut self,
-        handles: (StateHandle<S>, StateHandle<T>, StateHandle<U>),
-    ) -> (&mut S, &mut T, &mut U) {
-        let [first, second, third] = self
-            .states
-            .get_disjoint_mut([handles.0.index, handles.1.index, handles.2.index])
-            .expect("three different handles of this backend");
-        (
-            downcast(&mut **first),
-            downcast(&mut **second),
-            downcast(&mut **third),
-        )
-    }
-
     /// Takes the raw bytes that were saved under `name`, by key group in order; none when there are none.
     ///
     /// # Errors
@@ -406,7 +387,8 @@ impl KeyedStateBackend {
         self.states.iter().map(|state| state.report()).collect()
     }
 
-    /// Begins a snapshot of all states as they are now: what is done at the barrier. Costs the same for any size.
+    /// Begins a snapshot of all states as they are now: what is done at the barrier. Copies nothing: what may be written is
+    /// one batch of timers for each time domain, and the range that a firing window has passed.
     ///
     /// # Errors
     /// `Bug` when one is running.
@@ -422,6 +404,10 @@ impl KeyedStateBackend {
                 asked: checkpoint,
             });
         }
+        debug_assert!(
+            !self.is_withheld,
+            "a store is frozen, or its snapshot given up, before the next begins"
+        );
         for state in &mut self.states {
             state.begin_snapshot(now);
         }
@@ -577,12 +563,7 @@ impl KeyedStateBackend {
     ) -> Result<Box<dyn Backing>, StateError> {
         let name = self.name(&descriptor.name);
         let opened = self.local_store()?.open(descriptor);
-        opened.map_err(|source| StateError::Backing {
-            name,
-            operation: "open",
-            kind: source.kind(),
-            source,
-        })
+        opened.map_err(|source| StateError::backing(name, "open", source))
     }
 
     fn check_shape(

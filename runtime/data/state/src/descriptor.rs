@@ -1,6 +1,6 @@
 //! Descriptors: the name, kind and schemas of a keyed state, as the job declares it and the snapshot stores it.
 //!
-//! Made by the `descriptor` function of each state type, so that the schemas are those of the types. A TTL is no part
+//! Made by the `describe` function of each state type, so that the schemas are those of the types. A TTL is no part
 //! of what is compared on restore: it may be switched on, off or changed.
 
 use std::fmt;

@@ -1,7 +1,7 @@
 //! Errors of state: what was refused, where, and what to do next.
 //!
-//! Every message names the operator uid and the state, because a job has many of both. The kind decides what the
-//! caller does; no caller reads the text.
+//! Messages name the operator uid, and the state where one is concerned, because a job has many of both. The kind decides
+//! what the caller does; no caller reads the text.
 
 use highwater_types::{
     CheckpointId, Classified, DecodeError, ErrorKind, KeyGroup, KeyGroupRange, MaxParallelism,
@@ -31,17 +31,17 @@ impl std::fmt::Display for StateName {
 /// Why state could not be opened, held, saved or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// The heap state of a slot outgrew its budget.
+    /// What cannot leave memory outgrew the budget of the process.
     #[error(
-        "{name} holds {held} bytes and its slot {used} of {budget} allowed; raise the memory budget of the slot, \
-         raise the parallelism, set a TTL, or choose a backend that spills to disk"
+        "{name} holds {held} bytes that cannot leave memory, and all states of this process {used} of {budget} allowed; \
+         raise `state.memory`, spread the job over more workers, set a TTL, or with the backend `heap` go on with `rocksdb`"
     )]
     Budget {
         /// The state that was being charged.
         name: StateName,
-        /// Bytes of this state.
+        /// Bytes of this state that cannot leave memory.
         held: u64,
-        /// Bytes of all states of the slot.
+        /// The same of all states of the process.
         used: u64,
         /// The limit.
         budget: u64,
@@ -219,7 +219,9 @@ pub enum StateError {
         found: u64,
     },
     /// Stored bytes do not have the form of a snapshot.
-    #[error("the snapshot is not readable at {at}: {reason}")]
+    #[error(
+        "the snapshot is not readable at {at}: {reason}; restore from another checkpoint, or with the version that wrote it"
+    )]
     Format {
         /// The part that is being read.
         at: &'static str,
@@ -227,7 +229,9 @@ pub enum StateError {
         reason: String,
     },
     /// A stored value could not be read back.
-    #[error("{what} could not be decoded")]
+    #[error(
+        "{what} could not be decoded; restore from another checkpoint, report this if it comes back"
+    )]
     Decode {
         /// Which value.
         what: String,
@@ -240,7 +244,7 @@ pub enum StateError {
     Backing {
         /// The state.
         name: StateName,
-        /// `read from`, `write to` or `freeze`.
+        /// `open`, `read from` or `write to`.
         operation: &'static str,
         /// Its kind, which is also the kind of this error; damage of local disk is transient, since the checkpoint is whole.
         kind: ErrorKind,
@@ -287,6 +291,26 @@ pub enum StateError {
         /// Which group.
         what: String,
     },
+}
+
+impl StateError {
+    /// The store behind a state failed.
+    pub(crate) fn backing(name: StateName, operation: &'static str, source: BackingError) -> Self {
+        Self::Backing {
+            name,
+            operation,
+            kind: source.kind(),
+            source,
+        }
+    }
+
+    /// A stored row cannot be decoded.
+    pub(crate) fn row(name: &StateName, group: KeyGroup, source: DecodeError) -> Self {
+        Self::Decode {
+            what: format!("a row of {name} in key group {group}"),
+            source,
+        }
+    }
 }
 
 impl Classified for StateError {

@@ -1,4 +1,5 @@
-//! Keyed and operator state: the backend trait, the heap backend, the contract suite.
+//! Keyed and operator state: the backend of an operator subtask, its typed states, the seam of local stores, the contract
+//! suite.
 //!
 //! State belongs to (operator, name, key group, key, namespace) and lives in typed tables on one slot thread. There is no
 //! current key, no lock and no clock: each access names its key, namespace and processing time in a [`KeyContext`].

@@ -154,10 +154,7 @@ impl OperatorSnapshot {
         if version != VERSION {
             return Err(StateError::Format {
                 at: "the prefix",
-                reason: format!(
-                    "it has version {version}, this program reads version {VERSION}; use the program that wrote it or a \
-                     newer one"
-                ),
+                reason: format!("it has version {version}, this program reads version {VERSION}"),
             });
         }
         let (body, checksum) = bytes.split_at(bytes.len() - CHECKSUM_BYTES);

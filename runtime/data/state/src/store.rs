@@ -109,8 +109,8 @@ pub trait StateStore: Send {
     /// Tells the processing time, by which compaction removes what is expired.
     fn set_time(&mut self, now: ProcessingTime);
 
-    /// Begins to freeze all states. Costs nothing: the work is done by what it returns, on another thread, and the caller
-    /// writes nothing until that is done.
+    /// Begins to freeze all states. Reads and writes no row: the work is done by what it returns, on another thread, and the
+    /// caller writes nothing until that is done.
     fn freeze(&mut self) -> Box<dyn Freezing>;
 
     /// What the store takes and did.
@@ -184,7 +184,8 @@ pub trait StoreFactory: fmt::Debug + Send + Sync {
     /// A store that goes on from verified files of the same key groups. They are its own from here on.
     ///
     /// # Errors
-    /// Of the kind that the store reports; `Corrupt` when it does not understand the files.
+    /// Of the kind that the store reports; `Corrupt` when it does not understand the files, `Invalid` when another version
+    /// wrote them.
     fn reopen(
         &self,
         place: &StorePlace,
@@ -194,7 +195,8 @@ pub trait StoreFactory: fmt::Debug + Send + Sync {
     /// Reads verified files of any key groups, changing nothing.
     ///
     /// # Errors
-    /// Of the kind that the store reports; `Corrupt` when it does not understand the files.
+    /// Of the kind that the store reports; `Corrupt` when it does not understand the files, `Invalid` when another version
+    /// wrote them.
     fn read(&self, files: StoreFiles) -> Result<Box<dyn FrozenStore>, BackingError>;
 
     /// Bytes of memory that all of its stores take together, what they share included.

@@ -10,7 +10,7 @@ use highwater_state::contract::{SlowMissFactory, copied};
 use highwater_state::keyed::OpenState;
 use highwater_state::{
     BackendSetup, Drained, KeyedSnapshot, KeyedStateBackend, MemoryBudget, RestoredSnapshot,
-    SlicedState, StateHandle, Store, UnsealedSnapshot, ValueState, canonical_digest,
+    SlicedState, StateHandle, StateReport, Store, UnsealedSnapshot, ValueState, canonical_digest,
 };
 use highwater_types::{
     CheckpointId, Epoch, Key, MaxParallelism, OperatorUid, Parallelism, ProcessingTime,
@@ -186,8 +186,12 @@ impl Run {
         let Subtask {
             backend, counts, ..
         } = &mut self.subtasks[owner];
-        let slice = backend.get(*counts).find_slice(&namespace);
-        let taken = slice.and_then(|slice| slice.take(key.key_hash(), &key, &()));
+        let state = backend.get(*counts);
+        let taken = if state.namespaces().any(|held| *held == namespace) {
+            state.slice(&namespace).take(key.key_hash(), &key, &())
+        } else {
+            None
+        };
         assert_eq!(taken, self.live.remove(&(namespace, key)));
     }
 
@@ -327,6 +331,11 @@ impl Run {
         }
     }
 
+    /// What the state of the first subtask holds and did.
+    fn report(&self) -> StateReport {
+        self.subtasks[0].backend.reports().remove(0)
+    }
+
     fn drain_all(&mut self) {
         for namespace in 0..3 {
             let mut portions = 0;
@@ -429,4 +438,32 @@ fn a_window_that_came_again_while_the_store_was_frozen_can_go_again() {
     run.cut();
     run.freeze();
     run.drain_all();
+}
+
+#[test]
+fn what_a_state_has_counted_stays_when_a_window_goes() {
+    let mut run = Run::start(1, u64::MAX);
+    let keys: Vec<_> = (0..100).collect();
+    run.add(0, &keys);
+    run.add(1, &keys);
+    run.barrier();
+    // Owed to the snapshot, and gone with it.
+    run.step(&Step::Drop(1), u64::MAX);
+    run.cut();
+    run.freeze();
+    assert_eq!(run.report().rows_written, 200);
+    run.drain(0, 1_000);
+    assert_eq!(run.report().rows_written, 200, "of windows that fired");
+    let before = run.report();
+    let Subtask {
+        backend, counts, ..
+    } = &mut run.subtasks[0];
+    let slice = backend.get(*counts).slice(&2);
+    slice.prepare([(7i64.key_hash(), &7, &())]).unwrap();
+    run.step(&Step::AfterChunk, u64::MAX);
+    let expected = StateReport {
+        known_absent: before.known_absent + 1,
+        ..before
+    };
+    assert_eq!(run.report(), expected, "of a window that got nothing");
 }

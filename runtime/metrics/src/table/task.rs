@@ -39,7 +39,7 @@ scope! {
     START_DELAY: Histogram<Nanos> [SHORT_NANOS] = "highwater_task_checkpoint_start_delay_seconds",
         "Time from the moment at which the worker heard of a checkpoint to its first barrier here.", "checkpointStartDelayNanos";
     PAUSE: Histogram<Nanos> [SHORT_NANOS] = "highwater_task_checkpoint_pause_seconds",
-        "Time in which a checkpoint kept the task from its records.", "";
+        "The longest stretch in which a checkpoint kept the task from its records, one for each checkpoint.", "";
     RESTORE: Gauge<Nanos> = "highwater_task_restore_seconds",
         "How long the restore of the state of this attempt took, from the order to fetch it until every task had opened its own.", "initializationTime";
 }

@@ -5,8 +5,6 @@
 //!
 //! `<dir>/<lineage>/<sink uid>/<slot>/<number>-<epoch>-<attempt>.output`. A consumer may move a file away once a later
 //! file of the same slot exists; the newest one must stay, because it is what a recovery looks for.
-//!
-//! Source: `sink-protocol.md`, *Other sinks*.
 
 mod committed;
 mod lines;

@@ -1,4 +1,4 @@
-//! The decline rule of Harbor Fleet (features.md, section B): boundary vectors V1 to V8, and both implementations giving
+//! The decline rule of Harbor Fleet: boundary vectors V1 to V8, and both implementations giving
 //! the same findings on any input, watermark trace and rescale.
 
 mod jobs;

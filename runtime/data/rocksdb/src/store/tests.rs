@@ -1,9 +1,12 @@
 //! What only compaction shows: expired rows, dropped files, errors in the background. Compactions are asked for by hand.
 
 use highwater_state::{
-    RowKey, RowWrite, StateKind, StateSchemas, StoreFactory as _, StoreFiles, StorePlace, TtlConfig,
+    RowKey, RowWrite, StateError, StateKind, StateSchemas, StoreFactory as _, StoreFiles,
+    StorePlace, TtlConfig,
 };
-use highwater_types::{ErrorKind, KeyGroup, KeyGroupRange, OperatorUid, Record, SubtaskIndex};
+use highwater_types::{
+    Classified, ErrorKind, KeyGroup, KeyGroupRange, OperatorUid, Record, SubtaskIndex,
+};
 
 use super::*;
 use crate::factory::RocksFactory;
@@ -470,8 +473,16 @@ fn files_of_another_form_of_rows_are_refused_and_not_passed_over() {
         factory.reopen(&place(), files.clone()).err().unwrap(),
         factory.read(files).err().unwrap(),
     ] {
-        assert_eq!(refused.kind(), ErrorKind::Corrupt);
-        let text = format!("{refused:?}");
-        assert!(text.contains("state:before"), "{text}");
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
+        let text = refused.to_string();
+        assert!(text.contains("found `state:before`"), "{text}");
+        // No other attempt can read them, so that none is made.
+        let refused = StateError::Store {
+            uid: place().uid,
+            operation: "open",
+            kind: refused.kind(),
+            source: refused,
+        };
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
     }
 }

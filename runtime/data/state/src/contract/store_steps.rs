@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::slow_miss::copied;
+use super::steps::Numbers;
 use super::stores::{RANGE, assert_rows, freeze, frozen_rows, good, key, place, scanned, state};
 use crate::backing::{Backing, RowKey, RowWrite};
 use crate::store::{FrozenStore, StateStore, StoreFactory};
@@ -166,15 +167,10 @@ impl Run<'_> {
     }
 }
 
-/// A run of `steps` steps that `seed` decides. Source: SplitMix64.
+/// A run of `steps` steps that `seed` decides.
 pub fn seeded_store_steps(seed: u64, steps: usize) -> Vec<StoreStep> {
-    let mut drawn = seed;
-    let mut draw = || {
-        drawn = drawn.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (drawn ^ (drawn >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) as u8
-    };
+    let mut numbers = Numbers(seed);
+    let mut draw = || numbers.next();
     let mut step = || {
         let state = draw();
         match draw() % 16 {

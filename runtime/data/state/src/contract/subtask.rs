@@ -371,21 +371,17 @@ impl Subtask {
             .prepare(windowed())
             .expect(prepared);
         for &(hash, key, namespace) in &keys {
-            if let Some(slice) = self.backend.get(handles.sliced).find_slice(&namespace) {
+            let sliced = self.backend.get(handles.sliced);
+            if sliced.namespaces().any(|held| *held == namespace) {
+                let slice = sliced.slice(&namespace);
                 slice.prepare([(hash, &key, &())]).expect(prepared);
             }
         }
     }
 
-    fn unprepared_reads(&mut self) -> u64 {
-        let handles = self.handles;
-        self.backend.get(handles.value).unprepared_reads()
-            + self.backend.get(handles.list).unprepared_reads()
-            + self.backend.get(handles.map).unprepared_reads()
-            + self.backend.get(handles.counted).unprepared_reads()
-            + self.backend.get(handles.reduced).unprepared_reads()
-            + self.backend.get(handles.aggregated).unprepared_reads()
-            + self.backend.get(handles.sliced).unprepared_reads()
+    fn unprepared_reads(&self) -> u64 {
+        let reports = self.backend.reports();
+        reports.iter().map(|state| state.unprepared).sum()
     }
 
     /// Does one access on the state and on the model, and compares what both return. Action 0 only reads.
@@ -548,19 +544,13 @@ impl Subtask {
         let expected = model.live.aggregated.get(&place).map(|sum| -sum);
         assert_eq!(state.get(at), expected, "aggregated {place:?}");
         match access.action % 4 {
-            1 => {
+            1 | 2 => {
                 state.add(at, &access.value);
                 *model.live.aggregated.entry(place).or_default() += i64::from(access.value);
             }
-            2 => {
-                state.set_accumulator(at, i64::from(access.value));
-                model.live.aggregated.insert(place, i64::from(access.value));
-            }
             3 => {
-                assert_eq!(
-                    state.take_accumulator(at),
-                    model.live.aggregated.remove(&place)
-                );
+                state.clear(at);
+                model.live.aggregated.remove(&place);
             }
             _ => {}
         }
@@ -611,7 +601,7 @@ impl Subtask {
                         assert_eq!(model.live.sliced.remove(&(key, namespace)), Some(count));
                     }
                 }
-                assert!(state.find_slice(&namespace).is_none());
+                assert!(state.namespaces().all(|held| *held != namespace));
             }
             _ => {}
         }

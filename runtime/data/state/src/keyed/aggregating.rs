@@ -37,7 +37,8 @@ pub struct AggregatingState<K, N, A: Aggregation> {
 }
 
 impl<K: Key, N: Namespace, A: Aggregation> AggregatingState<K, N, A> {
-    /// The empty state; handed to the backend's `open_with`.
+    /// The empty state; called by
+    /// [`KeyedStateBackend::open_aggregating`](crate::KeyedStateBackend::open_aggregating).
     pub fn new(setup: TableSetup, aggregation: A) -> Self {
         Self {
             table: StateTable::new(setup),
@@ -120,19 +121,6 @@ impl<K: Key, N: Namespace, A: Aggregation> AggregatingState<K, N, A> {
                 aggregation.add(held, &inputs[at]);
                 added(at, held);
             });
-    }
-
-    /// Replaces the accumulator: for what merges accumulators itself.
-    pub fn set_accumulator(&mut self, at: KeyContext<'_, K, N>, accumulator: A::Accumulator) {
-        self.clear(at);
-        self.table
-            .insert_new((at.hash, at.key, at.namespace), accumulator, at.now);
-    }
-
-    /// Removes the accumulator. Returns it unless it was absent or expired.
-    pub fn take_accumulator(&mut self, at: KeyContext<'_, K, N>) -> Option<A::Accumulator> {
-        let position = self.table.find_or_remove_expired(&at)?;
-        Some(self.table.remove(position))
     }
 
     /// Removes the accumulator.

@@ -116,7 +116,8 @@ pub trait KeyedState: Any + Send {
     /// What the state holds and did.
     fn report(&self) -> StateReport;
 
-    /// Begins a snapshot of the state as it is now; `now` decides what is expired in it. Costs the same for any size.
+    /// Begins a snapshot of the state as it is now; `now` decides what is expired in it. Copies nothing: what may be written is
+    /// one batch of timers, and the range that a firing window has passed.
     fn begin_snapshot(&mut self, now: ProcessingTime);
 
     /// Goes on for up to `budget` entries. Returns what is left of the budget once all are saved, `None` before.
@@ -125,7 +126,7 @@ pub trait KeyedState: Any + Send {
     /// Saves the rest and hands the snapshot over.
     ///
     /// # Errors
-    /// The first error since the last call that could return one; of the store's kind when it cannot be frozen.
+    /// The first error since the last call that could return one; of the store's kind when it cannot be written.
     fn take_snapshot(&mut self) -> Result<UnsealedState, StateError>;
 
     /// Forgets the running snapshot.
@@ -137,7 +138,7 @@ pub trait KeyedState: Any + Send {
     /// `Corrupt` when they cannot be decoded.
     fn load(&mut self, group: KeyGroup, rows: &[u8], form: &StoredForm) -> Result<(), StateError>;
 
-    /// Ends a chunk: cleans and evicts in pieces.
+    /// Ends a chunk: cleans what is expired in pieces, and writes what waits where that is due.
     ///
     /// # Errors
     /// The first error since the last call that could not be returned where it happened.
@@ -395,11 +396,6 @@ macro_rules! prepare_by_table {
             key: impl Fn(usize) -> Q,
         ) -> Result<(), $crate::StateError> {
             self.table.prepare_chunk(hashes, namespace, key)
-        }
-
-        /// How often the store was asked for a single key because nobody had prepared it.
-        pub fn unprepared_reads(&self) -> u64 {
-            self.table.unprepared_reads()
         }
     };
 }

@@ -33,7 +33,7 @@ pub struct ReducingState<K, N, V, F> {
 }
 
 impl<K: Key, N: Namespace, V: Record, F: Reduction<V>> ReducingState<K, N, V, F> {
-    /// The empty state; handed to the backend's `open_with`.
+    /// The empty state; called by [`KeyedStateBackend::open_reducing`](crate::KeyedStateBackend::open_reducing).
     pub fn new(setup: TableSetup, reduction: F) -> Self {
         Self {
             table: StateTable::new(setup),

@@ -44,10 +44,10 @@ struct Slice<K, V> {
     drain: Option<Box<Drain<K>>>,
 }
 
-/// The running or last snapshot of a state over a store.
+/// Whether a snapshot is being saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// The store may be written.
+    /// None is. Whether the store may be written says `is_withheld`.
     Open,
     /// A barrier of this time has passed, and the snapshot is being saved.
     Saving(ProcessingTime),
@@ -58,6 +58,8 @@ pub struct SlicedState<K, N, V> {
     slices: BTreeMap<N, Slice<K, V>>,
     /// Dropped, but still owed to the running snapshot.
     retired: Vec<StateTable<K, (), V>>,
+    /// What the tables that are gone have counted.
+    gone: StateReport,
     setup: TableSetup,
     store: Option<SharedRows>,
     phase: Phase,
@@ -74,6 +76,10 @@ impl<K: Key, N: Namespace + Ord, V: Record> OpenState for SlicedState<K, N, V> {
         Self {
             slices: BTreeMap::new(),
             retired: Vec::new(),
+            gone: StateReport {
+                name: setup.descriptor.name.clone(),
+                ..StateReport::default()
+            },
             store: behind.map(|behind| SharedRows::new(behind.rows, setup.range)),
             setup,
             phase: Phase::Open,
@@ -117,11 +123,6 @@ impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
             .expect("the slice is there or was made above")
     }
 
-    /// The table of a namespace, if there is one.
-    pub fn find_slice(&mut self, namespace: &N) -> Option<&mut StateTable<K, (), V>> {
-        self.settled(namespace)
-    }
-
     fn settled(&mut self, namespace: &N) -> Option<&mut StateTable<K, (), V>> {
         let slice = self.slices.get_mut(namespace)?;
         if slice.drain.is_some()
@@ -140,12 +141,6 @@ impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
     /// The value of a key in a namespace.
     pub fn get(&mut self, hash: KeyHash, key: &K, namespace: &N) -> Option<&V> {
         self.settled(namespace)?.get(hash, key, &())
-    }
-
-    /// How often the store was asked for a single key because nobody had prepared it.
-    pub fn unprepared_reads(&self) -> u64 {
-        let tables = self.tables();
-        tables.map(StateTable::unprepared_reads).sum()
     }
 
     /// Removes up to `limit` entries of a namespace and hands them over, so that a big window fires in pieces. There may be
@@ -205,6 +200,15 @@ impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
         }
         if is_saving {
             self.retired.push(slice.table);
+        } else {
+            keep_counts(&mut self.gone, &slice.table);
+        }
+    }
+
+    /// Lets go of the tables that no snapshot is owed any more.
+    fn forget_retired(&mut self) {
+        for table in self.retired.drain(..) {
+            keep_counts(&mut self.gone, &table);
         }
     }
 
@@ -285,12 +289,8 @@ impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
     #[cold]
     fn raise(&mut self, operation: &'static str, source: BackingError) {
         let name = self.name();
-        self.fault.get_or_insert_with(|| StateError::Backing {
-            name,
-            operation,
-            kind: source.kind(),
-            source,
-        });
+        self.fault
+            .get_or_insert_with(|| StateError::backing(name, operation, source));
     }
 
     fn take_fault(&mut self) -> Result<(), StateError> {
@@ -322,12 +322,8 @@ impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
             let mut from = Vec::new();
             loop {
                 let first = store.first_row(group, from);
-                let first = first.map_err(|source| StateError::Backing {
-                    name: self.name(),
-                    operation: "read from",
-                    kind: source.kind(),
-                    source,
-                })?;
+                let first = first
+                    .map_err(|source| StateError::backing(self.name(), "read from", source))?;
                 let Some(row) = first else { break };
                 let read = read_namespace::<N>(&row);
                 let (namespace, prefix) = read.map_err(|source| self.row_error(group, source))?;
@@ -343,13 +339,10 @@ impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
     }
 
     fn row_error(&self, group: KeyGroup, source: DecodeError) -> StateError {
-        StateError::Decode {
-            what: format!("a row of {} in key group {group}", self.name()),
-            source,
-        }
+        StateError::row(&self.name(), group, source)
     }
 
-    /// The saved rows of all slices, on the heap.
+    /// The saved rows of all slices; with a store, in which order they lie there.
     fn saved_rows(&mut self) -> Result<SavedRows, StateError> {
         let mut all = GroupRows::new(self.range());
         let mut refused = Ok(());
@@ -366,6 +359,15 @@ impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
         }
         Ok(SavedRows::Rows(all))
     }
+}
+
+/// Keeps what a table that goes has counted, so that no count of the state ever falls.
+fn keep_counts<K: Key, V: Record>(gone: &mut StateReport, table: &StateTable<K, (), V>) {
+    gone.add(&StateReport {
+        entries: 0,
+        bytes: 0,
+        ..table.report()
+    });
 }
 
 /// Whether no row of a slice is in the store, nor will be while it is drained.
@@ -424,10 +426,7 @@ impl<K: Key, N: Namespace + Ord, V: Record> KeyedState for SlicedState<K, N, V> 
     }
 
     fn report(&self) -> StateReport {
-        let mut report = StateReport {
-            name: self.setup.descriptor.name.clone(),
-            ..StateReport::default()
-        };
+        let mut report = self.gone.clone();
         self.tables().for_each(|table| report.add(&table.report()));
         report
     }
@@ -455,7 +454,7 @@ impl<K: Key, N: Namespace + Ord, V: Record> KeyedState for SlicedState<K, N, V> 
         self.take_fault()?;
         let rows = self.saved_rows()?;
         self.phase = Phase::Open;
-        self.retired.clear();
+        self.forget_retired();
         Ok(UnsealedState {
             header: StateHeader::of(&self.setup.descriptor),
             rows,
@@ -466,7 +465,7 @@ impl<K: Key, N: Namespace + Ord, V: Record> KeyedState for SlicedState<K, N, V> 
         self.phase = Phase::Open;
         let slices = self.slices.values_mut();
         slices.for_each(|slice| slice.table.abort_snapshot());
-        self.retired.clear();
+        self.forget_retired();
         self.bury();
     }
 
@@ -485,12 +484,19 @@ impl<K: Key, N: Namespace + Ord, V: Record> KeyedState for SlicedState<K, N, V> 
 
     fn after_chunk(&mut self, now: ProcessingTime) -> Result<(), StateError> {
         self.take_fault()?;
-        if self.store.is_some() {
-            self.slices.retain(|_, slice| !slice.is_blank());
-        } else {
-            self.slices
-                .retain(|_, slice| !slice.table.is_empty() || slice.table.is_saving());
-        }
+        let is_paged = self.is_paged();
+        let gone = &mut self.gone;
+        self.slices.retain(|_, slice| {
+            let stays = if is_paged {
+                !slice.is_blank()
+            } else {
+                !slice.table.is_empty() || slice.table.is_saving()
+            };
+            if !stays {
+                keep_counts(gone, &slice.table);
+            }
+            stays
+        });
         let mut slices = self.slices.values_mut();
         slices.try_for_each(|slice| slice.table.after_chunk(now))
     }

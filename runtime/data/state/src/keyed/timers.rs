@@ -124,13 +124,8 @@ impl<K: Key> TimerState<K> {
         match read {
             Ok(timer) => Some(timer),
             Err(source) => {
-                let what = format!(
-                    "a row of {} in key group {}",
-                    self.name(),
-                    self.group_at(at)
-                );
-                self.fault
-                    .get_or_insert(StateError::Decode { what, source });
+                let error = StateError::row(&self.name(), self.group_at(at), source);
+                self.fault.get_or_insert(error);
                 None
             }
         }
@@ -238,12 +233,8 @@ impl<K: Key> TimerState<K> {
     #[cold]
     fn raise(&mut self, operation: &'static str, source: BackingError) {
         let name = self.name();
-        self.fault.get_or_insert_with(|| StateError::Backing {
-            name,
-            operation,
-            kind: source.kind(),
-            source,
-        });
+        self.fault
+            .get_or_insert_with(|| StateError::backing(name, operation, source));
     }
 
     fn pending(&self) -> usize {
@@ -273,6 +264,10 @@ impl<K: Key> TimerState<K> {
         if batch.is_empty() {
             return;
         }
+        debug_assert!(
+            !self.is_withheld,
+            "nothing is written while the store is frozen"
+        );
         self.written += batch.len() as u64;
         if let Err(source) = self.backing.write(batch) {
             self.raise("write to", source);
@@ -391,10 +386,7 @@ impl<K: Key> KeyedState for TimerState<K> {
     fn load(&mut self, group: KeyGroup, mut rows: &[u8], _: &StoredForm) -> Result<(), StateError> {
         while !rows.is_empty() {
             self.load_row(group, &mut rows)
-                .map_err(|source| StateError::Decode {
-                    what: format!("a row of {} in key group {group}", self.name()),
-                    source,
-                })?;
+                .map_err(|source| StateError::row(&self.name(), group, source))?;
         }
         if self.pending() >= BATCH_ROWS {
             self.flush();

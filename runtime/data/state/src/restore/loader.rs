@@ -40,10 +40,7 @@ impl Loader<'_> {
             return self.state.load(group, rows, &self.form);
         }
         let migrated = migrate_rows(rows, self.header, self.descriptor);
-        let migrated = migrated.map_err(|source| StateError::Decode {
-            what: format!("a row of {} in key group {group}", self.name),
-            source,
-        })?;
+        let migrated = migrated.map_err(|source| StateError::row(self.name, group, source))?;
         self.state.load(group, &migrated, &self.form)
     }
 
@@ -103,12 +100,7 @@ impl Loader<'_> {
         });
         scanned.map_err(|source| read_error(self.name, source))?;
         let dropped = rows.drop_range(all.0, all.1);
-        dropped.map_err(|source| StateError::Backing {
-            name: self.name.clone(),
-            operation: "write to",
-            kind: source.kind(),
-            source,
-        })?;
+        dropped.map_err(|source| StateError::backing(self.name.clone(), "write to", source))?;
         let mut portion = Portion::of(order);
         for (key, value) in &held {
             portion.push(self.name, (key, value), |group, rows| {
@@ -189,7 +181,7 @@ impl Portion {
         self.group = key.group;
         self.key.clear();
         let read = self.order.to_key_first(&key.bytes, &mut self.key);
-        read.map_err(|source| row_error(name, key.group, source))?;
+        read.map_err(|source| StateError::row(name, key.group, source))?;
         push_row(&self.key, value, &mut self.rows);
         handed
     }
@@ -222,7 +214,7 @@ pub(super) fn blocks_of(
             Ok(()) => {
                 rows.push(key.group, &row_key, value);
             }
-            Err(source) => refused = Err(row_error(name, key.group, source)),
+            Err(source) => refused = Err(StateError::row(name, key.group, source)),
         }
     });
     visited.map_err(|source| read_error(name, source))?;
@@ -231,26 +223,14 @@ pub(super) fn blocks_of(
     let filled = blocks.filter(|(_, buffer)| buffer.count > 0);
     let sealed = filled.map(|(group, buffer)| {
         let sorted = buffer.sorted();
-        let (bytes, _) = sorted.map_err(|source| row_error(name, group, source))?;
+        let (bytes, _) = sorted.map_err(|source| StateError::row(name, group, source))?;
         Ok(GroupBlock::new(group, buffer.count, bytes))
     });
     sealed.collect()
 }
 
-fn row_error(name: &StateName, group: KeyGroup, source: DecodeError) -> StateError {
-    StateError::Decode {
-        what: format!("a row of {name} in key group {group}"),
-        source,
-    }
-}
-
 pub(super) fn read_error(name: &StateName, source: BackingError) -> StateError {
-    StateError::Backing {
-        name: name.clone(),
-        operation: "read from",
-        kind: source.kind(),
-        source,
-    }
+    StateError::backing(name.clone(), "read from", source)
 }
 
 /// Rewrites the values of rows; keys, and so the order, stay.

@@ -194,7 +194,7 @@ fn read_prefix(bytes: &[u8]) -> Result<Prefix, StateError> {
     let version = u16::from_le_bytes([bytes[4], bytes[5]]);
     if !VERSIONS.contains(&version) {
         return Err(refuse(format!(
-            "it has version {version}, this program reads versions {} to {}; use the program that wrote it or a newer one",
+            "it has version {version}, this program reads versions {} to {}",
             VERSIONS.start(),
             VERSIONS.end(),
         )));

@@ -327,18 +327,10 @@ fn thaw(
             Ok(true) => buffer.push(&row_key, &value),
             Ok(false) => {}
             Err(source) => {
-                refused = Err(StateError::Decode {
-                    what: format!("a row of {name} in key group {group}"),
-                    source,
-                });
+                refused = Err(StateError::row(name, group, source));
             }
         }
     });
-    visited.map_err(|source| StateError::Backing {
-        name: name.clone(),
-        operation: "read from",
-        kind: source.kind(),
-        source,
-    })?;
+    visited.map_err(|source| StateError::backing(name.clone(), "read from", source))?;
     refused.map(|()| buffer)
 }

@@ -4,7 +4,7 @@
 //! pause of growth is the split of one sub-table (about half a megabyte), never a rehash of everything. Sub-tables are
 //! full at sizes that differ a little, so that they do not all split within the same chunks.
 //!
-//! Source: extendible hashing (Fagin and others, 1979); prototype figures in `performance.md` 3.10.
+//! Source: extendible hashing (Fagin and others, 1979).
 
 use std::hash::Hash;
 

@@ -3,7 +3,7 @@
 //! Kept by a table over a store that was empty when the table was opened; asked for each key that is not in memory. It never
 //! says no wrongly. It grows by layers, each as large as all before, so that growth needs neither a pause nor the keys
 //! that are in already. A key takes 11 bits and is wrongly thought to be there in 1 of 100 cases for each layer, of which
-//! there are seven at most. The rule: it stays inside the room that it is given, or gives up.
+//! there are seven at most while the room stays the same. The rule: it stays inside the room that it is given, or gives up.
 //!
 //! Source: split block Bloom filter (Putze and others, 2007, as Apache Parquet has it).
 

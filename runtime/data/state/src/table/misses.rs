@@ -242,6 +242,10 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         value: C,
         stamp: ProcessingTime,
     ) {
+        debug_assert!(
+            !self.is_removed(hash, &key, &namespace),
+            "a removed key is not read back"
+        );
         self.heap_bytes += key.heap_bytes() + namespace.heap_bytes() + value.heap_bytes();
         let entry = Entry::new(hash, self.marks.saved(), (key, namespace), value);
         let stamp = self.is_timed().then_some(stamp);

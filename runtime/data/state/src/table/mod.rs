@@ -2,8 +2,8 @@
 //!
 //! Owned by the state handles and used on one slot thread through `&mut`. With no store behind it the table is the state;
 //! with one it is a write-back cache, and what it lacks is fetched in bulk by [`StateTable::prepare`]. The one rule:
-//! every change of an entry goes through `modify`, `insert_new` or `remove`, because they save what a running snapshot
-//! still owes before they change it.
+//! before an entry changes or goes, `before_write` has seen it in this generation, because it saves what a running snapshot
+//! still owes; only eviction lets clean entries go without.
 
 mod ahead;
 mod chunk;
@@ -227,29 +227,6 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         }
     }
 
-    /// Removes up to `limit` entries in memory and hands them over.
-    pub fn drain_some(&mut self, limit: usize, mut take: impl FnMut(KeyHash, K, C)) {
-        let mut left = limit;
-        for table in (0..self.directory.tables.len()).rev() {
-            for at in (0..self.directory.tables[table].slots()).rev() {
-                if left == 0 {
-                    return;
-                }
-                if self.directory.tables[table].get(at).is_none() {
-                    continue;
-                }
-                left -= 1;
-                let position = Position {
-                    table: table as u32,
-                    at: at as u32,
-                };
-                let entry = self.directory.entry(position);
-                let (hash, key) = (entry.hash(), entry.key.clone());
-                take(hash, key, self.remove(position));
-            }
-        }
-    }
-
     /// Brings the keys of a chunk near: into memory, with at most one read of the store, or on the heap into the cache of
     /// the processor, which makes the accesses of a large table that follow several times cheaper.
     ///
@@ -272,7 +249,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
     /// Ends a chunk: cleans expired values in pieces.
     ///
     /// # Errors
-    /// The first error of an access since the last call, or of eviction.
+    /// The first error of an access since the last call, or of a write of removals.
     pub fn after_chunk(&mut self, now: ProcessingTime) -> Result<(), StateError> {
         self.sweep_expired(now);
         self.end_chunk_of_cache();
@@ -285,12 +262,6 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
             Some(fault) => Err(fault),
             None => Ok(()),
         }
-    }
-
-    /// How often the store was asked for a single key because nobody had prepared it.
-    pub fn unprepared_reads(&self) -> u64 {
-        let paging = self.paging.as_ref();
-        paging.map_or(0, |paging| paging.counts.unprepared)
     }
 
     pub(crate) const fn is_timed(&self) -> bool {
@@ -452,19 +423,11 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
     }
 
     fn backing_error(&self, operation: &'static str, source: BackingError) -> StateError {
-        StateError::Backing {
-            name: self.name(),
-            operation,
-            kind: source.kind(),
-            source,
-        }
+        StateError::backing(self.name(), operation, source)
     }
 
     fn decode_error(&self, group: KeyGroup, source: DecodeError) -> StateError {
-        StateError::Decode {
-            what: format!("a row of {} in key group {group}", self.name()),
-            source,
-        }
+        StateError::row(&self.name(), group, source)
     }
 
     fn row_key(&self, hash: KeyHash, key: &K, namespace: &N) -> RowKey {

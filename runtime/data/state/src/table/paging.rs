@@ -1,8 +1,8 @@
 //! What a table keeps when a store lies behind it: removals that the store does not know yet, keys known to be absent,
 //! the batch that is to be written, and how recently entries were used.
 //!
-//! Called by the table in cold paths only. Invariant: a key is in at most one of table, `removed` and the store's view of
-//! the pending batch, and the batch is written before anything is read.
+//! Called by the table in cold paths only. Invariant: a key is not both in the table and in `removed`; the batch is written
+//! before anything is read.
 
 use std::hash::Hash;
 

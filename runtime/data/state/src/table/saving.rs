@@ -194,7 +194,7 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
             entry.namespace.encode(&mut saving.key);
             saving.key.extend_from_slice(&self.suffix);
             let group = entry.hash().group(self.max_parallelism);
-            // A foreign group was refused when the entry came in.
+            // One of a foreign group is left out: the fault that it raised keeps the snapshot from being taken.
             saving.rows.push(group, &saving.key, &saving.value);
         }
     }

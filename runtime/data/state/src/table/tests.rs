@@ -106,7 +106,7 @@ fn st20_a_table_that_is_emptied_is_still_saved() {
     assert_eq!(table.advance_snapshot(1_000), None);
     let mut drained = 0;
     while !table.is_empty() {
-        table.drain_some(700, |_, key, value| {
+        table.drain_without_trace(700, |_, key, value| {
             assert_eq!(key as u64, value);
             drained += 1;
         });

@@ -205,10 +205,7 @@ impl<K: Key> Drain<K> {
     }
 
     fn read_key<V: Record>(&self, table: &Slice<K, V>, mut bytes: &[u8]) -> Result<K, StateError> {
-        K::decode(&mut bytes).map_err(|source| StateError::Decode {
-            what: format!("a row of {} in key group {}", table.name(), self.group),
-            source,
-        })
+        K::decode(&mut bytes).map_err(|source| StateError::row(&table.name(), self.group, source))
     }
 
     fn read_value<V: Record>(
@@ -222,10 +219,8 @@ impl<K: Key> Drain<K> {
             now: ProcessingTime(0),
         };
         let read = <V as Cell>::read(&mut bytes, &form);
-        let (value, _) = read.map_err(|source| StateError::Decode {
-            what: format!("a row of {} in key group {}", table.name(), self.group),
-            source,
-        })?;
+        let (value, _) =
+            read.map_err(|source| StateError::row(&table.name(), self.group, source))?;
         Ok(value)
     }
 
@@ -236,12 +231,7 @@ impl<K: Key> Drain<K> {
     ) -> Result<(), StateError> {
         table.flush_pending()?;
         rows.remove_before(self.group, &self.from)
-            .map_err(|source| StateError::Backing {
-                name: table.name(),
-                operation: "write to",
-                kind: source.kind(),
-                source,
-            })
+            .map_err(|source| StateError::backing(table.name(), "write to", source))
     }
 
     /// Turns what is drained, and not yet removed from the store, into removals of the table: from here on it is a slice as
@@ -291,10 +281,5 @@ fn in_order<K: Key>(keys: Vec<K>) -> Vec<(Vec<u8>, K)> {
 }
 
 fn read_error<K: Key, V: Record>(table: &Slice<K, V>, source: BackingError) -> StateError {
-    StateError::Backing {
-        name: table.name(),
-        operation: "read from",
-        kind: source.kind(),
-        source,
-    }
+    StateError::backing(table.name(), "read from", source)
 }
