@@ -29,7 +29,7 @@ pub struct OperatorContext {
     pub clock: TaskClock,
     /// Wakes the slot thread, for asynchronous work that finished.
     pub wake: WakeHandle,
-    /// The byte budget of keyed state, shared by the slot.
+    /// The byte budget of keyed state, which all slots of the worker share.
     pub budget: MemoryBudget,
     /// Where keyed state rests.
     pub store: Store,

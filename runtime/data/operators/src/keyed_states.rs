@@ -2,25 +2,27 @@
 //! saving in portions and sealing.
 //!
 //! Owned by every keyed operator. The rule it keeps: at a barrier nothing is copied; the scan that follows takes a
-//! portion between chunks, and freezing a store or sorting a large snapshot is done on a thread that gives way.
+//! portion between chunks, and freezing a store or sorting a large snapshot is done on a thread that gives way. A snapshot
+//! that was given up may hold up the next one, never records while there is memory.
+
+mod sealing;
 
 use std::fs::File;
-use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::time::Duration;
 
 use highwater_connectors::WakeHandle;
 use highwater_state::{
-    BackendSetup, KeyedSnapshot, KeyedStateBackend, RestoredSnapshot, SealedPieces,
-    SnapshotProgress, StateError, Unmatched, UnsealedSnapshot,
+    BackendSetup, KeyedSnapshot, KeyedStateBackend, RestoredSnapshot, SnapshotProgress, StateError,
+    Unmatched,
 };
-use highwater_types::{CheckpointBarrier, Chunk, KeyGroupRange, ProcessingTime, Record, Watermark};
+use highwater_types::{CheckpointBarrier, Chunk, ProcessingTime, Record, Watermark};
 
+use self::sealing::{Leaving, SEAL_INLINE_BYTES, SealNews, Sealing, SnapshotForm, seal};
 use crate::context::{OnUnmatched, OperatorContext};
 use crate::error::OperatorError;
 use crate::operator::{OperatorReport, TaskClock};
 use crate::snapshot::{
-    KeyedPart, ListStateSnapshot, OperatorSnapshot, Redistribution, RestoredPart, SnapshotPieces,
-    SnapshotStep,
+    KeyedPart, ListStateSnapshot, OperatorSnapshot, Redistribution, RestoredPart, SnapshotStep,
 };
 
 /// The list state of the watermark: one item from each subtask, all given to each.
@@ -28,53 +30,6 @@ const WATERMARK: &str = "highwater.watermark";
 
 /// Entries that one portion of a snapshot looks at.
 const PORTION_ENTRIES: usize = 512;
-
-/// Up to this many bytes of state a snapshot is sealed on the slot thread: it takes a few milliseconds at most.
-const SEAL_INLINE_BYTES: u64 = 1 << 20;
-
-/// About how many bytes a file of a canonical snapshot has that is made piece by piece.
-const PIECE_BYTES: u64 = 32 << 20;
-
-/// By how much a thread that seals stands behind those that process records, in the steps of `nice`.
-const SEAL_NICENESS: i32 = 10;
-
-/// What the thread that seals a snapshot tells.
-enum SealNews {
-    /// The local store is frozen, and may be written again.
-    Frozen,
-    /// The end.
-    Sealed(Result<KeyedPart, StateError>),
-}
-
-/// A snapshot that is being sealed on a thread of its own.
-struct Sealing {
-    news: Receiver<SealNews>,
-    is_frozen: bool,
-    sealed: Option<Result<KeyedPart, StateError>>,
-}
-
-impl Sealing {
-    fn heard(&mut self, news: SealNews) {
-        match news {
-            SealNews::Frozen => self.is_frozen = true,
-            SealNews::Sealed(sealed) => self.sealed = Some(sealed),
-        }
-    }
-
-    /// Whether the store may be written again.
-    const fn is_frozen(&self) -> bool {
-        self.is_frozen
-    }
-}
-
-/// Which form a snapshot takes where a local store holds the rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SnapshotForm {
-    /// The files of the store: a checkpoint keeps those that it has already.
-    InStore,
-    /// The same bytes with every backend: what a savepoint is.
-    Canonical,
-}
 
 /// Keyed operators need the hash of every record.
 ///
@@ -96,6 +51,8 @@ pub(crate) struct KeyedStates {
     /// The form of the open snapshot.
     form: SnapshotForm,
     sealing: Option<Sealing>,
+    /// Of a snapshot that was given up while it was being sealed: the next one is not sealed before.
+    leaving: Option<Leaving>,
     /// How long records waited for the store to be frozen, for the open snapshot.
     waited: Duration,
     unmatched: OnUnmatched,
@@ -123,6 +80,7 @@ impl KeyedStates {
             saved_watermark: Watermark::MIN,
             form: SnapshotForm::InStore,
             sealing: None,
+            leaving: None,
             waited: Duration::ZERO,
             unmatched: context.unmatched.clone(),
         })
@@ -165,8 +123,8 @@ impl KeyedStates {
     pub(crate) fn after_chunk(&mut self) -> Result<(), OperatorError> {
         let now = self.now();
         self.backend.after_chunk(now)?;
-        if self.backend.is_pressed() && self.sealing.is_some() {
-            self.wait_for_frozen()?;
+        if self.backend.is_pressed() && (self.sealing.is_some() || self.leaving.is_some()) {
+            self.wait_for_room()?;
         }
         Ok(())
     }
@@ -177,19 +135,28 @@ impl KeyedStates {
     }
 
     /// Waits until the store is frozen and gives memory back. The caches are above their size, and what was written since the
-    /// barrier can go nowhere else: records wait here for some ten milliseconds, so that memory has a bound.
+    /// barrier can go nowhere else: records wait here for some ten milliseconds, so that memory has a bound. They wait as well
+    /// for the freeze of a snapshot that was given up, which holds up that of the open one.
     #[cold]
-    fn wait_for_frozen(&mut self) -> Result<(), OperatorError> {
+    fn wait_for_room(&mut self) -> Result<(), OperatorError> {
+        if self.sealing.is_none() {
+            if self.backend.is_local()
+                && let Some(leaving) = self.leaving.take()
+            {
+                let start = self.clock.elapsed();
+                leaving.wait();
+                self.waited += self.clock.elapsed().saturating_sub(start);
+            }
+            return Ok(());
+        }
         let Some(sealing) = self.sealing.as_mut().filter(|held| !held.is_frozen()) else {
             return Ok(());
         };
         let start = self.clock.elapsed();
-        let Ok(news) = sealing.news.recv() else {
-            panic!("sealing a snapshot panicked");
-        };
+        let news = sealing.wait();
         self.waited += self.clock.elapsed().saturating_sub(start);
         match news {
-            SealNews::Frozen => sealing.heard(SealNews::Frozen),
+            SealNews::Frozen => {}
             // The store could not be frozen. It is told here, since no other news will come.
             SealNews::Sealed(Err(error)) => {
                 self.sealing = None;
@@ -228,27 +195,25 @@ impl KeyedStates {
             if self.backend.advance_snapshot(portion)? == SnapshotProgress::Saving {
                 return Ok(SnapshotStep::More);
             }
+            let is_held_up = |leaving: &Leaving| !leaving.is_gone();
+            if self.leaving.as_ref().is_some_and(is_held_up) {
+                return Ok(SnapshotStep::Waits);
+            }
+            self.leaving = None;
             let is_small = self.backend.used_bytes() <= SEAL_INLINE_BYTES;
             let unsealed = self.backend.take_snapshot()?;
             if is_small && !unsealed.is_in_store() {
                 return Ok(SnapshotStep::Whole(self.whole(seal(unsealed, self.form)?)));
             }
-            self.sealing = Some(self.seal_beside(unsealed)?);
+            self.sealing = Some(Sealing::begin(unsealed, self.form, self.wake.clone())?);
         }
-        while let Some(sealing) = &mut self.sealing {
-            if let Some(sealed) = sealing.sealed.take() {
-                self.sealing = None;
-                return Ok(SnapshotStep::Whole(self.whole(sealed?)));
-            }
-            match sealing.news.try_recv() {
-                Ok(news) => {
-                    sealing.heard(news);
-                    if sealing.is_frozen() {
-                        self.backend.resume_writes();
-                    }
+        while let Some(news) = self.sealing.as_mut().and_then(Sealing::listen) {
+            match news {
+                SealNews::Frozen => self.backend.resume_writes(),
+                SealNews::Sealed(sealed) => {
+                    self.sealing = None;
+                    return Ok(SnapshotStep::Whole(self.whole(sealed?)));
                 }
-                Err(TryRecvError::Disconnected) => panic!("sealing a snapshot panicked"),
-                Err(TryRecvError::Empty) => break,
             }
         }
         Ok(SnapshotStep::Waits)
@@ -256,7 +221,9 @@ impl KeyedStates {
 
     /// Gives the open snapshot up.
     pub(crate) fn snapshot_abort(&mut self) {
-        self.sealing = None;
+        if let Some(sealing) = self.sealing.take() {
+            self.leaving = Some(sealing.give_up()).filter(|leaving| !leaving.is_gone());
+        }
         self.backend.abort_snapshot();
     }
 
@@ -265,41 +232,6 @@ impl KeyedStates {
         report.states = self.backend.reports();
         report.state_entries = report.states.iter().map(|state| state.entries).sum();
         report.store = self.backend.store_report();
-    }
-
-    /// Seals on a thread that gives way to those of records: it is busy for long, and nobody waits for it but the next
-    /// checkpoint.
-    fn seal_beside(&self, mut unsealed: UnsealedSnapshot) -> Result<Sealing, OperatorError> {
-        let (send, news) = sync_channel(2);
-        let (wake, form) = (self.wake.clone(), self.form);
-        // Nobody waits for the news of a snapshot that was given up.
-        let tell = move |news| {
-            let heard = send.send(news).is_ok();
-            if heard {
-                wake.wake();
-            }
-            heard
-        };
-        let seal = move || {
-            if let Err(error) = unsealed.freeze() {
-                tell(SealNews::Sealed(Err(error)));
-                return;
-            }
-            if unsealed.is_in_store() && !tell(SealNews::Frozen) {
-                return;
-            }
-            // Of this thread alone, as Linux has it; where that is refused the snapshot is sealed all the same. Not sooner,
-            // because the table may have to hold more than its cache until the store is frozen.
-            let _niceness = rustix::process::nice(SEAL_NICENESS);
-            tell(SealNews::Sealed(seal(unsealed, form)));
-        };
-        let thread = std::thread::Builder::new().name("seal".to_owned());
-        thread.spawn(seal).map_err(OperatorError::NoThread)?;
-        Ok(Sealing {
-            news,
-            is_frozen: false,
-            sealed: None,
-        })
     }
 
     /// The snapshot with this part.
@@ -363,35 +295,5 @@ fn restored_snapshot(part: &RestoredPart) -> Result<RestoredSnapshot, StateError
             snapshot: KeyedSnapshot::from_shared(head)?,
             files: Some(files.clone()),
         }),
-    }
-}
-
-/// Seals a snapshot whose store, if it has one, is frozen.
-fn seal(mut unsealed: UnsealedSnapshot, form: SnapshotForm) -> Result<KeyedPart, StateError> {
-    if !unsealed.is_in_store() {
-        return Ok(KeyedPart::Bytes(unsealed.seal()?.to_bytes()));
-    }
-    match form {
-        SnapshotForm::InStore => {
-            let sealed = unsealed.seal_in_store()?;
-            Ok(KeyedPart::InStore {
-                head: sealed.head.to_bytes(),
-                files: sealed.files,
-            })
-        }
-        SnapshotForm::Canonical => {
-            let pieces = unsealed.into_pieces(PIECE_BYTES)?;
-            Ok(KeyedPart::Pieces(Box::new(StatePieces(pieces))))
-        }
-    }
-}
-
-/// The canonical files of a subtask, one after another.
-struct StatePieces(SealedPieces);
-
-impl SnapshotPieces for StatePieces {
-    fn next_piece(&mut self) -> Result<Option<(KeyGroupRange, Vec<u8>)>, OperatorError> {
-        let piece = self.0.next_piece()?;
-        Ok(piece.map(|piece| (piece.range, piece.to_bytes())))
     }
 }

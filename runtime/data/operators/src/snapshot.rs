@@ -149,6 +149,7 @@ pub enum SnapshotStep {
     Whole(OperatorSnapshot),
     /// There is more to do: call again at the next turn.
     More,
-    /// Another thread works on it and wakes this one when it is done: a call before that does nothing.
+    /// Another thread works on it, or still on one that was given up, and wakes this one when it is done: a call before that does
+    /// nothing.
     Waits,
 }

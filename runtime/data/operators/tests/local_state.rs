@@ -1,6 +1,7 @@
 //! Keyed operators whose state outgrows memory: the same output as on the heap, with a cache of a few entries, barriers in
 //! the middle and a restore from the files of the store.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -243,11 +244,18 @@ fn memory_stays_inside_its_budget_while_snapshots_run() {
 #[derive(Debug)]
 struct Held {
     below: SlowMissFactory,
-    /// A freeze begins when something came: whether there is room on the disk.
-    begin: Arc<Mutex<Receiver<bool>>>,
+    freezes: Freezes,
 }
 
-struct HeldStore(Box<dyn StateStore>, Arc<Mutex<Receiver<bool>>>);
+#[derive(Clone, Debug)]
+struct Freezes {
+    /// A freeze begins when something came: whether there is room on the disk.
+    begin: Arc<Mutex<Receiver<bool>>>,
+    /// How many were asked for.
+    asked: Arc<AtomicU64>,
+}
+
+struct HeldStore(Box<dyn StateStore>, Freezes);
 
 struct HeldFreezing(Box<dyn Freezing>, Arc<Mutex<Receiver<bool>>>);
 
@@ -286,7 +294,8 @@ impl StateStore for HeldStore {
     }
 
     fn freeze(&mut self) -> Box<dyn Freezing> {
-        Box::new(HeldFreezing(self.0.freeze(), Arc::clone(&self.1)))
+        self.1.asked.fetch_add(1, Ordering::Relaxed);
+        Box::new(HeldFreezing(self.0.freeze(), Arc::clone(&self.1.begin)))
     }
 
     fn report(&self) -> StoreReport {
@@ -300,8 +309,8 @@ impl StoreFactory for Held {
     }
 
     fn create(&self, place: &StorePlace) -> Result<Box<dyn StateStore>, BackingError> {
-        let begin = Arc::clone(&self.begin);
-        Ok(Box::new(HeldStore(self.below.create(place)?, begin)))
+        let freezes = self.freezes.clone();
+        Ok(Box::new(HeldStore(self.below.create(place)?, freezes)))
     }
 
     fn reopen(
@@ -325,12 +334,17 @@ fn pairs(from: i64) -> impl Iterator<Item = (Pair, EventTime)> {
     (from..from + 200).map(|key| ((key, 0), EventTime(0)))
 }
 
-/// A count behind a small cache whose store is about to be frozen, and what lets that begin.
-fn being_frozen() -> (Harness<Pair, u64>, SyncSender<bool>) {
+/// A count behind a small cache whose store is about to be frozen, what lets that begin, and how many freezes were asked for.
+fn being_frozen() -> (Harness<Pair, u64>, SyncSender<bool>, Arc<AtomicU64>) {
     let (begin, waits) = sync_channel(1);
+    let freezes = Freezes {
+        begin: Arc::new(Mutex::new(waits)),
+        asked: Arc::default(),
+    };
+    let asked = Arc::clone(&freezes.asked);
     let factory = Held {
         below: SlowMissFactory::default(),
-        begin: Arc::new(Mutex::new(waits)),
+        freezes,
     };
     let place = over(Arc::new(factory), 20_000);
     let mut harness: Harness<Pair, u64> = Harness::new(setup(place), |context| {
@@ -339,12 +353,12 @@ fn being_frozen() -> (Harness<Pair, u64>, SyncSender<bool>) {
     harness.push_keyed(pairs(0), key_of);
     harness.barrier();
     assert!(harness.collect_portion().is_none(), "it is being frozen");
-    (harness, begin)
+    (harness, begin, asked)
 }
 
 #[test]
 fn a_snapshot_tells_how_long_records_waited_for_the_store_to_be_frozen() {
-    let (mut harness, begin) = being_frozen();
+    let (mut harness, begin, _) = being_frozen();
     begin.send(true).unwrap();
     assert_eq!(harness.collect().waited, Duration::ZERO);
 
@@ -360,9 +374,46 @@ fn a_snapshot_tells_how_long_records_waited_for_the_store_to_be_frozen() {
 
 #[test]
 fn x38_a_disk_that_is_full_at_a_freeze_is_named_also_to_records_that_wait_for_it() {
-    let (mut harness, begin) = being_frozen();
+    let (mut harness, begin, _) = being_frozen();
     begin.send(false).unwrap();
     let mut push = |number: i64| harness.try_push_keyed(pairs(number * 200), key_of);
     let failed = (1..50).find_map(|number| push(number).err());
     assert_eq!(failed.unwrap().kind(), ErrorKind::Exhausted);
+}
+
+#[test]
+fn a_snapshot_waits_for_the_thread_of_one_that_was_given_up() {
+    let (mut harness, begin, asked) = being_frozen();
+    harness.abort();
+    harness.barrier();
+    for _ in 0..3 {
+        assert!(harness.collect_portion().is_none(), "it waits");
+    }
+    let before = harness.wakes();
+    assert_eq!(asked.load(Ordering::Relaxed), 1, "no second one beside it");
+    begin.send(true).unwrap();
+    while harness.wakes() == before {
+        // The thread wakes the task when it ends, also if nobody wants what it has.
+        std::thread::yield_now();
+    }
+    assert!(harness.collect_portion().is_none(), "it is being frozen");
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+    begin.send(true).unwrap();
+    assert_eq!(harness.collect().keyed.len(), 1);
+}
+
+#[test]
+fn records_wait_for_a_freeze_that_was_given_up_where_memory_has_no_room() {
+    let (mut harness, begin, asked) = being_frozen();
+    harness.abort();
+    harness.barrier();
+    assert!(harness.collect_portion().is_none(), "it waits");
+    begin.send(true).unwrap();
+    for number in 1..20 {
+        harness.push_keyed(pairs(number * 200), key_of);
+    }
+    assert!(harness.collect_portion().is_none(), "it is being frozen");
+    assert_eq!(asked.load(Ordering::Relaxed), 2, "the first one has ended");
+    begin.send(true).unwrap();
+    assert_eq!(harness.collect().waited, Duration::from_millis(1));
 }

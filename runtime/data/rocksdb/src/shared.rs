@@ -1,8 +1,7 @@
 //! One database with what all who use it must know: where it lies, and whether it has failed.
 //!
-//! Shared by a store, the rows of its states and its freezes: the slot thread, and one thread for each freeze, of which one
-//! that was given up may still run. Rule: the first error, in the foreground or in the background, is kept, and every later call
-//! is refused with it.
+//! Shared by a store, the rows of its states and its freezes: the slot thread, and the thread of a freeze, which may be one that
+//! was given up. Rule: the first error, in the foreground or in the background, is kept, and every later call is refused with it.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

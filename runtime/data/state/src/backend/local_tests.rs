@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use highwater_types::{
-    Classified, DataType, DecodeError, Epoch, ErrorKind, Field, Key, Parallelism, Record,
-    SubtaskIndex,
+    CheckpointId, Classified, DataType, DecodeError, Epoch, ErrorKind, Field, Key, Parallelism,
+    Record, SubtaskIndex,
 };
 
 use super::*;
 use crate::context::KeyContext;
 use crate::contract::{SlowMissFactory, copied};
 use crate::keyed::{SlicedState, ValueState};
-use crate::snapshot::{SealedInStore, canonical_digest};
+use crate::snapshot::{
+    KeyedSnapshot, RawKeyGroupState, SealedInStore, UnsealedSnapshot, canonical_digest,
+};
 use crate::store::StoreFactory as _;
 use crate::ttl::TtlConfig;
 

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use highwater_types::{
-    Classified, DataType, DecodeError, Epoch, ErrorKind, Field, Key, Parallelism, Record,
-    SubtaskIndex,
+    CheckpointId, Classified, DataType, DecodeError, Epoch, ErrorKind, Field, Key, Parallelism,
+    Record, SubtaskIndex,
 };
 
 use super::*;
 use crate::context::KeyContext;
 use crate::contract::SlowMissFactory;
 use crate::keyed::{ListState, MapState, SlicedState, ValueState};
-use crate::snapshot::canonical_digest;
+use crate::snapshot::{KeyedSnapshot, UnsealedSnapshot, canonical_digest};
 use crate::table::StateTable;
 use crate::ttl::{TtlCleanup, TtlConfig, TtlUpdate, TtlVisibility};
 
