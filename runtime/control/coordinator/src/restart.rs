@@ -107,7 +107,7 @@ const REPEATS_MAX: u32 = 3;
 
 /// Tells a failure that may pass from one that comes again each time.
 ///
-/// Source: `reliability.md`, *FAIL*: no restart loop for deterministic errors.
+/// An error that is met in the same place each time makes no loop of restarts.
 #[derive(Clone, Debug, Default)]
 pub struct Repeats {
     last: Option<(FailureReport, CheckpointId)>,

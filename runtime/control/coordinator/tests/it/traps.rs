@@ -1,4 +1,4 @@
-//! Traps of *features.md* E that show only in a whole job, named after their numbers.
+//! Semantic traps that show only in a whole job, named after their numbers.
 
 use std::collections::BTreeMap;
 use std::fs;
