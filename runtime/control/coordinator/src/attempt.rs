@@ -51,7 +51,17 @@ impl After {
 
     /// Whether it follows the end of the job in `head`.
     pub const fn is_over(&self) -> bool {
-        matches!(self, Self::End(JobOutcome::Finished | JobOutcome::Stopped))
+        self.over().is_some()
+    }
+
+    /// The end of the job in `head` that it follows.
+    pub const fn over(&self) -> Option<JobOutcome> {
+        match self {
+            Self::End(outcome @ (JobOutcome::Finished | JobOutcome::Stopped)) => Some(*outcome),
+            Self::End(JobOutcome::Cancelled) | Self::Fail(_) | Self::GoBack(_) | Self::Restart => {
+                None
+            }
+        }
     }
 
     /// What follows a failure of this kind: only what may pass is tried again.

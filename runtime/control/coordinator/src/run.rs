@@ -147,6 +147,8 @@ struct Coordinator {
     end: Option<Result<JobOutcome, JobFailure>>,
     /// The worker does not end an attempt: nobody waits for its threads.
     is_stuck: bool,
+    /// Why the job would have failed, while it is not decided whether `head` says that it has ended.
+    failed_meanwhile: Option<JobFailure>,
     /// How often in a row `head` could not be read for a slot that asks.
     unread: u32,
     /// Why the last savepoint was not copied.
@@ -340,6 +342,7 @@ impl Coordinator {
             done,
             end: None,
             is_stuck: false,
+            failed_meanwhile: None,
             unread: 0,
             not_copied: None,
             repeats: Repeats::default(),
@@ -387,6 +390,7 @@ impl Coordinator {
         self.discover_again();
         self.look_at_head();
         self.give_up_cancelling();
+        self.fail_late();
         self.reap();
     }
 

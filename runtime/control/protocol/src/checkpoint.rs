@@ -247,6 +247,11 @@ impl CheckpointCoordinator {
         )
     }
 
+    /// Whether the end of the job is being written.
+    pub const fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::Ending { .. })
+    }
+
     /// What a slot that acknowledged `acked` is told.
     pub fn resolve(&self, acked: CheckpointId) -> Resolution {
         if acked == self.head.checkpoint() {

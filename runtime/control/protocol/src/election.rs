@@ -315,7 +315,8 @@ impl Election {
         // A record that somebody edited may hold any number.
         self.turn = self.turn.wrapping_add(1);
         let state = self.leaves.clone().unwrap_or(LeaseState::Held);
-        let goes_on = !matches!(state, LeaseState::Ended(_));
+        // Whoever follows one that was to begin anew, and did not, would go on with what that one gave up.
+        let is_wish = !matches!(state, LeaseState::Ended(_)) && !self.me.begins;
         let record = LeaseRecord {
             holder: self.me.name.clone(),
             address: self.me.address.clone(),
@@ -324,7 +325,7 @@ impl Election {
             turn: self.turn,
             duration_ms: self.duration_ms,
             begins: self.me.begins || self.inherits,
-            goes_past: self.goes_past.filter(|_| goes_on),
+            goes_past: self.goes_past.filter(|_| is_wish),
             state,
         };
         vec![ElectionEffect::Write { record, if_match }]

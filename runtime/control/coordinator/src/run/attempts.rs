@@ -306,8 +306,15 @@ impl Coordinator {
         self.perform(effects);
     }
 
-    /// Ends this leadership and leaves the attempt to the next leader, where workers outlive their coordinator; else ends it too.
+    /// Ends this leadership and leaves the attempt to the next leader, where workers outlive their coordinator; else ends it too. A job
+    /// that has ended, as `head` says under this leader, is not left to anybody.
     pub(super) fn leave(&mut self, end: Result<JobOutcome, JobFailure>) {
+        let over = self.attempt.as_ref().and_then(|held| held.after.over());
+        let end = match (end, over) {
+            (Err(fenced), _) if fenced.kind == ErrorKind::Fenced => Err(fenced),
+            (_, Some(outcome)) => Ok(outcome),
+            (end, None) => end,
+        };
         if self.setup.outlived_max.is_some() {
             self.end = Some(end);
             return;
@@ -321,7 +328,7 @@ impl Coordinator {
     pub(super) fn follow(&mut self, after: After) {
         match after {
             After::End(outcome) => self.end = Some(Ok(outcome)),
-            After::Fail(failure) => self.end = Some(Err(failure)),
+            After::Fail(failure) => self.fail(failure),
             After::GoBack(fault) => self.detour = Some(fault),
             After::Restart => {
                 let now = self.now_ms();
@@ -330,9 +337,30 @@ impl Coordinator {
                     self.restart_at_ms = Some(at_ms);
                     self.phase(JobPhase::Restarting { at_ms });
                 } else {
-                    self.end = Some(Err(self.no_restart_left()));
+                    let failure = self.no_restart_left();
+                    self.fail(failure);
                 }
             }
+        }
+    }
+
+    /// The job fails, unless `head` says that it has ended: while that is not decided the failure waits. One that is fenced does not, which
+    /// is of another leader's `head`.
+    fn fail(&mut self, failure: JobFailure) {
+        if self.machine.is_ending() && failure.kind != ErrorKind::Fenced {
+            self.failed_meanwhile.get_or_insert(failure);
+        } else {
+            self.end = Some(Err(failure));
+        }
+    }
+
+    /// The failure that came while the end of the job was written, once that turned out not to be.
+    pub(super) fn fail_late(&mut self) {
+        if self.machine.is_ending() || self.end.is_some() {
+            return;
+        }
+        if let Some(failure) = self.failed_meanwhile.take() {
+            self.end = Some(Err(failure));
         }
     }
 

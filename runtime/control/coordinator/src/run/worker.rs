@@ -40,7 +40,7 @@ impl Coordinator {
     }
 
     /// An attempt that does not end in time will not end at all: a function or a call of a sink never returns. State is
-    /// safe, so the process ends and the next one takes over.
+    /// safe, so the process ends and the next one takes over. Where the job itself has ended it ends all the same.
     pub(super) fn give_up_cancelling(&mut self) {
         let now = self.now_ms();
         let limit = self.setup.settings.cancellation_timeout;
@@ -54,7 +54,8 @@ impl Coordinator {
         }
         let waits = self.status.borrow().waits_for.clone();
         let waits = waits.unwrap_or_else(|| "the worker".to_owned());
-        let next = if held.after.is_over() {
+        let over = held.after.over();
+        let next = if over.is_some() {
             "the job itself has ended, and head says so"
         } else {
             "state is kept, start again: the next run goes on from the last checkpoint"
@@ -63,8 +64,15 @@ impl Coordinator {
             "attempt {} did not end within {limit_ms} ms; it waits for {waits}; {next}",
             held.id.0
         );
-        self.is_stuck = true;
-        self.end = Some(Err(failure(ErrorKind::Bug, message)));
+        // Threads of this process are not waited for; workers in processes of their own are told to end with a job that is over.
+        self.is_stuck = over.is_none() || self.setup.outlived_max.is_none();
+        self.end = Some(match over {
+            Some(outcome) => {
+                tracing::error!(message, "the attempt of a job that has ended");
+                Ok(outcome)
+            }
+            None => Err(failure(ErrorKind::Bug, message)),
+        });
     }
 
     pub(super) fn is_current(&self, attempt: AttemptId) -> bool {

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use highwater_coordinator::store::JobStore;
 use highwater_coordinator::{
     CoordinatorHandle, JobOutcome, JobStatus, RequestAnswer, SnapshotWish, Wish,
 };
+use highwater_operators::{ProcessContext, ProcessFunction, UserError};
 use highwater_protocol::head::{Head, JobEnd};
 use highwater_protocol::paths::JobPaths;
 use highwater_protocol::recovery::SavepointWord;
@@ -26,6 +28,7 @@ use highwater_types::{EventTime, JobIdentity, StopMode};
 use highwater_worker::SystemClock;
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::detour_waits::until;
 use crate::job::{Manner, RESUME, end_of, program_of, start_in, suspend};
 use crate::savepoint::from;
 
@@ -50,6 +53,11 @@ impl World {
     }
 
     fn program(&self, rate: f64) -> JobProgram {
+        self.program_with(rate, None)
+    }
+
+    /// The same, with a function that does not end.
+    fn program_with(&self, rate: f64, holds: Option<Holds>) -> JobProgram {
         let number = |index: u64, _: &mut Random| (index, EventTime(index as i64));
         let clock = Arc::new(SourceClock::start().unwrap());
         let source = GeneratorSource::builder("numbers", 7, number)
@@ -57,8 +65,11 @@ impl World {
             .paced(RecordsPerSecond::try_new(rate).unwrap(), clock);
         let sink = self.sink.clone();
         program_of(1, |env| {
-            env.source("numbers", source.build().unwrap())
-                .sink("found", sink);
+            let numbers = env.source("numbers", source.build().unwrap());
+            match holds {
+                None => numbers.sink("found", sink),
+                Some(holds) => numbers.process(holds).sink("found", sink),
+            };
         })
     }
 
@@ -101,6 +112,29 @@ impl World {
     }
 }
 
+/// Hands numbers on, and does not return from its end before the test does.
+#[derive(Clone)]
+struct Holds {
+    told: SyncSender<()>,
+    gate: Arc<Mutex<Receiver<()>>>,
+}
+
+impl ProcessFunction<u64, u64> for Holds {
+    fn on_record(
+        &mut self,
+        number: u64,
+        context: &mut ProcessContext<'_, u64>,
+    ) -> Result<(), UserError> {
+        context.emit(number);
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        self.told.send(()).unwrap();
+        self.gate.lock().unwrap().recv().unwrap_err();
+    }
+}
+
 /// Slow enough not to end before it is stopped.
 const SLOW: f64 = 500.0;
 const FAST: f64 = 1e6;
@@ -125,6 +159,34 @@ async fn a_job_that_was_stopped_goes_on_only_where_somebody_wants_it() {
     let status = handle.status.clone();
     assert_eq!(end_of(handle).await, Ok(JobOutcome::Finished));
     assert_eq!(status.borrow().phase.word(), "finished");
+    world.assert_exact();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_was_stopped_has_ended_though_its_attempt_does_not_end() {
+    let world = World::new();
+    let (told, arrival) = sync_channel(1);
+    let (go, gate) = sync_channel::<()>(0);
+    let holds = Holds {
+        told,
+        gate: Arc::new(Mutex::new(gate)),
+    };
+    let mut manner = Manner::by(Arc::new(SystemClock::new()));
+    manner.settings.cancellation_timeout = Duration::from_millis(100);
+    let seed = 1 + u128::from(world.started.fetch_add(1, Ordering::SeqCst));
+    let program = world.program_with(SLOW, Some(holds));
+    let handle = start_in(program, &world.storage, seed, manner);
+    let mut status = handle.status.clone();
+    let some = |status: &JobStatus| status.checkpoints.completed_count > 0;
+    status.wait_for(some).await.unwrap();
+    let answered = ask(&handle, stop(StopMode::Suspend, None)).await;
+    answered.await.unwrap().unwrap();
+    let arrival = until(arrival).await;
+    assert_eq!(end_of(handle).await, Ok(JobOutcome::Stopped));
+    assert_eq!(world.head().await.ended, Some(JobEnd::Stopped));
+    drop((go, arrival));
+    let handle = world.start(FAST, true);
+    assert_eq!(end_of(handle).await, Ok(JobOutcome::Finished));
     world.assert_exact();
 }
 

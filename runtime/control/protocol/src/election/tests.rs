@@ -269,6 +269,26 @@ fn who_takes_the_lease_over_goes_past_the_end_and_one_that_waited_does_not() {
 }
 
 #[test]
+fn who_follows_one_that_was_to_begin_anew_does_not_go_on_with_the_job_that_has_ended() {
+    let mut store = left(ended(), None);
+    let begins = Candidate {
+        begins: true,
+        about_others: AboutOthers::Refuse,
+        found_ended: END,
+        ..candidate(2)
+    };
+    let mut one = Election::new(begins, DURATION);
+    leads(&mut store, &mut one, 2);
+    assert_eq!(one.mandate().goes_past, END, "it may");
+    // It fails before it has begun: what was there is what somebody wanted gone.
+    store.perform(&mut one, 3, ElectionEvent::Leave(LeaseState::Released));
+    let mut two = election(3);
+    leads(&mut store, &mut two, 4);
+    assert_eq!(two.mandate().goes_past, None);
+    assert!(two.mandate().only_goes_on);
+}
+
+#[test]
 fn a_wish_to_go_past_an_end_is_inherited_until_head_is_taken() {
     let mut store = left(ended(), None);
     let mut one = after_end(2);
