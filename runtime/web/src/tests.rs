@@ -16,16 +16,17 @@ use highwater_graph::check::Checkpoints;
 use highwater_graph::{Plan, PlanDefaults};
 use highwater_operators::{Count, OutputTag, emit_result};
 use highwater_protocol::checkpoint::CheckpointSettings;
+use highwater_protocol::job::TaskId;
 use highwater_protocol::placement::WorkerOffer;
 use highwater_state::Store;
 use highwater_time::WatermarkStrategy;
 use highwater_types::{
-    CheckpointId, Epoch, EventTime, JobIdentity, MaxParallelism, Nonce, Parallelism, SubtaskIndex,
-    WorkerIndex,
+    CheckpointId, Epoch, EventTime, JobIdentity, MaxParallelism, Nonce, OperatorUid, Parallelism,
+    SubtaskIndex, Watermark, WorkerIndex,
 };
 use highwater_web_api as api;
 use highwater_window::Tumbling;
-use highwater_worker::{FigureBoard, ManualClock, WorkerSettings};
+use highwater_worker::{FigureBoard, LoopFigures, ManualClock, Pauses, TaskFigures, WorkerSettings};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tower::ServiceExt as _;
@@ -165,6 +166,25 @@ pub(crate) fn fixture() -> Fixture {
         status,
         requests: incoming,
     }
+}
+
+/// A subtask of the task that `head` begins, which has done nothing yet.
+pub(crate) fn idle_subtask(head: &str, subtask: u32) -> (TaskId, TaskFigures) {
+    let id = TaskId {
+        vertex: OperatorUid::parse(head).unwrap(),
+        subtask: SubtaskIndex(subtask),
+    };
+    let figures = TaskFigures {
+        name: head.to_owned(),
+        shares_ms: (0, 0, 0),
+        blocked_on: None,
+        watermark: Watermark::MIN,
+        pauses: Pauses::default(),
+        control: LoopFigures::default(),
+        source: None,
+        operators: Vec::new(),
+    };
+    (id, figures)
 }
 
 /// The routes as they are on loopback.

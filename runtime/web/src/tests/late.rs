@@ -1,11 +1,8 @@
 //! Late and refused records, and what a cache over a local store did: in the status and on the page of metrics.
 
 use highwater_operators::{OperatorReport, SourceReport};
-use highwater_protocol::job::TaskId;
 use highwater_state::{StateReport, StoreReport};
 use highwater_time::LatenessHistogram;
-use highwater_types::{OperatorUid, Watermark};
-use highwater_worker::{LoopFigures, Pauses, TaskFigures};
 use serde_json::json;
 
 use super::*;
@@ -13,7 +10,6 @@ use crate::{open_metrics, report};
 
 /// What two subtasks of `count` tell: 997 records on time, one 5 ms late, one 3 s late, one too late.
 fn late_figures() -> impl Iterator<Item = (TaskId, TaskFigures)> {
-    let uid = OperatorUid::parse("count").unwrap();
     let of = |times: Vec<EventTime>, too_late| {
         let mut histogram = LatenessHistogram::default();
         histogram.on_chunk(&times, Watermark(10_000));
@@ -39,18 +35,11 @@ fn late_figures() -> impl Iterator<Item = (TaskId, TaskFigures)> {
     let first = on_time.chain([EventTime(9_995)]).collect();
     let second = vec![EventTime(7_000), EventTime(-90_000)];
     let reports = [of(first, 0), of(second, 1)];
-    reports.into_iter().zip(0..).map(move |(report, subtask)| {
-        let id = TaskId {
-            vertex: uid.clone(),
-            subtask: SubtaskIndex(subtask),
-        };
+    reports.into_iter().zip(0..).map(|(report, subtask)| {
+        let (id, idle) = idle_subtask("count", subtask);
         let figures = TaskFigures {
-            name: "count".to_owned(),
             shares_ms: (1, 1, 1),
-            blocked_on: None,
             watermark: Watermark(10_000),
-            pauses: Pauses::default(),
-            control: LoopFigures::default(),
             source: Some(SourceReport {
                 dropped: 2,
                 dead_letters: 1,
@@ -59,6 +48,7 @@ fn late_figures() -> impl Iterator<Item = (TaskId, TaskFigures)> {
                 ..SourceReport::default()
             }),
             operators: vec![report],
+            ..idle
         };
         (id, figures)
     })

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use highwater_coordinator::{JobPhase, PastFailure};
 use highwater_operators::OperatorReport;
-use highwater_protocol::job::{TaskId, TaskSnapshot};
+use highwater_protocol::job::TaskSnapshot;
 use highwater_protocol::manifest::StateBytes;
-use highwater_types::{AttemptId, BarrierKind, ErrorKind, OperatorUid, StopMode, Watermark};
-use highwater_worker::{FailureReport, LoopFigures, Pauses, TaskFigures};
+use highwater_types::{AttemptId, BarrierKind, ErrorKind, StopMode};
+use highwater_worker::FailureReport;
 use serde_json::json;
 
 use super::*;
@@ -116,10 +116,7 @@ async fn metrics_are_open_metrics_text() {
 #[tokio::test]
 async fn the_history_of_checkpoints_tells_tasks_and_outcomes() {
     let fixture = fixture();
-    let task = TaskId {
-        vertex: OperatorUid::parse("numbers").unwrap(),
-        subtask: SubtaskIndex(1),
-    };
+    let (task, _) = idle_subtask("numbers", 1);
     let next = CheckpointId {
         number: 8,
         ..THE_CHECKPOINT
@@ -172,23 +169,15 @@ async fn the_history_of_checkpoints_tells_tasks_and_outcomes() {
 #[tokio::test]
 async fn the_graph_tells_what_flows() {
     let view = fixture().view;
-    let uid = OperatorUid::parse("numbers").unwrap();
     let of = |records, busy| {
         let mut report = OperatorReport::new(OperatorUid::parse("nowhere").unwrap());
         report.records_in = records;
-        let id = TaskId {
-            vertex: uid.clone(),
-            subtask: SubtaskIndex(0),
-        };
+        let (id, idle) = idle_subtask("numbers", 0);
         let figures = TaskFigures {
-            name: "numbers -> nowhere".to_owned(),
             shares_ms: (busy, 1_000 - busy, 0),
-            blocked_on: None,
             watermark: Watermark(10),
-            pauses: Pauses::default(),
-            control: LoopFigures::default(),
-            source: None,
             operators: vec![report],
+            ..idle
         };
         [(id, figures)]
     };
