@@ -92,6 +92,13 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show which keys take many of the records of a keyed operator of the running job, by a sample
+    #[command(after_help = "Examples:\n  cargo run -- hot-keys\n  cargo run -- hot-keys --json")]
+    HotKeys {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the settings of the running job, or change those that may change while it runs
     Config {
         /// Changes: name=value
@@ -257,6 +264,7 @@ fn look(command: Command, job: &JobSettings) -> Result<(), Failure> {
         } => remote::stop(job, drain, savepoint.as_deref(), &of),
         Command::Operation { id, json } => remote::operation(job, &id, json),
         Command::Exceptions { json } => remote::exceptions(job, json),
+        Command::HotKeys { json } => remote::hot_keys(job, json),
         Command::Config { changes, json } => remote::config(job, &changes, json),
         Command::Checkpoints { command } => match command {
             CheckpointsCommand::List => inspect::list(job),

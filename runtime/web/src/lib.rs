@@ -10,6 +10,7 @@ pub mod config;
 mod fields;
 pub mod flow;
 mod graph;
+mod hot_keys;
 pub mod late;
 pub mod listening;
 pub mod open_metrics;

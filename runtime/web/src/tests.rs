@@ -39,6 +39,7 @@ use crate::view::{JobView, OperationIds, TasksRun, room_to_wait};
 
 mod around;
 mod contract;
+mod hot_keys;
 mod late;
 mod operations;
 mod reading;
