@@ -13,7 +13,7 @@ use hyper::StatusCode;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::commands::{OperationArgs, say};
+use crate::commands::{OperationArgs, json_text, say};
 use crate::exit::{Code, Failure};
 use crate::rest_client::{RestAnswer, RestBase, RestClient, RestError, parse_base};
 use crate::settings::JobSettings;
@@ -204,9 +204,7 @@ fn body_of(request: &impl serde::Serialize) -> Result<Value, Failure> {
 }
 
 fn say_json(told: &impl serde::Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(told);
-    let text = text.map_err(|error| Failure::new(Code::Other, error.to_string()))?;
-    say(&format!("{text}\n"));
+    say(&json_text(told)?);
     Ok(())
 }
 

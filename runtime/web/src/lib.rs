@@ -9,7 +9,7 @@ mod checkpoints;
 pub mod config;
 mod fields;
 pub mod flow;
-mod graph;
+pub mod graph;
 mod hot_keys;
 pub mod late;
 pub mod listening;

@@ -11,6 +11,7 @@ use highwater_worker::FailureReport;
 use serde_json::json;
 
 use super::*;
+use crate::graph;
 
 #[tokio::test]
 async fn workers_are_told_with_what_runs_on_them() {
@@ -84,9 +85,22 @@ async fn status_tells_the_phase_and_the_checkpoints() {
 #[tokio::test]
 async fn graph_is_the_plan_and_tasks_are_a_list() {
     let fixture = fixture();
-    let graph = read(&fixture.view, "/v1/graph").await;
-    assert!(graph.to_string().contains("\"numbers\""), "{graph}");
+    let told = read(&fixture.view, "/v1/graph").await;
+    assert!(told.to_string().contains("\"numbers\""), "{told}");
+    // Before anything runs, the server says what the command `plan` does.
+    let planned = graph::planned(&fixture.view.plan);
+    assert_eq!(told, serde_json::to_value(planned).unwrap());
     assert_eq!(read(&fixture.view, "/v1/tasks").await, json!([]));
+}
+
+#[test]
+fn the_graph_names_states_and_keys() {
+    let graph = graph::planned(&late_plan(false));
+    let mut operators = graph.tasks.iter().flat_map(|task| &task.operators);
+    let count = operators.find(|one| one.uid == "count").unwrap();
+    assert_eq!(count.key.as_deref(), Some("u64"));
+    assert_eq!(count.states.len(), 1);
+    assert!(count.states[0].shape.contains("u64"), "{count:?}");
 }
 
 #[tokio::test]
