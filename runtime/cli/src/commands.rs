@@ -8,8 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use highwater_api::{JobProgram, ParameterError, StreamEnvironment};
 use highwater_graph::{PlanFormat, explain};
 use highwater_operators::UserError;
-
+use highwater_web::graph;
 use highwater_worker::slot::error_chain;
+use serde::Serialize;
 
 use crate::exit::{Code, Failure};
 use crate::run::Crew;
@@ -88,6 +89,13 @@ enum Command {
     },
     /// Show the last failures of the running job
     Exceptions {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show which keys take many of the records of a keyed operator of the running job, by a sample
+    #[command(after_help = "Examples:\n  cargo run -- hot-keys\n  cargo run -- hot-keys --json")]
+    HotKeys {
         /// For programs
         #[arg(long)]
         json: bool,
@@ -200,6 +208,13 @@ pub(crate) fn say(text: &str) {
     }
 }
 
+/// What a program reads of `told`.
+pub(crate) fn json_text(told: &impl Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(told);
+    let text = text.map_err(|error| Failure::new(Code::Other, error.to_string()))?;
+    Ok(text + "\n")
+}
+
 /// What `version` and `--version` say.
 fn version() -> String {
     format!("highwater {}\n", env!("CARGO_PKG_VERSION"))
@@ -257,6 +272,7 @@ fn look(command: Command, job: &JobSettings) -> Result<(), Failure> {
         } => remote::stop(job, drain, savepoint.as_deref(), &of),
         Command::Operation { id, json } => remote::operation(job, &id, json),
         Command::Exceptions { json } => remote::exceptions(job, json),
+        Command::HotKeys { json } => remote::hot_keys(job, json),
         Command::Config { changes, json } => remote::config(job, &changes, json),
         Command::Checkpoints { command } => match command {
             CheckpointsCommand::List => inspect::list(job),
@@ -275,12 +291,12 @@ fn look(command: Command, job: &JobSettings) -> Result<(), Failure> {
 }
 
 fn plan(job: JobFunction, settings: &RunSettings, format: Format) -> Result<String, Failure> {
-    let format = match format {
-        Format::Text => PlanFormat::Text,
-        Format::Json => PlanFormat::Json,
-        Format::Dot => PlanFormat::Dot,
-    };
-    Ok(explain(compile(job, settings)?.plan(), format))
+    let program = compile(job, settings)?;
+    match format {
+        Format::Text => Ok(explain(program.plan(), PlanFormat::Text)),
+        Format::Json => json_text(&graph::planned(program.plan())),
+        Format::Dot => Ok(explain(program.plan(), PlanFormat::Dot)),
+    }
 }
 
 fn compile(job: JobFunction, settings: &RunSettings) -> Result<JobProgram, Failure> {

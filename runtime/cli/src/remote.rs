@@ -1,4 +1,5 @@
-//! The commands that speak to a running job: `status`, `savepoint`, `stop`, `operation`, `exceptions`, `config`, `checkpoints history`.
+//! The commands that speak to a running job: `status`, `savepoint`, `stop`, `operation`, `exceptions`, `hot-keys`, `config`,
+//! `checkpoints history`.
 //!
 //! A running job notes where its status server is asked in `<run dir>/<job>.address`; the note goes when the job ends. A server off
 //! loopback is called over TLS only, whoever wrote the note. A coordinator that stands by names the one that leads, which is asked then.
@@ -12,7 +13,7 @@ use hyper::StatusCode;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::commands::{OperationArgs, say};
+use crate::commands::{OperationArgs, json_text, say};
 use crate::exit::{Code, Failure};
 use crate::rest_client::{RestAnswer, RestBase, RestClient, RestError, parse_base};
 use crate::settings::JobSettings;
@@ -203,9 +204,7 @@ fn body_of(request: &impl serde::Serialize) -> Result<Value, Failure> {
 }
 
 fn say_json(told: &impl serde::Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(told);
-    let text = text.map_err(|error| Failure::new(Code::Other, error.to_string()))?;
-    say(&format!("{text}\n"));
+    say(&json_text(told)?);
     Ok(())
 }
 
@@ -328,6 +327,16 @@ pub fn exceptions(job: &JobSettings, json: bool) -> Result<(), Failure> {
         return say_json(&told);
     }
     say(&page::exceptions(&told));
+    Ok(())
+}
+
+/// Shows the keys that take many of the records of their subtasks.
+pub fn hot_keys(job: &JobSettings, json: bool) -> Result<(), Failure> {
+    let told: Vec<api::HotKeys> = call(job, "/v1/hot-keys", &Ask::Get)?;
+    if json {
+        return say_json(&told);
+    }
+    say(&page::hot_keys(&told));
     Ok(())
 }
 

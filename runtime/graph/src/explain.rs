@@ -1,8 +1,6 @@
-//! How a plan is shown: as text for people, as JSON for programs, as Graphviz DOT for pictures.
+//! How a plan is shown: as text for people, as Graphviz DOT for pictures. For programs it is the graph of the REST API, which the server makes.
 
 use std::fmt::{self, Write as _};
-
-use serde_json::{Value, json};
 
 use crate::job::{JobVertex, Plan};
 use crate::stream::{Edge, Node, NodeKind, OutputName};
@@ -12,8 +10,6 @@ use crate::stream::{Edge, Node, NodeKind, OutputName};
 pub enum PlanFormat {
     /// For people.
     Text,
-    /// For programs.
-    Json,
     /// For Graphviz.
     Dot,
 }
@@ -22,9 +18,6 @@ pub enum PlanFormat {
 pub fn explain(plan: &Plan, format: PlanFormat) -> String {
     match format {
         PlanFormat::Text => text(plan),
-        PlanFormat::Json => {
-            serde_json::to_string_pretty(&tree(plan)).expect("a plan is plain JSON") + "\n"
-        }
         PlanFormat::Dot => dot(plan),
     }
 }
@@ -118,71 +111,6 @@ fn exchange(plan: &Plan, from: &JobVertex, edge: &Edge) -> String {
         "{output}{} to task {} ({channels} channels)",
         edge.partitioning, to.id.0
     )
-}
-
-fn tree(plan: &Plan) -> Value {
-    let vertices = plan.job.vertices().iter().map(|vertex| {
-        let nodes: Vec<_> = vertex
-            .nodes
-            .iter()
-            .map(|id| node_value(plan, plan.graph.node(*id)))
-            .collect();
-        let outputs: Vec<_> = vertex
-            .outputs
-            .iter()
-            .map(|id| {
-                let edge = plan.graph.edge(*id);
-                let output = match &edge.output {
-                    OutputName::Main => Value::Null,
-                    OutputName::Side(tag) => json!(tag),
-                };
-                json!({
-                    "to": plan.job.vertex_of(edge.to).0,
-                    "partitioning": edge.partitioning.to_string(),
-                    "side_output": output,
-                })
-            })
-            .collect();
-        json!({
-            "task": vertex.id.0,
-            "name": plan.task_name(vertex.id),
-            "parallelism": vertex.parallelism.0,
-            "max_parallelism": vertex.max_parallelism.get(),
-            "operators": nodes,
-            "outputs": outputs,
-        })
-    });
-    let warnings: Vec<_> = plan.warnings.iter().map(ToString::to_string).collect();
-    json!({
-        "fingerprint": plan.fingerprint.to_string(),
-        "tasks": vertices.collect::<Vec<_>>(),
-        "warnings": warnings,
-    })
-}
-
-fn node_value(plan: &Plan, node: &Node) -> Value {
-    let mut value = json!({
-        "uid": plan.uid(node.id).as_str(),
-        "operator": node.operator,
-        "detail": node.detail,
-        "emits": node.emits,
-        "key": node.key,
-        "states": node.states,
-    });
-    match &node.kind {
-        NodeKind::Source(facts) => {
-            value["reads"] = json!(facts.reads);
-            value["boundedness"] = json!(facts.boundedness.to_string());
-            value["watermarks"] = json!(facts.watermarks);
-            value["refused"] = json!(facts.refused);
-        }
-        NodeKind::Sink(facts) => {
-            value["writes"] = json!(facts.writes);
-            value["guarantee"] = json!(facts.guarantee.to_string());
-        }
-        NodeKind::Operator => {}
-    }
-    value
 }
 
 fn dot(plan: &Plan) -> String {

@@ -2,7 +2,7 @@
 //!
 //! Pure data: nodes hold facts, never code. In reading order: the stream graph that the API fills, the checks that refuse
 //! it in the user's words, the job graph with its chains, the fingerprint that must agree between processes, and the
-//! plan as text, JSON and Graphviz DOT.
+//! plan as text and Graphviz DOT.
 
 pub mod check;
 pub mod explain;

@@ -6,16 +6,13 @@
 use std::fmt;
 
 use highwater_types::{Boundedness, Guarantee, MaxParallelism, OperatorUid, Parallelism};
-use serde::Serialize;
 
 /// A node, counted from 0 in the order of creation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub usize);
 
 /// An edge, counted from 0 in the order of creation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EdgeId(pub usize);
 
 /// What a plan says of a source.
@@ -43,7 +40,7 @@ pub struct SinkNote {
 }
 
 /// What a plan says of one named state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateNote {
     /// The name.
     pub name: String,

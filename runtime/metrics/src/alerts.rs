@@ -315,7 +315,8 @@ fn hints() -> Vec<Alert> {
             subject: Subject::Operator,
             expression: format!("max by (identity, operator, subtask) ({hot}) > 0.5"),
             wrong: "one key has more than half of the records of a subtask",
-            next: "More parallelism does not help that subtask. Aggregate before the key_by, or split the key in two steps.",
+            next: "`GET /v1/hot-keys` has the hash of the key. More parallelism does not help that subtask. Aggregate before the key_by, or split \
+                   the key in two steps.",
         },
         Alert {
             name: "HighwaterMetricsHidden",

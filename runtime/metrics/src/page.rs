@@ -13,7 +13,8 @@ const HEAD: &str = "\
 Every metric that Highwater exposes as OpenMetrics text on `/metrics`. Each sample also carries the label `identity`, the
 identity of the job. Times are seconds, sizes bytes, shares between 0 and 1. A gauge is absent until there is something
 to say: a task has no watermark before the first; a family that nothing wrote yet is absent whole. Counters start from 0 with each attempt of their subtask. At most 8,192
-label sets of one scope are shown; `highwater_metrics_hidden` counts the rest. No label holds data of the job: a hot key is told by its rank.
+label sets of one scope are shown; `highwater_metrics_hidden` counts the rest. No label holds data of the job: a hot key is told by its rank,
+and by its hash at `GET /v1/hot-keys`.
 
 The last column names the nearest metric of Flink, for those who come with dashboards.
 

@@ -1,32 +1,14 @@
 //! Spans of time, counted by size where the work is done: what a histogram of the table is filled from.
 //!
-//! Whoever measures keeps one beside its other counts, and it travels with the figures of a task. The rule: its limits hold every bound of
-//! the histograms of the table, so that nothing is counted into a bucket where it does not belong.
+//! Whoever measures keeps one beside its other counts, and it travels with the figures of a task. The rule: its limits are the bounds of
+//! the table, so that nothing is counted into a bucket where it does not belong.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Limits of the buckets, in nanoseconds: 10 µs to 10 minutes.
-const LIMITS: [u64; 16] = [
-    10_000,
-    50_000,
-    100_000,
-    500_000,
-    1_000_000,
-    5_000_000,
-    10_000_000,
-    50_000_000,
-    100_000_000,
-    500_000_000,
-    1_000_000_000,
-    5_000_000_000,
-    10_000_000_000,
-    30_000_000_000,
-    60_000_000_000,
-    600_000_000_000,
-];
+use crate::table::NANOS;
 
 /// Spans of time by size.
 ///
@@ -43,7 +25,7 @@ const LIMITS: [u64; 16] = [
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spans {
     /// How many fell into each bucket; the last holds what is longer than all limits.
-    counts: [u64; LIMITS.len() + 1],
+    counts: [u64; NANOS.len() + 1],
     sum: Duration,
 }
 
@@ -51,7 +33,7 @@ impl Spans {
     /// Counts a span.
     pub fn observe(&mut self, span: Duration) {
         let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
-        self.counts[LIMITS.partition_point(|&limit| limit < nanos)] += 1;
+        self.counts[NANOS.partition_point(|&limit| limit < nanos)] += 1;
         self.sum = self.sum.saturating_add(span);
     }
 
@@ -65,7 +47,7 @@ impl Spans {
 
     /// The buckets that hold any: the limit of each, and how many. Beyond the last limit a very long span stands in.
     pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
-        let limits = LIMITS.iter().copied().chain([u64::MAX >> 1]);
+        let limits = NANOS.iter().copied().chain([u64::MAX >> 1]);
         let filled = limits.zip(self.counts).filter(|(_, count)| *count > 0);
         filled.map(|(limit, count)| (Duration::from_nanos(limit), count))
     }
@@ -84,7 +66,7 @@ impl Spans {
 /// The same for spans that several threads observe, or one observes and another reads. No lock.
 #[derive(Debug, Default)]
 pub struct SharedSpans {
-    counts: [AtomicU64; LIMITS.len() + 1],
+    counts: [AtomicU64; NANOS.len() + 1],
     sum_nanos: AtomicU64,
 }
 
@@ -92,7 +74,7 @@ impl SharedSpans {
     /// Counts a span.
     pub fn observe(&self, span: Duration) {
         let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = LIMITS.partition_point(|&limit| limit < nanos);
+        let bucket = NANOS.partition_point(|&limit| limit < nanos);
         self.counts[bucket].fetch_add(1, Ordering::Relaxed);
         self.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
     }
@@ -116,15 +98,6 @@ mod tests {
     use crate::cells::Cells;
     use crate::labels::NoLabels;
     use crate::table::checkpoint::{self, CheckpointScope};
-    use crate::table::{LONG_NANOS, SHORT_NANOS};
-
-    #[test]
-    fn every_bound_of_a_histogram_of_time_is_a_limit() {
-        for bound in SHORT_NANOS.iter().chain(LONG_NANOS) {
-            assert!(LIMITS.contains(bound), "{bound} ns");
-        }
-        assert!(LIMITS.is_sorted_by(|a, b| a < b));
-    }
 
     #[test]
     fn a_span_is_counted_where_its_limit_is_the_first_that_it_does_not_exceed() {

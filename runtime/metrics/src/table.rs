@@ -97,24 +97,12 @@ pub const ALL: &[Table] = &[
     table::<exposition::ExpositionScope>(),
 ];
 
-/// Bounds for waits inside the process: 10 µs to 10 s, in nanoseconds.
-pub(crate) const SHORT_NANOS: &[u64] = &[
+/// Bounds for spans of time: 10 µs to 10 minutes, in nanoseconds.
+pub(crate) const NANOS: &[u64; 16] = &[
     10_000,
     50_000,
     100_000,
     500_000,
-    1_000_000,
-    5_000_000,
-    10_000_000,
-    50_000_000,
-    100_000_000,
-    500_000_000,
-    1_000_000_000,
-    10_000_000_000,
-];
-
-/// Bounds for waits on other systems: 1 ms to 10 minutes, in nanoseconds.
-pub(crate) const LONG_NANOS: &[u64] = &[
     1_000_000,
     5_000_000,
     10_000_000,
@@ -128,6 +116,12 @@ pub(crate) const LONG_NANOS: &[u64] = &[
     60_000_000_000,
     600_000_000_000,
 ];
+
+/// Bounds for waits inside the process: up to 10 s.
+pub(crate) const SHORT_NANOS: &[u64] = NANOS.split_at(13).0;
+
+/// Bounds for waits on other systems: from 1 ms on.
+pub(crate) const LONG_NANOS: &[u64] = NANOS.split_at(4).1;
 
 #[cfg(test)]
 mod tests {
@@ -203,6 +197,13 @@ mod tests {
                 metric.name
             );
         }
+    }
+
+    #[test]
+    fn waits_inside_end_at_ten_seconds_and_those_on_others_begin_at_a_millisecond() {
+        let ends = |bounds: &[u64]| bounds.first().copied().zip(bounds.last().copied());
+        assert_eq!(ends(SHORT_NANOS), Some((10_000, 10_000_000_000)));
+        assert_eq!(ends(LONG_NANOS), Some((1_000_000, 600_000_000_000)));
     }
 
     #[test]

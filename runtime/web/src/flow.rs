@@ -111,26 +111,19 @@ pub(crate) fn millis(watermark: Watermark) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use highwater_types::SubtaskIndex;
-
     use super::*;
+    use crate::tests::idle_subtask;
 
     fn figures(tasks: &[(&str, u32, Option<&str>, Watermark)]) -> BTreeMap<TaskId, TaskFigures> {
         let figures =
             |(head, subtask, blocked_on, watermark): &(&str, u32, Option<&str>, Watermark)| {
-                let id = TaskId {
-                    vertex: OperatorUid::parse(head).unwrap(),
-                    subtask: SubtaskIndex(*subtask),
-                };
+                let (id, idle) = idle_subtask(head, *subtask);
                 let figures = TaskFigures {
                     name: format!("{head} -> more"),
                     shares_ms: (1, 2, 3),
                     blocked_on: blocked_on.map(str::to_owned),
                     watermark: *watermark,
-                    pauses: highwater_worker::Pauses::default(),
-                    control: highwater_worker::LoopFigures::default(),
-                    source: None,
-                    operators: Vec::new(),
+                    ..idle
                 };
                 (id, figures)
             };

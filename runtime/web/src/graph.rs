@@ -1,6 +1,6 @@
 //! The graph of a job with what flows through it.
 //!
-//! Called by the routes. Pure.
+//! Called by the routes, and by the command that shows a plan to programs, so that both have one form. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,12 @@ use highwater_worker::TaskFigures;
 
 use crate::rates::Rates;
 
-/// The graph of `plan`.
+/// The graph of `plan`, of which nothing runs.
+pub fn planned(plan: &Plan) -> api::Graph {
+    graph(plan, &BTreeMap::new(), None)
+}
+
+/// The graph of `plan` with what flows through it.
 pub(crate) fn graph(
     plan: &Plan,
     figures: &BTreeMap<TaskId, TaskFigures>,

@@ -159,10 +159,10 @@ impl RateBoard {
 #[cfg(test)]
 mod tests {
     use highwater_operators::OperatorReport;
-    use highwater_types::{SubtaskIndex, Watermark};
-    use highwater_worker::{LoopFigures, Pauses};
+    use highwater_types::SubtaskIndex;
 
     use super::*;
+    use crate::tests::idle_subtask;
 
     fn uid(text: &str) -> OperatorUid {
         OperatorUid::parse(text).unwrap()
@@ -174,19 +174,11 @@ mod tests {
             let mut report = OperatorReport::new(uid("count"));
             report.records_in = records;
             report.records_out = records / 2;
-            let id = TaskId {
-                vertex: uid("count"),
-                subtask: SubtaskIndex(subtask),
-            };
+            let (id, idle) = idle_subtask("count", subtask);
             let figures = TaskFigures {
-                name: "count".to_owned(),
                 shares_ms,
-                blocked_on: None,
-                watermark: Watermark::MIN,
-                pauses: Pauses::default(),
-                control: LoopFigures::default(),
-                source: None,
                 operators: vec![report],
+                ..idle
             };
             (id, figures)
         };

@@ -27,7 +27,7 @@ use crate::ask::{Asked, ask};
 use crate::fields::Fields;
 use crate::problem::{refusal, told};
 use crate::view::JobView;
-use crate::{checkpoints, config, graph, open_metrics, refusals, report};
+use crate::{checkpoints, config, graph, hot_keys, open_metrics, refusals, report};
 
 /// The largest request body.
 pub(crate) const BODY_BYTES_MAX: usize = 16 * 1_024;
@@ -82,6 +82,7 @@ fn led() -> OpenApiRouter<Arc<JobView>> {
         .routes(routes!(graph))
         .routes(routes!(tasks))
         .routes(routes!(watermarks))
+        .routes(routes!(hot_keys))
         .routes(routes!(checkpoints))
         .routes(routes!(checkpoint_details))
         .routes(routes!(exceptions))
@@ -240,6 +241,15 @@ async fn tasks(State(view): Shared) -> Json<Vec<api::Task>> {
 )]
 async fn watermarks(State(view): Shared) -> Json<Vec<api::Watermarks>> {
     Json(report::watermarks(&view))
+}
+
+/// The keys that take many records of a keyed operator, by a sample
+#[utoipa::path(
+    get, path = "/v1/hot-keys", tag = "job", security(("token" = ["read"])),
+    responses((status = 200, body = Vec<api::HotKeys>, description = "The keyed operators"))
+)]
+async fn hot_keys(State(view): Shared) -> Json<Vec<api::HotKeys>> {
+    Json(hot_keys::told(&view.plan, &view.figures.read()))
 }
 
 /// The last checkpoints, the newest first

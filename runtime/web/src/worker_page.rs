@@ -83,31 +83,21 @@ mod tests {
     use axum::extract::Request;
     use axum::http::StatusCode;
     use highwater_operators::OperatorReport;
-    use highwater_protocol::job::TaskId;
-    use highwater_types::{OperatorUid, SubtaskIndex, Watermark};
-    use highwater_worker::{LoopFigures, Pauses, TaskFigures};
+    use highwater_types::OperatorUid;
+    use highwater_worker::TaskFigures;
     use tower::ServiceExt as _;
 
     use super::*;
+    use crate::tests::idle_subtask;
 
     /// A worker with one task that holds 300 bytes of state.
     fn view() -> WorkerView {
-        let uid = || OperatorUid::parse("count").unwrap();
-        let mut report = OperatorReport::new(uid());
+        let mut report = OperatorReport::new(OperatorUid::parse("count").unwrap());
         report.state_bytes = 300;
-        let id = TaskId {
-            vertex: uid(),
-            subtask: SubtaskIndex(0),
-        };
+        let (id, idle) = idle_subtask("count", 0);
         let figures = TaskFigures {
-            name: "count".to_owned(),
-            shares_ms: (1, 2, 3),
-            blocked_on: None,
-            watermark: Watermark::MIN,
-            pauses: Pauses::default(),
-            control: LoopFigures::default(),
-            source: None,
             operators: vec![report],
+            ..idle
         };
         let board = FigureBoard::default();
         board.write(vec![(id, figures)]);

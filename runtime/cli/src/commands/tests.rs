@@ -113,6 +113,7 @@ fn a_plan_is_shown_in_three_forms() {
     let json = plan(job, &settings, Format::Json).unwrap();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["tasks"][0]["parallelism"], 3);
+    assert_eq!(json["tasks"][0]["live"], serde_json::Value::Null);
     let dot = plan(job, &settings, Format::Dot).unwrap();
     assert!(dot.starts_with("digraph job {"), "{dot}");
 }

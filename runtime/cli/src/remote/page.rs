@@ -98,6 +98,37 @@ pub(super) fn exceptions(failures: &[api::Failure]) -> String {
     page
 }
 
+/// The keys that take many of the records of their subtasks, a line for each.
+pub(super) fn hot_keys(operators: &[api::HotKeys]) -> String {
+    if operators.is_empty() {
+        return "the job has no keyed operator\n".to_owned();
+    }
+    let mut page = format!(
+        "{:<32} {:>7} {:>4}  {:<16} {:>5} {:>7}\n",
+        "operator", "subtask", "rank", "hash of the key", "group", "share"
+    );
+    for one in operators {
+        let name = format!("{} ({})", one.operator, one.name);
+        if one.keys.is_empty() {
+            let line = format!("{name:<32} none\n");
+            page.push_str(&line);
+        }
+        for key in &one.keys {
+            let line = format!(
+                "{name:<32} {:>7} {:>4}  {:<16} {:>5} {:>5.1} %\n",
+                key.subtask,
+                key.rank,
+                key.hash,
+                key.group,
+                key.share * 100.0,
+            );
+            page.push_str(&line);
+        }
+    }
+    page.push_str("by a sample of the last records of each subtask; less than 1 % is not told\n");
+    page
+}
+
 /// The last checkpoints, a line for each.
 pub(super) fn history(checkpoints: &[api::Checkpoint]) -> String {
     if checkpoints.is_empty() {
@@ -479,6 +510,33 @@ late records at r1-window: 9,000 on time, 990 late but accepted, 10 dropped, 0 t
             setting("workers", None, false),
         ]);
         assert_eq!(page, "log.level                    info  (default, live)\n");
+    }
+
+    #[test]
+    fn a_hot_key_has_a_line_and_an_operator_without_any_has_one_too() {
+        let of = |operator: &str, keys| api::HotKeys {
+            operator: operator.to_owned(),
+            name: "window".to_owned(),
+            key: Some("text".to_owned()),
+            keys,
+        };
+        let key = api::HotKey {
+            subtask: 3,
+            rank: 1,
+            hash: "00000000000002d1".to_owned(),
+            group: 1,
+            share: 0.306,
+            sampled_records: 4_096,
+        };
+        let expected = "\
+operator                         subtask rank  hash of the key  group   share
+r1-window (window)                     3    1  00000000000002d1     1  30.6 %
+count (window)                   none
+by a sample of the last records of each subtask; less than 1 % is not told
+";
+        let told = [of("r1-window", vec![key]), of("count", Vec::new())];
+        assert_eq!(hot_keys(&told), expected);
+        assert_eq!(hot_keys(&[]), "the job has no keyed operator\n");
     }
 
     #[test]

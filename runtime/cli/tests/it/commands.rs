@@ -171,6 +171,32 @@ fn the_status_of_a_running_job_tells_how_late_records_come_and_which_bound_would
 }
 
 #[test]
+fn the_only_key_of_an_operator_is_its_hot_key() {
+    let job = Job::new();
+    let running = job.start_with(&["--param", "late=yes"]);
+    // Each call is a process of its own; a thousand records a second are enough for a sample soon.
+    let told = loop {
+        let told = job.call(&["hot-keys", "--json"]);
+        let told: Value = serde_json::from_slice(&told.stdout).unwrap();
+        assert_eq!(told[0]["operator"], "count");
+        if told[0]["keys"][0].is_object() {
+            break told;
+        }
+    };
+    let hot = &told[0]["keys"][0];
+    assert_eq!(hot["subtask"], 0);
+    assert_eq!(hot["rank"], 1);
+    assert_eq!(hot["share"].as_f64(), Some(1.0));
+    let page = said(&job.call(&["hot-keys"]));
+    let hash = hot["hash"].as_str().unwrap();
+    let line = page.lines().find(|line| line.contains(hash)).unwrap();
+    assert!(line.starts_with("count (window) "), "{page}");
+    assert!(line.ends_with("100.0 %"), "{page}");
+    running.signal("TERM");
+    assert_eq!(running.end(), Some(0));
+}
+
+#[test]
 fn a_fresh_run_says_that_it_leaves_state_behind() {
     let job = Job::new();
     let ran = job.call(&["run", "--param", "count=20"]);
@@ -243,6 +269,7 @@ fn what_is_wrong_decides_the_exit_code() {
         (&["checkpoints", "verify"], 2, "no checkpoints"),
         (&["status"], 7, "does not run here"),
         (&["savepoint", "one"], 7, "does not run here"),
+        (&["hot-keys"], 7, "does not run here"),
         (&["stop"], 7, "does not run here"),
     ] {
         let ended = job.call(arguments);

@@ -129,15 +129,15 @@ impl CheckpointHistory {
         }
     }
 
-    /// It is complete.
-    pub fn completed(&mut self, id: CheckpointId, bytes: StateBytes, now_ms: u64) {
-        if let Some(held) = self.pending(id) {
-            held.outcome = CheckpointOutcome::Completed {
-                at_ms: now_ms,
-                bytes,
-                confirmed_ms: None,
-            };
-        }
+    /// It is complete. Gives how many milliseconds it took; `None` = it was not under way.
+    pub fn completed(&mut self, id: CheckpointId, bytes: StateBytes, now_ms: u64) -> Option<u64> {
+        let held = self.pending(id)?;
+        held.outcome = CheckpointOutcome::Completed {
+            at_ms: now_ms,
+            bytes,
+            confirmed_ms: None,
+        };
+        Some(now_ms.saturating_sub(held.began_ms))
     }
 
     /// All of its output is confirmed.
@@ -249,8 +249,8 @@ mod tests {
     fn a_checkpoint_ends_once() {
         let mut history = CheckpointHistory::default();
         let bytes = StateBytes::default();
-        history.begin(id(1), 0, [].iter());
-        history.completed(id(1), bytes, 7);
+        history.begin(id(1), 2, [].iter());
+        assert_eq!(history.completed(id(1), bytes, 7), Some(5));
         history.given_up("late", 8);
         history.confirmed(id(1), 9);
         history.confirmed(id(1), 12);
@@ -261,7 +261,7 @@ mod tests {
         };
         history.begin(id(2), 10, [].iter());
         history.given_up("timeout", 20);
-        history.completed(id(2), bytes, 21);
+        assert_eq!(history.completed(id(2), bytes, 21), None);
         let given_up = CheckpointOutcome::GivenUp {
             at_ms: 20,
             reason: "timeout".to_owned(),

@@ -136,8 +136,6 @@ struct Coordinator {
     discovery_at_ms: u64,
     /// When `head` is looked at next.
     look_at_ms: u64,
-    /// When the checkpoint on its way began.
-    checkpoint_began_ms: u64,
     /// When the state of the attempt was asked for.
     prepared_ms: u64,
     started_ms: u64,
@@ -334,7 +332,6 @@ impl Coordinator {
             stopping: None,
             discovery_at_ms: 0,
             look_at_ms: 0,
-            checkpoint_began_ms: 0,
             started_ms,
             prepared_ms: started_ms,
             status,

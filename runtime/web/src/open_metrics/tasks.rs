@@ -17,12 +17,12 @@ use highwater_metrics::{
 };
 use highwater_operators::{OperatorReport, UserMetric, UserValue};
 use highwater_protocol::job::TaskId;
-use highwater_types::KeyHash;
 use highwater_worker::TaskFigures;
 
 use super::{sinks, sources};
 use crate::JobView;
 use crate::flow::millis;
+use crate::hot_keys::{group, share};
 use crate::late::LateRecords;
 
 /// Puts everything that is known of the tasks on the page.
@@ -178,9 +178,9 @@ fn hot_keys(
             owner: owner.clone(),
             rank,
         });
-        cells.set(SHARE, key.records as f64 / key.of.max(1) as f64);
+        cells.set(SHARE, share(key));
         if let Some(vertex) = vertex {
-            let group = KeyHash(key.hash).group(vertex.max_parallelism);
+            let group = group(key, vertex.max_parallelism);
             cells.set(GROUP, u64::from(group.0));
         }
     }

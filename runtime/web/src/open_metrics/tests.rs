@@ -11,13 +11,11 @@ use highwater_operators::{
 };
 use highwater_state::{StateReport, StoreReport};
 use highwater_time::LatenessHistogram;
-use highwater_types::{
-    CheckpointId, Epoch, EventTime, ProcessingTime, SubtaskIndex, Watermark, WorkerIndex,
-};
+use highwater_types::{CheckpointId, Epoch, EventTime, ProcessingTime, Watermark, WorkerIndex};
 use highwater_worker::{LoopFigures, ManualClock, Pauses, RestoredBytes};
 
 use super::*;
-use crate::tests::{Fixture, fixture, late_plan};
+use crate::tests::{Fixture, fixture, idle_subtask, late_plan};
 use crate::worker_page;
 
 fn uid(text: &str) -> OperatorUid {
@@ -120,8 +118,8 @@ fn figures(receiver: &str, shares_ms: (u64, u64, u64)) -> BTreeMap<TaskId, TaskF
         group_commits: 4,
         group_commits_failed: 1,
     };
+    let (id, idle) = idle_subtask("numbers", 0);
     let figures = TaskFigures {
-        name: "numbers".to_owned(),
         shares_ms,
         blocked_on: Some(receiver.to_owned()),
         watermark: Watermark(10_000),
@@ -136,10 +134,7 @@ fn figures(receiver: &str, shares_ms: (u64, u64, u64)) -> BTreeMap<TaskId, TaskF
         },
         source: Some(source),
         operators: vec![operator_report()],
-    };
-    let id = TaskId {
-        vertex: uid("numbers"),
-        subtask: SubtaskIndex(0),
+        ..idle
     };
     [(id, figures)].into()
 }

@@ -1,8 +1,11 @@
 //! The document against the routes: what a fuzz that the document drives looks at.
 
+use highwater_coordinator::OperationId;
 use highwater_types::SavepointName;
+use serde_json::json;
 
 use super::*;
+use crate::routes::document;
 
 fn said() -> Value {
     serde_json::to_value(document()).unwrap()

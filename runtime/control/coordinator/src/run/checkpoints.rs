@@ -206,7 +206,6 @@ impl Coordinator {
             status.history.begin(id, now, self.shape.tasks.keys());
         });
         self.answered.clear();
-        self.checkpoint_began_ms = now;
         self.step(self.now_ms(), CheckpointEvent::Enumerators { id, states });
     }
 
@@ -250,23 +249,23 @@ impl Coordinator {
         }
         self.send(WorkerCommand::Completed(self.last_attempt, id));
         let now = self.now_ms();
-        let took_ms = now.saturating_sub(self.checkpoint_began_ms);
         let bytes = self.manifest.state_bytes();
         self.status.send_modify(|status| {
+            let took_ms = status.history.completed(id, bytes, now);
             let checkpoints = &mut status.checkpoints;
             checkpoints.completed = Some(id);
             checkpoints.completed_at_ms = Some(now);
-            checkpoints.duration_ms = Some(took_ms);
+            checkpoints.duration_ms = took_ms;
             checkpoints.completed_count += 1;
             checkpoints.failed_in_a_row = 0;
-            checkpoints
-                .durations
-                .observe(Duration::from_millis(took_ms));
+            if let Some(took_ms) = took_ms {
+                let took = Duration::from_millis(took_ms);
+                checkpoints.durations.observe(took);
+            }
             checkpoints.pending = None;
             checkpoints.is_confirmed = false;
             checkpoints.bytes = bytes.new;
             checkpoints.full_bytes = bytes.new + bytes.referenced;
-            status.history.completed(id, bytes, now);
         });
     }
 
