@@ -26,7 +26,9 @@ use highwater_types::{
 };
 use highwater_web_api as api;
 use highwater_window::Tumbling;
-use highwater_worker::{FigureBoard, LoopFigures, ManualClock, Pauses, TaskFigures, WorkerSettings};
+use highwater_worker::{
+    FigureBoard, LoopFigures, ManualClock, Pauses, TaskFigures, WorkerSettings,
+};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tower::ServiceExt as _;
