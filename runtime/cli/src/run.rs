@@ -10,7 +10,7 @@ use highwater_api::JobProgram;
 use highwater_coordinator::fleet::{self, WorkerSeen};
 use highwater_coordinator::shape::{execution_fingerprint, fleet_shape};
 use highwater_coordinator::{
-    CoordinatorHandle, CoordinatorSetup, GoesPast, JobOutcome, JobRequest, RequestAnswer,
+    CoordinatorHandle, CoordinatorSetup, EndBoard, GoesPast, JobOutcome, JobRequest, RequestAnswer,
     RequestRefused, SavepointWish, SnapshotWish, Wish, Workers,
 };
 use highwater_protocol::election::AboutOthers;
@@ -37,7 +37,7 @@ use crate::remote::{RunNote, refuse_second};
 use crate::server::Server;
 use crate::settings::{JobSettings, LiveConfig, RunArgs, RunSettings, SAVEPOINTS};
 use crate::signals::{Interrupt, Interrupts};
-use crate::standby::{Lease, Standby, note_end};
+use crate::standby::{Lease, ReleasedLease, Standby, note_end};
 use crate::summary::Summary;
 use crate::view::{Screen, View};
 use crate::{logs, stop_point};
@@ -98,6 +98,7 @@ pub fn run(
         wish,
         // Whoever starts a process that takes no turn in leading wants the job to run.
         goes_past: GoesPast::AnyEnd,
+        end_board: None,
         screen,
         config: Arc::new(config),
         take_over: args.take_over,
@@ -170,6 +171,7 @@ struct Setup {
     crew: Crew,
     wish: Wish,
     goes_past: GoesPast,
+    end_board: Option<Arc<dyn EndBoard>>,
     screen: Screen,
     config: Arc<dyn Config>,
     take_over: bool,
@@ -285,6 +287,13 @@ impl Setup {
         };
         if self.crew != Crew::Fleet {
             let lease = standby.of_others(storage, listening).await?;
+            self.end_board = Some(match &lease {
+                Some(lease) => lease.end_board(),
+                None => Arc::new(ReleasedLease {
+                    storage: Arc::clone(storage),
+                    job: self.job.identity.clone(),
+                }),
+            });
             let started = match self.crew {
                 Crew::Own => self.start(storage)?,
                 _ => self.lead(storage, self.listen().await?)?,
@@ -303,6 +312,7 @@ impl Setup {
         if !self.take_over {
             self.goes_past = GoesPast::from(won.mandate.goes_past);
         }
+        self.end_board = Some(won.lease.end_board());
         Ok(Some((self.lead(storage, control)?, Some(won.lease))))
     }
 
@@ -408,6 +418,7 @@ impl Setup {
             storage: Arc::clone(storage),
             wish: self.wish.clone(),
             goes_past: self.goes_past,
+            end_board: self.end_board.clone(),
             worker,
             events,
             // Until they notice that the coordinator before this one is gone, and find this one.

@@ -7,10 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use highwater_api::JobProgram;
 use highwater_coordinator::store::JobStore;
 use highwater_coordinator::{
-    Campaign, HolderWord, JobOutcome, JobPhase, JobRequest, JobStatus, LeaseStore as _,
+    Campaign, EndBoard, HolderWord, JobOutcome, JobPhase, JobRequest, JobStatus, LeaseStore as _,
     RequestRefused, Standing,
 };
 use highwater_protocol::election::{
@@ -62,8 +63,8 @@ pub(crate) struct Lease {
     holding: JoinSet<()>,
 }
 
-/// A holder says at most twice something: that it leads, and that it does no more.
-const WORDS: usize = 2;
+/// A holder says at most three times something: that it leads, that the job has ended, and that it leads no more.
+const WORDS: usize = 3;
 
 impl Lease {
     fn hold(campaign: Campaign) -> Self {
@@ -88,6 +89,11 @@ impl Lease {
         }
     }
 
+    /// Where the end of the job is noted: in the lease, which is left then.
+    pub(crate) fn end_board(&self) -> Arc<dyn EndBoard> {
+        Arc::new(LeaseBoard(self.words.clone()))
+    }
+
     /// Leaves the lease as the job is left: ended, so that whoever stands by ends too, or to whoever goes on with it.
     pub(crate) async fn leave(mut self, end: &Result<JobOutcome, Failure>) {
         let state = match (end_words(end), end) {
@@ -105,6 +111,43 @@ impl Lease {
                 "the lease could not be written for {LEAVE_MAX:?}: a coordinator that stands by takes it, and asks `head` whether the job has ended"
             );
         }
+    }
+}
+
+/// The lease, for the end of the job that this process leads.
+struct LeaseBoard(mpsc::Sender<HolderWord>);
+
+#[async_trait]
+impl EndBoard for LeaseBoard {
+    async fn ended(&self, outcome: JobOutcome) {
+        let Some(how) = end_words(&Ok(outcome)) else {
+            return;
+        };
+        let word = HolderWord::Leaves(LeaseState::Ended(how.to_owned()));
+        let noted = async {
+            if self.0.send(word).await.is_ok() {
+                // Whoever holds it hears no more once the word is written.
+                self.0.closed().await;
+            }
+        };
+        if timeout(LEAVE_MAX, noted).await.is_err() {
+            tracing::warn!(
+                "the lease does not say for {LEAVE_MAX:?} that the job has ended; whoever asked for that is told all the same"
+            );
+        }
+    }
+}
+
+/// The lease that others have released, for the end of a job under a process that holds none.
+pub(crate) struct ReleasedLease {
+    pub(crate) storage: Arc<dyn ObjectStorage>,
+    pub(crate) job: JobIdentity,
+}
+
+#[async_trait]
+impl EndBoard for ReleasedLease {
+    async fn ended(&self, outcome: JobOutcome) {
+        note_end(&self.storage, &self.job, &Ok(outcome)).await;
     }
 }
 

@@ -39,6 +39,8 @@ pub use request::{
 pub use run::start;
 pub use savepoint::SavepointWish;
 pub use settings::{CoordinatorSettings, RestartStrategy};
-pub use setup::{CoordinatorHandle, CoordinatorSetup, GoesPast, JobFailure, JobOutcome, Wish};
+pub use setup::{
+    CoordinatorHandle, CoordinatorSetup, EndBoard, GoesPast, JobFailure, JobOutcome, Wish,
+};
 pub use status::{CheckpointStatus, FailureHistory, JobPhase, JobStatus, PastFailure};
 pub use workers::{Workers, is_over};

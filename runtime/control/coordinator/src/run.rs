@@ -25,7 +25,7 @@ use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use crate::attempt::{After, Attempt};
 use crate::deploy::LogCheck;
 use crate::housekeeping::{Collected, Copied};
-use crate::request::{JobRequest, RequestRefused};
+use crate::request::{JobRequest, RequestAnswer, RequestRefused};
 use crate::restart::{Repeats, RestartDelay};
 use crate::setup::{CoordinatorHandle, CoordinatorSetup, JobFailure, JobOutcome};
 use crate::sources::{Discovered, OpenSources};
@@ -103,6 +103,8 @@ enum Done {
     /// `head` is gone or damaged under this leader.
     HeadLost(JobFailure),
     Orphans,
+    /// Those who look before they lead find that the job has ended.
+    EndNoted,
     /// Whether the savepoint that is asked for has a free name.
     NameChecked(SnapshotRequest, Result<(), RequestRefused>),
 }
@@ -145,6 +147,8 @@ struct Coordinator {
     end: Option<Result<JobOutcome, JobFailure>>,
     /// The worker does not end an attempt: nobody waits for its threads.
     is_stuck: bool,
+    /// Answers that wait until the end of the job is noted, while it is.
+    noting: Option<Vec<(u64, RequestAnswer)>>,
     /// Why the job would have failed, while it is not decided whether `head` says that it has ended.
     failed_meanwhile: Option<JobFailure>,
     /// How often in a row `head` could not be read for a slot that asks.
@@ -212,19 +216,19 @@ async fn run(
     coordinator.take_over();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while coordinator.end.is_none() {
+    while coordinator.goes_on() || coordinator.noting.is_some() {
         if coordinator.may_go_back() {
             coordinator.go_back(&mut events, &mut requests).await;
             continue;
         }
         // Every arm is cancel-safe: channel receives and interval ticks lose nothing when another arm wins.
         tokio::select! {
-            event = events.recv() => match event {
+            event = events.recv(), if coordinator.goes_on() => match event {
                 Some(event) => coordinator.worker_event(event),
                 None => coordinator.worker_gone(),
             },
             Some(done) = finished.recv() => coordinator.rim_done(done),
-            Some(request) = requests.recv() => coordinator.request(request),
+            Some(request) = requests.recv(), if coordinator.goes_on() => coordinator.request(request),
             _ = ticks.tick() => coordinator.tick(),
         }
         coordinator.publish();
@@ -339,6 +343,7 @@ impl Coordinator {
             done,
             end: None,
             is_stuck: false,
+            noting: None,
             failed_meanwhile: None,
             unread: 0,
             not_copied: None,
@@ -369,8 +374,14 @@ impl Coordinator {
                 && error.is_panic()
             {
                 self.cancel(After::Fail(failure(ErrorKind::Bug, error.to_string())));
+                self.end_noted();
             }
         }
+    }
+
+    /// Whether this coordinator does not end yet.
+    const fn goes_on(&self) -> bool {
+        self.end.is_none()
     }
 
     fn send(&self, command: WorkerCommand) {
@@ -449,6 +460,7 @@ impl Coordinator {
                 }
             }
             Done::NameChecked(request, name) => self.asked(request, name),
+            Done::EndNoted => self.end_noted(),
             // No word: the slot waits and asks again.
             Done::Authority(_, _, None) | Done::Orphans => {}
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use highwater_api::JobProgram;
 use highwater_protocol::head::JobEnd;
 use highwater_protocol::recovery::StartWish;
@@ -75,6 +76,8 @@ pub struct CoordinatorSetup {
     pub worker: Workers,
     /// What they tell.
     pub events: mpsc::Receiver<WorkerEvent>,
+    /// Where the end of the job is noted before anybody is told; `None` = nobody looks there.
+    pub end_board: Option<Arc<dyn EndBoard>>,
     /// How long a new leader waits for workers that hold an attempt for an older one; `None` = workers do not outlive their coordinator.
     pub outlived_max: Option<Duration>,
     /// Time.
@@ -83,6 +86,14 @@ pub struct CoordinatorSetup {
     pub seed: Nonce,
     /// Told of each protocol step right before it is performed.
     pub stop: StopHook,
+}
+
+/// Where those look who are to lead, before they ask `head`. It hears of the end of the job before anybody else does, so that whoever is
+/// started later is known to want the job.
+#[async_trait]
+pub trait EndBoard: Send + Sync {
+    /// The job has ended like this, and `head` says so. Returns once that is noted, or could not be for a while.
+    async fn ended(&self, outcome: JobOutcome);
 }
 
 /// A running coordinator.

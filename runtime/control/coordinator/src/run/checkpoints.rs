@@ -33,6 +33,13 @@ impl Coordinator {
     }
 
     pub(super) fn perform(&mut self, effects: Vec<CheckpointEffect>) {
+        let ends = |effect: &CheckpointEffect| match effect {
+            CheckpointEffect::EndJob(end) => Some(JobOutcome::from(*end)),
+            _ => None,
+        };
+        if let Some(outcome) = effects.iter().find_map(ends) {
+            self.note_end(outcome);
+        }
         for effect in effects {
             self.effect(effect);
         }

@@ -191,8 +191,31 @@ impl Coordinator {
         parsed.map_err(|error| RequestRefused::Name(error.to_string()))
     }
 
+    /// Notes the end of the job where those look who are to lead. Until then nobody is answered: whoever hears that it has ended, and starts
+    /// a coordinator then, wants it to go on.
+    pub(super) fn note_end(&mut self, outcome: JobOutcome) {
+        if let Some(board) = self.setup.end_board.clone() {
+            self.noting = Some(Vec::new());
+            self.at_rim(async move {
+                board.ended(outcome).await;
+                Done::EndNoted
+            });
+        }
+    }
+
+    /// The end of the job is noted, or cannot be: those who wait are answered.
+    pub(super) fn end_noted(&mut self) {
+        for (request, answer) in self.noting.take().unwrap_or_default() {
+            self.answer(request, &answer);
+        }
+    }
+
     /// Answers all who wait for what comes of a request.
     pub(super) fn answer(&mut self, request: u64, answer: &RequestAnswer) {
+        if let Some(held) = &mut self.noting {
+            held.push((request, answer.clone()));
+            return;
+        }
         let Some(asked) = self.answers.remove(&request) else {
             return;
         };

@@ -243,6 +243,7 @@ fn lead_as(
         goes_past,
         worker: Workers::Fleet(fleet),
         events: incoming,
+        end_board: None,
         outlived_max: Some(Duration::from_secs(4)),
         clock: Arc::new(SystemClock::new()),
         seed: Nonce(seed + 1),

@@ -176,6 +176,7 @@ impl World {
             settings,
             inside,
             goes_on_after_end: true,
+            end_board: None,
         };
         start_in(self.job(), &self.storage, self.seed(), manner)
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use highwater_api::{JobProgram, StreamEnvironment};
 use highwater_coordinator::{
-    CoordinatorHandle, CoordinatorSettings, CoordinatorSetup, GoesPast, JobFailure, JobOutcome,
-    RestartStrategy, SnapshotWish, Wish, Workers,
+    CoordinatorHandle, CoordinatorSettings, CoordinatorSetup, EndBoard, GoesPast, JobFailure,
+    JobOutcome, RestartStrategy, SnapshotWish, Wish, Workers,
 };
 use highwater_graph::PlanDefaults;
 use highwater_graph::check::Checkpoints;
@@ -110,6 +110,7 @@ pub(crate) fn start_as(
         settings,
         inside: Arc::new(|_| {}),
         goes_on_after_end: true,
+        end_board: None,
     };
     start_in(program, storage, seed, manner)
 }
@@ -134,6 +135,7 @@ impl Manner {
             settings: settings(),
             inside: Arc::new(|_| {}),
             goes_on_after_end: true,
+            end_board: None,
         }
     }
 }
@@ -148,6 +150,8 @@ pub(crate) struct Manner {
     pub(crate) inside: StopHook,
     /// Whether somebody wants a job that has ended to go on, as whoever starts `run` does.
     pub(crate) goes_on_after_end: bool,
+    /// Where the end of the job is noted.
+    pub(crate) end_board: Option<Arc<dyn EndBoard>>,
 }
 
 pub(crate) fn start_in(
@@ -214,6 +218,7 @@ pub(crate) fn start_over(
         },
         worker: Workers::Own(worker.unwrap()),
         events: incoming,
+        end_board: manner.end_board,
         outlived_max: None,
         clock: manner.clock,
         seed: Nonce(seed + 1),

@@ -14,7 +14,7 @@ use highwater_connectors::generator::{GeneratorSource, Random, RecordsPerSecond}
 use highwater_connectors::{CollectSink, Collected};
 use highwater_coordinator::store::JobStore;
 use highwater_coordinator::{
-    CoordinatorHandle, JobOutcome, JobStatus, RequestAnswer, SnapshotWish, Wish,
+    CoordinatorHandle, EndBoard, JobOutcome, JobStatus, RequestAnswer, SnapshotWish, Wish,
 };
 use highwater_operators::{ProcessContext, ProcessFunction, UserError};
 use highwater_protocol::head::{Head, JobEnd};
@@ -188,6 +188,47 @@ async fn a_job_that_was_stopped_has_ended_though_its_attempt_does_not_end() {
     let handle = world.start(FAST, true);
     assert_eq!(end_of(handle).await, Ok(JobOutcome::Finished));
     world.assert_exact();
+}
+
+/// Notes the end of the job once the test lets it.
+struct Board {
+    told: Semaphore,
+    go: Semaphore,
+}
+
+#[async_trait]
+impl EndBoard for Board {
+    async fn ended(&self, outcome: JobOutcome) {
+        assert_eq!(outcome, JobOutcome::Stopped);
+        self.told.add_permits(1);
+        self.go.acquire().await.unwrap().forget();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_asked_for_the_end_is_answered_once_it_is_noted_for_the_next_leader() {
+    let world = World::new();
+    let board = Arc::new(Board {
+        told: Semaphore::new(0),
+        go: Semaphore::new(0),
+    });
+    let shown: Arc<Board> = Arc::clone(&board);
+    let manner = Manner {
+        end_board: Some(shown),
+        ..Manner::by(Arc::new(SystemClock::new()))
+    };
+    let handle = start_in(world.program(SLOW), &world.storage, 1, manner);
+    let mut status = handle.status.clone();
+    let some = |status: &JobStatus| status.checkpoints.completed_count > 0;
+    status.wait_for(some).await.unwrap();
+    let mut answered = ask(&handle, stop(StopMode::Suspend, None)).await;
+    board.told.acquire().await.unwrap().forget();
+    assert_eq!(world.head().await.ended, Some(JobEnd::Stopped));
+    assert!(answered.try_recv().is_err(), "it is not noted yet");
+    assert!(!handle.ended.is_finished());
+    board.go.add_permits(1);
+    answered.await.unwrap().unwrap();
+    assert_eq!(end_of(handle).await, Ok(JobOutcome::Stopped));
 }
 
 /// Asks a job for something. The answer.
