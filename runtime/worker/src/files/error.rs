@@ -17,7 +17,7 @@ pub enum PartError {
     #[error("the state cannot be stored")]
     Storage(#[from] StorageError),
     /// A file of the local store cannot be read.
-    #[error("file {} of the local store cannot be read", path.display())]
+    #[error("file {} of the local store cannot be read; check the disk", path.display())]
     LocalFile {
         /// The file.
         path: PathBuf,
