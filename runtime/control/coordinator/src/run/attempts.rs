@@ -345,12 +345,14 @@ impl Coordinator {
     }
 
     /// The job fails, unless `head` says that it has ended: while that is not decided the failure waits. One that is fenced does not, which
-    /// is of another leader's `head`.
+    /// is of another leader's `head`. An end that stands while it is noted is not taken back.
     fn fail(&mut self, failure: JobFailure) {
-        if self.machine.is_ending() && failure.kind != ErrorKind::Fenced {
+        if failure.kind == ErrorKind::Fenced {
+            self.end = Some(Err(failure));
+        } else if self.machine.is_ending() {
             self.failed_meanwhile.get_or_insert(failure);
         } else {
-            self.end = Some(Err(failure));
+            self.end.get_or_insert(Err(failure));
         }
     }
 
