@@ -1,7 +1,8 @@
-//! The draft of a job: the graph and the code that the builder calls leave behind, until it is compiled.
+//! The draft of a job: the graph and the code that the builder calls leave behind.
 //!
-//! Shared by the environment and every stream handle. A mistake of the author is noted here and comes out of `compile`
-//! with all others; a builder call never panics.
+//! Shared by the environment and every stream handle until it is compiled, and from then on, unchanged, by the programs of
+//! the job at whatever parallelism. A mistake of the author is noted here and comes out of `compile` with all others; a
+//! builder call never panics.
 
 use std::any::TypeId;
 use std::cell::RefCell;
@@ -10,8 +11,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use highwater_connectors::BadRecords;
+use highwater_graph::check::parallelism_of;
 use highwater_graph::{
-    EdgeId, NodeId, NodeKind, OutputName, Partitioning, PlanError, StateNote, StreamGraph,
+    EdgeId, NodeId, NodeKind, OutputName, Partitioning, Plan, PlanDefaults, PlanError, PlanErrors,
+    StateNote, StreamGraph,
 };
 use highwater_operators::{DEAD_LETTERS, Link, Operator, OperatorContext, OperatorError};
 use highwater_types::{OperatorUid, Record};
@@ -27,6 +30,7 @@ pub(crate) type SharedDraft = Rc<RefCell<Draft>>;
 /// The draft.
 #[derive(Default)]
 pub(crate) struct Draft {
+    /// As the author drew it: every forward edge is forward, and a node has the parallelism that was set on it, if any.
     pub(crate) graph: StreamGraph,
     pub(crate) nodes: Vec<NodeCode>,
     pub(crate) edges: Vec<EdgeDraft>,
@@ -48,8 +52,18 @@ struct SideType {
 
 /// The code of an edge, and what takes its place when a forward edge joins unequal numbers of subtasks.
 pub(crate) struct EdgeDraft {
-    pub(crate) code: Arc<dyn EdgeCode>,
-    pub(crate) rebalanced: Option<Arc<dyn EdgeCode>>,
+    code: Box<dyn EdgeCode>,
+    rebalanced: Option<Box<dyn EdgeCode>>,
+}
+
+impl EdgeDraft {
+    /// The code of the edge where it scatters like this in a plan.
+    pub(crate) fn code(&self, partitioning: &Partitioning) -> &dyn EdgeCode {
+        match (&self.rebalanced, partitioning) {
+            (Some(rebalanced), Partitioning::Rebalance) => rebalanced.as_ref(),
+            _ => self.code.as_ref(),
+        }
+    }
 }
 
 /// Where a stream comes from.
@@ -237,34 +251,31 @@ impl Draft {
                     Scatter::Hash(Arc::clone(rekey)),
                 ),
             };
-            let rebalanced: Option<Arc<dyn EdgeCode>> = match &partitioning {
-                Partitioning::Forward => Some(Arc::new(EdgeOf::<T>(Scatter::Rebalance))),
+            let rebalanced: Option<Box<dyn EdgeCode>> = match &partitioning {
+                Partitioning::Forward => Some(Box::new(EdgeOf::<T>(Scatter::Rebalance))),
                 _ => None,
             };
             self.graph
                 .add_edge(origin.node, origin.output.clone(), to, partitioning);
             self.edges.push(EdgeDraft {
-                code: Arc::new(EdgeOf::<T>(scatter)),
+                code: Box::new(EdgeOf::<T>(scatter)),
                 rebalanced,
             });
         }
     }
+}
 
-    /// Turns forward edges between unequal numbers of subtasks into rebalancing ones, as Flink does.
-    pub(crate) fn settle_forward_edges(
-        &mut self,
-        parallelism: impl Fn(&StreamGraph, NodeId) -> u32,
-    ) {
-        for at in 0..self.edges.len() {
-            let edge = self.graph.edge(EdgeId(at)).clone();
-            let unequal = parallelism(&self.graph, edge.from) != parallelism(&self.graph, edge.to);
-            if let Some(rebalanced) = self.edges[at].rebalanced.take_if(|_| unequal) {
-                self.graph
-                    .set_partitioning(edge.id, Partitioning::Rebalance);
-                self.edges[at].code = rebalanced;
-            }
+/// The plan of a draft's graph. Forward edges between unequal numbers of subtasks become rebalancing ones, as in Flink.
+pub(crate) fn settled(mut graph: StreamGraph, defaults: PlanDefaults) -> Result<Plan, PlanErrors> {
+    let subtasks = |graph: &StreamGraph, id| parallelism_of(graph.node(id), defaults);
+    for id in (0..graph.edges().len()).map(EdgeId) {
+        let edge = graph.edge(id);
+        let unequal = subtasks(&graph, edge.from) != subtasks(&graph, edge.to);
+        if unequal && edge.partitioning == Partitioning::Forward {
+            graph.set_partitioning(id, Partitioning::Rebalance);
         }
     }
+    Plan::compile(graph, defaults)
 }
 
 /// The code of an operator: `open` makes one subtask of it.

@@ -7,11 +7,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use highwater_connectors::{BadInput, BadRecords, Source};
-use highwater_graph::{Node, NodeKind, Plan, PlanDefaults, PlanErrors, SourceNote};
+use highwater_graph::{NodeKind, PlanDefaults, PlanErrors, SourceNote};
 use highwater_types::{MaxParallelism, Parallelism};
 
 use crate::code::NodeCode;
-use crate::draft::{Draft, NodeFacts, Origin, SharedDraft};
+use crate::draft::{NodeFacts, Origin, SharedDraft, settled};
 use crate::parameter::{self, ParameterError};
 use crate::program::JobProgram;
 use crate::source::{SourceStream, TypedSource};
@@ -150,11 +150,9 @@ impl StreamEnvironment {
             ..defaults
         };
         let mut draft = std::mem::take(&mut *self.draft.borrow_mut());
-        let of = |node: &Node| node.parallelism.unwrap_or(defaults.parallelism).0;
-        draft.settle_forward_edges(|graph, id| of(graph.node(id)));
         draft.fault_unread_dead_letters();
         let mut faults = std::mem::take(&mut draft.faults);
-        let plan = match Plan::compile(draft.graph.clone(), defaults) {
+        let plan = match settled(draft.graph.clone(), defaults) {
             Ok(plan) if faults.is_empty() => plan,
             Ok(_) => return Err(PlanErrors(faults)),
             Err(PlanErrors(found)) => {
@@ -162,14 +160,7 @@ impl StreamEnvironment {
                 return Err(PlanErrors(faults));
             }
         };
-        let Draft {
-            nodes,
-            edges,
-            types,
-            ..
-        } = draft;
-        let edges = edges.into_iter().map(|edge| edge.code).collect();
-        Ok(JobProgram::new(plan, nodes, edges, types))
+        Ok(JobProgram::new(plan, Arc::new(draft)))
     }
 }
 

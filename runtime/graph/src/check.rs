@@ -98,6 +98,14 @@ pub enum PlanError {
         /// The source.
         from: String,
     },
+    /// A parallelism for an operator that is not there.
+    #[error("the job has no operator `{uid}`; it has {known}")]
+    UnknownOperator {
+        /// The uid that was named.
+        uid: String,
+        /// The uids that exist.
+        known: String,
+    },
     /// A setting of an operator or connector that cannot work.
     #[error("{node}: {reason}")]
     Setting {
@@ -273,23 +281,22 @@ fn edges(graph: &StreamGraph, defaults: PlanDefaults, faults: &mut Vec<PlanError
         if let OutputName::Side(tag) = &edge.output
             && !from.side_outputs.iter().any(|(known, _)| known == tag)
         {
-            let known: Vec<_> = from
-                .side_outputs
-                .iter()
-                .map(|(known, _)| format!("`{known}`"))
-                .collect();
-            let known = if known.is_empty() {
-                "none".to_owned()
-            } else {
-                known.join(", ")
-            };
-            let node = graph.name(from.id);
             faults.push(PlanError::UnknownSideOutput {
-                node,
+                node: graph.name(from.id),
                 tag: tag.clone(),
-                known,
+                known: listed(from.side_outputs.iter().map(|(known, _)| known)),
             });
         }
+    }
+}
+
+/// Names as a refusal lists them.
+pub(crate) fn listed<T: fmt::Display>(names: impl Iterator<Item = T>) -> String {
+    let names: Vec<_> = names.map(|name| format!("`{name}`")).collect();
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
     }
 }
 

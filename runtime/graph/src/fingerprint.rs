@@ -7,7 +7,8 @@ use highwater_types::key::hash_bytes;
 
 use crate::stream::{NodeKind, OutputName, StreamGraph};
 
-/// XXH3-64 over a canonical text of operators, uids, schemas and edges. Parallelism is left out: it may change.
+/// XXH3-64 over a canonical text of operators, uids, schemas and edges. Parallelism is left out: it may change. How an
+/// edge scatters is in it, also where that follows from parallelism.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GraphFingerprint(pub u64);
 

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use highwater_types::{MaxParallelism, OperatorUid, Parallelism};
+use highwater_types::{MaxParallelism, OperatorUid, Parallelism, Parallelisms};
 
 use crate::check::{
-    PlanDefaults, PlanError, PlanErrors, PlanWarning, check, max_parallelism_of, parallelism_of,
+    PlanDefaults, PlanError, PlanErrors, PlanWarning, check, listed, max_parallelism_of,
+    parallelism_of,
 };
 use crate::fingerprint::GraphFingerprint;
 use crate::stream::{EdgeId, NodeId, NodeKind, Partitioning, StreamGraph};
@@ -122,6 +123,29 @@ impl Plan {
             .uid
             .as_ref()
             .expect("a compiled plan names every node")
+    }
+
+    /// What each operator runs at.
+    pub fn parallelisms(&self) -> Parallelisms {
+        let nodes = self.graph.nodes().iter();
+        nodes
+            .map(|node| {
+                let parallelism = parallelism_of(node, self.defaults);
+                (self.uid(node.id).clone(), parallelism)
+            })
+            .collect()
+    }
+
+    /// A fault for each operator that `named` names and the job does not have.
+    pub fn unknown_operators(&self, named: &Parallelisms) -> Vec<PlanError> {
+        let known = self.parallelisms();
+        let unknown = named.keys().filter(|uid| !known.contains_key(*uid));
+        unknown
+            .map(|uid| PlanError::UnknownOperator {
+                uid: uid.to_string(),
+                known: listed(known.keys()),
+            })
+            .collect()
     }
 
     /// The operators of a task, for people.

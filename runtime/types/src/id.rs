@@ -2,6 +2,7 @@
 //!
 //! Bare strings and integers stop here. Constructors that check are `parse`; everything else is a plain number.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -220,6 +221,9 @@ impl fmt::Display for Parallelism {
         write!(f, "{}", self.0)
     }
 }
+
+/// The parallelism of each operator of a job.
+pub type Parallelisms = BTreeMap<OperatorUid, Parallelism>;
 
 /// A checkpoint: its number in the lineage and the epoch of the leader that took it.
 ///

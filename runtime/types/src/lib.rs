@@ -19,7 +19,7 @@ pub use element::{BarrierKind, CheckpointBarrier, StopMode, StreamStatus};
 pub use error::{Classified, ErrorKind};
 pub use id::{
     AttemptId, CheckpointId, Epoch, JobIdentity, Lineage, Nonce, OperatorUid, Parallelism,
-    SavepointName, SlotIndex, SubtaskIndex, WorkerIndex,
+    Parallelisms, SavepointName, SlotIndex, SubtaskIndex, WorkerIndex,
 };
 pub use key::{Grouping, Key, KeyGroup, KeyGroupRange, KeyHash, MaxParallelism};
 pub use migrate::Compatibility;

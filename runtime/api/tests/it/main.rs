@@ -11,5 +11,6 @@
 
 mod driver;
 mod mistakes;
+mod parallelisms;
 mod plan;
 mod records;

@@ -1,6 +1,6 @@
 //! Each refusal names the operator, the value and the next step; a good graph chains and explains itself.
 
-use highwater_types::{Boundedness, OperatorUid};
+use highwater_types::{Boundedness, OperatorUid, Parallelisms};
 
 use super::*;
 use crate::explain::{PlanFormat, explain};
@@ -108,6 +108,35 @@ fn event_time_without_watermarks_and_unknown_side_outputs_are_refused() {
     let message = refusal(graph);
     assert!(message.contains("count works in event time, but source in has no watermarks"));
     assert!(message.contains("count has no side output `late`; it has none"));
+}
+
+/// Operators with their parallelism.
+fn each(operators: &[(&str, u32)]) -> Parallelisms {
+    let operators = operators.iter().copied();
+    let operators = operators.map(|(uid, of)| (OperatorUid::parse(uid).unwrap(), Parallelism(of)));
+    operators.collect()
+}
+
+#[test]
+fn a_plan_tells_the_parallelism_of_every_operator_also_of_one_without_uid() {
+    let mut graph = counting();
+    for id in [NodeId(2), NodeId(3)] {
+        graph.node_mut(id).parallelism = Some(Parallelism(3));
+    }
+    let plan = Plan::compile(graph, defaults()).unwrap();
+    let expected = each(&[("in", 2), ("filter-1", 2), ("count", 3), ("out", 3)]);
+    assert_eq!(plan.parallelisms(), expected);
+}
+
+#[test]
+fn an_operator_that_is_not_there_is_refused_with_those_that_are() {
+    let plan = Plan::compile(counting(), defaults()).unwrap();
+    let faults = plan.unknown_operators(&each(&[("in", 1), ("cuont", 1)]));
+    let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        faults,
+        ["the job has no operator `cuont`; it has `count`, `filter-1`, `in`, `out`"]
+    );
 }
 
 #[test]
