@@ -6,13 +6,16 @@
 //! - L1: while a head write is undecided nothing is declined. A timeout contests the write and waits for the decision.
 //! - L2: only acknowledgements of current attempts for the checkpoint at hand enter a manifest.
 //! - L3: commits are ordered for slots with a log of the completed checkpoint, again and again until confirmed.
+//! - L6: a redeployment is told only when all output of its checkpoint is confirmed and `head` says so. The write that completes it raises
+//!   the slots, and its manifest says at which parallelism the job goes on.
 //! - L7: stop, finish and savepoint end only when all output is confirmed and `head` says so. That the job has ended is in `head` before
 //!   anybody is told.
 //!
 //! ```text
 //! Idle ─trigger─► Collecting ─all acked─► Storing ─manifest durable─► Moving ─won─► Idle ─(closing)─► Recording ─► Exporting
 //!   ▲                 │ timeout, refused      │ failed                  │ declined                          │
-//!   └─────────────────┴───────────────────────┴─────────────────────────┘    EndJob ◄─won─ Ending ◄─────────┘
+//!   └─────────────────┴───────────────────────┴─────────────────────────┘    EndJob ◄─won─ Ending ◄─────────┤
+//!                                                                        Waiting ◄─tasks lost─ Redeploying ◄┘
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +29,7 @@ use crate::job::{JobShape, TaskId, TaskSnapshot};
 use crate::manifest::{HexBytes, Manifest};
 use crate::mutant::{Mutant, planted};
 use crate::nonce::TrySource;
+use crate::rescale::Rescaled;
 use crate::stop::SlotKey;
 
 mod assemble;
@@ -35,7 +39,7 @@ mod events;
 mod requests;
 
 pub use assemble::BaseFiles;
-pub use events::{CheckpointEffect, CheckpointEvent, CheckpointFailure, SnapshotRequest};
+pub use events::{CheckpointEffect, CheckpointEvent, CheckpointFailure, Redeploy, SnapshotRequest};
 
 use closing::Closing;
 use requests::Requests;
@@ -75,6 +79,7 @@ struct Built {
     manifest: ManifestRef,
     files: BaseFiles,
     commits: BTreeSet<SlotKey>,
+    rescaled: Option<Rescaled>,
 }
 
 #[derive(Clone, Debug)]
@@ -96,6 +101,8 @@ enum Phase {
     Ending {
         lost: bool,
     },
+    /// The driver was told to end the attempt: the next one begins from the completed checkpoint.
+    Redeploying,
     Waiting,
     Ended,
 }
@@ -125,6 +132,8 @@ pub struct CheckpointCoordinator {
     shape: JobShape,
     head: Head,
     base: BaseFiles,
+    /// What the manifest in `head` says of the parallelism: carried on by every later one.
+    rescaled: Option<Rescaled>,
     tries: TrySource,
     attempts: BTreeMap<TaskId, AttemptId>,
     ended: BTreeSet<TaskId>,
@@ -173,6 +182,7 @@ impl CheckpointCoordinator {
             shape,
             head,
             base: current.files.clone(),
+            rescaled: current.rescaled.clone(),
             tries,
             attempts: BTreeMap::new(),
             ended: BTreeSet::new(),
@@ -362,42 +372,6 @@ impl CheckpointCoordinator {
         matches!(&self.phase, Phase::Collecting(pending) if pending.id == id)
     }
 
-    fn request(&mut self, request: SnapshotRequest, effects: &mut Vec<CheckpointEffect>) {
-        let refused = if self.is_stopping() {
-            Some(CheckpointFailure::Stopping)
-        } else if self.requests.is_full_for(&request) {
-            Some(CheckpointFailure::Busy)
-        } else {
-            None
-        };
-        match refused {
-            Some(failure) => {
-                effects.push(CheckpointEffect::RequestFailed {
-                    request: request.request,
-                    failure,
-                });
-            }
-            None => self.requests.add(request),
-        }
-    }
-
-    /// Whether a stop waits, is under way or is complete: nothing that is asked for after it can be granted.
-    fn is_stopping(&self) -> bool {
-        let pending = match &self.phase {
-            Phase::Collecting(pending)
-            | Phase::Storing(pending, _)
-            | Phase::Moving { pending, .. } => pending.request.as_ref(),
-            _ => None,
-        };
-        let closing = self.closing.as_ref().is_some_and(Closing::ends_job);
-        closing || pending.is_some_and(SnapshotRequest::stops) || self.requests.stop().is_some()
-    }
-
-    /// The stop that waits. Whoever replaces this machine asks for it again: a stop is held until it succeeds.
-    pub const fn held_stop(&self) -> Option<&SnapshotRequest> {
-        self.requests.stop()
-    }
-
     fn tick(&mut self, now_ms: u64, effects: &mut Vec<CheckpointEffect>) {
         let retry_ms = self.settings.commit_retry_ms;
         if let Some(waiting) = &mut self.unconfirmed
@@ -426,6 +400,7 @@ impl CheckpointCoordinator {
 
     /// Does what has become possible: trigger, complete the collection, finish a closing.
     fn advance(&mut self, now_ms: u64, effects: &mut Vec<CheckpointEffect>) {
+        self.refuse_redeployment(effects);
         if let Phase::Idle = self.phase {
             self.advance_closing(now_ms, effects);
         }
@@ -445,11 +420,7 @@ impl CheckpointCoordinator {
         let clock = self.clock;
         let rested = now_ms >= clock.ended_ms.saturating_add(self.settings.min_pause_ms);
         let due = now_ms >= clock.started_ms.saturating_add(self.settings.interval_ms);
-        let over = self
-            .shape
-            .tasks
-            .keys()
-            .all(|task| self.ended.contains(task) || self.finished.contains_key(task));
+        let over = self.is_over();
         // What was given up is tried again, but not in a loop: its cause may stand for a while.
         let calm_ms = self.settings.commit_retry_ms;
         let calm = !clock.is_declined || now_ms >= clock.ended_ms.saturating_add(calm_ms);
@@ -482,6 +453,12 @@ impl CheckpointCoordinator {
         effects.push(CheckpointEffect::SnapshotEnumerators { id });
         effects.push(CheckpointEffect::Announce { id });
         self.trigger_frontier(effects);
+    }
+
+    /// Whether all input has been read: every task has emitted everything that it ever will.
+    fn is_over(&self) -> bool {
+        let over = |task: &TaskId| self.ended.contains(task) || self.finished.contains_key(task);
+        self.shape.tasks.keys().all(over)
     }
 
     /// Triggers every running task whose inputs have all finished, once.
@@ -582,7 +559,7 @@ impl CheckpointCoordinator {
                 }
             }
             Phase::Recording { lost } | Phase::Ending { lost } => *lost = true,
-            Phase::Idle => self.phase = Phase::Waiting,
+            Phase::Idle | Phase::Redeploying => self.phase = Phase::Waiting,
             Phase::Exporting | Phase::Waiting | Phase::Ended => {}
         }
         // The spools that asked are gone with their tasks.
@@ -606,6 +583,10 @@ impl CheckpointCoordinator {
             "every task has an attempt"
         );
         self.attempts = attempts;
+        // Whoever asked for it is answered by the driver, which knows that records flow.
+        if self.closing.as_ref().is_some_and(Closing::redeploys) {
+            self.closing = None;
+        }
         match &mut self.phase {
             Phase::Ending { lost } => *lost = false,
             Phase::Waiting => self.phase = Phase::Idle,

@@ -24,6 +24,8 @@ pub fn exported(checkpoint: &Manifest) -> Manifest {
     copy.parent = None;
     copy.savepoint = None;
     copy.starts = None;
+    // A start from a savepoint begins as it is configured.
+    copy.rescaled = None;
     for sink in copy.sinks.values_mut() {
         for output in sink.slots.values_mut() {
             *output = SlotOutput::Empty;
@@ -46,6 +48,8 @@ pub fn decide_export(checkpoint: &Manifest, found: Option<&[u8]>) -> ExportDecis
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use highwater_types::{
         CheckpointId, Epoch, JobIdentity, KeyGroupRange, Lineage, MaxParallelism, OperatorUid,
         Parallelism,
@@ -57,6 +61,7 @@ mod tests {
         FileEntry, FilePart, KeyedFile, ManifestTitle, OperatorState, StoreParts,
     };
     use crate::paths::RelativePath;
+    use crate::rescale::Rescaled;
 
     fn checkpoint(number: u64) -> Manifest {
         let mut manifest = Manifest::new(ManifestTitle {
@@ -135,6 +140,23 @@ mod tests {
         for found in [other.as_slice(), b"", b"notes of somebody"] {
             assert_eq!(decide_export(&wanted, Some(found)), ExportDecision::Taken);
         }
+    }
+
+    #[test]
+    fn a_savepoint_begins_as_it_is_configured() {
+        let mut checkpoint = checkpoint(3);
+        let to = |parallelism| {
+            let uid = OperatorUid::parse("agg").unwrap();
+            BTreeMap::from([(uid, Parallelism(parallelism))])
+        };
+        checkpoint.rescaled = Some(Rescaled {
+            configured: to(1),
+            to: to(2),
+        });
+        assert_eq!(exported(&checkpoint).rescaled, None);
+        let bytes = exported(&checkpoint).encode().0;
+        let found = decide_export(&checkpoint, Some(&bytes));
+        assert_eq!(found, ExportDecision::Complete);
     }
 
     #[test]

@@ -120,6 +120,8 @@ pub enum HeadChange {
         manifest: ManifestRef,
         /// The newest number that is confirmed once this write lands.
         confirmed: u64,
+        /// The slots that may be used from it on (L6): empty unless it rescales.
+        slots: SlotCounts,
     },
     /// All output of the current number is confirmed (L7).
     Confirm,
@@ -222,6 +224,7 @@ impl Head {
             HeadChange::Complete {
                 manifest,
                 confirmed,
+                slots,
             } => {
                 assert_eq!(
                     manifest.name.epoch, self.epoch,
@@ -232,6 +235,7 @@ impl Head {
                 next.manifest = *manifest;
                 next.giving_up = None;
                 next.confirmed = *confirmed;
+                raise(&mut next.slots, slots);
             }
             HeadChange::Confirm => next.confirmed = self.number,
             HeadChange::End(end) => next.ended = Some(*end),

@@ -21,6 +21,7 @@ pub mod nonce;
 pub mod paths;
 pub mod placement;
 pub mod recovery;
+pub mod rescale;
 pub mod sealed;
 pub mod shared_files;
 pub mod sink_slot;

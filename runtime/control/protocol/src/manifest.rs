@@ -17,13 +17,14 @@ use serde::{Deserialize, Serialize};
 use crate::hash::ContentHash;
 use crate::head::ManifestRef;
 use crate::paths::{ManifestName, ObjectName, RelativePath};
+use crate::rescale::Rescaled;
 use crate::sealed::{SealError, SealKind, seal, unseal};
 
 mod check;
 
 pub use check::ManifestFault;
 
-const FORMAT: u32 = 5;
+const FORMAT: u32 = 6;
 /// The largest manifest: 10^5 files with all their key groups fit, a hostile one cannot take more memory than this.
 pub const MANIFEST_BYTES_MAX: usize = 256 << 20;
 const KIND: SealKind = SealKind {
@@ -375,6 +376,9 @@ pub struct Manifest {
     /// back*. `None` in a rebased one of an older format: its parent, see [`crate::source_start::base`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub starts: Option<ManifestName>,
+    /// At which parallelism the job goes on from it, if somebody has said so while it ran. Every later checkpoint says it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescaled: Option<Rescaled>,
     key_hash: String,
     /// Every file that the state refers to. Sink logs are listed with their slots.
     pub files: BTreeMap<RelativePath, FileEntry>,
@@ -452,6 +456,7 @@ impl Manifest {
             drained: false,
             savepoint: None,
             starts: None,
+            rescaled: None,
             key_hash: KEY_HASH.to_owned(),
             files: BTreeMap::new(),
             operators: BTreeMap::new(),

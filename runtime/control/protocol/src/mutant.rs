@@ -88,6 +88,12 @@ mutants! {
     NoncePerRetry = "nonce-per-retry",
     /// L1: a refusal of a later put decides, although an earlier one may land.
     RefusalDecides = "refusal-decides",
+    /// L6: the manifest of the checkpoint that rescales does not say at which parallelism the job goes on.
+    RescaleForgotten = "rescale-forgotten",
+    /// L6 and schedule 26: the write that completes a rescale does not raise the slots.
+    SlotsNotRaised = "slots-not-raised",
+    /// L6: the attempt ends for a redeployment before all output of its checkpoint is confirmed.
+    RedeployUnconfirmed = "redeploy-unconfirmed",
     /// An unclear end of a transaction counts as success.
     UnclearIsSuccess = "unclear-is-success",
     /// A fenced commit is dropped and the slot goes on.

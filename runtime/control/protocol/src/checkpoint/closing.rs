@@ -1,4 +1,5 @@
-//! The end of a savepoint, a stop or a finish: confirmed, recorded in `head`, copied out, and the end of a job in `head` (rule L7).
+//! The end of a savepoint, a stop, a finish or a redeployment: confirmed, recorded in `head`, copied out, and the end of a job in `head`
+//! (rule L7).
 //!
 //! Called by [`super::CheckpointCoordinator`] while it is idle. A savepoint's own manifest is written last, when
 //! nothing of it is pending any more; a job has ended when `head` says so, and nobody is told before that. The name that a savepoint
@@ -69,12 +70,20 @@ impl Closing {
     pub(super) fn ends_job(&self) -> bool {
         self.end().is_some()
     }
+
+    /// Whether the next attempt begins from it.
+    pub(super) fn redeploys(&self) -> bool {
+        self.request
+            .as_ref()
+            .is_some_and(SnapshotRequest::redeploys)
+    }
 }
 
 impl CheckpointCoordinator {
     pub(super) fn advance_closing(&mut self, now_ms: u64, effects: &mut Vec<CheckpointEffect>) {
         let Some(closing) = &self.closing else { return };
-        let hurried = planted(Mutant::StopUnconfirmed);
+        let hurried = planted(Mutant::StopUnconfirmed)
+            || planted(Mutant::RedeployUnconfirmed) && closing.redeploys();
         if self.unconfirmed.is_some() && !hurried || now_ms < self.clock.record_ms {
             return;
         }
@@ -100,9 +109,21 @@ impl CheckpointCoordinator {
         }
     }
 
-    /// Ends the closing once everything is confirmed and copied. The end of a job is written first.
+    /// The request and the checkpoint of a redeployment whose checkpoint is complete and whose tasks do not run yet.
+    pub fn redeploying(&self) -> Option<(u64, CheckpointId)> {
+        let closing = self.closing.as_ref()?;
+        let asked = closing.request.as_ref()?;
+        asked.redeploys().then_some((asked.request, closing.id))
+    }
+
+    /// Ends the closing once everything is confirmed and copied. The end of a job is written first. A redeployment ends when tasks run.
     fn close(&mut self, effects: &mut Vec<CheckpointEffect>) {
         let Some(closing) = &self.closing else { return };
+        if closing.redeploys() {
+            effects.push(CheckpointEffect::Redeploy { id: closing.id });
+            self.phase = Phase::Redeploying;
+            return;
+        }
         let hurried = planted(Mutant::StopUnconfirmed) && self.head.has_pending_output();
         let is_skipped = planted(Mutant::EndUnrecorded) || hurried;
         match closing.end() {

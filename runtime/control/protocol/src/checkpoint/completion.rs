@@ -7,21 +7,23 @@ use highwater_types::{CheckpointId, StopMode};
 
 use super::closing::{Closing, Copying};
 use super::{
-    Built, CheckpointCoordinator, CheckpointEffect, CheckpointFailure, Pending, Phase, Unconfirmed,
-    assemble, commits_of, order_commits, timeout,
+    Built, CheckpointCoordinator, CheckpointEffect, CheckpointFailure, Pending, Phase,
+    SnapshotRequest, Unconfirmed, assemble, commits_of, order_commits, timeout,
 };
-use crate::head::{HeadChange, ManifestRef};
+use crate::head::{HeadChange, ManifestRef, SlotCounts};
 use crate::head_write::{HeadOutcome, Refusal};
 use crate::job::TaskSnapshot;
 use crate::manifest::{ManifestTitle, SnapshotKind};
 use crate::mutant::{Mutant, planted};
 use crate::paths::{ManifestName, RelativePath, manifest as manifest_path};
+use crate::rescale::Rescaled;
 
 impl CheckpointCoordinator {
     pub(super) fn store(&mut self, now_ms: u64, effects: &mut Vec<CheckpointEffect>) {
-        let Phase::Collecting(pending) = std::mem::replace(&mut self.phase, Phase::Idle) else {
+        let Phase::Collecting(mut pending) = std::mem::replace(&mut self.phase, Phase::Idle) else {
             unreachable!("only a collection is stored");
         };
+        self.refuse_pending(&mut pending, effects);
         let request = pending.request.as_ref();
         let savepoint = request.and_then(|request| request.savepoint.clone());
         let title = ManifestTitle {
@@ -49,6 +51,7 @@ impl CheckpointCoordinator {
         };
         manifest.drained = pending.kind.stop_mode() == Some(StopMode::Drain);
         manifest.savepoint = savepoint;
+        manifest.rescaled = self.rescaled_by(&pending);
         let (bytes, hash) = manifest.encode();
         let name = ManifestName {
             epoch: pending.id.epoch,
@@ -59,6 +62,7 @@ impl CheckpointCoordinator {
             manifest: ManifestRef { name, hash },
             files: manifest.files.clone(),
             commits: commits_of(&manifest),
+            rescaled: manifest.rescaled,
         };
         if planted(Mutant::HeadBeforeManifest) {
             self.move_head(pending, built, effects);
@@ -67,6 +71,32 @@ impl CheckpointCoordinator {
         }
         effects.push(CheckpointEffect::WriteManifest { name, bytes, hash });
         self.phase = Phase::Storing(pending, built);
+    }
+
+    /// What the manifest says of the parallelism: what its request says, or else what the manifest before it does.
+    fn rescaled_by(&self, pending: &Pending) -> Option<Rescaled> {
+        let request = pending.request.as_ref();
+        request
+            .and_then(SnapshotRequest::rescaled)
+            .filter(|_| !planted(Mutant::RescaleForgotten))
+            .or(self.rescaled.as_ref())
+            .cloned()
+    }
+
+    /// The slots that may be used once the checkpoint is complete (L6): those of the exactly-once sinks, where it rescales.
+    fn slots_by(&self, pending: &Pending) -> SlotCounts {
+        let request = pending.request.as_ref();
+        let rescaled = request
+            .and_then(SnapshotRequest::rescaled)
+            .filter(|_| !planted(Mutant::SlotsNotRaised));
+        let Some(rescaled) = rescaled else {
+            return SlotCounts::new();
+        };
+        let used = self.shape.sinks.keys().filter_map(|sink| {
+            let parallelism = rescaled.parallelism_of(sink)?;
+            Some((sink.clone(), parallelism.0))
+        });
+        used.collect()
     }
 
     pub(super) fn manifest_written(
@@ -105,6 +135,7 @@ impl CheckpointCoordinator {
         let change = HeadChange::Complete {
             manifest: built.manifest,
             confirmed,
+            slots: self.slots_by(&pending),
         };
         effects.push(CheckpointEffect::WriteHead(change));
         self.phase = Phase::Moving {
@@ -233,6 +264,7 @@ impl CheckpointCoordinator {
         self.clock.failures = 0;
         self.clock.is_declined = false;
         self.base = built.files;
+        self.rescaled = built.rescaled;
         let id = pending.id;
         let waiting = Unconfirmed {
             id,

@@ -14,7 +14,17 @@ use crate::head_write::HeadOutcome;
 use crate::job::{TaskId, TaskSnapshot};
 use crate::manifest::HexBytes;
 use crate::paths::{ManifestName, RelativePath};
+use crate::rescale::Rescaled;
 use crate::stop::SlotKey;
+
+/// How the job goes on behind a checkpoint with another attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Redeploy {
+    /// At the same parallelism: its tasks may lie elsewhere.
+    Same,
+    /// At another one, as the manifest says from then on.
+    At(Rescaled),
+}
 
 /// Somebody's wish for a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,12 +35,28 @@ pub struct SnapshotRequest {
     pub savepoint: Option<String>,
     /// What the barrier asks for.
     pub kind: BarrierKind,
+    /// The attempt ends behind the checkpoint and the next one begins from it; `None` = it runs on. The barrier is that of a stop that
+    /// suspends, and there is no savepoint.
+    pub redeploy: Option<Redeploy>,
 }
 
 impl SnapshotRequest {
     /// Whether the job ends afterwards.
     pub const fn stops(&self) -> bool {
-        self.kind.stop_mode().is_some()
+        self.kind.stop_mode().is_some() && !self.redeploys()
+    }
+
+    /// Whether the job goes on with another attempt afterwards.
+    pub const fn redeploys(&self) -> bool {
+        self.redeploy.is_some()
+    }
+
+    /// What becomes of the parallelism, if anything.
+    pub const fn rescaled(&self) -> Option<&Rescaled> {
+        match &self.redeploy {
+            Some(Redeploy::At(rescaled)) => Some(rescaled),
+            Some(Redeploy::Same) | None => None,
+        }
     }
 }
 
@@ -88,9 +114,12 @@ pub enum CheckpointFailure {
     /// The job is stopping already.
     #[error("the job is stopping; ask for the savepoint that it stops with")]
     Stopping,
-    /// Too many requests are waiting.
-    #[error("too many checkpoints and savepoints are waiting; ask again when they are done")]
+    /// Too many requests are waiting, or another redeployment is not done yet.
+    #[error("too many requests are waiting; ask again when they are done")]
     Busy,
+    /// All input has been read when a redeployment is to begin.
+    #[error("all input has been read; the job ends and is not redeployed")]
+    InputEnded,
     /// The store refuses the write of `head`.
     #[error("checkpoint {id} was given up because the store refuses to write head: {reason}")]
     HeadRefused {
@@ -116,6 +145,7 @@ impl Classified for CheckpointFailure {
             | Self::TasksLost { .. }
             | Self::Stopping
             | Self::Busy
+            | Self::InputEnded
             | Self::Export { .. } => ErrorKind::Transient,
             Self::HeadRefused { .. } => ErrorKind::Exhausted,
             Self::WrongSnapshot { .. } => ErrorKind::Bug,
@@ -301,7 +331,8 @@ pub enum CheckpointEffect {
         /// The checkpoint.
         id: CheckpointId,
     },
-    /// The request has failed; the job goes on. A stop whose checkpoint is given up has not failed: it waits again.
+    /// The request has failed; the job goes on. A stop whose checkpoint is given up has not failed: it waits again. A redeployment whose
+    /// checkpoint is given up has: it is not tried again by itself.
     RequestFailed {
         /// The request.
         request: u64,
@@ -315,7 +346,7 @@ pub enum CheckpointEffect {
         /// How many in a row, this one included.
         in_a_row: u32,
     },
-    /// The stop was given up: sources read on.
+    /// The stop or the redeployment was given up: sources read on.
     ResumeSources,
     /// The region starts again from `head`: a drain was given up after windows were flushed, or a void marker was met
     /// and the recovery has to finish *Going back*.
@@ -324,6 +355,13 @@ pub enum CheckpointEffect {
     FailJob {
         /// How many.
         in_a_row: u32,
+    },
+    /// All output of the checkpoint is confirmed and `head` says so: the attempt is ended and the next one begins from it, as its manifest
+    /// says. Told once. The request is answered by the driver when tasks run again; until then
+    /// [`super::CheckpointCoordinator::redeploying`] names both.
+    Redeploy {
+        /// The checkpoint.
+        id: CheckpointId,
     },
     /// Everything is confirmed, and `head` says that the job has ended.
     EndJob(JobEnd),

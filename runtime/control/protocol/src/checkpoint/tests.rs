@@ -19,6 +19,8 @@ use crate::paths::{DataWriter, ManifestName, sink_log};
 
 #[path = "tests/ending.rs"]
 mod ending;
+#[path = "tests/redeploying.rs"]
+mod redeploying;
 
 fn uid(name: &str) -> OperatorUid {
     OperatorUid::parse(name).unwrap()
@@ -556,6 +558,7 @@ fn stop(kind: BarrierKind) -> CheckpointEvent {
         request: 7,
         savepoint,
         kind,
+        redeploy: None,
     })
 }
 
@@ -782,6 +785,7 @@ fn no_wish_of_the_engine_and_no_other_request_stands_in_the_way_of_a_stop() {
             request,
             savepoint: (request == 3).then(|| "before".to_owned()),
             kind: BarrierKind::Savepoint,
+            redeploy: None,
         }));
         assert!(!effects.iter().any(is_request_failed), "{effects:?}");
     }

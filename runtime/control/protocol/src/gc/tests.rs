@@ -38,6 +38,7 @@ fn head(number: u64, confirmed: u64) -> Head {
         &HeadChange::Complete {
             manifest: reference(number),
             confirmed,
+            slots: SlotCounts::new(),
         },
         Nonce(2),
     )

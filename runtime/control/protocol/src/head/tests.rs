@@ -28,6 +28,7 @@ fn complete(head: &Head, number: u64, nonce: u128) -> Head {
     let change = HeadChange::Complete {
         manifest: manifest(head.epoch.0, number),
         confirmed: head.number,
+        slots: SlotCounts::new(),
     };
     head.changed(&change, Nonce(nonce))
 }
@@ -96,6 +97,24 @@ fn every_change_keeps_the_chain() {
 }
 
 #[test]
+fn l6_the_write_that_completes_a_rescale_raises_the_slots_and_never_lowers_them() {
+    let rescaled = |number, count| HeadChange::Complete {
+        manifest: manifest(1, number),
+        confirmed: 0,
+        slots: slots(count),
+    };
+    let up = first().changed(&rescaled(1, 4), Nonce(2));
+    assert_eq!((up.number, &up.slots), (1, &slots(4)), "in one write");
+    assert_eq!(up.follows(&first()), Ok(()));
+    assert_eq!(Head::decode(&up.encode()).unwrap(), up);
+    let down = up.changed(&rescaled(2, 1), Nonce(3));
+    assert_eq!((down.number, &down.slots), (2, &slots(4)));
+    let mut fallen = down;
+    fallen.slots = slots(1);
+    assert_eq!(fallen.follows(&up), Err("the slots of a sink fell"));
+}
+
+#[test]
 #[should_panic(expected = "the number fell")]
 fn t_schedule_8_the_number_never_falls() {
     let two = complete(&first(), 2, 2);
@@ -118,6 +137,7 @@ fn a_completed_number_is_never_used_again() {
     let change = HeadChange::Complete {
         manifest: other,
         confirmed: 0,
+        slots: SlotCounts::new(),
     };
     assert_eq!(one.changed(&change, Nonce(3)).number, 1);
 }
@@ -315,6 +335,7 @@ proptest! {
                 0 => HeadChange::Complete {
                     manifest: manifest(head.epoch.0, head.number + 1),
                     confirmed: head.number,
+                    slots: slots(1 + (nonce % 4) as u32),
                 },
                 1 => HeadChange::Confirm,
                 2 => HeadChange::RaiseSlots { slots: slots(3) },
@@ -325,6 +346,7 @@ proptest! {
             let next = head.changed(&change, Nonce(nonce));
             prop_assert_eq!(&Head::decode(&next.encode()).unwrap(), &next);
             prop_assert!(next.ended.is_none() || !next.has_pending_output());
+            prop_assert!(next.slots >= head.slots, "slots never fall");
             prop_assert!(head.ended.is_none() || next.epoch > head.epoch && next.ended.is_none());
             head = next;
         }

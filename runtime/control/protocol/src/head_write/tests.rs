@@ -40,6 +40,7 @@ fn complete(number: u64) -> HeadChange {
     HeadChange::Complete {
         manifest: manifest(1, number),
         confirmed: 0,
+        slots: SlotCounts::new(),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use highwater_types::{CheckpointId, JobIdentity, MaxParallelism, OperatorUid};
+use highwater_types::{CheckpointId, JobIdentity, MaxParallelism, OperatorUid, Parallelism};
 
 use super::{
     Blob, FileEntry, KEY_HASH, KeyedFile, Manifest, OperatorState, SinkState, SlotOutput,
@@ -71,6 +71,16 @@ pub enum ManifestFault {
         /// The number of key groups.
         max: u32,
     },
+    /// The parallelism that the job is to go on at is zero or larger than the number of key groups.
+    #[error("operator {uid} is rescaled to parallelism {parallelism}, allowed are 1 to {max}")]
+    Rescaled {
+        /// The operator.
+        uid: OperatorUid,
+        /// The parallelism.
+        parallelism: u32,
+        /// The number of key groups.
+        max: u32,
+    },
     /// A log is empty or belongs to another try.
     #[error("the log of sink {sink} slot {slot} is empty or not of this checkpoint")]
     Log {
@@ -115,6 +125,7 @@ pub(super) fn sound(manifest: &Manifest) -> Result<(), ManifestFault> {
     for (uid, operator) in &manifest.operators {
         operator_sound(uid, operator, &manifest.files)?;
     }
+    rescaled_sound(manifest)?;
     for (sink, state) in &manifest.sinks {
         sink_sound(manifest.id, sink, state)?;
     }
@@ -129,13 +140,37 @@ fn names(manifest: &Manifest) -> Result<(), ManifestFault> {
         // The rules of names are those of identities.
         JobIdentity::parse(savepoint).map_err(|_| refuse(savepoint))?;
     }
+    let rescaled = manifest.rescaled.iter();
+    let rescaled = rescaled.flat_map(|of| of.configured.keys().chain(of.to.keys()));
     let uids = manifest
         .operators
         .keys()
         .chain(manifest.sources.keys())
-        .chain(manifest.sinks.keys());
+        .chain(manifest.sinks.keys())
+        .chain(rescaled);
     for uid in uids {
         OperatorUid::parse(uid.as_str()).map_err(|_| refuse(uid.as_str()))?;
+    }
+    Ok(())
+}
+
+/// Sources have no entry of their own here: what no operator may have, they may not either.
+fn rescaled_sound(manifest: &Manifest) -> Result<(), ManifestFault> {
+    let Some(rescaled) = &manifest.rescaled else {
+        return Ok(());
+    };
+    for (uid, &Parallelism(parallelism)) in &rescaled.to {
+        let max = manifest
+            .operators
+            .get(uid)
+            .map_or(MaxParallelism::LIMIT, |of| of.max_parallelism.get());
+        if !(1..=max).contains(&parallelism) {
+            return Err(ManifestFault::Rescaled {
+                uid: uid.clone(),
+                parallelism,
+                max,
+            });
+        }
     }
     Ok(())
 }

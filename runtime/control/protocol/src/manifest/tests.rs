@@ -1,6 +1,6 @@
 //! Tests of manifests: codec, hostile input, bounds.
 
-use highwater_types::{AttemptId, Epoch, Nonce};
+use highwater_types::{AttemptId, Epoch, Nonce, Parallelisms};
 
 use super::*;
 use crate::paths::{DataWriter, ManifestName, sink_log};
@@ -227,7 +227,7 @@ fn lengths_that_overflow_are_refused() {
 
 #[test]
 fn a_newer_manifest_names_the_needed_version() {
-    let error = resealed(|text| text.replace("\"format\":5", "\"format\":6")).unwrap_err();
+    let error = resealed(|text| text.replace("\"format\":6", "\"format\":7")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
 }
 
@@ -235,7 +235,7 @@ fn a_newer_manifest_names_the_needed_version() {
 fn a_manifest_of_format_2_names_no_savepoint() {
     let read = resealed(|text| {
         assert!(!text.contains("savepoint"), "{text}");
-        text.replace("\"format\":5", "\"format\":2")
+        text.replace("\"format\":6", "\"format\":2")
     });
     assert_eq!(read.unwrap().savepoint, None);
 }
@@ -246,7 +246,7 @@ fn a_manifest_of_format_4_has_no_files_of_a_local_store() {
         let from = text.find(",\"store\":{\"parts").unwrap();
         let until = from + text[from..].find("\"rocksdb\"}").unwrap() + 10;
         let old = text.replace(&text[from..until], "");
-        old.replace("\"format\":5", "\"format\":4")
+        old.replace("\"format\":6", "\"format\":4")
     });
     let keyed = &read.unwrap().operators[&uid("count")].keyed[0];
     assert_eq!((&keyed.store, keyed.parts()), (&None, &[][..]));
@@ -256,7 +256,7 @@ fn a_manifest_of_format_4_has_no_files_of_a_local_store() {
 fn a_manifest_of_format_3_does_not_say_whom_its_starts_belong_to() {
     let read = resealed(|text| {
         assert!(!text.contains("starts"), "{text}");
-        text.replace("\"format\":5", "\"format\":3")
+        text.replace("\"format\":6", "\"format\":3")
             .replace("\"kind\":\"checkpoint\"", "\"kind\":\"rebased\"")
     });
     let read = read.unwrap();
@@ -270,7 +270,82 @@ fn a_manifest_of_format_3_does_not_say_whom_its_starts_belong_to() {
     let mut next = read;
     next.set_starts(Some(parent));
     let text = String::from_utf8(next.encode().0).unwrap();
-    assert!(text.starts_with("{\"format\":5,"), "{text}");
+    assert!(text.starts_with("{\"format\":6,"), "{text}");
+}
+
+#[test]
+fn a_manifest_of_format_5_was_not_rescaled() {
+    let read = resealed(|text| {
+        assert!(!text.contains("rescaled"), "{text}");
+        text.replace("\"format\":6", "\"format\":5")
+    });
+    assert_eq!(read.unwrap().rescaled, None);
+}
+
+fn at(parallelisms: &[(&str, u32)]) -> Parallelisms {
+    let named = parallelisms.iter();
+    let named = named.map(|&(name, parallelism)| (uid(name), Parallelism(parallelism)));
+    named.collect()
+}
+
+fn rescaled(to: &[(&str, u32)]) -> Manifest {
+    let mut manifest = sample();
+    manifest.rescaled = Some(Rescaled {
+        configured: at(&[("in", 1), ("count", 2), ("out", 2)]),
+        to: at(to),
+    });
+    manifest
+}
+
+#[test]
+fn a_rescale_round_trips_and_is_one_that_the_job_could_run_at() {
+    for to in [1, 16] {
+        let manifest = rescaled(&[("in", 32_768), ("count", to), ("out", 1)]);
+        let (bytes, hash) = manifest.encode();
+        assert_eq!(Manifest::decode_named(&bytes, hash).unwrap(), manifest);
+    }
+    // The operator has 16 key groups; of a source there is no entry.
+    for (name, parallelism, max) in [
+        ("count", 0, 16),
+        ("count", 17, 16),
+        ("in", 0, 32_768),
+        ("in", 32_769, 32_768),
+        ("out", u32::MAX, 32_768),
+    ] {
+        let uid = uid(name);
+        let refused = ManifestFault::Rescaled {
+            uid,
+            parallelism,
+            max,
+        };
+        let manifest = rescaled(&[(name, parallelism)]);
+        assert_eq!(manifest.check(), Err(refused));
+        let error = Manifest::decode(&seal(&manifest)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+}
+
+#[test]
+fn s20_hostile_words_about_a_rescale_are_refused() {
+    let text = String::from_utf8(seal(&rescaled(&[("count", 4)]))).unwrap();
+    let (body, _) = text.rsplit_once(",\"checksum\"").unwrap();
+    let read = |from: &str, to: &str| {
+        assert!(body.contains(from), "{from}");
+        let edited = format!("{}}}", body.replace(from, to));
+        let value: serde_json::Value = serde_json::from_str(&edited).unwrap();
+        Manifest::decode(&seal(&value))
+    };
+    assert!(read("\"to\":{", "\"to\":{").is_ok());
+    for (from, to) in [
+        ("\"to\":{\"count\":4}", "\"to\":{\"../count\":4}"),
+        ("\"configured\":{\"count\"", "\"configured\":{\"\""),
+        ("\"to\":{\"count\":4}", "\"to\":{\"count\":-4}"),
+        ("\"to\":{\"count\":4}", "\"to\":{\"count\":4},\"from\":{}"),
+        (",\"to\":{\"count\":4}", ""),
+    ] {
+        let error = read(from, to).expect_err(to);
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{to}");
+    }
 }
 
 #[test]

@@ -198,6 +198,7 @@ pub fn take(
     state.drained = false;
     state.savepoint = None;
     state.starts = None;
+    state.rescaled = None;
     (state, names.into_iter().collect())
 }
 

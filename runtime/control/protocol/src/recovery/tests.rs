@@ -221,6 +221,7 @@ fn head_at(manifest: &Manifest, confirmed: u64) -> Head {
     let change = HeadChange::Complete {
         manifest: reference(manifest),
         confirmed,
+        slots: BTreeMap::new(),
     };
     first.changed(&change, Nonce(2))
 }

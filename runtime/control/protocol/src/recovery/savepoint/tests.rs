@@ -9,6 +9,7 @@ use crate::manifest::{
     FileEntry, FilePart, KeyedFile, ManifestTitle, OperatorState, SnapshotKind, StoreParts,
 };
 use crate::paths::ManifestName;
+use crate::rescale::Rescaled;
 use highwater_types::{KeyGroupRange, MaxParallelism, Parallelism};
 
 const OWN: Lineage = Lineage(1);
@@ -35,6 +36,7 @@ fn head(origin: Option<ContentHash>) -> Head {
     let change = HeadChange::Complete {
         manifest: named(6, 2),
         confirmed: 6,
+        slots: BTreeMap::new(),
     };
     let six = first.changed(&change, Nonce(2));
     let origin = origin.map(|hash| {
@@ -224,6 +226,11 @@ fn what_is_taken_has_names_of_its_own_and_the_bytes_of_the_savepoint() {
     };
     let uid = OperatorUid::parse("agg").unwrap();
     export.operators.insert(uid.clone(), operator);
+    let at = |parallelism| BTreeMap::from([(uid.clone(), Parallelism(parallelism))]);
+    export.rescaled = Some(Rescaled {
+        configured: at(1),
+        to: at(2),
+    });
     let job = identity();
     let of_try = |nonce| Taker {
         identity: &job,
@@ -253,6 +260,7 @@ fn what_is_taken_has_names_of_its_own_and_the_bytes_of_the_savepoint() {
     assert_eq!(parts, [(renamed, 0), (renamed, 2)]);
     assert_eq!((taken.lineage, taken.identity.as_str()), (OWN, "job"));
     assert_eq!(taken.check(), Ok(()));
+    assert_eq!(taken.rescaled, None, "it begins as it is configured");
     let (_, other) = take(&export, of_try(2));
     assert_ne!(other[0].1, *to, "two tries never share a name");
 }

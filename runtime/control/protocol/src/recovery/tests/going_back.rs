@@ -1,6 +1,7 @@
 //! Tests of *Going back*: every transition of the machine, every stop, and a return by the user's will.
 
 use super::*;
+use crate::rescale::Rescaled;
 use crate::source_start::base;
 
 fn going_back(logs: &[u32], readable: bool) -> (GoingBack, Vec<GoingBackEffect>) {
@@ -295,6 +296,38 @@ fn a_number_that_was_taken_by_going_back_is_not_given_up_again() {
         stop.to_string().starts_with("StateDamaged"),
         "its interval is visible"
     );
+}
+
+#[test]
+fn a_state_that_came_back_goes_on_at_the_parallelism_that_it_had() {
+    let at = |parallelism| BTreeMap::from([(uid("agg"), Parallelism(parallelism))]);
+    let rescaled = |parallelism| {
+        Some(Rescaled {
+            configured: at(1),
+            to: at(parallelism),
+        })
+    };
+    for (older, newer) in [
+        (None, rescaled(3)),
+        (rescaled(2), rescaled(3)),
+        (rescaled(2), None),
+    ] {
+        let (mut broken, mut target) = (manifest(4, &[]), manifest(3, &[]));
+        broken.rescaled = newer;
+        target.rescaled.clone_from(&older);
+        let plan = GoingBackPlan {
+            head: head_at(&broken, 4),
+            target: (reference(&target), target),
+            given_up: Some(broken),
+            fault: Fault::State,
+        };
+        let tries = TrySource::new(NonceStream::new(Nonce(5)));
+        let (_, effects) = GoingBack::forced(plan, &shape(3), tries);
+        let [GoingBackEffect::WriteManifest { bytes, .. }] = &effects[..] else {
+            panic!("{effects:?}")
+        };
+        assert_eq!(Manifest::decode(bytes).unwrap().rescaled, older);
+    }
 }
 
 #[test]
