@@ -155,8 +155,9 @@ pub struct TaskPart {
     pub range: KeyGroupRange,
     /// The state of its operators.
     pub operators: Collected,
-    /// What the files of each operator's local store may refer to.
-    pub referable: BTreeMap<OperatorUid, Referable>,
+    /// What the files of each operator's local store may refer to: one answer for each restored store from which it may have
+    /// gone on.
+    pub referable: BTreeMap<OperatorUid, Vec<Referable>>,
     /// The positions of a source.
     pub splits: Option<Vec<Split>>,
 }

@@ -68,6 +68,7 @@ fn open(factory: &RocksFactory) -> Result<Opened, BackingError> {
         uid: OperatorUid::parse("measured").expect("a good uid"),
         subtask: SubtaskIndex(0),
         range: RANGE,
+        held: RANGE,
     })?;
     let schemas = StateSchemas::of::<i64, (), i64>();
     let rows = store.open(&StateDescriptor::new("rows", StateKind::Value, schemas))?;

@@ -54,9 +54,13 @@ impl RocksFactory {
         Opener::create(&self.opener, self.opener.new_dir(&label))
     }
 
-    pub(crate) fn reopen_store(&self, files: StoreFiles) -> Result<RocksStore, RocksError> {
+    pub(crate) fn reopen_store(
+        &self,
+        place: &StorePlace,
+        files: StoreFiles,
+    ) -> Result<RocksStore, RocksError> {
         check_files(&files)?;
-        Opener::reopen(&self.opener, files)
+        Opener::reopen(&self.opener, place, files)
     }
 }
 
@@ -79,10 +83,10 @@ impl StoreFactory for RocksFactory {
 
     fn reopen(
         &self,
-        _: &StorePlace,
+        place: &StorePlace,
         files: StoreFiles,
     ) -> Result<Box<dyn StateStore>, BackingError> {
-        Ok(Box::new(self.reopen_store(files)?))
+        Ok(Box::new(self.reopen_store(place, files)?))
     }
 
     fn read(&self, files: StoreFiles) -> Result<Box<dyn FrozenStore>, BackingError> {
@@ -157,7 +161,11 @@ impl Opener {
         Ok(RocksStore::new(shared, Arc::clone(opener), states))
     }
 
-    fn reopen(opener: &Arc<Self>, files: StoreFiles) -> Result<RocksStore, RocksError> {
+    fn reopen(
+        opener: &Arc<Self>,
+        place: &StorePlace,
+        files: StoreFiles,
+    ) -> Result<RocksStore, RocksError> {
         let dir = files.dir;
         let at = At {
             operation: "the reopening of a store",
@@ -166,10 +174,14 @@ impl Opener {
         let errors = LoggedError::default();
         let options = opener.database(at, &errors)?;
         let (clock, mut families) = (StoreClock::new(), Families::new());
+        let has_foreign = place.foreign().next().is_some();
         let mut descriptors = Vec::new();
         for name in list_families(at, &options)? {
             let expiry = RowExpiry::new(&clock);
-            descriptors.push(opener.descriptor(at, &name, expiry.clone())?);
+            let mut family = opener.family(at, expiry.clone())?;
+            // A file that is being merged does not go: nothing is merged before the rows of others are gone.
+            family.set_disable_auto_compactions(has_foreign);
+            descriptors.push(ColumnFamilyDescriptor::new(name.as_str(), family));
             if name != DEFAULT_COLUMN_FAMILY_NAME {
                 families.insert(name, expiry);
             }
@@ -180,6 +192,9 @@ impl Opener {
         let restored = tables.map(|file| file.name).collect();
         let shared = Shared::new(db, dir, errors, restored);
         let mut store = RocksStore::new(shared, Arc::clone(opener), (clock, families));
+        if has_foreign {
+            store.drop_foreign(place)?;
+        }
         store.split_what_outgrew()?;
         Ok(store)
     }
@@ -193,10 +208,11 @@ impl Opener {
         let options = self.database(at, &LoggedError::default())?;
         let clock = StoreClock::new();
         let families = list_families(at, &options)?;
-        let opened = families
-            .iter()
-            .map(|name| self.descriptor(at, name, RowExpiry::new(&clock)));
-        let opened = opened.collect::<Result<Vec<_>, _>>()?;
+        let opened = families.iter().map(|name| {
+            let options = self.family(at, RowExpiry::new(&clock))?;
+            Ok(ColumnFamilyDescriptor::new(name, options))
+        });
+        let opened = opened.collect::<Result<Vec<_>, RocksError>>()?;
         Db::open_cf_descriptors_read_only(&options, dir, opened, false)
             .map_err(|error| at.status_of_files(&error))
     }
@@ -206,15 +222,10 @@ impl Opener {
         options.map_err(|error| at.unexpected(error))
     }
 
-    fn descriptor(
-        &self,
-        at: At<'_>,
-        name: &str,
-        expiry: RowExpiry,
-    ) -> Result<ColumnFamilyDescriptor, RocksError> {
+    /// Options of a column family that is there already.
+    fn family(&self, at: At<'_>, expiry: RowExpiry) -> Result<Options, RocksError> {
         let options = self.resources.column_family(expiry, false);
-        let options = options.map_err(|error| at.unexpected(error))?;
-        Ok(ColumnFamilyDescriptor::new(name, options))
+        options.map_err(|error| at.unexpected(error))
     }
 }
 

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use highwater_state::{Backing, BackingError, RowKey, RowWrite, VisitRow};
-use highwater_types::KeyGroup;
+use highwater_types::{KeyGroup, KeyGroupRange};
 use rocksdb::{DBRawIteratorWithThreadMode, ReadOptions, WriteBatch, WriteOptions};
 
 use crate::error::RocksError;
@@ -140,6 +140,15 @@ impl RocksRows {
         self.shared.write("a write", |db| {
             db.write_opt(WriteBatch::from_data(batch.data()), &self.write_options)
         })
+    }
+
+    /// Removes all rows of these key groups.
+    pub(crate) fn drop_groups(&self, groups: KeyGroupRange) -> Result<(), RocksError> {
+        let first_of = |group| RowKey {
+            group: KeyGroup(group),
+            bytes: Vec::new(),
+        };
+        self.drop_rows(&first_of(groups.start), &first_of(groups.end))
     }
 
     fn drop_rows(&self, from: &RowKey, until: &RowKey) -> Result<(), RocksError> {

@@ -103,12 +103,22 @@ impl Shared {
         self.in_parts.store(true, Ordering::Relaxed);
     }
 
-    /// Tells column families to keep indexes and filters in parts. Writes a file.
+    /// Tells column families to keep indexes and filters in parts.
     pub(crate) fn split_indexes(&self, families: &[String]) -> Result<(), RocksError> {
+        self.set_options("the splitting of indexes", families, &IN_PARTS)
+    }
+
+    /// Changes options of column families that are open. Writes a file for each.
+    pub(crate) fn set_options(
+        &self,
+        operation: &'static str,
+        families: &[String],
+        options: &[(&str, &str)],
+    ) -> Result<(), RocksError> {
         for name in families {
-            self.write("the splitting of indexes", |db| {
+            self.write(operation, |db| {
                 let family = db.cf_handle(name);
-                family.map_or(Ok(()), |family| db.set_options_cf(&family, &IN_PARTS))
+                family.map_or(Ok(()), |family| db.set_options_cf(&family, options))
             })?;
         }
         Ok(())

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use highwater_state::{Backing, BackingError, Freezing, StateDescriptor, StateStore, StoreReport};
+use highwater_state::{
+    Backing, BackingError, Freezing, StateDescriptor, StateStore, StorePlace, StoreReport,
+};
 use highwater_types::ProcessingTime;
 use rocksdb::{BoundColumnFamily, DEFAULT_COLUMN_FAMILY_NAME};
 
@@ -15,7 +17,7 @@ use crate::factory::Opener;
 use crate::frozen::RocksFreezing;
 use crate::rows::RocksRows;
 use crate::shared::{Db, Shared};
-use crate::tuning::index_bytes;
+use crate::tuning::{MERGING, index_bytes};
 
 /// Front of the name of every column family that holds a state: RocksDB has names of its own. It says in which form the values are
 /// stored: packed. Before they were, it was `state:`.
@@ -98,6 +100,22 @@ impl RocksStore {
                 .write("the removal of a state", |db| db.drop_cf(&name))?;
         }
         Ok(())
+    }
+
+    /// Removes the rows of key groups that are not those of the subtask. Files with nothing else go at once; in the others the
+    /// rows are hidden, and go when those are merged, which begins here.
+    ///
+    /// Also of states that nobody has opened: their rows are in the next freeze too.
+    pub(crate) fn drop_foreign(&self, place: &StorePlace) -> Result<(), RocksError> {
+        for name in self.families.keys() {
+            let rows = RocksRows::new(Arc::clone(&self.shared), name.clone());
+            for groups in place.foreign() {
+                rows.drop_groups(groups)?;
+            }
+        }
+        let families: Vec<_> = self.families.keys().cloned().collect();
+        self.shared
+            .set_options("the start of merges", &families, &MERGING)
     }
 
     /// The column families whose indexes and filters go into parts from now on, because they have outgrown the memory.

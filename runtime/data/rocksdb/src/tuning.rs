@@ -74,6 +74,9 @@ pub(crate) const IN_PARTS: [(&str, &str); 1] = [(
      pin_l0_filter_and_index_blocks_in_cache=false}",
 )];
 
+/// Lets a column family be merged that was opened with merges held back.
+pub(crate) const MERGING: [(&str, &str); 1] = [("disable_auto_compactions", "false")];
+
 /// What the stores of a worker share.
 pub(crate) struct Resources {
     pub(crate) cache: Cache,

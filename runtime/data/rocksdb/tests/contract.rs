@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use highwater_rocksdb::{RocksFactory, RocksOptions};
 use highwater_state::contract::{
-    StoreStep, check_steps, check_store, check_store_steps, on_heap, over, seeded_steps,
-    seeded_store_steps,
+    StoreStep, check_rescales, check_steps, check_store, check_store_steps, on_heap, over,
+    seeded_steps, seeded_store_steps,
 };
 use proptest::prelude::*;
 
@@ -53,6 +53,7 @@ fn step() -> impl Strategy<Value = StoreStep> {
         }),
         1 => Just(StoreStep::Freeze),
         1 => Just(StoreStep::Reopen),
+        1 => any::<(u8, u8)>().prop_map(|(a, b)| StoreStep::Rescale(a, b)),
     ]
 }
 
@@ -79,5 +80,6 @@ fn tables_over_rocksdb_keep_the_contract_and_agree_with_the_heap() {
             let digests = check_steps(&mut make, &steps);
             assert_eq!(digests, check_steps(&mut on_heap, &steps), "seed {seed}");
         }
+        check_rescales(&mut make);
     }
 }

@@ -30,6 +30,7 @@ fn place() -> StorePlace {
         uid: OperatorUid::parse("count").unwrap(),
         subtask: SubtaskIndex(0),
         range: RANGE,
+        held: RANGE,
     }
 }
 

@@ -27,14 +27,14 @@ use crate::keyed::{
     AggregatingState, Aggregation, ChunkKeys, KeyedState, OpenState, ReducingState, Reduction,
     StateReport,
 };
-use crate::restore::{OwnRows, Restored, RestoredSnapshot};
-use crate::store::{StateStore, Store, StoreFiles, StorePlace, StoreReport};
+use crate::restore::{OwnFiles, OwnRows, Restored, RestoredSnapshot};
+use crate::store::{StateStore, Store, StorePlace, StoreReport};
 use crate::table::{Namespace, StoreBehind, TableSetup};
 
 /// The local store of a subtask.
 enum LocalStore {
     /// Not needed yet; the files that it will go on from.
-    Closed(Option<StoreFiles>),
+    Closed(Option<OwnFiles>),
     Open(Box<dyn StateStore>),
 }
 
@@ -302,13 +302,16 @@ impl KeyedStateBackend {
             let Store::Local { factory } = &self.setup.store else {
                 unreachable!("only a backend with a local store opens one");
             };
+            let range = self.setup.range;
+            let files = files.take();
             let place = StorePlace {
                 uid: self.setup.uid.clone(),
                 subtask: self.setup.subtask,
-                range: self.setup.range,
+                range,
+                held: files.as_ref().map_or(range, |own| own.held),
             };
-            let opened = match files.take() {
-                Some(files) => factory.reopen(&place, files),
+            let opened = match files {
+                Some(own) => factory.reopen(&place, own.files),
                 None => factory.create(&place),
             };
             let opened = opened.map_err(|source| store_error(&place.uid, "open", source))?;

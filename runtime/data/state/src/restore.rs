@@ -3,9 +3,15 @@
 //! Called by the backend before the first record. Everything is checked before it is used: the files are of this operator
 //! and cover the own key groups once, every checksum holds, every schema fits. Rows of an older value schema are rewritten
 //! on the way in.
+//!
+//! The own store goes on from the files of one snapshot, whatever the parallelism was: of those that a store of its kind wrote, the
+//! one with most of the own key groups. The rows of others in it go when it is opened; those of the other own key groups are
+//! read from their files and written into it. The rule: what is taken in says of which key groups it is, and no two overlap.
+//! So it does not matter in which order the rows of a state come.
 
 mod loader;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_types::{
@@ -57,8 +63,26 @@ enum StoredRows {
     Groups(Vec<GroupBlock>),
     /// In a store that is only read: which, the key groups to take, and their order.
     Frozen(usize, KeyGroupRange, RowOrder),
-    /// In the own store, which went on from the files, in this order.
-    Own(RowOrder),
+    /// In the own store, which went on from the files: those of these key groups, in this order.
+    Own(KeyGroupRange, RowOrder),
+}
+
+/// Where the rows of a snapshot are that lie in the files of a store.
+#[derive(Clone, Copy)]
+enum Files {
+    /// There are no files.
+    None,
+    /// The own store goes on from them.
+    Own,
+    /// They are only read: by which reader.
+    Read(usize),
+}
+
+/// The files from which the own store goes on.
+pub(crate) struct OwnFiles {
+    pub(crate) files: StoreFiles,
+    /// The key groups of their rows.
+    pub(crate) held: KeyGroupRange,
 }
 
 /// One stored state of one file.
@@ -91,72 +115,43 @@ pub(crate) trait OwnRows {
 
 impl Restored {
     /// Takes what `range` owns out of `snapshots`, without looking into the rows. Returns also the files from which the own
-    /// store goes on, if there are any: those of the own key groups, written by the store `own`.
+    /// store goes on, if there are any that the store `own` wrote.
     pub(crate) fn collect(
         uid: &OperatorUid,
         (range, max_parallelism): (KeyGroupRange, MaxParallelism),
         snapshots: Vec<RestoredSnapshot>,
         (factory, own): (Option<&dyn StoreFactory>, Option<&str>),
         now: ProcessingTime,
-    ) -> Result<(Self, Option<StoreFiles>), StateError> {
-        for RestoredSnapshot { snapshot, .. } in &snapshots {
-            if snapshot.uid != *uid {
-                return Err(StateError::ForeignOperator {
-                    uid: uid.clone(),
-                    found: snapshot.uid.clone(),
-                });
-            }
-            if snapshot.max_parallelism != max_parallelism {
-                return Err(StateError::MaxParallelism {
-                    uid: uid.clone(),
-                    stored: snapshot.max_parallelism,
-                    declared: max_parallelism,
-                });
-            }
-        }
+    ) -> Result<(Self, Option<OwnFiles>), StateError> {
+        check_operator(uid, max_parallelism, &snapshots)?;
         check_coverage(uid, range, &snapshots)?;
         let mut restored = Self {
             now,
             ..Self::default()
         };
-        let mut goes_on = None;
-        for RestoredSnapshot { snapshot, files } in snapshots {
-            if !snapshot.range.intersects(range) {
+        let goes_on = own.and_then(|own| to_go_on_from(range, &snapshots, own));
+        let mut own_files = None;
+        for (at, RestoredSnapshot { snapshot, files }) in snapshots.into_iter().enumerate() {
+            let held = snapshot.range;
+            if !held.intersects(range) {
                 continue;
             }
-            let held = snapshot.range;
-            let store = files.as_ref().map(|files| files.store.as_str());
-            let is_own = held == range && own.is_some() && store == own;
-            let reader = match files {
-                Some(files) if is_own => {
-                    goes_on = Some(files);
-                    None
+            let files = match files {
+                Some(files) if goes_on == Some(at) => {
+                    own_files = Some(OwnFiles { files, held });
+                    Files::Own
                 }
-                Some(files) => Some(restored.read(uid, factory, files)?),
-                None => None,
+                Some(files) => Files::Read(restored.read(uid, factory, files)?),
+                None => Files::None,
             };
+            let taken = held.intersection(range);
             for state in snapshot.states {
-                let rows = match (state.place, reader) {
-                    (RowsPlace::Here, _) => {
-                        let mut groups = state.groups;
-                        groups.retain(|block| range.contains(block.group));
-                        StoredRows::Groups(groups)
-                    }
-                    (RowsPlace::InStore(order), Some(reader)) => {
-                        StoredRows::Frozen(reader, held.intersection(range), order)
-                    }
-                    (RowsPlace::InStore(order), None) if is_own => StoredRows::Own(order),
-                    (RowsPlace::InStore(_), None) => {
-                        return Err(StateError::Format {
-                            at: "the states",
-                            reason: format!(
-                                "the rows of state `{}` of operator `{uid}` lie in the files of a store, and none came \
-                                 with it",
-                                state.header.name
-                            ),
-                        });
-                    }
-                };
+                let rows = rows_of(
+                    uid,
+                    &state.header.name,
+                    (state.place, state.groups),
+                    (files, taken),
+                )?;
                 let name = state.header.name.clone();
                 let stored = Stored {
                     header: state.header,
@@ -165,7 +160,7 @@ impl Restored {
                 restored.blocks.entry(name).or_default().push(stored);
             }
         }
-        Ok((restored, goes_on))
+        Ok((restored, own_files))
     }
 
     fn read(
@@ -230,7 +225,7 @@ impl Restored {
                     let reader = self.readers[*reader].as_mut();
                     loader.load_frozen(reader, *groups, *order)?;
                 }
-                StoredRows::Own(order) => loader.load_own(own, *order)?,
+                StoredRows::Own(groups, order) => loader.load_own(own, *groups, *order)?,
             }
         }
         self.blocks.remove(&descriptor.name);
@@ -288,7 +283,7 @@ impl Restored {
     pub(crate) fn unmatched(&self) -> impl Iterator<Item = (&str, Option<u64>)> {
         let rows = |stored: &Stored| match &stored.rows {
             StoredRows::Groups(groups) => Some(groups.iter().map(|group| group.count).sum::<u64>()),
-            StoredRows::Frozen(..) | StoredRows::Own(_) => None,
+            StoredRows::Frozen(..) | StoredRows::Own(..) => None,
         };
         let blocks = self.blocks.iter();
         blocks.map(move |(name, blocks)| (name.as_str(), blocks.iter().map(rows).sum()))
@@ -300,7 +295,7 @@ impl Restored {
         let dropped = std::mem::take(&mut self.blocks).into_iter();
         let is_own = |blocks: &[Stored]| {
             let mut rows = blocks.iter().map(|stored| &stored.rows);
-            rows.any(|rows| matches!(rows, StoredRows::Own(_)))
+            rows.any(|rows| matches!(rows, StoredRows::Own(..)))
         };
         let own = dropped.filter(|(_, blocks)| is_own(blocks));
         own.map(|(name, _)| name).collect()
@@ -314,7 +309,7 @@ impl Restored {
     /// Whether rows of a state that was not opened lie in the own store.
     pub(crate) fn holds_own(&self) -> bool {
         let mut all = self.blocks.values().flatten();
-        all.any(|stored| matches!(stored.rows, StoredRows::Own(_)))
+        all.any(|stored| matches!(stored.rows, StoredRows::Own(..)))
     }
 
     /// Keeps what was not opened for the snapshots to come: rows that lie elsewhere come into memory.
@@ -326,7 +321,7 @@ impl Restored {
             };
             for Stored { rows, .. } in stored {
                 let groups = match rows {
-                    StoredRows::Own(_) => continue,
+                    StoredRows::Own(..) => continue,
                     StoredRows::Groups(groups) => {
                         let held = groups.iter().map(|group| group.in_memory(&name));
                         held.collect::<Result<Vec<_>, _>>()?
@@ -349,7 +344,7 @@ impl Restored {
             header: header.clone(),
             rows: match rows {
                 StoredRows::Groups(groups) => SavedRows::Blocks(groups.clone()),
-                StoredRows::Own(order) => SavedRows::InStore(*order, None),
+                StoredRows::Own(_, order) => SavedRows::InStore(*order, None),
                 StoredRows::Frozen(..) => {
                     unreachable!("the end of a restore drops them or brings them into memory")
                 }
@@ -376,6 +371,67 @@ impl Restored {
         }
         hint
     }
+}
+
+/// The snapshot from whose files the store `own` goes on: of those that it wrote, the one with most of the groups of `range`,
+/// the first of equals.
+fn to_go_on_from(range: KeyGroupRange, snapshots: &[RestoredSnapshot], own: &str) -> Option<usize> {
+    let written = snapshots.iter().enumerate().filter(|(_, restored)| {
+        let files = restored.files.as_ref();
+        files.is_some_and(|files| files.store == own) && restored.snapshot.range.intersects(range)
+    });
+    let taken = |restored: &RestoredSnapshot| restored.snapshot.range.intersection(range).len();
+    let most = written.min_by_key(|(_, restored)| Reverse(taken(restored)));
+    most.map(|(at, _)| at)
+}
+
+/// Where the rows of one state are, of which the key groups `taken` are wanted.
+fn rows_of(
+    uid: &OperatorUid,
+    state: &str,
+    (place, mut groups): (RowsPlace, Vec<GroupBlock>),
+    (files, taken): (Files, KeyGroupRange),
+) -> Result<StoredRows, StateError> {
+    match (place, files) {
+        (RowsPlace::Here, _) => {
+            groups.retain(|block| taken.contains(block.group));
+            Ok(StoredRows::Groups(groups))
+        }
+        (RowsPlace::InStore(order), Files::Read(reader)) => {
+            Ok(StoredRows::Frozen(reader, taken, order))
+        }
+        (RowsPlace::InStore(order), Files::Own) => Ok(StoredRows::Own(taken, order)),
+        (RowsPlace::InStore(_), Files::None) => Err(StateError::Format {
+            at: "the states",
+            reason: format!(
+                "the rows of state `{state}` of operator `{uid}` lie in the files of a store, and none came with it"
+            ),
+        }),
+    }
+}
+
+/// Checks that every snapshot is of this operator, with as many key groups.
+fn check_operator(
+    uid: &OperatorUid,
+    max_parallelism: MaxParallelism,
+    snapshots: &[RestoredSnapshot],
+) -> Result<(), StateError> {
+    for RestoredSnapshot { snapshot, .. } in snapshots {
+        if snapshot.uid != *uid {
+            return Err(StateError::ForeignOperator {
+                uid: uid.clone(),
+                found: snapshot.uid.clone(),
+            });
+        }
+        if snapshot.max_parallelism != max_parallelism {
+            return Err(StateError::MaxParallelism {
+                uid: uid.clone(),
+                stored: snapshot.max_parallelism,
+                declared: max_parallelism,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Checks that every group of `range` is spoken for by exactly one file.

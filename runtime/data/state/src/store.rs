@@ -168,6 +168,26 @@ pub struct StorePlace {
     pub subtask: SubtaskIndex,
     /// The key groups of the subtask.
     pub range: KeyGroupRange,
+    /// The key groups of the rows in the files from which it goes on: its own, unless the parallelism has changed. Says
+    /// nothing where there are no files.
+    pub held: KeyGroupRange,
+}
+
+impl StorePlace {
+    /// The key groups of the files that are not those of the subtask: before and behind its own, where there are any.
+    pub fn foreign(&self) -> impl Iterator<Item = KeyGroupRange> + use<> {
+        let (own, held) = (self.range, self.held);
+        let before = KeyGroupRange {
+            start: held.start,
+            end: held.end.min(own.start),
+        };
+        let behind = KeyGroupRange {
+            start: held.start.max(own.end),
+            end: held.end,
+        };
+        let sides = [before, behind].into_iter();
+        sides.filter(|side| side.start < side.end)
+    }
 }
 
 /// Makes the stores of a worker, out of one memory budget. Shared by its slots.
@@ -181,7 +201,11 @@ pub trait StoreFactory: fmt::Debug + Send + Sync {
     /// Of the kind that the store reports; the subtask does not start.
     fn create(&self, place: &StorePlace) -> Result<Box<dyn StateStore>, BackingError>;
 
-    /// A store that goes on from verified files of the same key groups. They are its own from here on.
+    /// A store that goes on from verified files. They are its own from here on.
+    ///
+    /// Rows of the key groups [`StorePlace::foreign`] are gone when this returns, for good and at a cost that does not depend
+    /// on how many they are: no read shows one, nor does a frozen store, nor a store that goes on from its files or reads
+    /// them. Where there is no such group nothing is written.
     ///
     /// # Errors
     /// Of the kind that the store reports; `Corrupt` when it does not understand the files, `Invalid` when another version
@@ -249,6 +273,29 @@ mod tests {
         drop(other);
         assert!(!path.exists());
         assert!(above.path().join("a").exists());
+    }
+
+    #[test]
+    fn key_groups_of_others_lie_before_and_behind_the_own_ones() {
+        let range = |(start, end)| KeyGroupRange { start, end };
+        let foreign = |own, held| {
+            let place = StorePlace {
+                uid: OperatorUid::parse("count").unwrap(),
+                subtask: SubtaskIndex(0),
+                range: range(own),
+                held: range(held),
+            };
+            let sides = place.foreign().map(|side| (side.start, side.end));
+            sides.collect::<Vec<_>>()
+        };
+        assert!(foreign((0, 6), (0, 6)).is_empty(), "an ordinary restore");
+        assert_eq!(foreign((0, 6), (0, 12)), [(6, 12)]);
+        assert_eq!(foreign((4, 8), (0, 12)), [(0, 4), (8, 12)]);
+        assert_eq!(foreign((4, 8), (6, 12)), [(8, 12)], "a part is its own");
+        assert_eq!(foreign((4, 8), (0, 5)), [(0, 4)]);
+        assert!(foreign((0, 12), (3, 6)).is_empty(), "all is its own");
+        assert_eq!(foreign((4, 8), (8, 12)), [(8, 12)], "none of it is");
+        assert_eq!(foreign((8, 12), (4, 8)), [(4, 8)], "none of it is");
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! Owned by the worker's loop, which hands every completion and decline on. One machine for each operator subtask
 //! ([`SharedFiles`]) decides what may be referred to; the local files of the last completed checkpoint are kept, so that the
 //! next attempt need not fetch them.
+//!
+//! A subtask that got the files of several stores back, because the parallelism has changed, goes on from those of one, and only
+//! its state knows which. Until a checkpoint is complete it has a machine for each of them: the bytes tell which one counts.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +21,8 @@ use crate::messages::OperatorSubtask;
 #[derive(Debug)]
 pub struct AttemptFiles {
     restored: CheckpointId,
-    machines: BTreeMap<OperatorSubtask, SharedFiles>,
+    /// All of one subtask are told the same. There is one at least.
+    machines: BTreeMap<OperatorSubtask, Vec<SharedFiles>>,
     frozen: BTreeMap<(CheckpointId, OperatorSubtask), StoreFiles>,
 }
 
@@ -34,13 +38,16 @@ impl KeptFiles {
 }
 
 impl AttemptFiles {
-    /// An attempt that was restored from a checkpoint, which holds these files of each operator subtask.
-    pub fn start(restored: CheckpointId, held: BTreeMap<OperatorSubtask, HeldFiles>) -> Self {
-        let machine = |held| SharedFiles::start(restored, held);
-        let machines = held.into_iter();
+    /// An attempt that was restored from a checkpoint, which holds the files of these stores for each operator subtask.
+    pub fn start(restored: CheckpointId, held: BTreeMap<OperatorSubtask, Vec<HeldFiles>>) -> Self {
+        let machines = held.into_iter().map(|(of, stores)| {
+            let stores = stores.into_iter();
+            let machines = stores.map(|held| SharedFiles::start(restored, held));
+            (of, machines.collect::<Vec<_>>())
+        });
         Self {
             restored,
-            machines: machines.map(|(of, held)| (of, machine(held))).collect(),
+            machines: machines.collect(),
             frozen: BTreeMap::new(),
         }
     }
@@ -51,7 +58,7 @@ impl AttemptFiles {
         id: CheckpointId,
         subtask: SubtaskIndex,
         operators: &Collected,
-    ) -> BTreeMap<OperatorUid, Referable> {
+    ) -> BTreeMap<OperatorUid, Vec<Referable>> {
         let in_store = operators.iter().filter(|(_, state)| {
             let mut parts = state.keyed.iter();
             parts.any(|part| matches!(part, KeyedPart::InStore { .. }))
@@ -62,9 +69,10 @@ impl AttemptFiles {
                 uid: uid.clone(),
                 subtask,
             };
-            let fresh = || SharedFiles::start(restored, HeldFiles::none());
-            let machine = self.machines.entry(of).or_insert_with(fresh);
-            (uid.clone(), machine.begin(id))
+            let fresh = || vec![SharedFiles::start(restored, HeldFiles::none())];
+            let machines = self.machines.entry(of).or_insert_with(fresh);
+            let referable = machines.iter_mut().map(|machine| machine.begin(id));
+            (uid.clone(), referable.collect::<Vec<_>>())
         });
         begun.collect()
     }
@@ -80,8 +88,13 @@ impl AttemptFiles {
         let mut may_acknowledge = true;
         for (uid, (held, files)) in stores {
             let of = OperatorSubtask { uid, subtask };
-            let machine = self.machines.get_mut(&of);
-            if machine.is_some_and(|machine| machine.stored(id, held)) {
+            let machines = self.machines.get_mut(&of);
+            let waits = machines.is_some_and(|machines| {
+                let machines = machines.iter_mut();
+                let told = machines.map(|machine| machine.stored(id, held.clone()));
+                told.fold(true, |all, waits| all & waits)
+            });
+            if waits {
                 self.frozen.insert((id, of), files);
             } else {
                 may_acknowledge = false;
@@ -92,9 +105,15 @@ impl AttemptFiles {
 
     /// A checkpoint is complete: its local files take the place of those of an older one.
     pub fn completed(&mut self, id: CheckpointId, kept: &mut KeptFiles) {
-        self.machines
-            .values_mut()
-            .for_each(|machine| machine.completed(id));
+        for machines in self.machines.values_mut() {
+            for machine in machines.iter_mut() {
+                machine.completed(id);
+            }
+            if id.number > self.restored.number {
+                // What was restored does not count any more, so that they are all the same.
+                machines.truncate(1);
+            }
+        }
         let frozen = std::mem::take(&mut self.frozen).into_iter();
         let (over, later): (BTreeMap<_, _>, _) =
             frozen.partition(|((of, _), _)| of.number <= id.number);
@@ -110,6 +129,7 @@ impl AttemptFiles {
     pub fn declined(&mut self, id: CheckpointId) {
         self.machines
             .values_mut()
+            .flatten()
             .for_each(|machine| machine.declined(id));
         self.frozen.retain(|(of, _), _| *of != id);
     }

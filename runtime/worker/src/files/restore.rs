@@ -35,8 +35,9 @@ const LOOKS_AT_ONCE: usize = 16;
 pub struct Restored {
     /// What each operator subtask gets back.
     pub operators: BTreeMap<OperatorSubtask, RestoredOperator>,
-    /// What the checkpoint holds of each operator subtask that goes on with one local store.
-    pub held: BTreeMap<OperatorSubtask, HeldFiles>,
+    /// What the checkpoint holds of the local stores whose files an operator subtask gets back: its own store goes on from one of
+    /// them, if it is of the same kind.
+    pub held: BTreeMap<OperatorSubtask, Vec<HeldFiles>>,
     /// Where the bytes came from.
     pub bytes: RestoredBytes,
 }
@@ -103,13 +104,11 @@ pub async fn restore(
                 .keyed
                 .push(given.map_err(|error| (subtask.clone(), error))?);
         }
-        let stores: Vec<_> = state
-            .keyed
-            .iter()
-            .filter(|file| file.store.is_some())
+        let stores = state.keyed.iter().filter(|file| file.store.is_some());
+        let held: Vec<_> = stores
+            .map(|file| fetched[&file.path].held.clone())
             .collect();
-        if let [only] = stores[..] {
-            let held = fetched[&only.path].held.clone();
+        if !held.is_empty() {
             restored.held.insert(subtask.clone(), held);
         }
         restored.operators.insert(subtask, operator);

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -19,7 +19,7 @@ use highwater_protocol::manifest::{
     Blob, FileEntry, FilePart, HexBytes, KeyedFile, ListMode, ListState, StoreParts,
 };
 use highwater_protocol::paths::{DataWriter, RelativePath};
-use highwater_protocol::shared_files::{HeldFiles, LocalFile, Referable};
+use highwater_protocol::shared_files::{FilePlan, HeldFiles, LocalFile, Referable};
 use highwater_state::StoreFiles;
 use highwater_storage::StorageError;
 use highwater_types::{KeyGroupRange, OperatorUid, SubtaskIndex};
@@ -60,7 +60,7 @@ pub fn store_part(
             },
             number: part.id.number,
             range: part.range,
-            referable: part.referable.remove(&uid),
+            referable: part.referable.remove(&uid).unwrap_or_default(),
             made: &mut stored,
         };
         operator.store(state)?;
@@ -83,7 +83,7 @@ struct OperatorPart<'a> {
     writer: DataWriter,
     number: u64,
     range: KeyGroupRange,
-    referable: Option<Referable>,
+    referable: Vec<Referable>,
     made: &'a mut StoredPart,
 }
 
@@ -198,11 +198,7 @@ impl OperatorPart<'_> {
         head: Vec<u8>,
         files: StoreFiles,
     ) -> Result<(), PartError> {
-        let local: Vec<_> = files.files.iter().map(local_file).collect();
-        let referable = self.referable.take();
-        let referable = referable.unwrap_or_else(Referable::nothing);
-        let equal = equal_files(&files, &referable.unproven(&files.store, &local))?;
-        let plan = referable.plan(&files.store, &local, &equal);
+        let plan = plan_of(&files, &self.referable)?;
         let objects = plan.objects.into_iter().enumerate();
         let uploads = objects.map(|(index, object)| {
             let path = self.path(&format!("keyed.{at}.{index}"));
@@ -249,25 +245,63 @@ fn local_file(file: &highwater_state::StoreFile) -> LocalFile {
     }
 }
 
-/// The names of those parts whose bytes the local file of that name has.
+/// How the files of a store get into a checkpoint, should it have gone on from a certain restored one.
+struct Guess {
+    plan: FilePlan,
+    /// How many of the files that the store was restored with have the bytes of those of that one.
+    sound: usize,
+    /// One of them that has other bytes.
+    changed: Option<PathBuf>,
+}
+
+/// How the files of a store get into a checkpoint: it has gone on from the restored one whose bytes its files have.
 ///
 /// # Errors
 /// When a file cannot be read, or is one that the store was restored with and is not that any more: it may not take the place of the
 /// sound one.
-fn equal_files(files: &StoreFiles, parts: &[FilePart]) -> Result<BTreeSet<String>, PartError> {
+fn plan_of(files: &StoreFiles, referable: &[Referable]) -> Result<FilePlan, PartError> {
+    let local: Vec<_> = files.files.iter().map(local_file).collect();
+    let guesses = referable.iter().map(|one| guess(files, &local, one));
+    let guesses = guesses.collect::<Result<Vec<_>, _>>()?;
+    // All files that are sound are of the right one. Where none is, it is the one that misses some.
+    let best = guesses.into_iter().max_by_key(|guess| {
+        let misses = guess.changed.is_some();
+        (guess.sound, guess.plan.referenced.len(), misses)
+    });
+    match best {
+        Some(Guess {
+            changed: Some(path),
+            ..
+        }) => Err(PartError::LocalChanged { path }),
+        Some(Guess { plan, .. }) => Ok(plan),
+        None => Ok(Referable::nothing().plan(&files.store, &local, &BTreeSet::new())),
+    }
+}
+
+fn guess(
+    files: &StoreFiles,
+    local: &[LocalFile],
+    referable: &Referable,
+) -> Result<Guess, PartError> {
     let restored = files.files.iter().filter(|file| file.is_restored);
     let restored: BTreeSet<_> = restored.map(|file| file.name.as_str()).collect();
-    let mut equal = BTreeSet::new();
-    for part in parts {
+    let (mut equal, mut sound, mut changed) = (BTreeSet::new(), 0, None);
+    for part in referable.unproven(&files.store, local) {
         let path = files.dir.path().join(&part.name);
+        let is_restored = restored.contains(part.name.as_str());
         let found = checksum_of(&path).map_err(PartError::local(&path))?;
         if found == (part.length, part.checksum) {
-            equal.insert(part.name.clone());
-        } else if restored.contains(part.name.as_str()) {
-            return Err(PartError::LocalChanged { path });
+            sound += usize::from(is_restored);
+            equal.insert(part.name);
+        } else if is_restored {
+            changed = Some(path);
         }
     }
-    Ok(equal)
+    Ok(Guess {
+        plan: referable.plan(&files.store, local, &equal),
+        sound,
+        changed,
+    })
 }
 
 /// Puts files one after another into an object.

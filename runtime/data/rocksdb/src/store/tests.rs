@@ -1,8 +1,9 @@
-//! What only compaction shows: expired rows, dropped files, errors in the background. Compactions are asked for by hand.
+//! What only compaction shows: expired rows, dropped files, rows of other key groups, errors in the background. Compactions are
+//! asked for by hand.
 
+use highwater_state::contract::copied;
 use highwater_state::{
-    RowKey, RowWrite, StateError, StateKind, StateSchemas, StoreFactory as _, StoreFiles,
-    StorePlace, TtlConfig,
+    RowKey, RowWrite, StateError, StateKind, StateSchemas, StoreFactory as _, StoreFiles, TtlConfig,
 };
 use highwater_types::{
     Classified, ErrorKind, KeyGroup, KeyGroupRange, OperatorUid, Record, SubtaskIndex,
@@ -37,6 +38,7 @@ fn place() -> StorePlace {
         uid: OperatorUid::parse("count").unwrap(),
         subtask: SubtaskIndex(0),
         range: RANGE,
+        held: RANGE,
     }
 }
 
@@ -92,6 +94,22 @@ fn is_split(store: &RocksStore) -> bool {
     })
 }
 
+/// Sets an option of every state.
+fn set(store: &RocksStore, option: (&str, &str)) {
+    let db = store.shared.db();
+    for name in store.families.keys() {
+        let family = db.cf_handle(name).unwrap();
+        db.set_options_cf(&family, &[option]).unwrap();
+    }
+}
+
+fn flush(store: &RocksStore) {
+    let db = store.shared.db();
+    for name in store.families.keys() {
+        db.flush_cf(&db.cf_handle(name).unwrap()).unwrap();
+    }
+}
+
 fn compact(store: &RocksStore) {
     let db = store.shared.db();
     for name in store.families.keys() {
@@ -143,7 +161,7 @@ fn st_11_compaction_removes_what_is_expired_at_the_time_that_was_told() {
     drop((rows, store));
 
     // After a restore the rule comes with the state, and the time with the first chunk.
-    let mut store = factory.reopen_store(files).unwrap();
+    let mut store = factory.reopen_store(&place(), files).unwrap();
     let mut rows = store.open(&timed()).unwrap();
     compact(&store);
     assert_eq!(count(&mut *rows), 60);
@@ -166,7 +184,7 @@ fn rows_of_another_form_are_not_judged_while_a_restore_rewrites_them() {
     write(&mut *rows, 0..100, &[0; 20]);
     let files: StoreFiles = store.freeze().freeze().unwrap().files().unwrap();
     drop((rows, store));
-    let mut store = factory.reopen_store(files).unwrap();
+    let mut store = factory.reopen_store(&place(), files).unwrap();
     let mut rows = store.open(&timed()).unwrap();
     compact(&store);
     assert_eq!(count(&mut *rows), 100);
@@ -259,22 +277,11 @@ fn a_writer_waits_for_compaction_and_the_waits_are_counted() {
     let factory = factory(&dir);
     let mut store = create(&factory);
     let mut rows = store.open(&plain()).unwrap();
-    let set = |store: &RocksStore, value| {
-        let db = store.shared.db();
-        for name in store.families.keys() {
-            let family = db.cf_handle(name).unwrap();
-            let option = [("disable_auto_compactions", value)];
-            db.set_options_cf(&family, &option).unwrap();
-        }
-    };
-    set(&store, "true");
+    set(&store, ("disable_auto_compactions", "true"));
     let files = u16::try_from(FILES_AT_TOP * 4).unwrap();
     for number in 0..files {
         rows.write(&small_rows(number..number + 1)).unwrap();
-        for name in store.families.keys() {
-            let db = store.shared.db();
-            db.flush_cf(&db.cf_handle(name).unwrap()).unwrap();
-        }
+        flush(&store);
     }
     assert_eq!(store.report().write_waits, 0);
     let shared = Arc::clone(&store.shared);
@@ -284,7 +291,7 @@ fn a_writer_waits_for_compaction_and_the_waits_are_counted() {
             assert!(!writer.is_finished());
             std::thread::yield_now();
         }
-        set(&store, "false");
+        set(&store, ("disable_auto_compactions", "false"));
         writer.join().unwrap().unwrap();
     });
     assert!(store.report().write_waits > 0);
@@ -357,7 +364,8 @@ fn a_store_that_is_reopened_knows_how_many_rows_its_indexes_are_for() {
     let frozen = store.freeze().freeze().unwrap();
     drop(rows);
     drop(store);
-    let again = factory.reopen_store(frozen.files().unwrap()).unwrap();
+    let files = frozen.files().unwrap();
+    let again = factory.reopen_store(&place(), files).unwrap();
     assert!(again.shared.is_in_parts(), "{} bytes", again.index_bytes);
 }
 
@@ -402,7 +410,8 @@ fn a_store_that_outgrows_its_memory_splits_its_indexes_and_keeps_its_rows() {
     let frozen = store.freeze().freeze().unwrap();
     drop(rows);
     drop(store);
-    let mut again = factory.reopen_store(frozen.files().unwrap()).unwrap();
+    let files = frozen.files().unwrap();
+    let mut again = factory.reopen_store(&place(), files).unwrap();
     assert!(again.shared.is_in_parts());
     let mut rows = again.open(&plain()).unwrap();
     assert_eq!(count(rows.as_mut()), 4_000);
@@ -485,4 +494,164 @@ fn files_of_another_form_of_rows_are_refused_and_not_passed_over() {
         };
         assert_eq!(refused.kind(), ErrorKind::Invalid);
     }
+}
+
+/// The place of a subtask with the key groups `start..end`, of files with all of them.
+fn place_of((start, end): (u16, u16)) -> StorePlace {
+    StorePlace {
+        range: KeyGroupRange { start, end },
+        ..place()
+    }
+}
+
+/// 1,600 rows in files of a key group or two, and the first 400 of them once more above; the bytes of all.
+fn in_many_files(factory: &RocksFactory) -> (StoreFiles, u64) {
+    let mut store = create(factory);
+    let mut rows = store.open(&plain()).unwrap();
+    write(&mut *rows, 0..1_600, &[7; 1_000]);
+    set(&store, ("target_file_size_base", "2048"));
+    compact(&store);
+    write(&mut *rows, 0..400, &[8; 1_000]);
+    let files = store.freeze().freeze().unwrap().files().unwrap();
+    let tables = files.files.iter().filter(|file| file.is_immutable);
+    assert!(tables.count() > 8);
+    (files, store.report().disk_bytes)
+}
+
+/// Only the rows of these key groups are there, and all of them.
+fn assert_holds(rows: &mut dyn Backing, own: KeyGroupRange) {
+    let mut keys: Vec<_> = (0..1_600).map(key).collect();
+    keys.sort();
+    let mut found = Vec::new();
+    rows.fetch(&keys, &mut found).unwrap();
+    for (key, value) in keys.iter().zip(&found) {
+        assert_eq!(value.is_some(), own.contains(key.group), "{key:?}");
+    }
+    assert_eq!(count(rows), found.iter().flatten().count());
+}
+
+#[test]
+fn rows_of_other_key_groups_are_gone_for_every_reader_and_most_of_their_files_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let factory = factory(&dir);
+    let (files, before) = in_many_files(&factory);
+    for bounds in [(0, 1), (15, 16), (5, 9), (0, 15), (1, 16)] {
+        let place = place_of(bounds);
+        let own = place.range;
+        let mut store = factory.reopen_store(&place, copied(&files)).unwrap();
+        let after = store.report().disk_bytes;
+        let is_part = own.len() < 8;
+        let is_small = after < before * 2 / 3;
+        assert!(!is_part || is_small, "{after} of {before} bytes: {own}");
+        let mut rows = store.open(&plain()).unwrap();
+        assert_holds(&mut *rows, own);
+        let mut frozen = store.freeze().freeze().unwrap();
+        let mut seen = Vec::new();
+        let visited = frozen.visit("all", RANGE, &mut |key, _| seen.push(key.group));
+        visited.unwrap();
+        assert_eq!(seen.len(), 100 * own.len(), "{own}");
+        assert!(seen.iter().all(|&group| own.contains(group)), "{own}");
+        compact(&store);
+        assert_holds(&mut *rows, own);
+        let files = frozen.files().unwrap();
+        drop((rows, store, frozen));
+        let again = StorePlace { held: own, ..place };
+        let mut store = factory.reopen_store(&again, files).unwrap();
+        assert_holds(&mut *store.open(&plain()).unwrap(), own);
+    }
+}
+
+#[test]
+fn rows_that_were_cut_off_do_not_come_back_with_their_key_groups() {
+    let dir = tempfile::tempdir().unwrap();
+    let factory = factory(&dir);
+    let (files, _) = in_many_files(&factory);
+    let left = place_of((0, 8));
+    let mut store = factory.reopen_store(&left, files).unwrap();
+    let files = store.freeze().freeze().unwrap().files().unwrap();
+    drop(store);
+    let merged = StorePlace {
+        held: left.range,
+        ..place()
+    };
+    let mut store = factory.reopen_store(&merged, files).unwrap();
+    let mut rows = store.open(&plain()).unwrap();
+    assert_holds(&mut *rows, left.range);
+    // 8 of these 16 are of the key groups that came back.
+    write(&mut *rows, 160..176, b"back");
+    assert_eq!(count(&mut *rows), 800 + 8);
+    compact(&store);
+    assert_eq!(count(&mut *rows), 800 + 8);
+    let frozen = store.freeze().freeze().unwrap();
+    drop((rows, store));
+    let mut store = factory
+        .reopen_store(&place_of((8, 16)), frozen.files().unwrap())
+        .unwrap();
+    assert_eq!(count(&mut *store.open(&plain()).unwrap()), 8);
+}
+
+#[test]
+fn a_restore_with_the_same_key_groups_or_more_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let factory = factory(&dir);
+    let (files, _) = in_many_files(&factory);
+    let tables = |files: &StoreFiles| {
+        let tables = files.files.iter().filter(|file| file.is_immutable);
+        tables.map(|file| file.name.clone()).collect::<Vec<_>>()
+    };
+    let fewer = StorePlace {
+        held: place_of((4, 8)).range,
+        ..place()
+    };
+    for place in [place(), fewer] {
+        let mut store = factory.reopen_store(&place, copied(&files)).unwrap();
+        drop(store.open(&plain()).unwrap());
+        let again = store.freeze().freeze().unwrap().files().unwrap();
+        assert_eq!(tables(&again), tables(&files));
+    }
+}
+
+#[test]
+fn files_are_merged_again_once_the_rows_of_others_are_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let factory = factory(&dir);
+    let mut store = create(&factory);
+    let mut rows = store.open(&plain()).unwrap();
+    set(&store, ("disable_auto_compactions", "true"));
+    for _ in 0..2 * FILES_AT_TOP {
+        write(&mut *rows, 0..160, b"value");
+        flush(&store);
+    }
+    let files = store.freeze().freeze().unwrap().files().unwrap();
+    drop((rows, store));
+    let place = place_of((0, 4));
+    let mut store = factory.reopen_store(&place, files).unwrap();
+    let mut rows = store.open(&plain()).unwrap();
+    let options = rocksdb::WaitForCompactOptions::default();
+    store.shared.db().wait_for_compact(&options).unwrap();
+    let family = family_of(store.shared.db(), "all").unwrap();
+    let property = "rocksdb.num-files-at-level0";
+    let at_top = store.shared.db().property_int_value_cf(&family, property);
+    let at_top = at_top.unwrap().unwrap();
+    assert!(at_top < u64::from(FILES_AT_TOP), "{at_top} files");
+    assert_eq!(count(&mut *rows), 40);
+}
+
+#[test]
+fn indexes_are_whole_again_where_those_of_the_own_key_groups_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    // Of 20,000 small rows the filters take some 25 KB, and the index some 3.
+    let factory = factory_of(&dir, 32 << 10);
+    let mut store = create(&factory);
+    let mut rows = store.open(&plain()).unwrap();
+    rows.write(&small_rows(0..20_000)).unwrap();
+    set(&store, ("target_file_size_base", "2048"));
+    compact(&store);
+    let files = store.freeze().freeze().unwrap().files().unwrap();
+    assert!(store.shared.is_in_parts());
+    drop((rows, store));
+    let place = place_of((3, 4));
+    let mut part = factory.reopen_store(&place, files).unwrap();
+    assert!(!part.shared.is_in_parts(), "{} bytes", part.index_bytes);
+    assert_eq!(count(&mut *part.open(&plain()).unwrap()), 1_250);
 }

@@ -257,8 +257,8 @@ fn st10_a_ttl_can_be_switched_on_and_off_over_rows_that_stay_in_the_store() {
 type Flat = ValueState<i64, i64, u64>;
 type Sliced = SlicedState<i64, i64, u64>;
 
-/// A checkpoint in files, and the digest of the same as a savepoint.
-fn saved_in_store(backend: &mut KeyedStateBackend) -> (RestoredSnapshot, u64) {
+/// A checkpoint in files, and the same as a savepoint.
+fn saved(backend: &mut KeyedStateBackend) -> (RestoredSnapshot, KeyedSnapshot) {
     backend
         .begin_snapshot(checkpoint(), ProcessingTime(0))
         .unwrap();
@@ -268,7 +268,13 @@ fn saved_in_store(backend: &mut KeyedStateBackend) -> (RestoredSnapshot, u64) {
         snapshot: KeyedSnapshot::from_bytes(sealed.head.to_bytes()).unwrap(),
         files: Some(copied(&sealed.files)),
     };
-    (again, canonical_digest(&[taken.seal().unwrap()]))
+    (again, taken.seal().unwrap())
+}
+
+/// A checkpoint in files, and the digest of the same as a savepoint.
+fn saved_in_store(backend: &mut KeyedStateBackend) -> (RestoredSnapshot, u64) {
+    let (again, whole) = saved(backend);
+    (again, canonical_digest(&[whole]))
 }
 
 #[test]
@@ -491,6 +497,173 @@ fn a_window_that_is_dropped_before_its_migrated_rows_are_written_leaves_nothing_
     assert_eq!(held, Some(Account(7, "EUR".to_owned())));
     let saved = again.snapshot_now(checkpoint(), ProcessingTime(0), Vec::new());
     assert_eq!(canonical_digest(&[saved.unwrap()]), digest);
+}
+
+/// Those of the keys 0 to 199 that are of the key groups of a subtask.
+fn own_keys(backend: &KeyedStateBackend) -> impl Iterator<Item = i64> + use<> {
+    let (range, groups) = (backend.range(), backend.max_parallelism());
+    (0..200i64).filter(move |key| range.contains(key.key_hash().group(groups)))
+}
+
+/// A checkpoint of `parallelism` subtasks, each with a store and one state, and its digest.
+fn in_stores<S: OpenState>(
+    parallelism: u32,
+    fill: impl Fn(&mut S, i64),
+) -> (Vec<RestoredSnapshot>, u64) {
+    let parts = (0..parallelism).map(|index| {
+        let mut backend = KeyedStateBackend::new(setup(index, parallelism, local()));
+        let state = backend.open::<S>(S::describe("state")).unwrap();
+        for key in own_keys(&backend) {
+            fill(backend.get(state), key);
+            backend.after_chunk(ProcessingTime(0)).unwrap();
+        }
+        saved(&mut backend)
+    });
+    let (parts, whole): (Vec<_>, Vec<_>) = parts.unzip();
+    (parts, canonical_digest(&whole))
+}
+
+/// A subtask of `parallelism` that is restored from a checkpoint in files, each in a directory of its own.
+fn restore_at((index, parallelism): (u32, u32), parts: &[RestoredSnapshot]) -> KeyedStateBackend {
+    let setup = setup(index, parallelism, local());
+    let held = parts.iter();
+    let held = held.filter(|part| part.snapshot.range.intersects(setup.range));
+    let held = held.map(|part| RestoredSnapshot {
+        snapshot: part.snapshot.clone(),
+        files: part.files.as_ref().map(copied),
+    });
+    let held = held.collect();
+    KeyedStateBackend::restore(setup, held, ProcessingTime(500)).unwrap()
+}
+
+/// Opens the state at another parallelism and looks at each key. Returns the digest of what is there then.
+fn reopened<S: OpenState>(
+    parts: &[RestoredSnapshot],
+    parallelism: u32,
+    described: &StateDescriptor,
+    look: impl Fn(&mut S, i64),
+) -> u64 {
+    let whole = (0..parallelism).map(|index| {
+        let mut backend = restore_at((index, parallelism), parts);
+        let state = backend.open::<S>(described.clone()).unwrap();
+        backend.finish_restore(&Unmatched::refuse()).unwrap();
+        for key in own_keys(&backend) {
+            look(backend.get(state), key);
+            backend.after_chunk(ProcessingTime(500)).unwrap();
+        }
+        saved(&mut backend).1
+    });
+    canonical_digest(&whole.collect::<Vec<_>>())
+}
+
+/// From what to what the parallelism changes: inside one store, from several, and both.
+const CHANGES: [(u32, u32); 6] = [(1, 2), (2, 1), (3, 2), (2, 3), (4, 3), (3, 1)];
+
+#[test]
+fn rows_of_several_stores_come_into_one_in_any_order_of_them() {
+    for (from, to) in CHANGES {
+        let (mut parts, digest) = in_stores::<Names>(from, |names, key| {
+            names.set(at(&key, 0), format!("name {key}"));
+        });
+        let look = |names: &mut Names, key: i64| {
+            let found = names.get(at(&key, 509)).cloned();
+            assert_eq!(found, Some(format!("name {key}")), "{from} to {to}");
+        };
+        let plain = Names::describe("state");
+        // With a time to live all of them are rewritten.
+        let timed = Names::describe("state").with_ttl(TtlConfig::after_write(10));
+        for _ in 0..2 {
+            parts.reverse();
+            let found = reopened::<Names>(&parts, to, &plain, look);
+            assert_eq!(found, digest, "{from} to {to}");
+            reopened::<Names>(&parts, to, &timed, look);
+        }
+    }
+}
+
+#[test]
+fn slices_of_several_stores_come_into_one_in_any_order_of_them_and_of_their_rows() {
+    for (from, to) in CHANGES {
+        let sliced = in_stores::<Sliced>(from, |sliced, key| {
+            let slice = sliced.slice(&(key % 3));
+            slice.put(key.key_hash(), &key, &(), 7);
+        });
+        let flat = in_stores::<Flat>(from, |flat, key| {
+            let at = KeyContext::new(key.key_hash(), &key, ProcessingTime(0));
+            flat.set(at.in_namespace(&(key % 3)), 7);
+        });
+        for (mut parts, digest) in [sliced, flat] {
+            for _ in 0..2 {
+                parts.reverse();
+                let found =
+                    reopened::<Sliced>(&parts, to, &Sliced::describe("state"), |sliced, key| {
+                        let found = sliced.get(key.key_hash(), &key, &(key % 3));
+                        assert_eq!(found.copied(), Some(7), "key {key}, {from} to {to}");
+                    });
+                assert_eq!(found, digest, "{from} to {to}");
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_of_several_stores_are_migrated_once() {
+    type Old = ValueState<i64, (), Account<false>>;
+    type New = ValueState<i64, (), Account<true>>;
+    for (from, to) in CHANGES {
+        let (mut parts, _) = in_stores::<Old>(from, |accounts, key| {
+            accounts.set(at(&key, 0), Account(7, String::new()));
+        });
+        for _ in 0..2 {
+            parts.reverse();
+            reopened::<New>(&parts, to, &New::describe("state"), |accounts, key| {
+                let found = accounts.get(at(&key, 500)).cloned();
+                assert_eq!(found, Some(Account(7, "EUR".to_owned())), "{from} to {to}");
+            });
+        }
+    }
+}
+
+#[test]
+fn states_of_several_stores_that_nobody_opens_are_kept_or_dropped() {
+    for (from, to) in CHANGES {
+        let (parts, digest) = in_stores::<Names>(from, |names, key| {
+            names.set(at(&key, 0), format!("name {key}"));
+        });
+        let keep = |rule: &Unmatched| {
+            let kept = (0..to).map(|index| {
+                let mut backend = restore_at((index, to), &parts);
+                // Opens the store also where nothing is kept.
+                backend.open::<Names>(Names::describe("other")).unwrap();
+                backend.finish_restore(rule).unwrap();
+                saved(&mut backend).0
+            });
+            kept.collect::<Vec<_>>()
+        };
+        let look = |names: &mut Names, key: i64| {
+            let found = names.get(at(&key, 0)).cloned();
+            assert_eq!(found, Some(format!("name {key}")), "{from} to {to}");
+        };
+        let kept = keep(&Unmatched::Keep);
+        let mut whole = Vec::new();
+        for index in 0..from {
+            let mut backend = restore_at((index, from), &kept);
+            let names = backend.open::<Names>(Names::describe("state")).unwrap();
+            backend.finish_restore(&Unmatched::Drop).unwrap();
+            own_keys(&backend).for_each(|key| look(backend.get(names), key));
+            whole.push(saved(&mut backend).1);
+        }
+        assert_eq!(canonical_digest(&whole), digest, "{from} to {to}");
+        for part in keep(&Unmatched::Drop) {
+            let states = part.snapshot.states.iter();
+            assert!(states.map(|state| &state.header.name).eq(["other"]));
+            let files = part.files.unwrap();
+            let mut frozen = SlowMissFactory::default().read(files).unwrap();
+            let groups = KeyGroupRange { start: 0, end: 16 };
+            let visited = frozen.visit("state", groups, &mut |key, _| panic!("{key:?} is left"));
+            visited.unwrap();
+        }
+    }
 }
 
 /// A store whose rows cannot be read.

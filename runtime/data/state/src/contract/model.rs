@@ -1,6 +1,6 @@
 //! The model: what state should hold, in plain ordered maps with times beside the values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_types::ProcessingTime;
 
@@ -11,7 +11,7 @@ pub(super) const TTL_MS: i64 = 50;
 
 type Timed<V> = (V, ProcessingTime);
 
-/// What the seven states of the suite should hold. Keys are (key, namespace), or (key, map key).
+/// What the eight states of the suite should hold. Keys are (key, namespace), (key, map key), or (key, time).
 #[derive(Clone, Debug, Default)]
 pub(super) struct Contents {
     pub(super) value: BTreeMap<i64, String>,
@@ -21,6 +21,7 @@ pub(super) struct Contents {
     pub(super) aggregated: BTreeMap<(i64, i64), i64>,
     pub(super) sliced: BTreeMap<(i64, i64), u64>,
     pub(super) counted: BTreeMap<i64, u64>,
+    pub(super) timers: BTreeSet<(i64, i64)>,
 }
 
 /// The model of a whole run.

@@ -100,7 +100,11 @@ impl StoreFactory for SlowMissFactory {
         place: &StorePlace,
         files: StoreFiles,
     ) -> Result<Box<dyn StateStore>, BackingError> {
-        let states = read_states(&files)?;
+        let mut states = read_states(&files)?;
+        for rows in states.values_mut() {
+            let is_foreign = |group| place.foreign().any(|side| side.contains(group));
+            rows.retain(|key, _| !is_foreign(key.group));
+        }
         let states = states
             .into_iter()
             .map(|(name, rows)| (name, Arc::new(Mutex::new(Arc::new(rows)))));

@@ -52,18 +52,23 @@ pub fn seeded_steps(seed: u64, count: usize) -> Vec<Step> {
     (0..count).map(|_| seeded_step(&mut numbers)).collect()
 }
 
+/// So many accesses of all states.
+pub(super) fn seeded_accesses(numbers: &mut Numbers, count: usize) -> Vec<Access> {
+    let accesses = (0..count).map(|_| Access {
+        state: numbers.next(),
+        action: numbers.next(),
+        key: numbers.next(),
+        namespace: numbers.next(),
+        value: numbers.next(),
+    });
+    accesses.collect()
+}
+
 fn seeded_step(numbers: &mut Numbers) -> Step {
     match numbers.next() % 16 {
         0..8 => {
             let length = numbers.next() % 48;
-            let accesses = (0..length).map(|_| Access {
-                state: numbers.next(),
-                action: numbers.next(),
-                key: numbers.next(),
-                namespace: numbers.next(),
-                value: numbers.next(),
-            });
-            Step::Chunk(accesses.collect())
+            Step::Chunk(seeded_accesses(numbers, usize::from(length)))
         }
         8 | 9 => Step::Wait(numbers.next() % 40),
         10 | 11 => Step::Barrier,

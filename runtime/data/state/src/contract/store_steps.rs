@@ -1,12 +1,16 @@
-//! Random runs of a local store: writes, drops, freezes and reopening in any order, against sorted maps.
+//! Random runs of a local store: writes, drops, freezes, reopening and rescales in any order, against sorted maps.
 
 use std::collections::BTreeMap;
 
+use highwater_types::KeyGroupRange;
+
 use super::slow_miss::copied;
 use super::steps::Numbers;
-use super::stores::{RANGE, assert_rows, freeze, frozen_rows, good, key, place, scanned, state};
+use super::stores::{
+    RANGE, assert_rows, freeze, frozen_rows, good, key, place, place_of, scanned, state,
+};
 use crate::backing::{Backing, RowKey, RowWrite};
-use crate::store::{FrozenStore, StateStore, StoreFactory};
+use crate::store::{FrozenStore, StateStore, StoreFactory, StorePlace};
 
 /// What a state of the model holds.
 pub(super) type Rows = BTreeMap<RowKey, Vec<u8>>;
@@ -29,6 +33,9 @@ pub enum StoreStep {
     Freeze,
     /// Freezes the store, loses it, and goes on from the files.
     Reopen,
+    /// Goes on from the files with the key groups from that of one key to that of the other, and from the files of that with
+    /// all of them: the rows of the others are gone.
+    Rescale(u8, u8),
 }
 
 /// Row keys of a run: 256 of them, over the groups of the store, in the order of the numbers.
@@ -120,15 +127,30 @@ impl Run<'_> {
                 let frozen = freeze(&mut *self.store);
                 self.frozen.push((frozen, self.model.clone()));
             }
-            StoreStep::Reopen => {
-                let files = copied(&good(freeze(&mut *self.store).files()));
-                self.rows.clear();
-                self.store = good(self.factory.reopen(&place(), files));
-                self.open();
-                for (rows, model) in self.rows.iter_mut().zip(&self.model) {
-                    assert_rows(&mut **rows, model, at);
+            StoreStep::Reopen => self.reopen(&place(), at),
+            StoreStep::Rescale(a, b) => {
+                let (a, b) = (key_of(*a).group.0, key_of(*b).group.0);
+                let own = KeyGroupRange {
+                    start: a.min(b),
+                    end: a.max(b) + 1,
+                };
+                for model in &mut self.model {
+                    model.retain(|key, _| own.contains(key.group));
                 }
+                self.reopen(&place_of(own, RANGE), at);
+                self.reopen(&place_of(RANGE, own), at);
             }
+        }
+    }
+
+    /// Loses the store and goes on from its files.
+    fn reopen(&mut self, place: &StorePlace, at: &str) {
+        let files = copied(&good(freeze(&mut *self.store).files()));
+        self.rows.clear();
+        self.store = good(self.factory.reopen(place, files));
+        self.open();
+        for (rows, model) in self.rows.iter_mut().zip(&self.model) {
+            assert_rows(&mut **rows, model, at);
         }
     }
 
@@ -186,7 +208,10 @@ pub fn seeded_store_steps(seed: u64, steps: usize) -> Vec<StoreStep> {
             }
             12 | 13 => StoreStep::Scan(state, draw(), draw(), draw()),
             14 => StoreStep::Freeze,
-            _ => StoreStep::Reopen,
+            _ => match draw() % 2 {
+                0 => StoreStep::Reopen,
+                _ => StoreStep::Rescale(draw(), draw()),
+            },
         }
     };
     (0..steps).map(|_| step()).collect()

@@ -27,6 +27,8 @@ pub fn check_store(factory: &dyn StoreFactory) {
     a_freeze_captures_all_before_it_and_nothing_after(factory);
     an_immutable_file_stands_for_the_same_bytes(factory);
     a_store_goes_on_from_its_files(factory);
+    a_store_goes_on_with_a_part_of_its_key_groups(factory);
+    rows_that_went_to_others_do_not_come_back(factory);
     a_dropped_state_is_gone_for_good(factory);
     files_that_are_not_its_own_are_corrupt(factory);
     for seed in 0..12 {
@@ -44,10 +46,16 @@ pub(super) fn key(group: u16, bytes: &[u8]) -> RowKey {
 
 /// The place of the store under test.
 pub(super) fn place() -> StorePlace {
+    place_of(RANGE, RANGE)
+}
+
+/// The place of a store with the key groups `range` that goes on from files with rows of `held`.
+pub(super) fn place_of(range: KeyGroupRange, held: KeyGroupRange) -> StorePlace {
     StorePlace {
         uid: OperatorUid::parse("store-under-test").expect("a good uid"),
         subtask: SubtaskIndex(1),
-        range: RANGE,
+        range,
+        held,
     }
 }
 
@@ -359,6 +367,136 @@ fn a_store_goes_on_from_its_files(factory: &dyn StoreFactory) {
     }
     let ones = frozen_rows(&mut *read, "a", RANGE);
     assert!(ones.iter().all(|(_, value)| value == b"one"));
+}
+
+/// The files of a store as of now, where the next one finds them.
+fn files_of(store: &mut dyn StateStore) -> StoreFiles {
+    copied(&good(freeze(store).files()))
+}
+
+/// Removes rows, in order.
+fn remove(rows: &mut dyn Backing, keys: &[RowKey]) {
+    let batch = keys.iter().map(|key| RowWrite {
+        key: key.clone(),
+        value: None,
+    });
+    good(rows.write(&batch.collect::<Vec<_>>()));
+}
+
+/// Compares a state with the model by scan, and each of `keys` by fetch.
+fn assert_holds(rows: &mut dyn Backing, keys: &[RowKey], model: &Rows, at: &str) {
+    assert_rows(rows, model, at);
+    let expected = keys.iter().map(|key| model.get(key).cloned());
+    assert_eq!(fetched(rows, keys), expected.collect::<Vec<_>>(), "{at}");
+}
+
+/// The rows of the model as a frozen store shows them.
+fn in_order(model: &Rows) -> Vec<(RowKey, Vec<u8>)> {
+    let rows = model.iter();
+    rows.map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+fn a_store_goes_on_with_a_part_of_its_key_groups(factory: &dyn StoreFactory) {
+    let (mut store, mut rows) = open_one(factory);
+    let keys = many_keys();
+    put(&mut *rows, &keys, b"old");
+    // So that the store has them in files of several times.
+    drop(freeze(&mut *store));
+    let (first, rest) = keys.split_at(keys.len() / 2);
+    put(&mut *rows, first, b"new");
+    remove(&mut *rows, &rest[..9]);
+    put(&mut *good(store.open(&state("closed"))), &keys, b"c");
+    let files = files_of(&mut *store);
+    drop((rows, store));
+    let value = |at: usize| if at < first.len() { b"new" } else { b"old" };
+    for (start, end) in [(2, 12), (2, 7), (7, 12), (5, 8), (2, 3), (11, 12)] {
+        let own = KeyGroupRange { start, end };
+        let at = format!("key groups {own}");
+        let whole = keys.iter().enumerate().map(|(at, key)| (key, value(at)));
+        let mut model: Rows = whole
+            .filter(|(key, _)| own.contains(key.group) && !rest[..9].contains(key))
+            .map(|(key, value)| (key.clone(), value.to_vec()))
+            .collect();
+        let held = keys.iter().filter(|key| own.contains(key.group));
+        let held: Vec<_> = held.cloned().collect();
+        let mut store = good(factory.reopen(&place_of(own, RANGE), copied(&files)));
+        let mut rows = good(store.open(&state("a")));
+        assert_holds(&mut *rows, &keys, &model, &at);
+        put(&mut *rows, &held[..3], b"later");
+        model.extend(held[..3].iter().map(|key| (key.clone(), b"later".to_vec())));
+        remove(&mut *rows, &held[3..5]);
+        held[3..5].iter().for_each(|key| drop(model.remove(key)));
+        let mut frozen = freeze(&mut *store);
+        assert_eq!(
+            frozen_rows(&mut *frozen, "a", RANGE),
+            in_order(&model),
+            "{at}"
+        );
+        // One that nobody has opened is of the same key groups.
+        let closed = frozen_rows(&mut *frozen, "closed", RANGE);
+        assert!(closed.iter().map(|(key, _)| key).eq(&held), "{at}");
+        let files = copied(&good(frozen.files()));
+        drop((rows, store, frozen));
+        let mut read = good(factory.read(copied(&files)));
+        assert_eq!(
+            frozen_rows(&mut *read, "a", RANGE),
+            in_order(&model),
+            "{at}"
+        );
+        let mut store = good(factory.reopen(&place_of(own, own), files));
+        let mut rows = good(store.open(&state("a")));
+        assert_holds(&mut *rows, &keys, &model, &at);
+        let mut closed = good(store.open(&state("closed")));
+        let found = fetched(&mut *closed, &keys);
+        assert_eq!(found.iter().flatten().count(), held.len(), "{at}");
+    }
+}
+
+fn rows_that_went_to_others_do_not_come_back(factory: &dyn StoreFactory) {
+    let left = KeyGroupRange {
+        start: RANGE.start,
+        end: 7,
+    };
+    let right = KeyGroupRange {
+        start: 7,
+        end: RANGE.end,
+    };
+    let (mut store, mut rows) = open_one(factory);
+    let keys = many_keys();
+    put(&mut *rows, &keys, b"before");
+    let files = files_of(&mut *store);
+    drop((rows, store));
+    // Those on the right go to another subtask.
+    let mut store = good(factory.reopen(&place_of(left, RANGE), files));
+    drop(good(store.open(&state("a"))));
+    let files = files_of(&mut *store);
+    drop(store);
+    // Later they come back, as that subtask has left them: without most of the rows.
+    let mut store = good(factory.reopen(&place_of(RANGE, left), files));
+    let mut rows = good(store.open(&state("a")));
+    let of = |groups: KeyGroupRange| keys.iter().filter(move |key| groups.contains(key.group));
+    let mut model: Rows = of(left)
+        .map(|key| (key.clone(), b"before".to_vec()))
+        .collect();
+    assert_holds(&mut *rows, &keys, &model, "before any of them came");
+    let back: Vec<_> = of(right).step_by(3).cloned().collect();
+    put(&mut *rows, &back, b"back");
+    model.extend(back.iter().map(|key| (key.clone(), b"back".to_vec())));
+    remove(&mut *rows, &back[..5]);
+    back[..5].iter().for_each(|key| drop(model.remove(key)));
+    assert_holds(&mut *rows, &keys, &model, "with what came");
+    let files = files_of(&mut *store);
+    drop((rows, store));
+    let mut store = good(factory.reopen(&place(), files));
+    let mut rows = good(store.open(&state("a")));
+    assert_holds(&mut *rows, &keys, &model, "from its files");
+    let files = files_of(&mut *store);
+    drop((rows, store));
+    let mut store = good(factory.reopen(&place_of(right, RANGE), files));
+    let mut rows = good(store.open(&state("a")));
+    model.retain(|key, _| right.contains(key.group));
+    assert_holds(&mut *rows, &keys, &model, "with the others alone");
 }
 
 fn a_dropped_state_is_gone_for_good(factory: &dyn StoreFactory) {

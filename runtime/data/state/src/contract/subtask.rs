@@ -1,9 +1,12 @@
-//! The runs of the suite: subtasks with seven states each, driven beside the model.
+//! The runs of the suite: subtasks with eight states each, driven beside the model.
+
+mod timers;
 
 use highwater_types::{
     CheckpointId, Epoch, Key, KeyGroup, MaxParallelism, OperatorUid, Parallelism, SubtaskIndex,
 };
 
+use self::timers::Timers;
 use super::MakeStore;
 use super::model::{Model, TTL_MS};
 use super::slow_miss::copied;
@@ -22,7 +25,8 @@ use crate::ttl::{TtlConfig, TtlUpdate};
 
 const KEYS: i64 = 24;
 const NAMESPACES: i64 = 4;
-const RAW: &str = "timers";
+const STATES: u8 = 8;
+const RAW: &str = "raw";
 
 /// Adds up; returns the negated sum, so that input, accumulator and output differ.
 struct NegatedSum;
@@ -56,6 +60,7 @@ struct Handles {
     aggregated: StateHandle<AggregatingState<i64, i64, NegatedSum>>,
     sliced: StateHandle<SlicedState<i64, i64, u64>>,
     counted: StateHandle<StateTable<i64, (), u64>>,
+    timers: Timers,
 }
 
 impl Handles {
@@ -84,6 +89,7 @@ impl Handles {
             counted: backend
                 .open(StateTable::<i64, (), u64>::describe("counted"))
                 .expect(opened),
+            timers: Timers::open(backend),
         }
     }
 }
@@ -300,25 +306,35 @@ impl Cluster {
         self.deploy(model, make_store, how.from);
     }
 
-    /// Compares every state of every key with the model.
+    /// Compares every state of every key with the model, and fires all timers.
     pub(super) fn check_everything(&mut self, model: &Model) {
         let mut model = model.clone();
-        for key in 0..KEYS {
-            let owner = self.owner(key);
-            for state in 0..7 {
-                for namespace in 0..NAMESPACES {
-                    let access = Access {
-                        state,
-                        action: 0,
-                        key: key as u8,
-                        namespace: namespace as u8,
-                        value: 0,
-                    };
-                    self.subtasks[owner].access(&mut model, access);
-                }
-            }
+        for access in every_read() {
+            let owner = self.owner(i64::from(access.key));
+            self.subtasks[owner].access(&mut model, access);
+        }
+        for subtask in &mut self.subtasks {
+            subtask.fire(&mut model, i64::MAX);
+        }
+        assert!(model.live.timers.is_empty(), "every timer has an owner");
+    }
+}
+
+/// Reads every state of every key.
+pub(super) fn every_read() -> Vec<Access> {
+    let mut reads = Vec::new();
+    for key in 0..KEYS {
+        for state in 0..STATES {
+            reads.extend((0..NAMESPACES).map(|namespace| Access {
+                state,
+                action: 0,
+                key: key as u8,
+                namespace: namespace as u8,
+                value: 0,
+            }));
         }
     }
+    reads
 }
 
 /// Bytes of each owned key group that name it.
@@ -388,14 +404,15 @@ impl Subtask {
     fn access(&mut self, model: &mut Model, access: Access) {
         let key = i64::from(access.key) % KEYS;
         let at = KeyContext::new(key.key_hash(), &key, model.now);
-        match access.state % 7 {
+        match access.state % STATES {
             0 => self.access_value(model, at, access),
             1 => self.access_list(model, at, access),
             2 => self.access_map(model, at, access),
             3 => self.access_reduced(model, at, access),
             4 => self.access_aggregated(model, at, access),
             5 => self.access_sliced(model, at, access),
-            _ => self.access_counted(model, at, access),
+            6 => self.access_counted(model, at, access),
+            _ => self.access_timers(model, at, access),
         }
     }
 

@@ -13,7 +13,7 @@ mod value;
 
 use std::any::Any;
 
-use highwater_types::{Key, KeyGroup, KeyHash, ProcessingTime, Record};
+use highwater_types::{Key, KeyGroup, KeyGroupRange, KeyHash, ProcessingTime, Record};
 use serde::{Deserialize, Serialize};
 
 pub use self::aggregating::{AggregatingState, Aggregation};
@@ -89,11 +89,12 @@ pub trait KeyedState: Any + Send {
         RowOrder::Key
     }
 
-    /// The store went on from files and holds rows of this state already, in the order of the state.
+    /// The store went on from files and holds rows of this state in these key groups already, in the order of the state. Rows
+    /// of other key groups may have been loaded before, and may be loaded later.
     ///
     /// # Errors
     /// Of the store's kind when it cannot be asked for them.
-    fn adopt_stored(&mut self) -> Result<(), StateError> {
+    fn adopt_stored(&mut self, _: KeyGroupRange) -> Result<(), StateError> {
         Ok(())
     }
 

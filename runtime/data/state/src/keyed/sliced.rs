@@ -316,9 +316,10 @@ impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
         }
     }
 
-    /// Finds the slices that the store holds: in each key group it jumps from one namespace to the next.
-    fn find_stored(&mut self, store: &SharedRows) -> Result<(), StateError> {
-        for group in self.range().groups() {
+    /// Finds the slices that the store holds in `groups`: in each key group it jumps from one namespace to the next. A slice
+    /// that was loaded from elsewhere before learns that it does not know all of its rows.
+    fn find_stored(&mut self, store: &SharedRows, groups: KeyGroupRange) -> Result<(), StateError> {
+        for group in groups.groups() {
             let mut from = Vec::new();
             loop {
                 let first = store.first_row(group, from);
@@ -328,7 +329,7 @@ impl<K: Key, N: Namespace + Ord, V: Record> SlicedState<K, N, V> {
                 let read = read_namespace::<N>(&row);
                 let (namespace, prefix) = read.map_err(|source| self.row_error(group, source))?;
                 store.note_written(prefix, group);
-                self.slice(&namespace);
+                self.slice(&namespace).expect_stored();
                 match behind(prefix) {
                     Some(next) => from = next,
                     None => break,
@@ -402,9 +403,9 @@ impl<K: Key, N: Namespace + Ord, V: Record> KeyedState for SlicedState<K, N, V> 
         RowOrder::Namespace
     }
 
-    fn adopt_stored(&mut self) -> Result<(), StateError> {
+    fn adopt_stored(&mut self, groups: KeyGroupRange) -> Result<(), StateError> {
         match self.store.clone() {
-            Some(store) => self.find_stored(&store),
+            Some(store) => self.find_stored(&store, groups.intersection(self.range())),
             None => Ok(()),
         }
     }

@@ -334,8 +334,10 @@ impl<K: Key> KeyedState for TimerState<K> {
         RowOrder::Time
     }
 
-    fn adopt_stored(&mut self) -> Result<(), StateError> {
-        for at in 0..self.groups.len() {
+    fn adopt_stored(&mut self, groups: KeyGroupRange) -> Result<(), StateError> {
+        // Of no other group: what is known of one whose timers were loaded would not hold any more.
+        for group in groups.intersection(self.range).groups() {
+            let at = (group.0 - self.range.start) as usize;
             self.change(at, Group::expect_stored);
         }
         self.take_fault()

@@ -64,22 +64,24 @@ impl Loader<'_> {
         portion.end(|group, rows| self.load(group, rows))
     }
 
-    /// Leaves the rows in the own store, rewrites them there, or takes them out of it, as the opened state needs.
+    /// Leaves the rows in the own store, rewrites them there, or takes them out of it, as the opened state needs. Looks at no
+    /// other key groups than `groups`: what lies there of others was taken in from elsewhere.
     pub(super) fn load_own(
         &mut self,
         own: &mut dyn OwnRows,
+        groups: KeyGroupRange,
         order: RowOrder,
     ) -> Result<(), StateError> {
         let is_as_it_was = !self.migrates && self.form.timed == self.form.keeps_time;
         let is_paged = self.state.is_paged();
         if is_paged && order == self.state.row_order() && is_as_it_was {
-            return self.state.adopt_stored();
+            return self.state.adopt_stored(groups);
         }
         let rows = own.open()?;
         if is_paged && order != self.state.row_order() {
-            return self.reorder_own(rows, order);
+            return self.reorder_own(rows, groups, order);
         }
-        self.load_all(rows, order)?;
+        self.load_all(rows, groups, order)?;
         if is_paged {
             return Ok(());
         }
@@ -91,9 +93,10 @@ impl Loader<'_> {
     fn reorder_own(
         &mut self,
         mut rows: Box<dyn Backing>,
+        groups: KeyGroupRange,
         order: RowOrder,
     ) -> Result<(), StateError> {
-        let all = (&first_row(), &behind_all());
+        let all = (&first_of(groups.start), &first_of(groups.end));
         let mut held = Vec::new();
         let scanned = rows.scan(all, usize::MAX, &mut |key, value| {
             held.push((key.clone(), value.to_vec()));
@@ -110,9 +113,14 @@ impl Loader<'_> {
         portion.end(|group, rows| self.load(group, rows))
     }
 
-    /// Takes in all rows of the own store, portion by portion.
-    fn load_all(&mut self, mut rows: Box<dyn Backing>, order: RowOrder) -> Result<(), StateError> {
-        let (mut from, behind) = (first_row(), behind_all());
+    /// Takes in the rows of the own store, portion by portion.
+    fn load_all(
+        &mut self,
+        mut rows: Box<dyn Backing>,
+        groups: KeyGroupRange,
+        order: RowOrder,
+    ) -> Result<(), StateError> {
+        let (mut from, behind) = (first_of(groups.start), first_of(groups.end));
         loop {
             let (mut read, mut found) = (Vec::new(), 0);
             let scanned = rows.scan((&from, &behind), PORTION_ROWS, &mut |key, value| {
@@ -136,16 +144,10 @@ impl Loader<'_> {
     }
 }
 
-fn first_row() -> RowKey {
+/// The first key that a row of a key group may have.
+const fn first_of(group: u16) -> RowKey {
     RowKey {
-        group: KeyGroup(0),
-        bytes: Vec::new(),
-    }
-}
-
-fn behind_all() -> RowKey {
-    RowKey {
-        group: KeyGroup(u16::MAX),
+        group: KeyGroup(group),
         bytes: Vec::new(),
     }
 }

@@ -167,6 +167,13 @@ impl<K: Key, N: Namespace, C: Cell> StateTable<K, N, C> {
         self.entry_bytes() + heap
     }
 
+    /// The store has rows that the table never saw: from now on only the store knows what it holds.
+    pub(crate) fn expect_stored(&mut self) {
+        if let Some(paging) = self.paging.as_mut() {
+            paging.only_stored = None;
+        }
+    }
+
     /// Notes that only the store has the key that is placed by `placed`.
     pub(super) fn note_stored(&mut self, placed: u64) {
         let table = self.directory.table_of(placed);

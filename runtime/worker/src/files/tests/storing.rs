@@ -1,5 +1,7 @@
 //! What a task's part stores, and when it is refused.
 
+use highwater_protocol::shared_files::HeldFiles;
+
 use super::*;
 
 const MIB: usize = 1 << 20;
@@ -153,6 +155,121 @@ fn a_store_that_was_made_anew_under_the_same_names_is_not_taken_for_the_restored
         .unwrap();
     let files = in_store(&again.operators[&subtask(0)]);
     assert_eq!(contents(files.dir.path()), contents(bench.store.path()));
+}
+
+/// Gives all files that never change other bytes, by `seed`.
+fn refill(bench: &Bench, seed: u8) {
+    let write = |name: String, bytes: Vec<u8>| {
+        // Frozen directories share the old file.
+        std::fs::remove_file(bench.store.path().join(&name)).unwrap();
+        bench.write(&name, &bytes);
+    };
+    for at in 0..2u8 {
+        write(format!("big{at}.sst"), bytes(at ^ seed, 2 * MIB));
+    }
+    for at in 0..30u8 {
+        write(format!("{at}.sst"), bytes(at ^ seed, 100_000));
+    }
+}
+
+/// Checkpoints 1 and 2 hold two stores whose files have the same names and lengths, as those of two subtasks may. What one that
+/// takes over from both holds of them.
+fn two_alike(bench: &mut Bench) -> BTreeMap<OperatorSubtask, Vec<HeldFiles>> {
+    let first = bench.complete(1);
+    refill(bench, 128);
+    bench.attempt = AttemptFiles::start(id(1), BTreeMap::new());
+    let second = bench.complete(2);
+    let keyed = [&first, &second].map(|of| restored(of, of.keyed[&uid()][0].clone()));
+    let state = RestoredState {
+        keyed: keyed.to_vec(),
+        lists: Vec::new(),
+    };
+    let states = BTreeMap::from([(subtask(0), state)]);
+    let restored = bench.restore(states, LocalIndex::default()).unwrap();
+    assert_eq!(restored.held[&subtask(0)].len(), 2);
+    restored.held
+}
+
+#[test]
+fn a_store_that_went_on_from_one_of_several_refers_to_the_files_of_that_one() {
+    let mut bench = filled();
+    let held = two_alike(&mut bench);
+    bench.is_reopened = true;
+    for (number, seed, from) in [(3, 0, "/1-"), (5, 128, "/2-")] {
+        refill(&bench, seed);
+        bench.attempt = AttemptFiles::start(id(2), held.clone());
+        let next = bench.complete(number);
+        assert_eq!(new_bytes(number, &next), 16, "head and CURRENT");
+        let parts = next.keyed[&uid()][0].parts().iter();
+        let mut kept = parts.filter(|part| part.is_immutable);
+        assert!(kept.all(|part| part.path.as_str().contains(from)));
+        let again = bench.complete(number + 1);
+        assert_eq!(new_bytes(number + 1, &again), 16);
+    }
+}
+
+#[test]
+fn a_second_try_before_the_first_is_decided_refers_to_the_same_files() {
+    let mut bench = filled();
+    let held = two_alike(&mut bench);
+    bench.is_reopened = true;
+    bench.attempt = AttemptFiles::start(id(2), held);
+    for number in [3, 4] {
+        let stored = bench.store(number).unwrap();
+        assert_eq!(new_bytes(number, &stored.snapshot), 16);
+        assert!(
+            bench
+                .attempt
+                .stored(id(number), SubtaskIndex(0), stored.stores)
+        );
+    }
+}
+
+#[test]
+fn a_changed_file_is_found_also_where_the_store_went_on_from_one_of_several() {
+    for changed in [vec!["7.sst"], vec!["7.sst", "big0.sst"]] {
+        let mut bench = filled();
+        let held = two_alike(&mut bench);
+        bench.is_reopened = true;
+        bench.attempt = AttemptFiles::start(id(2), held);
+        for name in &changed {
+            let path = bench.store.path().join(name);
+            let mut rotten = std::fs::read(&path).unwrap();
+            rotten[5_000] ^= 1;
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, rotten).unwrap();
+        }
+        let refused = bench.store(3).unwrap_err();
+        let names = |name: &&str| refused.to_string().contains(*name);
+        assert!(changed.iter().any(names), "{refused}");
+        assert!(refused.ends_attempt());
+    }
+}
+
+#[test]
+fn two_subtasks_that_go_on_from_one_store_refer_to_the_same_objects() {
+    let mut bench = filled();
+    let snapshot = bench.complete(1);
+    let restored = bench
+        .restore(handed_out(&snapshot, 2), LocalIndex::default())
+        .unwrap();
+    bench.is_reopened = true;
+    let mut named = BTreeMap::new();
+    for index in 0..2 {
+        // One after the other, in the place of the first.
+        let held = restored.held[&subtask(index)].clone();
+        bench.attempt = AttemptFiles::start(id(1), BTreeMap::from([(subtask(0), held)]));
+        let keyed = vec![bench.in_store()];
+        let mut part = bench.part(2, keyed);
+        part.task.subtask = SubtaskIndex(index);
+        let stored = bench.store_part(part).unwrap().snapshot;
+        assert_eq!(new_bytes(2, &stored), 16, "head and CURRENT");
+        for (path, entry) in stored.files {
+            let before = named.insert(path, entry);
+            assert!(before.is_none_or(|before| before == entry));
+        }
+    }
+    assert_eq!(named.len(), 3 + 2 + 2, "two large files and a pack");
 }
 
 /// Pieces as they are told.

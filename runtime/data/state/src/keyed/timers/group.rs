@@ -113,8 +113,12 @@ impl Group {
         }
     }
 
-    /// The store has rows of which nothing is known here.
+    /// The store has rows of which nothing is known here, where no timer was set or deleted before.
     pub(super) fn expect_stored(&mut self) {
+        debug_assert!(
+            self.near.is_empty() && self.pending.is_empty(),
+            "the rows of a key group come from one place"
+        );
         self.horizon = Some(Vec::new());
     }
 

@@ -74,6 +74,33 @@ impl Subtask {
         let (time, hash, key) = self.timers().pop_due(upto)?;
         Some((time, hash, key))
     }
+
+    /// A checkpoint of it, in the files of its store.
+    fn saved(&mut self) -> (KeyedSnapshot, StoreFiles) {
+        let begun = self
+            .backend
+            .begin_snapshot(checkpoint(1_000), ProcessingTime(0));
+        begun.unwrap();
+        let sealed = self.backend.take_snapshot().unwrap().seal_in_store();
+        self.backend.resume_writes();
+        let sealed = sealed.unwrap();
+        let head = KeyedSnapshot::from_bytes(sealed.head.to_bytes()).unwrap();
+        (head, sealed.files)
+    }
+}
+
+/// Fires all timers: each once, those of a subtask in order.
+fn fire_all(subtasks: Vec<Subtask>) -> Places {
+    let mut fired = Places::new();
+    for mut subtask in subtasks {
+        let mut last = None;
+        while let Some(timer) = subtask.pop(i64::MAX) {
+            assert!(last < Some(timer), "out of order");
+            last = Some(timer);
+            assert!(fired.insert(timer), "fired twice");
+        }
+    }
+    fired
 }
 
 /// The digest of these timers as a table on the heap has them.
@@ -250,17 +277,20 @@ proptest! {
             run.step(&last);
         }
         for from_files in [true, false] {
-            let mut fired = Places::new();
-            for index in 0..3 {
-                let mut part = Subtask::start(run.restored(from_files), index, 3);
-                let mut last = None;
-                while let Some(timer) = part.pop(i64::MAX) {
-                    prop_assert!(last < Some(timer), "out of order");
-                    last = Some(timer);
-                    prop_assert!(fired.insert(timer), "fired twice");
-                }
+            let start = |index| Subtask::start(run.restored(from_files), index, 3);
+            let mut three: Vec<_> = (0..3).map(start).collect();
+            let saved: Vec<_> = three.iter_mut().map(Subtask::saved).collect();
+            prop_assert_eq!(&fire_all(three), &run.live);
+            for parallelism in [1, 2] {
+                // The largest store comes last: timers of others are there before its own.
+                let again = || saved.iter().rev().map(|(head, files)| RestoredSnapshot {
+                    snapshot: head.clone(),
+                    files: Some(copied(files)),
+                });
+                let start = |index| Subtask::start(again().collect(), index, parallelism);
+                let fewer = (0..parallelism).map(start).collect();
+                prop_assert_eq!(&fire_all(fewer), &run.live);
             }
-            prop_assert_eq!(&fired, &run.live);
         }
         run.fire(i64::MAX, usize::MAX);
     }
