@@ -27,5 +27,5 @@ pub use messages::{
     WorkerEvent,
 };
 pub use pauses::Pauses;
-pub use slot::{FigureBoard, TaskFigures};
+pub use slot::{AttemptFigures, FigureBoard, TaskFigures};
 pub use worker::{StopHook, WorkerHandle, WorkerSettings, WorkerSetup, start};

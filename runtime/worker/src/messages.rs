@@ -19,7 +19,7 @@ use highwater_protocol::sink_slot::MarkerKind;
 use highwater_protocol::stop::{NamedStop, SlotKey};
 use highwater_types::{
     AttemptId, CheckpointBarrier, CheckpointId, Epoch, ErrorKind, Lineage, Nonce, OperatorUid,
-    SlotIndex, SubtaskIndex, WorkerIndex,
+    Parallelisms, SlotIndex, SubtaskIndex, WorkerIndex,
 };
 use serde::{Deserialize, Serialize};
 
@@ -125,6 +125,8 @@ pub struct Deployment {
     pub attempt: AttemptId,
     /// The fingerprint of what is executed, parallelism included: [`JobShape::fingerprint`](highwater_protocol::job::JobShape::fingerprint).
     pub shape: ContentHash,
+    /// What each operator runs at: that of the program as it was started, unless the job was rescaled.
+    pub parallelism: Parallelisms,
     /// The lineage.
     pub lineage: Lineage,
     /// The checkpoint that is restored.
@@ -271,6 +273,8 @@ pub enum WorkerEvent {
     WaitsForSlots(AttemptId, String),
     /// From a fleet that was asked for reports: whether its workers have slots enough and none of them holds an attempt.
     AllFree(bool),
+    /// From a fleet: this worker, number and name, runs tasks of the attempt and wants to go.
+    Leaving(String),
     /// The attempt that the worker holds for an older leader.
     Reported(AttemptId, Box<AttemptNews>),
     /// The state of the attempt is here, and every length and checksum is right.

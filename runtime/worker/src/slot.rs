@@ -3,10 +3,11 @@
 //! Letters and channels are the only ways in. A panic or error of a task is told to the worker and ends the slice; it
 //! never takes the thread down, and no other task of the slice goes on without it.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use highwater_metrics::Spans;
@@ -104,33 +105,57 @@ pub struct TaskFigures {
     pub operators: Vec<OperatorReport>,
 }
 
-/// Figures of all tasks of a worker: written by slot threads a few times a second, read by status and metrics.
+/// Figures of tasks, and the attempt that they are of.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct AttemptFigures {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// The figures.
+    pub tasks: BTreeMap<TaskId, TaskFigures>,
+}
+
+/// Figures of all tasks of a worker: written by slot threads a few times a second, read by status and metrics. Those of several workers come
+/// together on one of their coordinator.
 #[derive(Clone, Debug, Default)]
-pub struct FigureBoard(Arc<Mutex<BTreeMap<TaskId, TaskFigures>>>);
+pub struct FigureBoard(Arc<Mutex<AttemptFigures>>);
 
 impl FigureBoard {
+    fn shown(&self) -> MutexGuard<'_, AttemptFigures> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A copy of all figures.
     pub fn read(&self) -> BTreeMap<TaskId, TaskFigures> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.shown().tasks.clone()
+    }
+
+    /// The same, with the attempt.
+    pub fn told(&self) -> AttemptFigures {
+        self.shown().clone()
     }
 
     /// Replaces the figures of these tasks.
     pub fn write(&self, figures: Vec<(TaskId, TaskFigures)>) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(figures);
+        self.shown().tasks.extend(figures);
     }
 
-    /// Forgets the figures of an ended attempt.
-    pub fn clear(&self) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+    /// Takes what the board of one of several workers shows. Figures of an older attempt give way to those of a newer one, which may have
+    /// other tasks; a worker without a part in that still tells the older ones, and they are dropped.
+    pub fn take(&self, told: AttemptFigures) {
+        let mut shown = self.shown();
+        match told.attempt.cmp(&shown.attempt) {
+            Ordering::Greater => *shown = told,
+            Ordering::Equal => shown.tasks.extend(told.tasks),
+            Ordering::Less => {}
+        }
+    }
+
+    /// Forgets the figures of the attempt before this one.
+    pub fn begin(&self, attempt: AttemptId) {
+        *self.shown() = AttemptFigures {
+            attempt,
+            tasks: BTreeMap::new(),
+        };
     }
 }
 
@@ -455,4 +480,54 @@ pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
         "panicked: {}",
         text.unwrap_or_else(|| "without a message".to_owned())
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use highwater_types::{OperatorUid, SubtaskIndex};
+
+    use super::*;
+
+    fn told(attempt: u64, subtasks: &[u32]) -> AttemptFigures {
+        let tasks = subtasks.iter().map(|subtask| {
+            let task = TaskId {
+                vertex: OperatorUid::parse("count").unwrap(),
+                subtask: SubtaskIndex(*subtask),
+            };
+            let figures = TaskFigures {
+                name: "count".to_owned(),
+                shares_ms: (0, 0, 0),
+                blocked_on: None,
+                watermark: Watermark::MIN,
+                pauses: Pauses::default(),
+                control: LoopFigures::default(),
+                source: None,
+                operators: Vec::new(),
+            };
+            (task, figures)
+        });
+        AttemptFigures {
+            attempt: AttemptId(attempt),
+            tasks: tasks.collect(),
+        }
+    }
+
+    fn shown(board: &FigureBoard) -> Vec<u32> {
+        board.read().keys().map(|task| task.subtask.0).collect()
+    }
+
+    #[test]
+    fn figures_of_an_attempt_give_way_to_those_of_the_next_and_do_not_come_back() {
+        let board = FigureBoard::default();
+        board.take(told(1, &[0, 1]));
+        board.take(told(1, &[2, 3]));
+        assert_eq!(shown(&board), [0, 1, 2, 3]);
+        board.take(told(2, &[0]));
+        // Of a worker that has no part in the new attempt.
+        board.take(told(1, &[2, 3]));
+        assert_eq!(shown(&board), [0]);
+        board.begin(AttemptId(3));
+        assert!(shown(&board).is_empty());
+        assert_eq!(board.told().attempt, AttemptId(3));
+    }
 }

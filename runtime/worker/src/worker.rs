@@ -63,7 +63,7 @@ pub struct WorkerSettings {
 
 /// What a worker is made of.
 pub struct WorkerSetup {
-    /// The program.
+    /// The program, at whatever parallelism: each attempt says at which it runs.
     pub program: JobProgram,
     /// The job.
     pub job: JobIdentity,
@@ -256,6 +256,8 @@ struct Worker {
 /// The attempt that the worker holds.
 struct Attempt {
     deployment: Box<Deployment>,
+    /// The program at the parallelism of the attempt.
+    program: JobProgram,
     states: BTreeMap<OperatorSubtask, RestoredOperator>,
     mailboxes: Arc<BTreeMap<SlotKey, SinkMailbox>>,
     drivers: Vec<JoinHandle<()>>,
@@ -376,7 +378,7 @@ impl Worker {
                 FailureReport::of("the worker", ErrorKind::Transient, "the attempt has failed");
             return self.tell(WorkerEvent::Failed(attempt, Box::new(ended)));
         }
-        let program = &self.setup.program;
+        let program = &held.program;
         let vertices = program.plan().job.vertices().iter();
         let tasks = vertices.flat_map(|vertex| {
             let subtasks = (0..vertex.parallelism.0).map(SubtaskIndex);
@@ -554,10 +556,10 @@ impl Worker {
                     splits,
                 },
             ) => {
-                let range = self.range_of(&task);
                 let Some(held) = self.active(attempt) else {
                     return;
                 };
+                let range = held.range_of(&task);
                 let referable = held.files.begin(id, task.subtask, &operators);
                 self.store(TaskPart {
                     task,

@@ -29,6 +29,8 @@ pub enum AttemptStage {
 pub enum After {
     /// The next attempt, after the delay of the restart strategy.
     Restart,
+    /// The next attempt at once: nothing has failed, the job goes on behind a checkpoint.
+    Redeploy,
     /// The checkpoint cannot be used: *Going back*, then the next attempt.
     GoBack(Fault),
     /// The job ends.
@@ -43,6 +45,7 @@ impl After {
     pub const fn gives_way_to(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Restart, _) => true,
+            (Self::Redeploy, _) => !matches!(other, Self::Restart),
             (Self::GoBack(_), _) => matches!(other, Self::End(_) | Self::Fail(_)),
             (Self::End(JobOutcome::Cancelled) | Self::Fail(_), _) => other.is_over(),
             (Self::End(JobOutcome::Finished | JobOutcome::Stopped), _) => false,
@@ -58,9 +61,11 @@ impl After {
     pub const fn over(&self) -> Option<JobOutcome> {
         match self {
             Self::End(outcome @ (JobOutcome::Finished | JobOutcome::Stopped)) => Some(*outcome),
-            Self::End(JobOutcome::Cancelled) | Self::Fail(_) | Self::GoBack(_) | Self::Restart => {
-                None
-            }
+            Self::End(JobOutcome::Cancelled)
+            | Self::Fail(_)
+            | Self::GoBack(_)
+            | Self::Restart
+            | Self::Redeploy => None,
         }
     }
 
@@ -165,6 +170,9 @@ mod tests {
             }
         }
         assert!(After::Restart.gives_way_to(&back()) && !back().gives_way_to(&After::Restart));
+        // The end of an attempt brings failures about.
+        assert!(After::Redeploy.gives_way_to(&back()) && After::Redeploy.gives_way_to(&failed()));
+        assert!(!After::Redeploy.gives_way_to(&After::Restart));
         assert!(!failed().gives_way_to(&cancelled()) && !cancelled().gives_way_to(&failed()));
         for end in ends() {
             // `head` says so.

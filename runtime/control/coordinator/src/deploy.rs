@@ -109,6 +109,7 @@ pub fn deployment(input: &DeployInput<'_>) -> Result<Deployment, DeployError> {
         epoch: head.epoch,
         attempt: input.attempt,
         shape: shape.fingerprint(),
+        parallelism: input.program.parallelisms(),
         lineage: head.lineage,
         restored: manifest.id,
         history: if is_first {

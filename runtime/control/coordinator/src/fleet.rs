@@ -6,7 +6,8 @@
 //! The rules: an attempt runs on the workers that were there when it was placed, and a worker that is lost ends it; nothing is
 //! waited for from a worker that is lost, because whatever it still does is fenced by its attempt and by its sessions (rules L2, S2
 //! of the sink protocol); without enough slots nothing is deployed, and it is said what is missing. A worker that holds an attempt for an
-//! older leader gets nothing else to do before that attempt is adopted or has ended.
+//! older leader gets nothing else to do before that attempt is adopted or has ended, and one that leaves nothing else at all. An attempt
+//! keeps the shape that the job had when it was prepared.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,8 +24,10 @@ use highwater_worker::{
 use crate::run::attempt_of;
 
 pub mod driver;
+mod leaving;
 mod older;
 
+use leaving::Leave;
 use older::Older;
 
 /// A worker that is there.
@@ -58,6 +61,8 @@ pub struct WorkerSeen {
     pub address: String,
     /// The subtasks of every operator that run there.
     pub subtasks: Vec<SubtaskIndex>,
+    /// It gets no share of a later attempt.
+    pub is_leaving: bool,
 }
 
 /// What wakes the fleet.
@@ -65,8 +70,12 @@ pub struct WorkerSeen {
 pub enum FleetInput {
     /// From the coordinator.
     Command(WorkerCommand),
+    /// From the coordinator: what is prepared from now on has this shape.
+    Shape(FleetShape),
     /// A worker has registered.
     Joined(WorkerIndex, Member),
+    /// A worker wants to go once its tasks run elsewhere.
+    Leaving(WorkerIndex),
     /// A worker is gone, and why that is believed.
     Left(WorkerIndex, String),
     /// From a worker.
@@ -94,9 +103,11 @@ pub struct FleetShape {
 /// The machine.
 #[derive(Clone, Debug)]
 pub struct Fleet {
+    /// Of what is prepared next.
     shape: FleetShape,
     members: BTreeMap<WorkerIndex, Member>,
-    /// The name of the worker that had each share last.
+    leaving: BTreeMap<WorkerIndex, Leave>,
+    /// The name of the worker that had each share last, of as many shares as there were.
     before: Vec<String>,
     held: Option<Held>,
     older: Older,
@@ -113,6 +124,7 @@ enum Held {
 #[derive(Clone, Debug)]
 struct Waiting {
     deployment: Box<Deployment>,
+    shape: FleetShape,
     pass: Nonce,
     /// What its sink slots are to do, if that was told already.
     duties: Option<Vec<SlotDuty>>,
@@ -122,6 +134,8 @@ struct Waiting {
 struct Placed {
     attempt: AttemptId,
     placement: Placement,
+    /// The parallelism of every sink in it.
+    sinks: BTreeMap<OperatorUid, Parallelism>,
     /// Its workers that were not lost.
     on: BTreeSet<WorkerIndex>,
     to_verify: BTreeSet<WorkerIndex>,
@@ -146,6 +160,7 @@ impl Fleet {
         Self {
             shape,
             members: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             before: Vec::new(),
             held: None,
             older: Older::Open,
@@ -167,6 +182,7 @@ impl Fleet {
                 offer: member.offer.clone(),
                 address: member.address.clone(),
                 subtasks: own.map(|(subtask, _)| subtask).collect(),
+                is_leaving: self.leaving.contains_key(&worker),
             }
         };
         self.members.iter().map(seen).collect()
@@ -174,12 +190,19 @@ impl Fleet {
 
     /// Takes one input. `pass` is random and is used up if an attempt is prepared.
     pub fn step(&mut self, input: FleetInput, pass: Nonce) -> Vec<FleetOutput> {
-        match input {
+        let mut outputs = match input {
             FleetInput::Command(command) => self.command(command, pass),
+            FleetInput::Shape(shape) => {
+                self.shape = shape;
+                self.all_free().into_iter().collect()
+            }
             FleetInput::Joined(worker, member) => self.joined(worker, member),
+            FleetInput::Leaving(worker) => self.leaves(worker),
             FleetInput::Left(worker, reason) => self.left(worker, &reason),
             FleetInput::Said(worker, event) => self.said(worker, event),
-        }
+        };
+        outputs.extend(self.dismiss());
+        outputs
     }
 
     fn joined(&mut self, worker: WorkerIndex, member: Member) -> Vec<FleetOutput> {
@@ -214,12 +237,11 @@ impl Fleet {
         }
     }
 
-    /// What free workers offer.
+    /// What free workers offer that stay.
     fn offers(&self) -> BTreeMap<WorkerIndex, WorkerOffer> {
-        let free = self
-            .members
-            .iter()
-            .filter(|(_, member)| member.holds.is_none());
+        let free = self.members.iter().filter(|(worker, member)| {
+            member.holds.is_none() && !self.leaving.contains_key(*worker)
+        });
         free.map(|(worker, member)| (*worker, member.offer.clone()))
             .collect()
     }
@@ -228,6 +250,7 @@ impl Fleet {
         let Some(member) = self.members.remove(&worker) else {
             return Vec::new();
         };
+        self.leaving.remove(&worker);
         let name = &member.offer.name;
         let Some(Held::Placed(placed)) = &mut self.held else {
             return self.all_free().into_iter().collect();
@@ -252,6 +275,7 @@ impl Fleet {
                 let mut outputs = self.end_older(None);
                 outputs.extend(self.place(Waiting {
                     deployment,
+                    shape: self.shape.clone(),
                     pass,
                     duties: None,
                 }));
@@ -295,8 +319,9 @@ impl Fleet {
             WorkerCommand::Commit(attempt, ref slot, _)
             | WorkerCommand::Authority(attempt, ref slot, _)
             | WorkerCommand::WriteVoid(attempt, ref slot, _) => {
-                let subtask = self.holder(slot);
-                self.one(attempt, subtask, command)
+                let placed = self.placed(attempt);
+                let subtask = placed.map(|placed| holder(&placed.sinks, slot));
+                subtask.map_or_else(Vec::new, |subtask| self.one(attempt, subtask, command))
             }
         }
     }
@@ -310,12 +335,6 @@ impl Fleet {
             });
             WorkerCommand::Confirm(attempt, of_worker.cloned().collect())
         })
-    }
-
-    /// The share whose worker performs what a slot has to do, also a slot that is not used any more.
-    fn holder(&self, slot: &SlotKey) -> SubtaskIndex {
-        let parallelism = self.shape.sinks.get(&slot.sink).map_or(1, |of| of.0);
-        SubtaskIndex(slot.slot % parallelism)
     }
 
     fn placed(&self, attempt: AttemptId) -> Option<&Placed> {
@@ -357,7 +376,8 @@ impl Fleet {
 
     fn place(&mut self, waiting: Waiting) -> Vec<FleetOutput> {
         let attempt = waiting.deployment.attempt;
-        let placed = Placement::over(self.shape.shares, &self.offers(), &self.before);
+        let before = stretched(&self.before, waiting.shape.shares);
+        let placed = Placement::over(waiting.shape.shares, &self.offers(), &before);
         let placement = match placed {
             Ok(placement) => placement,
             Err(missing) => {
@@ -368,13 +388,11 @@ impl Fleet {
         };
         let Waiting {
             deployment,
+            shape: FleetShape { sinks, .. },
             pass,
             duties,
         } = waiting;
-        let shares = placement.shares();
-        self.before = shares
-            .map(|place| self.members[&place.worker].offer.name.clone())
-            .collect();
+        self.before = self.names(&placement);
         let on = placement.workers();
         let addresses = on.iter();
         let addresses: BTreeMap<_, _> = addresses
@@ -382,7 +400,7 @@ impl Fleet {
             .collect();
         let sent = on.iter().map(|&me| {
             let mut part = (*deployment).clone();
-            keep(&mut part, &placement, me, |slot| self.holder(slot));
+            keep(&mut part, &placement, me, |slot| holder(&sinks, slot));
             part.standing = Standing::Among(Box::new(Peers {
                 me,
                 placement: placement.clone(),
@@ -395,6 +413,7 @@ impl Fleet {
         self.held = Some(Held::Placed(Placed {
             attempt,
             placement,
+            sinks,
             to_verify: on.clone(),
             restored: RestoredBytes::default(),
             to_open: on.clone(),
@@ -405,6 +424,14 @@ impl Fleet {
             sent.extend(self.confirm(attempt, &duties));
         }
         sent
+    }
+
+    /// The name of the worker of each share.
+    fn names(&self, placement: &Placement) -> Vec<String> {
+        let shares = placement.shares();
+        shares
+            .map(|place| self.members[&place.worker].offer.name.clone())
+            .collect()
     }
 
     fn cancel(&mut self, attempt: AttemptId) -> Vec<FleetOutput> {
@@ -515,6 +542,24 @@ fn lost(attempt: AttemptId, reason: &str, worker: Option<String>) -> FleetOutput
 /// A worker, as people are told of it.
 fn named(worker: WorkerIndex, name: &str) -> String {
     format!("{worker} ({name})")
+}
+
+/// The share whose worker performs what a slot has to do, also a slot that is not used any more.
+fn holder(sinks: &BTreeMap<OperatorUid, Parallelism>, slot: &SlotKey) -> SubtaskIndex {
+    let parallelism = sinks.get(&slot.sink).map_or(1, |of| of.0);
+    SubtaskIndex(slot.slot % parallelism)
+}
+
+/// The names of those who had the shares, for another number of shares: each goes to whoever had the one with its first key groups, whose
+/// disk may have their state.
+fn stretched(names: &[String], shares: u32) -> Vec<String> {
+    let (had, shares) = (names.len(), shares as usize);
+    if had == 0 {
+        return Vec::new();
+    }
+    (0..shares)
+        .map(|share| names[share * had / shares].clone())
+        .collect()
 }
 
 /// Leaves of a deployment what concerns one worker.

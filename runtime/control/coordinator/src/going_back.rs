@@ -412,6 +412,7 @@ impl Detour<'_> {
             epoch: head.epoch,
             attempt,
             shape: self.shape.fingerprint(),
+            parallelism: self.setup.program.parallelisms(),
             lineage: head.lineage,
             restored: head.checkpoint(),
             history: History::Restored,

@@ -34,7 +34,8 @@ pub use lease::{Campaign, HolderWord, LeaseStore, Standing};
 pub use operation::{Operation, OperationId, Operations};
 pub use phase_times::PhaseTimes;
 pub use request::{
-    JobRequest, LiveSettings, OperationOrder, RequestAnswer, RequestRefused, SnapshotWish,
+    JobRequest, LiveSettings, OperationOrder, RequestAnswer, RequestRefused, RescaleWish,
+    SnapshotWish,
 };
 pub use run::start;
 pub use savepoint::SavepointWish;
@@ -42,5 +43,8 @@ pub use settings::{CoordinatorSettings, RestartStrategy};
 pub use setup::{
     CoordinatorHandle, CoordinatorSetup, EndBoard, GoesPast, JobFailure, JobOutcome, Wish,
 };
-pub use status::{CheckpointStatus, FailureHistory, JobPhase, JobStatus, PastFailure};
+pub use status::{
+    CheckpointStatus, FailureHistory, JobPhase, JobStatus, LastRedeployment, PastFailure,
+    Redeployments,
+};
 pub use workers::{Workers, is_over};

@@ -2,14 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use highwater_protocol::checkpoint::{CheckpointFailure, CheckpointSettings};
-use highwater_types::{BarrierKind, CheckpointId, Classified, ErrorKind, Lineage, StopMode};
+use highwater_types::{
+    BarrierKind, CheckpointId, Classified, ErrorKind, Lineage, Parallelism, Parallelisms, StopMode,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::operation::{Operation, OperationId};
 use crate::settings::RestartStrategy;
 use crate::status::WaitBoard;
+
+/// The barrier behind which a job goes on elsewhere or otherwise spread: sources stop behind it, and nothing is drained.
+pub(crate) const REDEPLOY_BARRIER: BarrierKind = BarrierKind::Stop {
+    mode: StopMode::Suspend,
+    is_savepoint: false,
+};
 
 /// A snapshot that somebody wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,13 +38,37 @@ pub enum SnapshotWish {
         /// The savepoint's name.
         savepoint: Option<String>,
     },
+    /// The job goes on behind a checkpoint, at another parallelism. Granted when records flow at it.
+    Rescale(RescaleWish),
+}
+
+/// The parallelism that a job is to go on at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RescaleWish {
+    /// That of all operators whose author set none; `None` = as they are.
+    pub parallelism: Option<Parallelism>,
+    /// That of single operators, before all others.
+    pub operators: Parallelisms,
+    /// How long it may wait for slots while the job goes on as it is.
+    pub slots_within: Duration,
+}
+
+impl fmt::Display for RescaleWish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a rescale to parallelism ")?;
+        let all = self.parallelism.map(|parallelism| parallelism.to_string());
+        let operators = self.operators.iter();
+        let single = operators.map(|(uid, parallelism)| format!("{parallelism} of {uid}"));
+        let parts: Vec<_> = all.into_iter().chain(single).collect();
+        f.write_str(&parts.join(", "))
+    }
 }
 
 impl SnapshotWish {
     /// The name of the savepoint that it leaves.
     pub fn savepoint(&self) -> Option<&str> {
         match self {
-            Self::Checkpoint => None,
+            Self::Checkpoint | Self::Rescale(_) => None,
             Self::Savepoint { name } => Some(name),
             Self::Stop { savepoint, .. } => savepoint.as_deref(),
         }
@@ -50,6 +83,7 @@ impl SnapshotWish {
     pub(crate) const fn barrier(&self) -> BarrierKind {
         match self {
             Self::Checkpoint => BarrierKind::Checkpoint,
+            Self::Rescale(_) => REDEPLOY_BARRIER,
             Self::Savepoint { .. } => BarrierKind::Savepoint,
             Self::Stop { mode, savepoint } => BarrierKind::Stop {
                 mode: *mode,
@@ -73,6 +107,7 @@ impl fmt::Display for SnapshotWish {
         match self {
             Self::Checkpoint => f.write_str("a checkpoint"),
             Self::Savepoint { name } => write!(f, "savepoint {name}"),
+            Self::Rescale(wish) => wish.fmt(f),
             Self::Stop { mode, savepoint } => {
                 f.write_str(match mode {
                     StopMode::Suspend => "a stop",
@@ -233,6 +268,12 @@ pub enum RequestRefused {
         /// The object, what the store says of it, and the next step.
         message: String,
     },
+    /// The job cannot run at the parallelism that is asked for.
+    #[error("{0}")]
+    Rescale(String),
+    /// The slots that a rescale needs are not there.
+    #[error("{0}")]
+    SlotsMissing(String),
     /// The job has ended.
     #[error("{0}")]
     Ended(&'static str),
@@ -250,10 +291,14 @@ impl From<CheckpointFailure> for RequestRefused {
 impl Classified for RequestRefused {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Name(_) | Self::Taken { .. } | Self::OtherOperation { .. } => ErrorKind::Invalid,
-            Self::NotRunning(_) | Self::Ended(_) | Self::TooMany | Self::TooManyWaiting(_) => {
-                ErrorKind::Transient
+            Self::Name(_) | Self::Taken { .. } | Self::OtherOperation { .. } | Self::Rescale(_) => {
+                ErrorKind::Invalid
             }
+            Self::NotRunning(_)
+            | Self::Ended(_)
+            | Self::TooMany
+            | Self::TooManyWaiting(_)
+            | Self::SlotsMissing(_) => ErrorKind::Transient,
             Self::Busy(failure) | Self::GivenUp(failure) => failure.kind(),
             Self::Store { kind, .. } => *kind,
         }

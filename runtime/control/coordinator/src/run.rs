@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use highwater_graph::Plan;
 use highwater_protocol::checkpoint::{CheckpointCoordinator, CheckpointEvent, SnapshotRequest};
 use highwater_protocol::head_write::{HeadKeeper, HeadWriteEvent};
 use highwater_protocol::job::{JobShape, TaskId};
@@ -36,12 +37,14 @@ use crate::store::{JobStore, StoreError, deposed};
 mod attempts;
 mod checkpoints;
 mod detour;
+mod redeploy;
 mod requests;
 mod splits;
 mod takeover;
 mod worker;
 
 use detour::{Lead, NotBegun, StartParts, lead};
+use redeploy::Redeploying;
 use requests::Asked;
 use takeover::TakingOver;
 
@@ -56,10 +59,12 @@ const QUEUE: usize = 1_024;
 pub fn start(setup: CoordinatorSetup) -> CoordinatorHandle {
     let (requests, incoming) = mpsc::channel(16);
     let (status, watching) = watch::channel(JobStatus::starting());
-    let ended = spawn_owned(run(setup, incoming, status));
+    let (plan, shown) = watch::channel(Arc::new(setup.program.plan().clone()));
+    let ended = spawn_owned(run(setup, incoming, (status, plan)));
     CoordinatorHandle {
         requests,
         status: watching,
+        plan: shown,
         ended,
     }
 }
@@ -142,6 +147,9 @@ struct Coordinator {
     prepared_ms: u64,
     started_ms: u64,
     status: watch::Sender<JobStatus>,
+    /// The plan that runs.
+    plan: watch::Sender<Arc<Plan>>,
+    redeploying: Redeploying,
     rim: JoinSet<()>,
     done: mpsc::Sender<Done>,
     end: Option<Result<JobOutcome, JobFailure>>,
@@ -180,12 +188,12 @@ enum Collecting {
 async fn run(
     mut setup: CoordinatorSetup,
     mut requests: mpsc::Receiver<JobRequest>,
-    status: watch::Sender<JobStatus>,
+    (status, plan): (watch::Sender<JobStatus>, watch::Sender<Arc<Plan>>),
 ) -> Result<JobOutcome, JobFailure> {
     let store = JobStore::new(Arc::clone(&setup.storage), JobPaths::new(setup.job.clone()));
     let mut events = std::mem::replace(&mut setup.events, mpsc::channel(1).1);
     let input = StartParts {
-        setup: &setup,
+        setup: &mut setup,
         store: &store,
         events: &mut events,
         requests: &mut requests,
@@ -212,7 +220,8 @@ async fn run(
         }
     };
     let (done, mut finished) = mpsc::channel(QUEUE);
-    let mut coordinator = Coordinator::new(setup, store, lead, (status, done));
+    plan.send_replace(Arc::new(setup.program.plan().clone()));
+    let mut coordinator = Coordinator::new(setup, store, lead, (status, plan, done));
     coordinator.take_over();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -294,7 +303,11 @@ impl Coordinator {
         setup: CoordinatorSetup,
         store: JobStore,
         lead: Lead,
-        (status, done): (watch::Sender<JobStatus>, mpsc::Sender<Done>),
+        (status, plan, done): (
+            watch::Sender<JobStatus>,
+            watch::Sender<Arc<Plan>>,
+            mpsc::Sender<Done>,
+        ),
     ) -> Self {
         let settled = lead.keeper.settled();
         let head = settled
@@ -339,6 +352,8 @@ impl Coordinator {
             started_ms,
             prepared_ms: started_ms,
             status,
+            plan,
+            redeploying: Redeploying::default(),
             rim: JoinSet::new(),
             done,
             end: None,
@@ -395,6 +410,8 @@ impl Coordinator {
             self.begin_attempt();
         }
         self.look_at_takeover();
+        self.look_at_slots();
+        self.look_at_leaving();
         self.discover_again();
         self.look_at_head();
         self.give_up_cancelling();
@@ -567,6 +584,6 @@ pub(crate) fn attempt_of(event: &WorkerEvent) -> AttemptId {
         | WorkerEvent::Cancelling(attempt, _)
         | WorkerEvent::Cancelled(attempt) => *attempt,
         // Of none.
-        WorkerEvent::AllFree(_) => AttemptId(0),
+        WorkerEvent::AllFree(_) | WorkerEvent::Leaving(_) => AttemptId(0),
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use highwater_api::JobProgram;
+use highwater_graph::Plan;
 use highwater_protocol::head::JobEnd;
 use highwater_protocol::recovery::StartWish;
 use highwater_storage::ObjectStorage;
@@ -102,6 +103,8 @@ pub struct CoordinatorHandle {
     pub requests: mpsc::Sender<JobRequest>,
     /// Its status.
     pub status: watch::Receiver<JobStatus>,
+    /// The plan that runs: another one after a rescale.
+    pub plan: watch::Receiver<Arc<Plan>>,
     /// Ends with the job.
     pub ended: JoinHandle<Result<JobOutcome, JobFailure>>,
 }

@@ -159,6 +159,24 @@ impl FailureHistory {
     }
 }
 
+/// Attempts that were followed by the next one behind a checkpoint, without a failure: rescales, and workers that left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Redeployments {
+    /// How many since the process began.
+    pub count: u64,
+    /// The last one.
+    pub last: Option<LastRedeployment>,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastRedeployment {
+    /// The checkpoint behind which it went on.
+    pub id: CheckpointId,
+    /// From the barrier of that checkpoint until records flowed again, in milliseconds.
+    pub pause_ms: u64,
+}
+
 /// The status of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobStatus {
@@ -186,6 +204,8 @@ pub struct JobStatus {
     pub restarts: u32,
     /// The last failures.
     pub failures: FailureHistory,
+    /// Attempts that went on behind a checkpoint.
+    pub redeployments: Redeployments,
     /// Where the state of the attempt came from, once it is there.
     pub restored: Option<RestoredBytes>,
     /// Milliseconds from the order to fetch the state until every task had opened it; `None` = not yet.
@@ -210,6 +230,7 @@ impl JobStatus {
             waits_for: None,
             restarts: 0,
             failures: FailureHistory::default(),
+            redeployments: Redeployments::default(),
             restored: None,
             restore_ms: None,
             restored_at_ms: None,

@@ -20,7 +20,7 @@ use crate::identity::Identity;
 use crate::message::{MESSAGE_BYTES_MAX, decode, encode};
 use crate::proto::control_client::ControlClient;
 use crate::proto::{
-    Alive, FromCoordinator, FromWorker, Held, Register, from_coordinator, from_worker,
+    Alive, FromCoordinator, FromWorker, Held, Leaving, Register, from_coordinator, from_worker,
 };
 use crate::server::ConnectionSettings;
 
@@ -174,23 +174,33 @@ impl WorkerConnection {
         self.worker
     }
 
-    /// Passes events up and commands down until the connection ends. `take` takes a command and sees each event; it must not wait.
+    /// Passes events up and commands down until the connection ends, or the worker is told to. `take` takes a command and sees each event; it
+    /// must not wait. Once `leaves` returns the coordinator is told that the worker wants to go.
     ///
     /// Events that could not be sent any more are lost with the connection: the next coordinator asks for what of them still matters.
     pub async fn run(
         mut self,
         (events, figures): (&mut mpsc::Receiver<WorkerEvent>, &FigureBoard),
+        leaves: impl Future<Output = ()>,
         mut take: impl FnMut(Passing<'_>),
     ) -> ConnectionEnd {
+        let mut leaves = std::pin::pin!(leaves);
+        let mut goes_on = true;
         let mut ticks = interval(self.settings.alive_every);
         let mut heard = Instant::now();
         let reason = loop {
-            // Every arm is cancel-safe: a message, an event and a tick that are not taken now are taken in the next turn.
+            // Every arm is cancel-safe: a message, an event, a tick and the wish to go that are not taken now are taken in the next turn.
             tokio::select! {
                 said = timeout_at(heard + self.settings.silent_max, self.incoming.message()) => {
                     heard = Instant::now();
                     match self.said(said) {
-                        Ok(Some(command)) => take(Passing::Command(command)),
+                        Ok(Some(command)) => {
+                            let ends = matches!(command, WorkerCommand::Shutdown);
+                            take(Passing::Command(command));
+                            if ends {
+                                break "it has told the worker to end".to_owned();
+                            }
+                        }
                         Ok(None) => {}
                         Err(reason) => break reason,
                     }
@@ -204,13 +214,19 @@ impl WorkerConnection {
                 }
                 _ = ticks.tick() => {
                     // What waits to be sent says as much.
-                    let figures: Vec<_> = figures.read().into_iter().collect();
-                    let what = if figures.is_empty() {
+                    let figures = figures.told();
+                    let what = if figures.tasks.is_empty() {
                         from_worker::What::Alive(Alive {})
                     } else {
                         from_worker::What::Figures(encode(&figures))
                     };
                     drop(self.outgoing.try_send(message(what)));
+                }
+                () = &mut leaves, if goes_on => {
+                    goes_on = false;
+                    if self.send(from_worker::What::Leaving(Leaving {})).await.is_err() {
+                        break "nothing can be sent any more".to_owned();
+                    }
                 }
             }
         };

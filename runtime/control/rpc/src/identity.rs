@@ -3,7 +3,7 @@
 use highwater_types::JobIdentity;
 
 /// The version of the control protocol.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// The version of the engine.
 pub const ENGINE: &str = env!("CARGO_PKG_VERSION");
 

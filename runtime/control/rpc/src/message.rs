@@ -55,11 +55,12 @@ mod tests {
     use highwater_protocol::stop::{NamedStop, SlotKey};
     use highwater_types::{
         AttemptId, CheckpointId, Epoch, ErrorKind, KeyGroupRange, Lineage, OperatorUid,
-        SubtaskIndex,
+        Parallelism, SubtaskIndex, Watermark,
     };
     use highwater_worker::{
-        Deployment, FailureReport, History, OperatorSubtask, RestoredKeyed, RestoredState,
-        RestoredStore, Standing, WorkerCommand, WorkerEvent,
+        AttemptFigures, Deployment, FailureReport, History, LoopFigures, OperatorSubtask, Pauses,
+        RestoredKeyed, RestoredState, RestoredStore, Standing, TaskFigures, WorkerCommand,
+        WorkerEvent,
     };
 
     use super::*;
@@ -128,6 +129,7 @@ mod tests {
             epoch: Epoch(1),
             attempt: AttemptId(5),
             shape: ContentHash(1),
+            parallelism: BTreeMap::from([(uid(), Parallelism(3))]),
             lineage: Lineage(u128::MAX),
             restored: id(),
             history: History::Restored,
@@ -192,6 +194,28 @@ mod tests {
             slot(),
             Authority::Current,
         ));
+    }
+
+    #[test]
+    fn figures_come_back_with_their_attempt() {
+        let task = TaskId {
+            vertex: uid(),
+            subtask: SubtaskIndex(0),
+        };
+        let figures = TaskFigures {
+            name: "count".to_owned(),
+            shares_ms: (1, 2, 3),
+            blocked_on: Some("out".to_owned()),
+            watermark: Watermark::MIN,
+            pauses: Pauses::default(),
+            control: LoopFigures::default(),
+            source: None,
+            operators: Vec::new(),
+        };
+        same(&AttemptFigures {
+            attempt: AttemptId(7),
+            tasks: BTreeMap::from([(task, figures)]),
+        });
     }
 
     #[test]

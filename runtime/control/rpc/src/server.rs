@@ -297,18 +297,18 @@ impl Connections {
                         Ok(event) => event,
                         Err(error) => return format!("it said what cannot be read: {error}"),
                     };
-                    let fleet = fleet.clone();
-                    // The queue of the fleet may be full for a moment.
-                    if spawn_blocking(move || fleet.said(joined, event))
-                        .await
-                        .is_err()
-                    {
-                        return "what it said could not be passed on".to_owned();
+                    if let Err(reason) = tell(fleet, move |fleet| fleet.said(joined, event)).await {
+                        return reason;
+                    }
+                }
+                Some(from_worker::What::Leaving(_)) => {
+                    if let Err(reason) = tell(fleet, move |fleet| fleet.leaving(joined)).await {
+                        return reason;
                     }
                 }
                 Some(from_worker::What::Alive(_)) => {}
                 Some(from_worker::What::Figures(bytes)) => match decode(&bytes) {
-                    Ok(figures) => board.write(figures),
+                    Ok(figures) => board.take(figures),
                     Err(error) => return format!("its figures cannot be read: {error}"),
                 },
                 Some(from_worker::What::Register(_)) => return "it registered twice".to_owned(),
@@ -332,6 +332,16 @@ impl Connections {
             }
         }
     }
+}
+
+/// Tells the fleet something, whose queue may be full for a moment.
+async fn tell(
+    fleet: &FleetHandle,
+    what: impl FnOnce(&FleetHandle) + Send + 'static,
+) -> Result<(), String> {
+    let fleet = fleet.clone();
+    let told = spawn_blocking(move || what(&fleet)).await;
+    told.map_err(|_| "what it said could not be passed on".to_owned())
 }
 
 /// Says why the worker is not taken, and waits until it can have read it: until it closes the connection.

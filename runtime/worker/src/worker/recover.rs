@@ -23,7 +23,7 @@ use super::witness::Witness;
 use super::{Attempt, Stage, Worker, WorkerInput, sink_failure, slot_failure};
 
 impl Worker {
-    /// Takes an attempt and fetches its state (R5).
+    /// Takes an attempt, at the parallelism that it is deployed at, and fetches its state (R5).
     pub(super) fn prepare(&mut self, deployment: Box<Deployment>) {
         let attempt = deployment.attempt;
         if let Some(held) = &self.current {
@@ -42,11 +42,22 @@ impl Worker {
             let report = FailureReport::of("the worker", ErrorKind::Bug, message);
             return self.tell(WorkerEvent::Failed(attempt, Box::new(report)));
         }
-        self.board.clear();
+        let program = match self.setup.program.at(&deployment.parallelism) {
+            Ok(program) => program,
+            Err(error) => {
+                let message = format!(
+                    "attempt {attempt} is to run at a parallelism that the program cannot run at: {error}"
+                );
+                let report = FailureReport::of("the worker", ErrorKind::Bug, message);
+                return self.tell(WorkerEvent::Failed(attempt, Box::new(report)));
+            }
+        };
+        self.board.begin(attempt);
         let files = AttemptFiles::start(deployment.restored, BTreeMap::new());
         self.current = Some(Attempt {
             witness: Witness::of(&deployment),
             deployment,
+            program,
             states: BTreeMap::new(),
             mailboxes: Arc::default(),
             drivers: Vec::new(),
@@ -91,7 +102,8 @@ impl Worker {
         duties: &[SlotDuty],
         mailboxes: &mut BTreeMap<SlotKey, SinkMailbox>,
     ) -> Result<(), FailureReport> {
-        let plan = self.setup.program.plan().clone();
+        let program = held.program.clone();
+        let plan = program.plan();
         for node in plan.sinks() {
             let uid = plan.uid(node).clone();
             let Some(markers) = held.deployment.markers.get(&uid).cloned() else {
@@ -116,7 +128,7 @@ impl Worker {
                 if !is_here && duty.is_none() {
                     continue;
                 }
-                let code = self.setup.program.sink(node);
+                let code = program.sink(node);
                 let code = code.unwrap_or_else(|| unreachable!("{uid} is a sink"));
                 let context = WriterContext {
                     job: self.setup.job.clone(),
@@ -239,7 +251,7 @@ impl Worker {
         };
         let mut states = std::mem::take(&mut held.states);
         let standing = held.deployment.standing.clone();
-        let program = self.setup.program.clone();
+        let program = held.program.clone();
         let slots = self.slots.len() as u32;
         let wakers: Vec<_> = self
             .slots

@@ -6,7 +6,9 @@ use highwater_protocol::job::TaskId;
 use highwater_protocol::manifest::SlotOutput;
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::SlotKey;
-use highwater_types::{AttemptId, CheckpointId, Classified, ErrorKind, SubtaskIndex};
+use highwater_types::{
+    AttemptId, CheckpointId, Classified, ErrorKind, KeyGroupRange, SubtaskIndex,
+};
 
 use crate::build::task_id;
 use crate::files::{StoredPart, TaskPart, store_part};
@@ -15,7 +17,7 @@ use crate::sink::driver::SinkEvent;
 use crate::slot::{error_chain, panic_message};
 
 use super::witness::Witness;
-use super::{PartFailure, Worker, WorkerInput, give, slot_failure, slot_task};
+use super::{Attempt, PartFailure, Worker, WorkerInput, give, slot_failure, slot_task};
 
 impl PartFailure {
     /// The job that stored it panicked.
@@ -28,19 +30,30 @@ impl PartFailure {
     }
 }
 
-impl Worker {
-    pub(super) fn range_of(&self, task: &TaskId) -> highwater_types::KeyGroupRange {
-        let program = &self.setup.program;
-        let vertices = program.plan().job.vertices().iter();
-        let vertex = vertices
-            .into_iter()
-            .find(|vertex| *program.plan().uid(vertex.head) == task.vertex);
+impl Attempt {
+    /// The key groups of a task.
+    pub(super) fn range_of(&self, task: &TaskId) -> KeyGroupRange {
+        let plan = self.program.plan();
+        let mut vertices = plan.job.vertices().iter();
+        let vertex = vertices.find(|vertex| *plan.uid(vertex.head) == task.vertex);
         let vertex = vertex.unwrap_or_else(|| unreachable!("{task} is a task of the plan"));
         vertex
             .max_parallelism
             .range(task.subtask, vertex.parallelism)
     }
 
+    /// The task that holds a slot.
+    pub(super) fn holder(&self, slot: &SlotKey) -> TaskId {
+        let plan = self.program.plan();
+        let node = plan.sinks().find(|node| *plan.uid(*node) == slot.sink);
+        let node = node.unwrap_or_else(|| unreachable!("{slot} is a slot of the plan"));
+        let vertex = plan.job.vertex(plan.job.vertex_of(node));
+        let subtask = SubtaskIndex(slot.slot % vertex.parallelism.0);
+        task_id(&self.program, vertex, subtask)
+    }
+}
+
+impl Worker {
     /// Stores a task's part, off the loop (P5).
     pub(super) fn store(&self, part: TaskPart) {
         let (files, rim) = (self.setup.files.clone(), self.setup.rim.clone());
@@ -126,19 +139,16 @@ impl Worker {
     }
 
     pub(super) fn sink_event(&mut self, attempt: AttemptId, slot: SlotKey, event: SinkEvent) {
-        if self.active(attempt).is_none() {
+        let Some(held) = self.active(attempt) else {
             return;
-        }
+        };
         match event {
             SinkEvent::Ack {
                 id,
                 output,
                 marker_offset,
             } => {
-                let task = self.holder(&slot);
-                let Some(held) = self.current.as_mut() else {
-                    return;
-                };
+                let task = held.holder(&slot);
                 let part = held.parts.entry((id, task.clone())).or_default();
                 let seen = part
                     .slots
@@ -154,7 +164,7 @@ impl Worker {
             }
             SinkEvent::Decline(id) => {
                 let reason = format!("the sink log of slot {slot} cannot be stored now");
-                let task = self.holder(&slot);
+                let task = held.holder(&slot);
                 self.tell(WorkerEvent::Refused {
                     task,
                     attempt,
@@ -186,17 +196,6 @@ impl Worker {
         }
     }
 
-    /// The task that holds a slot.
-    pub(super) fn holder(&self, slot: &SlotKey) -> TaskId {
-        let program = &self.setup.program;
-        let plan = program.plan();
-        let node = plan.sinks().find(|node| *plan.uid(*node) == slot.sink);
-        let node = node.unwrap_or_else(|| unreachable!("{slot} is a slot of the plan"));
-        let vertex = plan.job.vertex(plan.job.vertex_of(node));
-        let subtask = SubtaskIndex(slot.slot % vertex.parallelism.0);
-        task_id(program, vertex, subtask)
-    }
-
     /// Tells the coordinator once chain and slots of a task are stored (P6).
     pub(super) fn ack(&mut self, task: &TaskId, attempt: AttemptId, id: CheckpointId) {
         let Some(held) = self.current.as_mut() else {
@@ -205,7 +204,7 @@ impl Worker {
         let expected = held
             .mailboxes
             .keys()
-            .filter(|slot| slot_task(&self.setup.program, slot).as_ref() == Some(task))
+            .filter(|slot| slot_task(&held.program, slot).as_ref() == Some(task))
             .count();
         let key = (id, task.clone());
         let Some(part) = held.parts.get(&key) else {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use highwater_api::StreamEnvironment;
 use highwater_connectors::{
-    ConnectorError, ElementsSource, ExternalIdentity, KnownMarkers, Marker, MarkerPosition,
-    MarkerReading, MemoryOutput, OutputBatch, OutputTarget, Sink, SinkFacts, SinkWriter,
-    TargetError, WriterContext,
+    BlackholeSink, ConnectorError, ElementsSource, ExternalIdentity, KnownMarkers, Marker,
+    MarkerPosition, MarkerReading, MemoryOutput, OutputBatch, OutputTarget, Sink, SinkFacts,
+    SinkWriter, TargetError, WriterContext,
 };
 use highwater_graph::PlanDefaults;
 use highwater_graph::check::Checkpoints;
@@ -18,7 +18,9 @@ use highwater_protocol::recovery::SlotDuty;
 use highwater_protocol::sink_slot::Purpose;
 use highwater_state::{LocalDir, StoreFile, StoreFiles};
 use highwater_storage::MemoryStorage;
-use highwater_types::{Epoch, Guarantee, Lineage, MaxParallelism, Nonce, OperatorUid, Parallelism};
+use highwater_types::{
+    Epoch, Guarantee, Lineage, MaxParallelism, Nonce, OperatorUid, Parallelism, Parallelisms,
+};
 
 use super::*;
 use crate::clock::ManualClock;
@@ -135,6 +137,10 @@ fn uid() -> OperatorUid {
     OperatorUid::parse("out").unwrap()
 }
 
+fn slot(slot: u32) -> SlotKey {
+    SlotKey { sink: uid(), slot }
+}
+
 fn rim() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -147,9 +153,16 @@ fn setup(
     fault: Fault,
     rim: &tokio::runtime::Runtime,
 ) -> (WorkerSetup, mpsc::Receiver<WorkerEvent>) {
+    setup_with(FaultySink(fault), rim)
+}
+
+fn setup_with(
+    sink: impl Sink<Record = u64>,
+    rim: &tokio::runtime::Runtime,
+) -> (WorkerSetup, mpsc::Receiver<WorkerEvent>) {
     let mut env = StreamEnvironment::new();
     env.source("numbers", ElementsSource::new([1u64]))
-        .sink("out", FaultySink(fault));
+        .sink("out", sink);
     let defaults = PlanDefaults {
         parallelism: Parallelism(2),
         max_parallelism: MaxParallelism::DEFAULT,
@@ -189,6 +202,7 @@ fn deployment() -> Box<Deployment> {
         epoch: Epoch(1),
         attempt: ATTEMPT,
         shape: ContentHash(1),
+        parallelism: BTreeMap::new(),
         lineage: Lineage(1),
         restored: id(0),
         history: History::FirstStart,
@@ -253,10 +267,7 @@ fn drivers_of_a_partly_failed_opening_end_with_the_attempt() {
 
 /// What the first slot has to confirm.
 fn duty() -> SlotDuty {
-    let slot = SlotKey {
-        sink: uid(),
-        slot: 0,
-    };
+    let slot = slot(0);
     let task = TaskId {
         vertex: uid(),
         subtask: SubtaskIndex(0),
@@ -326,10 +337,7 @@ fn a_job_off_the_loop_that_panics_is_answered() {
     let fetched = answers.recv_timeout(LIMIT).unwrap();
     assert!(matches!(fetched, WorkerInput::Fetched(ATTEMPT, Ok(_))));
     let job = || panic!("the store has a bug");
-    let task = worker.holder(&SlotKey {
-        sink: uid(),
-        slot: 0,
-    });
+    let task = worker.current.as_ref().unwrap().holder(&slot(0));
     let lost = |message| Err(PartFailure::lost(message));
     worker.off_loop(job, lost, move |result| WorkerInput::Stored {
         task,
@@ -390,10 +398,7 @@ fn checkpoint(
         lists: Vec::new(),
         ..OperatorSnapshot::default()
     };
-    let task = worker.holder(&SlotKey {
-        sink: uid(),
-        slot: 0,
-    });
+    let task = worker.current.as_ref().unwrap().holder(&slot(0));
     let snapshot = TaskEvent::Snapshot {
         id: id(number),
         operators: vec![(task.vertex.clone(), state)],
@@ -493,4 +498,113 @@ fn an_attempt_that_is_sent_twice_or_beside_another_ends_no_thread() {
     assert_eq!(report.kind, ErrorKind::Bug);
     worker.shut_down();
     rim.shutdown_background();
+}
+
+fn parallelisms(numbers: u32, out: u32) -> Parallelisms {
+    let one = |uid, count| (OperatorUid::parse(uid).unwrap(), Parallelism(count));
+    Parallelisms::from([one("numbers", numbers), one("out", out)])
+}
+
+/// The tasks that come to the end of their input in an attempt at this parallelism, so many.
+fn tasks_at(parallelism: Parallelisms, count: usize) -> BTreeSet<String> {
+    let rim = rim();
+    let (setup, mut told) = setup_with(BlackholeSink::new().0, &rim);
+    let worker = start(setup).unwrap();
+    let mut next = || {
+        let told = rim.block_on(async { tokio::time::timeout(LIMIT, told.recv()).await });
+        told.ok().flatten()
+    };
+    let numbers = OperatorUid::parse("numbers").unwrap();
+    let sources = parallelism.get(&numbers).map_or(2, |of| of.0);
+    let splits = (0..sources).map(SubtaskIndex).map(|subtask| {
+        let uid = numbers.clone();
+        (OperatorSubtask { uid, subtask }, Vec::new())
+    });
+    worker.send(WorkerCommand::Prepare(Box::new(Deployment {
+        parallelism,
+        splits: splits.collect(),
+        complete: vec![numbers],
+        ..*deployment()
+    })));
+    assert!(matches!(next(), Some(WorkerEvent::Verified(ATTEMPT, _))));
+    worker.send(WorkerCommand::Confirm(ATTEMPT, Vec::new()));
+    worker.send(WorkerCommand::Open(ATTEMPT));
+    assert!(matches!(next(), Some(WorkerEvent::Opened(ATTEMPT))));
+    worker.send(WorkerCommand::Run(ATTEMPT));
+    let mut ended = BTreeSet::new();
+    while ended.len() < count {
+        let told = next();
+        let Some(WorkerEvent::InputEnded(ATTEMPT, task)) = told else {
+            panic!("{told:?} after {ended:?}")
+        };
+        ended.insert(task.to_string());
+    }
+    worker.send(WorkerCommand::Cancel(ATTEMPT));
+    loop {
+        match next() {
+            Some(WorkerEvent::Cancelling(ATTEMPT, _)) => {}
+            Some(WorkerEvent::Cancelled(ATTEMPT)) => break,
+            other => panic!("{other:?} after {ended:?}"),
+        }
+    }
+    worker.shut_down();
+    ended
+}
+
+#[test]
+fn a_deployment_at_another_parallelism_builds_other_subtasks() {
+    let set = |tasks: &[&str]| -> BTreeSet<String> {
+        tasks.iter().map(|task| (*task).to_owned()).collect()
+    };
+    let configured = tasks_at(Parallelisms::new(), 2);
+    assert_eq!(configured, set(&["numbers/0", "numbers/1"]));
+    let three = tasks_at(parallelisms(3, 3), 3);
+    assert_eq!(three, set(&["numbers/0", "numbers/1", "numbers/2"]));
+    // Unequal numbers of subtasks are no chain.
+    let unequal = tasks_at(parallelisms(1, 3), 4);
+    assert_eq!(unequal, set(&["numbers/0", "out/0", "out/1", "out/2"]));
+}
+
+#[test]
+fn slots_and_key_groups_are_those_of_the_attempt() {
+    let rim = rim();
+    let (setup, told) = setup(Fault::Panic, &rim);
+    let (mut worker, answers) = by_hand(setup);
+    worker.prepare(Box::new(Deployment {
+        parallelism: parallelisms(4, 4),
+        ..*deployment()
+    }));
+    let fetched = answers.recv_timeout(LIMIT).unwrap();
+    assert!(matches!(fetched, WorkerInput::Fetched(ATTEMPT, Ok(_))));
+    let held = worker.current.as_ref().unwrap();
+    let task = held.holder(&slot(3));
+    assert_eq!(task.subtask, SubtaskIndex(3));
+    assert_eq!(held.holder(&slot(5)).subtask, SubtaskIndex(1));
+    let groups = MaxParallelism::DEFAULT.range(SubtaskIndex(3), Parallelism(4));
+    assert_eq!(held.range_of(&task), groups);
+    drop(told);
+}
+
+#[test]
+fn a_parallelism_that_the_program_cannot_run_at_fails_the_attempt_as_a_bug() {
+    let rim = rim();
+    let (setup, mut told) = setup(Fault::Panic, &rim);
+    let (mut worker, _answers) = by_hand(setup);
+    let nobody = OperatorUid::parse("nobody").unwrap();
+    worker.prepare(Box::new(Deployment {
+        parallelism: Parallelisms::from([(nobody, Parallelism(1))]),
+        ..*deployment()
+    }));
+    let failed = told.try_recv();
+    let Ok(WorkerEvent::Failed(ATTEMPT, report)) = failed else {
+        panic!("{failed:?}")
+    };
+    assert_eq!(report.kind, ErrorKind::Bug);
+    assert!(report.message.contains("`nobody`"), "{report:?}");
+    worker.command(WorkerCommand::Cancel(ATTEMPT));
+    let ended = told.try_recv();
+    assert!(
+        matches!(ended, Ok(WorkerEvent::Cancelled(ATTEMPT))),
+        "{ended:?}"
+    );
 }

@@ -232,6 +232,7 @@ mod tests {
             epoch: Epoch(2),
             attempt: AttemptId(5),
             shape: ContentHash(9),
+            parallelism: BTreeMap::new(),
             lineage: Lineage(1),
             restored: id(3),
             history: History::Restored,

@@ -29,6 +29,7 @@ enum Inbox {
     Input(FleetInput),
     Joined(Joining),
     Said(Joined, WorkerEvent),
+    Leaving(Joined),
     Left(Joined, String),
     End,
 }
@@ -79,6 +80,11 @@ impl RunningFleet {
         self.handle.give(Inbox::Input(FleetInput::Command(command)));
     }
 
+    /// What is prepared from now on has this shape.
+    pub fn reshape(&self, shape: FleetShape) {
+        self.handle.give(Inbox::Input(FleetInput::Shape(shape)));
+    }
+
     /// Tells all workers to end, and ends.
     pub fn shut_down(self) {
         self.send(WorkerCommand::Shutdown);
@@ -116,6 +122,11 @@ impl FleetHandle {
     /// A worker tells something over this connection.
     pub fn said(&self, joined: Joined, event: WorkerEvent) {
         self.give(Inbox::Said(joined, event));
+    }
+
+    /// A worker says over this connection that it wants to go.
+    pub fn leaving(&self, joined: Joined) {
+        self.give(Inbox::Leaving(joined));
     }
 
     /// A connection of a worker has ended.
@@ -158,6 +169,7 @@ pub fn start(
                 Inbox::Input(input) => driver.input(input),
                 Inbox::Joined(joining) => driver.joined(joining),
                 Inbox::Said(joined, event) => driver.said(joined, event),
+                Inbox::Leaving(joined) => driver.leaving(joined),
                 Inbox::Left(joined, reason) => driver.left(joined, reason),
                 Inbox::End => break,
             }
@@ -192,7 +204,8 @@ struct Driver {
 /// Whether this may change what is shown of the workers.
 const fn may_show(input: &FleetInput) -> bool {
     match input {
-        FleetInput::Joined(..) | FleetInput::Left(..) => true,
+        FleetInput::Joined(..) | FleetInput::Leaving(_) | FleetInput::Left(..) => true,
+        FleetInput::Shape(_) => false,
         FleetInput::Command(command) => matches!(
             command,
             WorkerCommand::Prepare(_) | WorkerCommand::Adopt(..) | WorkerCommand::Cancel(_)
@@ -244,6 +257,12 @@ impl Driver {
         }
     }
 
+    fn leaving(&mut self, joined: Joined) {
+        if self.is_last(joined) {
+            self.input(FleetInput::Leaving(joined.worker));
+        }
+    }
+
     fn said(&mut self, joined: Joined, event: WorkerEvent) {
         if self.is_last(joined) {
             self.input(FleetInput::Said(joined.worker, event));
@@ -257,8 +276,15 @@ impl Driver {
     }
 
     fn input(&mut self, input: FleetInput) {
-        if let FleetInput::Left(worker, reason) = &input {
-            tracing::warn!(%worker, reason, "worker lost");
+        match &input {
+            FleetInput::Left(worker, _) if self.fleet.is_dismissed(*worker) => {
+                tracing::info!(%worker, "worker has left");
+            }
+            FleetInput::Left(worker, reason) => tracing::warn!(%worker, reason, "worker lost"),
+            FleetInput::Leaving(worker) => {
+                tracing::info!(%worker, "worker leaves; it ends once no task runs on it");
+            }
+            _ => {}
         }
         let (pass, may_show) = (self.passes.draw(), may_show(&input));
         let outputs = self.fleet.step(input, pass);

@@ -93,16 +93,14 @@ impl Fleet {
         }
         let is_whole = on == placement.workers();
         if is_whole {
-            let shares = placement.shares();
-            self.before = shares
-                .map(|place| self.members[&place.worker].offer.name.clone())
-                .collect();
+            self.before = self.names(&placement);
         } else {
             outputs.push(lost(attempt, "it left before it was adopted", None));
         }
         self.held = Some(Held::Placed(Placed {
             attempt,
             placement,
+            sinks: self.shape.sinks.clone(),
             to_verify: BTreeSet::new(),
             restored: RestoredBytes::default(),
             to_open: BTreeSet::new(),
@@ -114,6 +112,8 @@ impl Fleet {
             },
         }));
         outputs.extend(self.each(attempt, |_, _| told.clone()));
+        let leaving = self.leaving.keys();
+        outputs.extend(leaving.filter_map(|worker| self.told_leaving(*worker)));
         outputs
     }
 

@@ -24,7 +24,11 @@ fn id() -> CheckpointId {
 }
 
 fn deployment() -> Box<Deployment> {
-    let states = (0..4).map(|subtask| {
+    deployment_at(4)
+}
+
+fn deployment_at(shares: u32) -> Box<Deployment> {
+    let states = (0..shares).map(|subtask| {
         let of = OperatorSubtask {
             uid: uid("count"),
             subtask: SubtaskIndex(subtask),
@@ -35,6 +39,7 @@ fn deployment() -> Box<Deployment> {
         epoch: Epoch(1),
         attempt: ATTEMPT,
         shape: ContentHash(1),
+        parallelism: BTreeMap::from([(uid("count"), Parallelism(shares))]),
         lineage: Lineage(1),
         restored: id(),
         history: History::Restored,
@@ -60,10 +65,14 @@ fn member(name: &str, slots: u32) -> Member {
 }
 
 fn fleet() -> Fleet {
-    Fleet::new(FleetShape {
-        shares: 4,
-        sinks: BTreeMap::from([(uid("out"), Parallelism(4))]),
-    })
+    Fleet::new(shape(4))
+}
+
+fn shape(shares: u32) -> FleetShape {
+    FleetShape {
+        shares,
+        sinks: BTreeMap::from([(uid("out"), Parallelism(shares))]),
+    }
 }
 
 fn joined(fleet: &mut Fleet, worker: u32, slots: u32) -> Vec<FleetOutput> {
@@ -84,6 +93,14 @@ fn left(fleet: &mut Fleet, worker: u32) -> Vec<FleetOutput> {
         FleetInput::Left(WorkerIndex(worker), "it is silent".to_owned()),
         PASS,
     )
+}
+
+fn leaving(fleet: &mut Fleet, worker: u32) -> Vec<FleetOutput> {
+    fleet.step(FleetInput::Leaving(WorkerIndex(worker)), PASS)
+}
+
+fn reshaped(fleet: &mut Fleet, shares: u32) -> Vec<FleetOutput> {
+    fleet.step(FleetInput::Shape(shape(shares)), PASS)
 }
 
 fn sent(outputs: &[FleetOutput]) -> Vec<(u32, &WorkerCommand)> {
@@ -554,4 +571,253 @@ fn an_attempt_that_is_not_the_one_that_was_reported_ends_like_the_others() {
         .iter()
         .filter(|one| matches!(one, FleetOutput::Send(_, WorkerCommand::Cancel(ATTEMPT))));
     assert_eq!(ended.count(), 2);
+}
+
+/// The worker of each share.
+fn places(fleet: &Fleet) -> Vec<u32> {
+    let placed = fleet.placed(ATTEMPT).unwrap();
+    placed
+        .placement
+        .shares()
+        .map(|place| place.worker.0)
+        .collect()
+}
+
+/// The attempt ends on all workers that have it.
+fn ended(fleet: &mut Fleet) {
+    told(fleet, WorkerCommand::Cancel(ATTEMPT));
+    let on = fleet.placed(ATTEMPT).map(|placed| placed.on.clone());
+    for worker in on.into_iter().flatten() {
+        said(fleet, worker.0, WorkerEvent::Cancelled(ATTEMPT));
+    }
+    assert!(fleet.held.is_none());
+}
+
+#[test]
+fn shares_of_a_job_that_is_rescaled_go_to_where_their_key_groups_lie() {
+    let mut fleet = fleet();
+    joined(&mut fleet, 0, 4);
+    joined(&mut fleet, 1, 4);
+    told(&mut fleet, WorkerCommand::Prepare(deployment()));
+    assert_eq!(places(&fleet), [0, 0, 1, 1]);
+    for (shares, expected) in [
+        (8, vec![0, 0, 0, 0, 1, 1, 1, 1]),
+        (2, vec![0, 1]),
+        (3, vec![0, 0, 1]),
+        (4, vec![0, 0, 1, 1]),
+    ] {
+        ended(&mut fleet);
+        assert!(reshaped(&mut fleet, shares).is_empty());
+        let outputs = told(&mut fleet, WorkerCommand::Prepare(deployment_at(shares)));
+        assert_eq!(sent(&outputs).len(), 2);
+        assert_eq!(places(&fleet), expected, "{shares}");
+    }
+}
+
+#[test]
+fn names_are_stretched_by_the_first_key_group_of_each_share() {
+    let names: Vec<_> = ["a", "b", "c", "d"].map(str::to_owned).into();
+    assert_eq!(stretched(&names, 4), names);
+    assert_eq!(stretched(&names, 2), ["a", "c"]);
+    assert_eq!(stretched(&names, 1), ["a"]);
+    assert_eq!(stretched(&names, 6), ["a", "a", "b", "c", "c", "d"]);
+    assert!(stretched(&[], 3).is_empty());
+}
+
+#[test]
+fn an_attempt_keeps_the_shape_with_which_it_was_prepared() {
+    let mut fleet = deployed();
+    reshaped(&mut fleet, 2);
+    let slot = SlotKey {
+        sink: uid("out"),
+        slot: 3,
+    };
+    let outputs = told(&mut fleet, WorkerCommand::Commit(ATTEMPT, slot, id()));
+    let worker = worker_of(&fleet, 3);
+    assert!(matches!(sent(&outputs)[..], [(to, _)] if to == worker));
+    // One that still waits as well.
+    let mut fleet = Fleet::new(shape(4));
+    told(&mut fleet, WorkerCommand::Prepare(deployment()));
+    reshaped(&mut fleet, 1);
+    let outputs = joined(&mut fleet, 0, 1);
+    assert!(matches!(
+        heard(&outputs)[..],
+        [WorkerEvent::WaitsForSlots(ATTEMPT, text)] if text.contains("4 slots are needed")
+    ));
+    let outputs = joined(&mut fleet, 1, 3);
+    assert_eq!(sent(&outputs).len(), 2);
+    assert_eq!(places(&fleet).len(), 4);
+}
+
+#[test]
+fn a_worker_that_leaves_ends_once_its_part_has_and_gets_no_share_again() {
+    let mut fleet = deployed();
+    let outputs = leaving(&mut fleet, 1);
+    assert!(
+        matches!(&outputs[..], [FleetOutput::Tell(WorkerEvent::Leaving(who))] if who == "1 (w1)"),
+        "{outputs:?}"
+    );
+    assert!(leaving(&mut fleet, 1).is_empty(), "it is known");
+    let seen = fleet.seen();
+    let leave: Vec<_> = seen.iter().map(|seen| seen.is_leaving).collect();
+    assert_eq!(leave, [false, true]);
+    assert_eq!(seen[1].subtasks.len(), 2, "it works on");
+    assert!(joined(&mut fleet, 2, 2).is_empty());
+    told(&mut fleet, WorkerCommand::Cancel(ATTEMPT));
+    let outputs = said(&mut fleet, 1, WorkerEvent::Cancelled(ATTEMPT));
+    assert!(matches!(sent(&outputs)[..], [(1, WorkerCommand::Shutdown)]));
+    let outputs = said(&mut fleet, 0, WorkerEvent::Cancelled(ATTEMPT));
+    assert!(matches!(
+        outputs[..],
+        [FleetOutput::Tell(WorkerEvent::Cancelled(ATTEMPT))]
+    ));
+    told(&mut fleet, WorkerCommand::Prepare(deployment()));
+    assert_eq!(places(&fleet), [0, 0, 2, 2]);
+    // That it ends is no loss, and what it still says concerns nobody.
+    assert!(fleet.is_dismissed(WorkerIndex(1)));
+    assert!(said(&mut fleet, 1, WorkerEvent::Opened(ATTEMPT)).is_empty());
+    assert!(left(&mut fleet, 1).is_empty());
+    assert!(!fleet.is_dismissed(WorkerIndex(1)));
+}
+
+#[test]
+fn a_worker_that_leaves_and_runs_nothing_ends_at_once() {
+    let ends_at_once = |outputs: &[FleetOutput], worker: u32| {
+        let sent = sent(outputs);
+        assert!(
+            matches!(sent[..], [(to, WorkerCommand::Shutdown)] if to == worker),
+            "{sent:?}"
+        );
+    };
+    let mut fleet = fleet();
+    joined(&mut fleet, 0, 2);
+    ends_at_once(&leaving(&mut fleet, 0), 0);
+    assert!(leaving(&mut fleet, 7).is_empty(), "there is no such worker");
+    // While an attempt waits for slots it has no share either.
+    let mut fleet = Fleet::new(shape(4));
+    joined(&mut fleet, 0, 2);
+    told(&mut fleet, WorkerCommand::Prepare(deployment()));
+    ends_at_once(&leaving(&mut fleet, 0), 0);
+    let outputs = joined(&mut fleet, 1, 2);
+    assert!(matches!(
+        heard(&outputs)[..],
+        [WorkerEvent::WaitsForSlots(ATTEMPT, text)] if text.contains("2 are there on 1 workers")
+    ));
+    joined(&mut fleet, 2, 2);
+    assert_eq!(places(&fleet), [1, 1, 2, 2]);
+    // And where another worker runs the attempt.
+    joined(&mut fleet, 3, 2);
+    ends_at_once(&leaving(&mut fleet, 3), 3);
+    // Its part has ended before that of another.
+    told(&mut fleet, WorkerCommand::Cancel(ATTEMPT));
+    assert!(said(&mut fleet, 1, WorkerEvent::Cancelled(ATTEMPT)).is_empty());
+    ends_at_once(&leaving(&mut fleet, 1), 1);
+}
+
+#[test]
+fn a_worker_that_leaves_an_attempt_that_ends_anyway_waits_for_that_and_is_not_told_of() {
+    let shut_down = |outputs: &[FleetOutput]| {
+        matches!(
+            outputs,
+            [FleetOutput::Send(WorkerIndex(1), WorkerCommand::Shutdown)]
+        )
+    };
+    let mut fleet = deployed();
+    told(&mut fleet, WorkerCommand::Cancel(ATTEMPT));
+    assert!(leaving(&mut fleet, 1).is_empty());
+    assert!(shut_down(&said(
+        &mut fleet,
+        1,
+        WorkerEvent::Cancelled(ATTEMPT)
+    )));
+    let mut fleet = deployed();
+    left(&mut fleet, 0);
+    assert!(leaving(&mut fleet, 1).is_empty(), "it has failed");
+    told(&mut fleet, WorkerCommand::Cancel(ATTEMPT));
+    let outputs = said(&mut fleet, 1, WorkerEvent::Cancelled(ATTEMPT));
+    assert!(matches!(
+        outputs[..],
+        [
+            FleetOutput::Tell(WorkerEvent::Cancelled(ATTEMPT)),
+            FleetOutput::Send(WorkerIndex(1), WorkerCommand::Shutdown)
+        ]
+    ));
+}
+
+#[test]
+fn a_worker_that_leaves_and_dies_first_is_lost_and_may_come_again() {
+    let mut fleet = deployed();
+    leaving(&mut fleet, 1);
+    assert!(!fleet.is_dismissed(WorkerIndex(1)));
+    let outputs = left(&mut fleet, 1);
+    assert!(matches!(
+        outputs[..],
+        [FleetOutput::Tell(WorkerEvent::Failed(ATTEMPT, _))]
+    ));
+    ended(&mut fleet);
+    assert!(joined(&mut fleet, 1, 2).is_empty());
+    told(&mut fleet, WorkerCommand::Prepare(deployment()));
+    assert_eq!(places(&fleet), [0, 0, 1, 1]);
+}
+
+#[test]
+fn a_worker_that_leaves_with_the_attempt_of_an_older_leader_is_told_of_once_that_is_adopted() {
+    let mut fleet = asked();
+    let outputs = leaving(&mut fleet, 1);
+    assert!(matches!(
+        outputs[..],
+        [FleetOutput::Tell(WorkerEvent::AllFree(false))]
+    ));
+    let outputs = told(&mut fleet, adopt());
+    assert!(matches!(
+        outputs[..],
+        [
+            FleetOutput::Send(WorkerIndex(0), WorkerCommand::Adopt(..)),
+            FleetOutput::Send(WorkerIndex(1), WorkerCommand::Adopt(..)),
+            FleetOutput::Tell(WorkerEvent::Leaving(_))
+        ]
+    ));
+}
+
+#[test]
+fn a_worker_that_leaves_with_the_attempt_of_an_older_leader_ends_when_that_has_ended() {
+    let mut fleet = asked();
+    leaving(&mut fleet, 1);
+    let deployment = Box::new(Deployment {
+        attempt: AttemptId(9),
+        ..*deployment()
+    });
+    told(&mut fleet, WorkerCommand::Prepare(deployment));
+    let outputs = said(&mut fleet, 1, WorkerEvent::Cancelled(ATTEMPT));
+    assert!(matches!(
+        outputs[..],
+        [
+            FleetOutput::Tell(WorkerEvent::WaitsForSlots(AttemptId(9), _)),
+            FleetOutput::Send(WorkerIndex(1), WorkerCommand::Shutdown)
+        ]
+    ));
+    let outputs = said(&mut fleet, 0, WorkerEvent::Cancelled(ATTEMPT));
+    assert!(sent_none(&outputs), "{outputs:?}");
+    let outputs = joined(&mut fleet, 2, 2);
+    let to: Vec<_> = sent(&outputs).into_iter().map(|(to, _)| to).collect();
+    assert_eq!(to, [0, 2]);
+}
+
+#[test]
+fn a_leader_hears_that_there_are_not_enough_any_more() {
+    let mut fleet = fleet();
+    told(&mut fleet, WorkerCommand::Report(Epoch(2)));
+    joined(&mut fleet, 0, 4);
+    let outputs = leaving(&mut fleet, 0);
+    assert!(matches!(
+        outputs[..],
+        [
+            FleetOutput::Tell(WorkerEvent::AllFree(false)),
+            FleetOutput::Send(WorkerIndex(0), WorkerCommand::Shutdown)
+        ]
+    ));
+    let outputs = joined(&mut fleet, 1, 2);
+    assert!(matches!(heard(&outputs)[..], [WorkerEvent::AllFree(false)]));
+    let outputs = reshaped(&mut fleet, 2);
+    assert!(matches!(heard(&outputs)[..], [WorkerEvent::AllFree(true)]));
 }

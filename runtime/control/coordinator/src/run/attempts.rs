@@ -33,6 +33,9 @@ impl Coordinator {
             return;
         };
         self.restart_at_ms = None;
+        if let Err(failure) = self.take_shape() {
+            return self.fail(failure);
+        }
         self.opening = Opening::Yes;
         self.phase(JobPhase::Recovering);
         let (program, manifest) = (self.setup.program.clone(), self.manifest.clone());
@@ -280,6 +283,7 @@ impl Coordinator {
             JobPhase::Running
         });
         self.perform(effects);
+        self.redeployed();
     }
 
     /// Has the worker end the attempt; `after` says what follows, where what was to follow already gives way to it.
@@ -330,6 +334,7 @@ impl Coordinator {
             After::End(outcome) => self.end = Some(Ok(outcome)),
             After::Fail(failure) => self.fail(failure),
             After::GoBack(fault) => self.detour = Some(fault),
+            After::Redeploy => self.begin_attempt(),
             After::Restart => {
                 let now = self.now_ms();
                 if let Some(delay) = self.restart.next(now) {

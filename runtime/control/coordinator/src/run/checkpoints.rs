@@ -49,6 +49,7 @@ impl Coordinator {
         match effect {
             CheckpointEffect::SnapshotEnumerators { id } => self.snapshot_enumerators(id),
             CheckpointEffect::Announce { id } => {
+                self.redeploying.begun_ms = self.now_ms();
                 self.send(WorkerCommand::Expect(self.last_attempt, id));
             }
             CheckpointEffect::SendBarrier { task, barrier } => {
@@ -115,6 +116,7 @@ impl Coordinator {
                         self.phase(JobPhase::Running);
                     }
                 }
+                self.redeployment_failed(request, &failure);
                 let is_of_copy = matches!(failure, CheckpointFailure::Export { .. });
                 let cause = if is_of_copy {
                     self.not_copied.take()
@@ -150,6 +152,10 @@ impl Coordinator {
                 self.send(WorkerCommand::ResumeSources(self.last_attempt));
             }
             CheckpointEffect::RestartRegion => self.cancel(After::Restart),
+            CheckpointEffect::Redeploy { .. } => {
+                self.phase(JobPhase::Recovering);
+                self.cancel(After::Redeploy);
+            }
             CheckpointEffect::FailJob { in_a_row } => {
                 let message = format!(
                     "{in_a_row} checkpoints failed in a row, more than `checkpoint.failures-max` \

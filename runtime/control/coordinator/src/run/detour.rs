@@ -20,16 +20,18 @@ use crate::going_back::{Broken, Damage, Detour, Detoured, Work};
 use crate::request::{JobRequest, RequestRefused, until_ended};
 use crate::savepoint::Savepoint;
 use crate::setup::{CoordinatorSetup, JobFailure, JobOutcome};
+use crate::shape::{fleet_shape, shape_of};
 use crate::start::{Begun, Externals, Found, StartInput, start as start_leader};
 use crate::status::{JobPhase, WaitBoard};
 use crate::store::JobStore;
 use crate::trial_restore::Stage;
 
+use super::redeploy::{keep_what_holds, program_for};
 use super::{Collecting, Coordinator};
 
 /// What a start works with.
 pub(super) struct StartParts<'a> {
-    pub(super) setup: &'a CoordinatorSetup,
+    pub(super) setup: &'a mut CoordinatorSetup,
     pub(super) store: &'a JobStore,
     pub(super) events: &'a mut mpsc::Receiver<WorkerEvent>,
     pub(super) requests: &'a mut mpsc::Receiver<JobRequest>,
@@ -126,7 +128,8 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, NotBegun> {
         waits,
         unanswered: BTreeMap::new(),
     };
-    let (manifest, tries) = usable(&mut detour, found, leader.savepoint, tries).await?;
+    let (mut manifest, tries) = usable(&mut detour, found, leader.savepoint, tries).await?;
+    let shape = take_shape(setup, &mut manifest, shape, &externals)?;
     Ok(Lead {
         keeper,
         manifest,
@@ -136,6 +139,24 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, NotBegun> {
         tries,
         last_attempt,
     })
+}
+
+/// Takes up what `manifest` says of the parallelism. What does not hold for the job as it is configured now is forgotten.
+fn take_shape(
+    setup: &mut CoordinatorSetup,
+    manifest: &mut Manifest,
+    shape: JobShape,
+    externals: &Externals,
+) -> Result<JobShape, NotBegun> {
+    let program = program_for(&setup.program, manifest);
+    let program = program.map_err(|failure| NotBegun::Ended(Err(failure)))?;
+    keep_what_holds(manifest, &program);
+    setup.worker.reshape(fleet_shape(&program));
+    if program.parallelisms() == setup.program.parallelisms() {
+        return Ok(shape);
+    }
+    setup.program = program;
+    Ok(shape_of(&setup.program, &setup.job, &externals.systems))
 }
 
 /// A manifest that can be gone on from: the one that was found, after it was given up if it cannot be read or `head` says
@@ -222,6 +243,7 @@ impl Coordinator {
             self.answer(request, &Err(RequestRefused::NotRunning(reason)));
         }
         self.stopping = stop.as_ref().map(|stop| stop.request);
+        self.forget_redeployments();
         let damage = Damage {
             fault,
             manifest: Some(self.manifest.clone()),
@@ -261,6 +283,10 @@ impl Coordinator {
                 (self.is_stuck, self.end) = (true, Some(Err(failure)));
                 return;
             }
+        }
+        if let Err(failure) = self.reshape() {
+            self.end = Some(Err(failure));
+            return;
         }
         let settled = self.keeper.settled().expect("a detour settles head");
         let (settings, head) = (self.setup.settings.checkpoint, settled.head.clone());

@@ -44,6 +44,7 @@ impl Coordinator {
             request: self.next_request,
             savepoint,
             kind,
+            redeploy: None,
         }
     }
 
@@ -143,6 +144,13 @@ impl Coordinator {
         operation: Option<OperationId>,
         answer: oneshot::Sender<RequestAnswer>,
     ) {
+        if let SnapshotWish::Rescale(wish) = wish {
+            self.next_request += 1;
+            let request = self.next_request;
+            let waiting = vec![answer];
+            self.answers.insert(request, Asked { operation, waiting });
+            return self.rescale(request, wish.clone());
+        }
         let savepoint = wish.savepoint().map(str::to_owned);
         let place = savepoint.as_deref().map(|name| self.check_name(name));
         let request = self.new_request(savepoint, wish.barrier());

@@ -12,7 +12,7 @@ use highwater_coordinator::fleet::driver::{FleetHandle, Joined, WorkerLink, star
 use highwater_coordinator::fleet::{HeldPart, Member};
 use highwater_coordinator::shape::fleet_shape;
 use highwater_coordinator::{
-    CoordinatorHandle, CoordinatorSetup, GoesPast, JobOutcome, JobPhase, Workers,
+    CoordinatorHandle, CoordinatorSetup, GoesPast, JobOutcome, JobPhase, RescaleWish, Workers,
 };
 use highwater_network::{DataPlane, LinkSettings};
 use highwater_protocol::nonce::NonceStream;
@@ -33,6 +33,7 @@ use tokio::task::block_in_place;
 use crate::exactly_once::{Faults, World};
 use crate::job::{RESUME, end_of, settings, suspend};
 use crate::job_end::{FirstEnd, Gated, ask, stop};
+use crate::rescale::{asked, rescale, runs_at, to};
 
 const HERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -507,4 +508,58 @@ async fn a_recovery_that_meets_the_write_of_the_end_goes_on_if_that_is_refused()
     assert_eq!(end_of(handle).await, Ok(JobOutcome::Stopped));
     assert_eq!(recovery.load(Ordering::SeqCst), UNDER_WAY, "invalid run");
     assert!(status.borrow().attempt > attempt);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rescale_waits_for_the_slots_that_it_needs_and_is_given_up_without_them() {
+    let world = World::new();
+    let (mut handle, mut cluster, _) = running(&world, 150).await;
+    let attempt = handle.status.borrow().attempt;
+    let at_once = RescaleWish {
+        slots_within: Duration::ZERO,
+        ..to(6)
+    };
+    let refused = rescale(&handle, at_once).await.unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("6 slots are needed, 4 are there"),
+        "{refused}"
+    );
+    goes_on(&mut handle).await;
+    assert_eq!(
+        handle.status.borrow().attempt,
+        attempt,
+        "it goes on as it was"
+    );
+    let answered = asked(&handle, to(6)).await;
+    cluster.add("c", 2).await;
+    answered.await.unwrap().unwrap();
+    assert_eq!(runs_at(&handle), 6);
+    goes_on(&mut handle).await;
+    rescale(&handle, to(2)).await.unwrap();
+    assert_eq!(runs_at(&handle), 2);
+    assert!(handle.status.borrow().failures.last().is_none());
+    assert_eq!(end_of(handle).await, Ok(JobOutcome::Finished));
+    world.assert_exact();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_dies_after_a_rescale_leaves_the_attempt_at_its_parallelism_to_the_next() {
+    let world = World::new();
+    let (handle, mut cluster, _) = running(&world, 160).await;
+    rescale(&handle, to(3)).await.unwrap();
+    let attempt = handle.status.borrow().attempt;
+    let mut handle = cluster.take_over(handle, |_| true).await;
+    goes_on(&mut handle).await;
+    assert_eq!(
+        handle.status.borrow().attempt,
+        attempt,
+        "nothing began anew"
+    );
+    assert_eq!(runs_at(&handle), 3);
+    rescale(&handle, to(4)).await.unwrap();
+    assert_eq!(runs_at(&handle), 4);
+    assert_eq!(end_of(handle).await, Ok(JobOutcome::Finished));
+    world.assert_exact();
 }

@@ -18,6 +18,7 @@ mod local_store;
 mod operations;
 mod owed_savepoint;
 mod refusals;
+mod rescale;
 mod restore;
 mod savepoint;
 mod second_look;
