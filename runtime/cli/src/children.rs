@@ -1,6 +1,7 @@
 //! The worker processes of `run --workers`: the same program with the same arguments, as `worker`.
 //!
-//! They end with their parent, however that ends: each holds the reading end of a pipe whose writing end only the parent has.
+//! They end with their parent, however that ends: each holds the reading end of a pipe whose writing end only the parent has. Ctrl-C at
+//! its terminal reaches them too and is left to the parent, which stops the job; SIGTERM to one of them alone is a planned leave.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;

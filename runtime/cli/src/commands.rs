@@ -3,17 +3,20 @@
 use std::error::Error;
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use highwater_api::{JobProgram, ParameterError, StreamEnvironment};
 use highwater_graph::{PlanFormat, explain};
 use highwater_operators::UserError;
+use highwater_types::MaxParallelism;
 use highwater_web::graph;
 use highwater_worker::slot::error_chain;
 use serde::Serialize;
 
 use crate::exit::{Code, Failure};
 use crate::run::Crew;
+use crate::settings::kind::patience;
 use crate::settings::{
     Environment, JobArgs, JobSettings, RunArgs, RunSettings, Settings, cores, parameter,
     program_name,
@@ -68,6 +71,24 @@ enum Command {
         #[command(flatten)]
         of: OperationArgs,
     },
+    /// Have the running job go on at another parallelism; no record is lost and none counts twice
+    ///
+    /// The job takes a checkpoint behind which its sources wait. Once all output of it is confirmed, the tasks begin anew from it at
+    /// the parallelism that is asked for. Processes stay, and so does what workers keep on local disk. If the checkpoint is given up,
+    /// the job goes on as it was.
+    ///
+    /// --parallelism is for all operators whose author set none. --operator names a single one by the uid that `plan` shows, and goes
+    /// before it. What neither names keeps the parallelism that it runs at.
+    ///
+    /// A job with workers needs as many slots as its largest parallelism. Without them nothing is begun and the command ends with code
+    /// 3; with --slots-within it waits for them, and the job goes on meanwhile.
+    ///
+    /// What was asked for holds for later runs too, until the program or its settings say another parallelism than they do now.
+    #[command(
+        after_help = "Examples:\n  cargo run -- rescale --parallelism 4\n  cargo run -- rescale --operator count=8 --operator sum=2\n  \
+                      cargo run -- rescale --parallelism 8 --slots-within 5m"
+    )]
+    Rescale(RescaleArgs),
     /// Stop the running job with all output confirmed; a later run goes on
     Stop {
         /// Let event time run to its end first, so that every window fires
@@ -79,7 +100,7 @@ enum Command {
         #[command(flatten)]
         of: OperationArgs,
     },
-    /// Show what came of a savepoint or stop that was asked for under an id
+    /// Show what came of a savepoint, rescale or stop that was asked for under an id
     Operation {
         /// The id
         id: String,
@@ -151,6 +172,47 @@ pub struct OperationArgs {
     /// For programs
     #[arg(long)]
     pub json: bool,
+}
+
+/// What the command line says of a rescale.
+#[derive(Args, Clone, Debug, Default)]
+pub struct RescaleArgs {
+    #[command(flatten)]
+    pub(crate) to: ParallelismArgs,
+    /// Wait so long, up to 1d, for slots that are missing, such as those of workers that start; without it not at all
+    #[arg(long, value_name = "TIME", value_parser = patience)]
+    pub slots_within: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) of: OperationArgs,
+}
+
+/// The parallelism that a job is to go on at.
+#[derive(Args, Clone, Debug, Default)]
+#[group(required = true, multiple = true)]
+pub struct ParallelismArgs {
+    /// Subtasks of each operator whose author set no parallelism
+    #[arg(long, value_name = "N", value_parser = subtasks)]
+    pub parallelism: Option<u32>,
+    /// Subtasks of the operator with this uid; may be repeated
+    #[arg(long = "operator", value_name = "UID=N", value_parser = of_operator)]
+    pub operators: Vec<(String, u32)>,
+}
+
+/// Reads a parallelism.
+fn subtasks(text: &str) -> Result<u32, String> {
+    let most = MaxParallelism::LIMIT;
+    match text.parse::<u32>() {
+        Ok(count) if (1..=most).contains(&count) => Ok(count),
+        _ => Err(format!("a parallelism is a number from 1 to {most}")),
+    }
+}
+
+/// Reads the parallelism of one operator.
+fn of_operator(text: &str) -> Result<(String, u32), String> {
+    match text.split_once('=') {
+        Some((uid, count)) if !uid.is_empty() => Ok((uid.to_owned(), subtasks(count)?)),
+        _ => Err("write UID=N, such as count=8; `plan` shows the uids".to_owned()),
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -265,6 +327,7 @@ fn look(command: Command, job: &JobSettings) -> Result<(), Failure> {
     match command {
         Command::Status { json } => remote::status(job, json),
         Command::Savepoint { name, of } => remote::savepoint(job, &name, &of),
+        Command::Rescale(wanted) => remote::rescale(job, &wanted),
         Command::Stop {
             drain,
             savepoint,

@@ -10,6 +10,7 @@ use highwater_protocol::head::ManifestRef;
 use highwater_protocol::head_write::Versioned;
 use highwater_protocol::manifest::{FilePart, KeyedFile, Manifest, OperatorState, SlotOutput};
 use highwater_protocol::paths::{JobPaths, RelativePath};
+use highwater_protocol::rescale::Rescaled;
 use highwater_storage::Location;
 use highwater_worker::files::{JobFiles, RestoreError};
 
@@ -164,6 +165,9 @@ fn describe(reference: &ManifestRef, manifest: &Manifest) -> String {
     if let Some(savepoint) = &manifest.savepoint {
         append(&mut text, format_args!("savepoint  {savepoint}\n"));
     }
+    if let Some(changed) = manifest.rescaled.as_ref().and_then(changed) {
+        append(&mut text, format_args!("rescaled   {changed}\n"));
+    }
     for (uid, operator) in manifest
         .operators
         .iter()
@@ -199,6 +203,16 @@ fn describe(reference: &ManifestRef, manifest: &Manifest) -> String {
         );
     }
     text
+}
+
+/// What a job that goes on from there runs at in place of what it is configured to; `None` = nothing else.
+fn changed(rescaled: &Rescaled) -> Option<String> {
+    let each = rescaled.to.iter().filter_map(|(uid, to)| {
+        let configured = rescaled.configured.get(uid)?;
+        (configured != to).then(|| format!("{uid} at {to} in place of {configured}"))
+    });
+    let each: Vec<_> = each.collect();
+    (!each.is_empty()).then(|| each.join(", "))
 }
 
 /// Compares the files of local stores that lie in an object.
@@ -259,4 +273,31 @@ pub fn verify(job: &JobSettings) -> Result<(), Failure> {
         ));
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use highwater_types::{OperatorUid, Parallelism, Parallelisms};
+
+    use super::*;
+
+    fn at(given: [(&str, u32); 2]) -> Parallelisms {
+        let each = given.map(|(uid, count)| {
+            let uid = OperatorUid::parse(uid).unwrap();
+            (uid, Parallelism(count))
+        });
+        each.into()
+    }
+
+    #[test]
+    fn a_rescale_is_told_by_what_it_changed() {
+        let configured = at([("count", 4), ("sum", 1)]);
+        let rescaled = |to| Rescaled {
+            configured: configured.clone(),
+            to,
+        };
+        assert_eq!(changed(&rescaled(configured.clone())), None);
+        let told = changed(&rescaled(at([("count", 8), ("sum", 1)])));
+        assert_eq!(told.as_deref(), Some("count at 8 in place of 4"));
+    }
 }

@@ -1,9 +1,10 @@
-//! The commands that speak to a running job: `status`, `savepoint`, `stop`, `operation`, `exceptions`, `hot-keys`, `config`,
+//! The commands that speak to a running job: `status`, `savepoint`, `rescale`, `stop`, `operation`, `exceptions`, `hot-keys`, `config`,
 //! `checkpoints history`.
 //!
 //! A running job notes where its status server is asked in `<run dir>/<job>.address`; the note goes when the job ends. A server off
 //! loopback is called over TLS only, whoever wrote the note. A coordinator that stands by names the one that leads, which is asked then.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use hyper::StatusCode;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::commands::{OperationArgs, json_text, say};
+use crate::commands::{OperationArgs, RescaleArgs, json_text, say};
 use crate::exit::{Code, Failure};
 use crate::rest_client::{RestAnswer, RestBase, RestClient, RestError, parse_base};
 use crate::settings::JobSettings;
@@ -251,6 +252,33 @@ pub fn savepoint(job: &JobSettings, name: &str, of: &OperationArgs) -> Result<()
     refused(told)
 }
 
+/// Has the job go on at another parallelism.
+pub fn rescale(job: &JobSettings, wanted: &RescaleArgs) -> Result<(), Failure> {
+    let of = &wanted.of;
+    let request = api::RescaleRequest {
+        parallelism: wanted.to.parallelism,
+        operators: by_uid(&wanted.to.operators)?,
+        slots_within_ms: wanted.slots_within.map(|span| span.as_millis() as u64),
+        operation: of.operation.clone(),
+        wait: Some(!of.detach),
+    };
+    let told: api::Operation = call(job, "/v1/rescale", &Ask::Post(body_of(&request)?))?;
+    tell(&told, of.json)?;
+    refused(told)
+}
+
+/// The parallelism of each operator that the command line names.
+fn by_uid(given: &[(String, u32)]) -> Result<BTreeMap<String, u32>, Failure> {
+    let mut operators = BTreeMap::new();
+    for (uid, parallelism) in given {
+        if operators.insert(uid.clone(), *parallelism).is_some() {
+            let message = format!("--operator: `{uid}` is named twice; name it once");
+            return Err(Failure::new(Code::Usage, message));
+        }
+    }
+    Ok(operators)
+}
+
 /// Stops the job.
 pub fn stop(
     job: &JobSettings,
@@ -299,24 +327,7 @@ fn tell(told: &api::Operation, json: bool) -> Result<(), Failure> {
     if json {
         return say_json(told);
     }
-    let checkpoint = told.checkpoint.unwrap_or_default();
-    let words = match (told.state, told.kind) {
-        (api::OperationState::Done, api::OperationKind::Savepoint) => {
-            let name = told.savepoint.as_deref().unwrap_or("-");
-            format!("savepoint {name}: checkpoint {checkpoint}")
-        }
-        (api::OperationState::Done, api::OperationKind::Checkpoint) => {
-            format!("checkpoint {checkpoint}")
-        }
-        (api::OperationState::Done, api::OperationKind::Stop) => {
-            format!("stopped with checkpoint {checkpoint}")
-        }
-        (api::OperationState::Running, _) => {
-            format!("operation {} is under way", told.operation)
-        }
-        (api::OperationState::Refused, _) => format!("operation {} was refused", told.operation),
-    };
-    say(&format!("{words}\n"));
+    say(&page::operation(told));
     Ok(())
 }
 
@@ -377,6 +388,17 @@ pub fn config(job: &JobSettings, changes: &[(String, String)], json: bool) -> Re
 #[cfg(test)]
 mod refusals {
     use super::*;
+
+    #[test]
+    fn an_operator_has_one_parallelism() {
+        let given = [("count".to_owned(), 8), ("sum".to_owned(), 2)];
+        let read = by_uid(&given).unwrap();
+        assert_eq!(read, BTreeMap::from(given.clone()));
+        let twice = [given[0].clone(), ("count".to_owned(), 8)];
+        let refused = by_uid(&twice).unwrap_err();
+        assert_eq!(refused.code, Code::Usage);
+        assert!(refused.message.contains("`count`"), "{}", refused.message);
+    }
 
     #[test]
     fn each_kind_of_refusal_has_its_exit_code() {

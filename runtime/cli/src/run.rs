@@ -247,7 +247,7 @@ impl Setup {
         }
         let ended = wait(started.handle, &mut interrupts, self.crew).await;
         if ended.is_ok() {
-            Summary::of(&at_the_end.plan, &at_the_end.figures.read()).tell();
+            Summary::of(&at_the_end.current_plan(), &at_the_end.figures.read()).tell();
         }
         match lease {
             Some(lease) => lease.leave(&ended).await,
@@ -434,7 +434,7 @@ impl Setup {
         JobView {
             job: self.job.identity.clone(),
             role: self.crew.role(),
-            plan: Arc::new(self.program.plan().clone()),
+            plan: started.handle.plan.clone(),
             tasks: self.crew.tasks(),
             worker: self.settings.worker,
             config: Arc::clone(&self.config),

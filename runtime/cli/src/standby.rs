@@ -339,7 +339,7 @@ impl Standby<'_> {
         JobView {
             job: self.job.identity.clone(),
             role: "coordinator",
-            plan: Arc::new(self.program.plan().clone()),
+            plan: watch::channel(Arc::new(self.program.plan().clone())).1,
             tasks: TasksRun::OnWorkers,
             worker: self.settings.worker,
             config: Arc::clone(self.config),

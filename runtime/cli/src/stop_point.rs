@@ -1,4 +1,4 @@
-//! In test builds: aborts the process right before a protocol step, so that tests can kill at every one of them.
+//! In test builds: aborts or freezes the process right before a protocol step, so that tests can break something at every one of them.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use highwater_worker::StopHook;
 use crate::exit::Failure;
 
 /// The hook for what `HIGHWATER_STOP_AT` says: a step, or a step and its how-manieth time (`P8`, `P8:3`). Several
-/// separated by commas are met one after another: `P8:3,P10:2` ends at the second P10 behind the third P8.
+/// separated by commas are met one after another: `P8:3,P10:2` ends at the second P10 behind the third P8. With `freeze:` before
+/// them, such as `freeze:P8:3`, the process stops there as a whole, and goes on where somebody sends it SIGCONT.
 ///
 /// # Errors
 /// When it names no step.
@@ -22,19 +23,48 @@ pub(crate) fn hook(wanted: Option<&str>) -> Result<StopHook, Failure> {
     };
     let route = Mutex::new(parse(wanted)?);
     Ok(Arc::new(move |reached| {
-        // Held to the end: another thread must not pass the step while this one ends the process.
+        // Held to the end: another thread must not pass the step while this one ends or stops the process.
         let mut route = route.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = route.reached(reached) {
-            say_stop(last);
-            std::process::abort();
+            match route.act {
+                Act::End => {
+                    say_stop("ended", last);
+                    std::process::abort();
+                }
+                Act::Freeze => {
+                    say_stop("frozen", last);
+                    freeze();
+                }
+            }
         }
     }))
+}
+
+/// Stops all threads of this process until it is continued.
+#[cfg(feature = "stop-points")]
+fn freeze() {
+    use rustix::process::{Signal, getpid, kill_process};
+
+    if let Err(error) = kill_process(getpid(), Signal::STOP) {
+        tracing::error!(%error, "the process cannot be frozen");
+    }
+}
+
+/// What happens at a stop point.
+#[cfg(feature = "stop-points")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    /// The process is aborted.
+    End,
+    /// The process is stopped, until somebody continues it.
+    Freeze,
 }
 
 /// The stages on the way to a stop point, the next one first.
 #[cfg(feature = "stop-points")]
 #[derive(Debug, PartialEq, Eq)]
 struct Route {
+    act: Act,
     stages: std::collections::VecDeque<(Step, u64)>,
     passed: u64,
 }
@@ -57,22 +87,27 @@ impl Route {
     }
 }
 
-/// Who kills at a step must be able to tell this end from any other crash.
+/// Who breaks something at a step must be able to tell this end, or stop, from any other.
 #[cfg(feature = "stop-points")]
 #[expect(
     clippy::print_stderr,
-    reason = "the log has no time left to be flushed; these are the last words of the process"
+    reason = "the log has no time left to be flushed; these are the last words of the process, or of a while"
 )]
-fn say_stop((step, time): (Step, u64)) {
+fn say_stop(how: &str, (step, time): (Step, u64)) {
     use crate::settings::source::STOP_VARIABLE;
 
-    eprintln!("{STOP_VARIABLE}: ended right before {step}, time {time}");
+    eprintln!("{STOP_VARIABLE}: {how} right before {step}, time {time}");
 }
 
 #[cfg(feature = "stop-points")]
 fn parse(wanted: &str) -> Result<Route, Failure> {
-    let stages = wanted.split(',').map(|stage| parse_stage(wanted, stage));
+    let (act, route) = match wanted.strip_prefix("freeze:") {
+        Some(route) => (Act::Freeze, route),
+        None => (Act::End, wanted),
+    };
+    let stages = route.split(',').map(|stage| parse_stage(wanted, stage));
     Ok(Route {
+        act,
         stages: stages.collect::<Result<_, _>>()?,
         passed: 0,
     })
@@ -116,7 +151,10 @@ mod tests {
         assert_eq!(stages("P8"), [(Step::P8, 1)]);
         assert_eq!(stages("R5:3"), [(Step::R5, 3)]);
         assert_eq!(stages("P8:3,P10"), [(Step::P8, 3), (Step::P10, 1)]);
-        for bad in ["P13", "p8", "P8:0", "P8:x", "", "P8,", "P8,,P9"] {
+        assert_eq!(stages("freeze:P8:3,P10"), stages("P8:3,P10"));
+        assert_eq!(parse("P8").unwrap().act, Act::End);
+        assert_eq!(parse("freeze:P8").unwrap().act, Act::Freeze);
+        for bad in ["P13", "p8", "P8:0", "P8:x", "", "P8,", "P8,,P9", "freeze:"] {
             assert!(
                 parse(bad)
                     .unwrap_err()

@@ -2,7 +2,7 @@
 //!
 //! One process, one worker. When its coordinator is lost it goes on with an attempt whose records flow, and tells the next coordinator of it
 //! ([`Holding`]); any other attempt is ended before the next coordinator is asked for work, so that nobody takes this worker for free while it
-//! is not.
+//! is not. One that is told to end while it has a coordinator leaves by plan ([`Leave`]).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -31,6 +31,10 @@ use crate::settings::{JobSettings, RunArgs, RunSettings};
 use crate::signals::Interrupts;
 use crate::view::Screen;
 use crate::{logs, stop_point};
+
+mod leave;
+
+use leave::{Keeper, Leave};
 
 /// Events of the worker that may wait.
 const EVENT_QUEUE: usize = 1_024;
@@ -98,6 +102,7 @@ async fn serve(
         store: of_store,
         links,
     });
+    let (leave, within) = (Leave::new(), settings.cluster.leave_max);
     let mut service = Service {
         coordinators: settings.cluster.control_addresses.iter().cloned().collect(),
         refusals: 0,
@@ -108,23 +113,28 @@ async fn serve(
         wire,
         cancellation_max: settings.coordinator.cancellation_timeout,
         takeover_max: settings.cluster.takeover_max,
+        leave: leave.clone(),
         holding: None,
     };
     // What is cut off is a wait, or a connection whose end the coordinator notices.
     let ended = tokio::select! {
         ended = service.attend() => ended,
-        _ = interrupts.next() => Ok(()),
+        () = leave.until_end(&mut interrupts, Keeper::of(with_parent), within) => Ok(()),
         () = parent_ended(), if with_parent => Ok(()),
     };
     page.end().await;
-    let worker = service.worker;
+    shut_down(service.worker).await;
+    ended
+}
+
+/// Ends the threads of the worker.
+async fn shut_down(worker: WorkerHandle) {
     if tokio::task::spawn_blocking(move || worker.shut_down())
         .await
         .is_err()
     {
         tracing::error!("the worker did not end");
     }
-    ended
 }
 
 /// Listens where other workers bring records to.
@@ -168,11 +178,12 @@ struct Service {
     wire: Wire,
     cancellation_max: Duration,
     takeover_max: Duration,
+    leave: Leave,
     holding: Option<Holding>,
 }
 
 impl Service {
-    /// Works for one coordinator after another, until one ends the worker or refuses it for good.
+    /// Works for one coordinator after another, until one ends the worker or refuses it for good, or the worker leaves.
     async fn attend(&mut self) -> Result<(), Failure> {
         let mut said = BTreeSet::new();
         loop {
@@ -209,7 +220,17 @@ impl Service {
             said.clear();
             self.refusals = 0;
             tracing::info!(coordinator, worker = %connection.worker(), "works for a coordinator");
+            self.leave.led();
             if self.work(connection).await? == Afterwards::End {
+                if self.leave.is_asked() {
+                    tracing::info!("has left: no task runs here any more");
+                }
+                return Ok(());
+            }
+            if !self.leave.looks_on() {
+                tracing::warn!(
+                    "nobody moves the tasks of this worker any more: ends at once; the job begins again from its last checkpoint"
+                );
                 return Ok(());
             }
             self.turn_to(None);
@@ -286,9 +307,10 @@ impl Service {
                 worker.send(command);
             }
         };
+        let leaves = self.leave.asked();
         // What is cut off is a connection whose end the coordinator notices.
         let end = tokio::select! {
-            end = connection.run((&mut self.told, &figures), pass) => end.to_string(),
+            end = connection.run((&mut self.told, &figures), leaves, pass) => end.to_string(),
             () = overdue(&mut due) => match &self.holding {
                 Some(held) if !held.runs => return Err(not_ended(held.part.attempt, max)),
                 _ => "it does not go on with the attempt".to_owned(),

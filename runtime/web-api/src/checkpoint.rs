@@ -43,7 +43,7 @@ pub enum CheckpointKind {
     Checkpoint,
     /// For a savepoint.
     Savepoint,
-    /// For a stop.
+    /// For what lets the sources wait behind it: a stop, a rescale, or a worker that leaves.
     StopSuspend,
     /// For a stop with all input drained.
     StopDrain,

@@ -53,6 +53,9 @@ pub struct Job {
     pub attempt: u64,
     /// Attempts that failed since the coordinator began.
     pub restarts: u32,
+    /// How often its tasks began anew without a failure.
+    #[serde(default)]
+    pub redeployments: Redeployments,
     /// The failure that came last.
     pub last_failure: Option<Failure>,
     /// Records that sources emitted since the attempt began.
@@ -77,6 +80,17 @@ pub struct Job {
     pub restored: Option<Restored>,
 }
 
+/// Attempts that went on behind a checkpoint, without a failure: rescales, and workers that left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Redeployments {
+    /// How many since the coordinator began.
+    pub count: u64,
+    /// The number of the checkpoint behind which the last one went on.
+    pub checkpoint: Option<u64>,
+    /// How long records stood still at the last one: from the barrier of that checkpoint until they flowed again.
+    pub pause_ms: Option<u64>,
+}
+
 /// Workers in short.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WorkerCount {
@@ -84,6 +98,9 @@ pub struct WorkerCount {
     pub count: u32,
     /// Their slots.
     pub slots: u32,
+    /// How many of them leave: they get no more to do, and go once their tasks run elsewhere.
+    #[serde(default)]
+    pub leaving: u32,
 }
 
 /// What a source refused since the attempt began, all its subtasks together.

@@ -22,10 +22,12 @@ pub use checkpoint::{
 pub use failure::Failure;
 pub use graph::{Graph, GraphOperator, GraphOutput, GraphState, GraphTask, Live};
 pub use hot_keys::{HotKey, HotKeys};
-pub use job::{Job, LateRecords, LatenessBucket, Phase, Restored, Source, WorkerCount};
+pub use job::{
+    Job, LateRecords, LatenessBucket, Phase, Redeployments, Restored, Source, WorkerCount,
+};
 pub use operation::{
-    Operation, OperationKind, OperationState, SavepointRequest, SnapshotRequest, StopMode,
-    StopRequest,
+    Operation, OperationKind, OperationState, RescaleRequest, SavepointRequest, SnapshotRequest,
+    StopMode, StopRequest,
 };
 pub use problem::Problem;
 pub use setting::{ConfigRequest, Setting};

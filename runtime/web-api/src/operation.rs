@@ -1,4 +1,7 @@
-//! What can be asked for, and what came of it: `POST /v1/checkpoints`, `POST /v1/savepoints`, `POST /v1/stop`, `GET /v1/operations`.
+//! What can be asked for, and what came of it: `POST /v1/checkpoints`, `POST /v1/savepoints`, `POST /v1/rescale`, `POST /v1/stop`,
+//! `GET /v1/operations`.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -26,6 +29,31 @@ pub struct SavepointRequest {
     /// Its name: 1 to 63 lower-case letters, digits, `-`, `_`, the first a letter or digit.
     #[schema(pattern = "^[a-z0-9][a-z0-9_-]*$", min_length = 1, max_length = 63)]
     pub name: String,
+    /// The id of the operation: asked for again under it, it is not done again. 1 to 64 letters, digits, `-`, `_` and `.`; drawn if it is
+    /// left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[A-Za-z0-9._-]+$", min_length = 1, max_length = 64)]
+    pub operation: Option<String>,
+    /// Whether the answer waits for the end of the operation. It does where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait: Option<bool>,
+}
+
+/// Asks for another parallelism; the job goes on at it. At least one of `parallelism` and `operators` is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RescaleRequest {
+    /// The parallelism of all operators whose author set none; `null` = they keep theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 32_768)]
+    pub parallelism: Option<u32>,
+    /// The parallelism of single operators by their uid, from 1: it goes before `parallelism`. What neither names keeps its own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub operators: BTreeMap<String, u32>,
+    /// How long slots that are missing are waited for, up to a day, while the job goes on as it is. Not at all where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 86_400_000)]
+    pub slots_within_ms: Option<u64>,
     /// The id of the operation: asked for again under it, it is not done again. 1 to 64 letters, digits, `-`, `_` and `.`; drawn if it is
     /// left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,6 +104,8 @@ pub enum OperationKind {
     Checkpoint,
     /// A savepoint.
     Savepoint,
+    /// A change of the parallelism.
+    Rescale,
     /// A stop.
     Stop,
 }

@@ -16,4 +16,7 @@ pub struct Worker {
     pub data_address: String,
     /// The subtasks of every operator that run there.
     pub subtasks: Vec<u32>,
+    /// Whether it leaves: it gets no more to do, and goes once its tasks run elsewhere.
+    #[serde(default)]
+    pub leaving: bool,
 }

@@ -124,6 +124,7 @@ pub(crate) fn operation(view: &JobView, held: &Operation) -> api::Operation {
         kind: match held.wish {
             SnapshotWish::Checkpoint => api::OperationKind::Checkpoint,
             SnapshotWish::Savepoint { .. } => api::OperationKind::Savepoint,
+            SnapshotWish::Rescale(_) => api::OperationKind::Rescale,
             SnapshotWish::Stop { .. } => api::OperationKind::Stop,
         },
         state: match answer {

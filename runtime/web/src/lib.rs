@@ -20,6 +20,7 @@ mod process;
 pub mod rates;
 mod refusals;
 mod report;
+mod rescale;
 pub mod routes;
 pub mod view;
 pub mod worker_page;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use highwater_coordinator::{JobPhase, JobStatus};
+use highwater_graph::Plan;
 use highwater_metrics::table::backpressure::{CULPRIT, CulpritScope};
 use highwater_metrics::table::checkpoint::{self, CheckpointScope};
 use highwater_metrics::table::job::{self, JobScope};
@@ -30,14 +31,15 @@ pub fn encode(view: &JobView) -> String {
     let registry = MetricsRegistry::new(&view.job);
     let (status, figures) = (view.status.borrow().clone(), view.figures.read());
     let leads = status.phase != JobPhase::Standby;
+    let plan = view.current_plan();
     let of_job = registry.cells::<JobScope>(&NoLabels);
     of_job.set(job::LEADS, u64::from(leads));
     let of_process = process::publish(&registry);
     if leads {
-        the_job(&of_job, view, &status, &figures);
+        the_job(&of_job, (view, &plan), &status, &figures);
         checkpoints(&registry, view, &status);
         culprits(&registry, view);
-        tasks::publish(&registry, view, &status, &figures);
+        tasks::publish(&registry, (view, &plan), &status, &figures);
         if view.tasks == TasksRun::Here {
             process::memory(&of_process, &view.worker, &view.store, &figures);
         }
@@ -47,7 +49,7 @@ pub fn encode(view: &JobView) -> String {
 
 fn the_job(
     cells: &Cells<JobScope>,
-    view: &JobView,
+    (view, plan): (&JobView, &Plan),
     status: &JobStatus,
     figures: &BTreeMap<TaskId, TaskFigures>,
 ) {
@@ -56,7 +58,7 @@ fn the_job(
     cells.raise(job::RESTARTING, status.times.restarting(now));
     cells.raise(job::RESTARTS, u64::from(status.restarts));
     cells.set(job::EPOCH, status.epoch.0);
-    let subtasks = view.plan.job.vertices().iter();
+    let subtasks = plan.job.vertices().iter();
     let subtasks = subtasks.map(|task| u64::from(task.parallelism.0));
     let needed = subtasks.clone().max().unwrap_or(0);
     let all: u64 = subtasks.sum();

@@ -36,8 +36,8 @@ A coordinator that stands by answers for itself what is of its process (`/v1/sta
 leader for everything else. A request with the header `highwater-job` is answered by the job of that name only: an address may be
 another job's by the time that somebody asks there.
 
-A request for a checkpoint, a savepoint or a stop waits for its end, or is answered with 202 if it does not want to, or if many
-wait already. `GET /v1/operations/{operation}` tells what came of it.
+A request for a checkpoint, a savepoint, a rescale or a stop waits for its end, or is answered with 202 if it does not want to,
+or if many wait already. `GET /v1/operations/{operation}` tells what came of it.
 
 ## Routes
 
@@ -185,6 +185,8 @@ mod tests {
             "| `GET /v1/status` | read | The job as a whole |",
             "| `POST /v1/stop` | write | Stops the job with its state |",
             "| `POST /v1/checkpoints` | write |",
+            "| `POST /v1/rescale` | write | Changes the parallelism of the job, which goes on |",
+            "| `operators` | object of integer |",
             "| `GET /v1/checkpoints` | read |",
             "| `phase` | [Phase](#phase) |",
             "- 401, 403, 413, 415, 421, 422: see [refusals](#refusals)",

@@ -36,9 +36,10 @@ pub(crate) fn of(refused: &RequestRefused) -> (StatusCode, Problem) {
 /// 410 = nobody is left to ask, 503 = ask again, 500 = look at the job first.
 fn status_of(refused: &RequestRefused) -> StatusCode {
     match refused {
-        RequestRefused::Name(_) => StatusCode::BAD_REQUEST,
+        RequestRefused::Name(_) | RequestRefused::Rescale(_) => StatusCode::BAD_REQUEST,
         RequestRefused::Taken { .. }
         | RequestRefused::OtherOperation { .. }
+        | RequestRefused::SlotsMissing(_)
         | RequestRefused::Busy(_) => StatusCode::CONFLICT,
         RequestRefused::Ended(_) => StatusCode::GONE,
         RequestRefused::NotRunning(_)

@@ -143,11 +143,11 @@ impl RateBoard {
         culprits
     }
 
-    /// The rates of the last seconds in which the same tasks ran; `None` = nobody has looked at them twice yet.
+    /// The rates of the last seconds in which the same subtasks ran; `None` = nobody has looked at them twice yet.
     pub(crate) fn read(&self) -> Option<Rates> {
         let looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = looks.back()?;
-        let is_same = |look: &&Look| look.tasks.keys().eq(now.tasks.keys());
+        let is_same = |look: &&Look| look.subtasks.keys().eq(now.subtasks.keys());
         let before = looks.iter().rev().take_while(is_same).last()?;
         (now.at > before.at).then(|| Rates {
             before: before.clone(),
@@ -234,6 +234,19 @@ mod tests {
         let rates = board.read().unwrap();
         assert_eq!(rates.measured(), Duration::from_secs(2));
         assert_eq!(rates.operator(&uid("count")), Some([100.0, 50.0]));
+    }
+
+    #[test]
+    fn what_was_at_another_parallelism_is_not_measured() {
+        let board = RateBoard::default();
+        let mut one = figures(100, (5, 5, 5));
+        one.pop_last();
+        board.look(Duration::from_secs(1), &one);
+        board.look(Duration::from_secs(2), &figures(400, (9, 9, 9)));
+        assert_eq!(board.read(), None, "one look at two subtasks");
+        board.look(Duration::from_secs(3), &figures(500, (9, 9, 9)));
+        let rates = board.read().unwrap();
+        assert_eq!(rates.operator(&uid("count")), Some([200.0, 100.0]));
     }
 
     #[test]

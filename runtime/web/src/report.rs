@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use highwater_coordinator::fleet::WorkerSeen;
-use highwater_coordinator::{FailureHistory, JobPhase, PastFailure};
+use highwater_coordinator::{FailureHistory, JobPhase, PastFailure, Redeployments};
 use highwater_operators::{OperatorReport, SourceReport};
 use highwater_protocol::job::TaskId;
 use highwater_state::StateReport;
@@ -21,7 +21,8 @@ use crate::view::JobView;
 /// The status of a job.
 pub(crate) fn status(view: &JobView) -> api::Job {
     let (status, figures) = (view.status.borrow().clone(), view.figures.read());
-    let flow = flow(&view.plan, &figures);
+    let plan = view.current_plan();
+    let flow = flow(&plan, &figures);
     let event_time = event_time(&figures);
     let reason = match &status.phase {
         JobPhase::Failed { reason } => Some(reason.clone()),
@@ -42,6 +43,7 @@ pub(crate) fn status(view: &JobView) -> api::Job {
         epoch: status.epoch.0,
         attempt: status.attempt.0,
         restarts: status.restarts,
+        redeployments: redeployments(&status.redeployments),
         last_failure: last.map(|failure| past_failure(view, failure)),
         records_in: flow.records_in,
         records_out: flow.records_out,
@@ -50,7 +52,7 @@ pub(crate) fn status(view: &JobView) -> api::Job {
         held_back_by: culprit(&figures),
         workers: workers_in_short(&view.workers.borrow()),
         sources: sources(&figures),
-        late_records: late::told(&view.plan, &figures),
+        late_records: late::told(&plan, &figures),
         checkpoints: in_short(view, &status.checkpoints),
         restored,
     }
@@ -79,6 +81,15 @@ fn workers_in_short(workers: &[WorkerSeen]) -> api::WorkerCount {
     api::WorkerCount {
         count: u32::try_from(workers.len()).unwrap_or(u32::MAX),
         slots: workers.iter().map(|seen| seen.offer.slots).sum(),
+        leaving: workers.iter().map(|seen| u32::from(seen.is_leaving)).sum(),
+    }
+}
+
+fn redeployments(all: &Redeployments) -> api::Redeployments {
+    api::Redeployments {
+        count: all.count,
+        checkpoint: all.last.map(|last| last.id.number),
+        pause_ms: all.last.map(|last| last.pause_ms),
     }
 }
 
@@ -90,6 +101,7 @@ pub(crate) fn workers(workers: &[WorkerSeen]) -> Vec<api::Worker> {
         slots: seen.offer.slots,
         data_address: seen.address.clone(),
         subtasks: seen.subtasks.iter().map(|subtask| subtask.0).collect(),
+        leaving: seen.is_leaving,
     };
     workers.iter().map(one).collect()
 }

@@ -27,7 +27,7 @@ use crate::ask::{Asked, ask};
 use crate::fields::Fields;
 use crate::problem::{refusal, told};
 use crate::view::JobView;
-use crate::{checkpoints, config, graph, hot_keys, open_metrics, refusals, report};
+use crate::{checkpoints, config, graph, hot_keys, open_metrics, refusals, report, rescale};
 
 /// The largest request body.
 pub(crate) const BODY_BYTES_MAX: usize = 16 * 1_024;
@@ -41,7 +41,7 @@ const REQUESTS_MAX: usize = 64;
 #[openapi(
     info(
         title = "Highwater job",
-        description = "Status, checkpoints, savepoints and stop of one job. Times are milliseconds. Fields are added and never renamed or \
+        description = "Status, checkpoints, savepoints, rescale and stop of one job. Times are milliseconds. Fields are added and never renamed or \
                        dropped: skip those that you do not know."
     ),
     modifiers(&Token)
@@ -96,6 +96,7 @@ fn writes() -> OpenApiRouter<Arc<JobView>> {
     OpenApiRouter::default()
         .routes(routes!(checkpoint))
         .routes(routes!(savepoint))
+        .routes(routes!(rescale))
         .routes(routes!(stop))
         .routes(routes!(change_config))
 }
@@ -222,7 +223,8 @@ async fn status(State(view): Shared) -> Json<api::Job> {
 async fn graph(State(view): Shared) -> Json<api::Graph> {
     let rates = view.rates.read();
     let figures = view.figures.read();
-    Json(graph::graph(&view.plan, &figures, rates.as_ref()))
+    let plan = view.current_plan();
+    Json(graph::graph(&plan, &figures, rates.as_ref()))
 }
 
 /// Each subtask with its figures
@@ -249,7 +251,7 @@ async fn watermarks(State(view): Shared) -> Json<Vec<api::Watermarks>> {
     responses((status = 200, body = Vec<api::HotKeys>, description = "The keyed operators"))
 )]
 async fn hot_keys(State(view): Shared) -> Json<Vec<api::HotKeys>> {
-    Json(hot_keys::told(&view.plan, &view.figures.read()))
+    Json(hot_keys::told(&view.current_plan(), &view.figures.read()))
 }
 
 /// The last checkpoints, the newest first
@@ -449,6 +451,31 @@ async fn savepoint(State(view): Shared, body: Body<api::SavepointRequest>) -> Re
         wait: body.wait,
     };
     ask(&view, asked).await
+}
+
+/// Changes the parallelism of the job, which goes on
+#[utoipa::path(
+    post, path = "/v1/rescale", tag = "operations", security(("token" = ["write"])),
+    request_body = api::RescaleRequest,
+    responses(
+        (status = 200, body = api::Operation, description = "Records flow at the parallelism that is asked for"),
+        (status = 202, body = api::Operation, description = "It is under way, and the request did not want to wait"),
+        (status = 400, body = api::Problem, description = "The request is none, or the job cannot run like that; ask for something else"),
+        (status = 409, body = api::Problem, description = "Ask at another time, such as when the slots are there, or under another id"),
+        (status = 410, body = api::Problem, description = "The job has ended"),
+        (status = 500, body = api::Problem, description = "It came to nothing; look at the job first"),
+        (status = 503, body = api::Problem, description = "Ask again, or ask the coordinator that leads"),
+    )
+)]
+async fn rescale(State(view): Shared, body: Body<api::RescaleRequest>) -> Response {
+    let Json(Fields(body)) = match body {
+        Ok(body) => body,
+        Err(rejected) => return refusal(rejected.status(), &rejected.body_text()),
+    };
+    match rescale::asked(body) {
+        Ok(asked) => ask(&view, asked).await,
+        Err(reason) => refusal(StatusCode::BAD_REQUEST, &reason),
+    }
 }
 
 /// Stops the job with its state

@@ -47,11 +47,21 @@ mod operations;
 mod reading;
 mod settings;
 
-fn plan() -> Plan {
+/// Numbers that go nowhere, at this parallelism.
+fn plan_at(parallelism: u32) -> Plan {
     let mut env = StreamEnvironment::new();
     let numbers = env.source("numbers", ElementsSource::new([1_u64, 2, 3]));
     numbers.sink("nowhere", BlackholeSink::new().0);
-    env.compile(plan_defaults()).unwrap().plan().clone()
+    let defaults = PlanDefaults {
+        parallelism: Parallelism(parallelism),
+        ..plan_defaults()
+    };
+    env.compile(defaults).unwrap().plan().clone()
+}
+
+/// A plan that runs, and that nobody changes.
+pub(crate) fn runs(plan: Plan) -> watch::Receiver<Arc<Plan>> {
+    watch::channel(Arc::new(plan)).1
 }
 
 /// Numbers that are counted in windows; what comes too late leaves by a side output that is read or not.
@@ -99,6 +109,7 @@ fn seen() -> WorkerSeen {
         },
         address: "127.0.0.1:7000".to_owned(),
         subtasks: vec![SubtaskIndex(1)],
+        is_leaving: false,
     }
 }
 
@@ -143,7 +154,7 @@ pub(crate) fn fixture() -> Fixture {
     let view = JobView {
         job: JobIdentity::parse("fleet").unwrap(),
         role: "run",
-        plan: Arc::new(plan()),
+        plan: runs(plan_at(2)),
         config: Arc::new(Slots),
         changing: Arc::default(),
         ids: OperationIds::new(Nonce(7)),

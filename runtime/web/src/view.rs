@@ -32,8 +32,8 @@ pub struct JobView {
     pub job: JobIdentity,
     /// What the process is to the job: `run` or `coordinator`.
     pub role: &'static str,
-    /// Its plan.
-    pub plan: Arc<Plan>,
+    /// The plan that runs: another one after a rescale.
+    pub plan: watch::Receiver<Arc<Plan>>,
     /// Where its tasks run.
     pub tasks: TasksRun,
     /// What its worker may hold.
@@ -65,6 +65,11 @@ pub struct JobView {
 }
 
 impl JobView {
+    /// The plan that runs at this moment. Who makes an answer reads it once, so that the answer is of one plan.
+    pub fn current_plan(&self) -> Arc<Plan> {
+        Arc::clone(&self.plan.borrow())
+    }
+
     /// The coordinator's clock, in milliseconds.
     pub(crate) fn now_ms(&self) -> u64 {
         u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX)

@@ -162,6 +162,81 @@ fn an_unknown_flag_is_a_usage_error_that_names_the_nearest() {
     assert!(text.contains("--checkpoint-interval"), "{text}");
 }
 
+fn rescale(line: &[&str]) -> Result<RescaleArgs, clap::Error> {
+    let cli = Cli::try_parse_from(["job", "rescale"].iter().chain(line))?;
+    let Command::Rescale(wanted) = cli.command else {
+        panic!("a rescale");
+    };
+    Ok(wanted)
+}
+
+#[test]
+fn a_rescale_says_the_parallelism_of_all_or_of_single_operators() {
+    let all = rescale(&["--parallelism", "4"]).unwrap();
+    assert_eq!(all.to.parallelism, Some(4));
+    assert_eq!((all.to.operators.len(), all.slots_within), (0, None));
+    assert!(!all.of.detach && !all.of.json);
+    let single = rescale(&[
+        "--operator",
+        "count=8",
+        "--operator=sum=2",
+        "--slots-within",
+        "5m",
+        "--operation",
+        "one",
+        "--detach",
+    ]);
+    let single = single.unwrap();
+    assert_eq!(single.to.parallelism, None);
+    let operators = [("count".to_owned(), 8), ("sum".to_owned(), 2)];
+    assert_eq!(single.to.operators, operators);
+    assert_eq!(single.slots_within, Some(Duration::from_mins(5)));
+    assert_eq!(single.of.operation.as_deref(), Some("one"));
+    assert!(single.of.detach);
+}
+
+#[test]
+fn a_rescale_that_says_no_parallelism_is_a_usage_error() {
+    for (line, words) in [
+        (
+            &["--slots-within", "5m"][..],
+            "--parallelism <N>|--operator <UID=N>",
+        ),
+        (&[], "--parallelism <N>|--operator <UID=N>"),
+        (&["--parallelism", "0"], "from 1 to 32768"),
+        (&["--parallelism", "32769"], "from 1 to 32768"),
+        (&["--operator", "count"], "write UID=N"),
+        (&["--operator", "=8"], "write UID=N"),
+        (&["--operator", "count=0"], "from 1 to 32768"),
+        (
+            &["--parallelism", "4", "--slots-within", "5"],
+            "has no unit",
+        ),
+    ] {
+        let refused = rescale(line).unwrap_err();
+        assert!(refused.use_stderr());
+        let text = refused.to_string();
+        assert!(text.contains(words), "{line:?}: {text}");
+    }
+}
+
+#[test]
+fn the_help_of_a_rescale_tells_what_happens_and_how_it_is_called() {
+    let mut command = Cli::command();
+    let rescale = command.find_subcommand_mut("rescale").unwrap();
+    let help = rescale.render_long_help().to_string();
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    for words in [
+        "a checkpoint behind which its sources wait",
+        "as many slots as its largest parallelism",
+        "holds for later runs too",
+        "rescale --operator count=8 --operator sum=2",
+        "without it not at all",
+    ] {
+        assert!(help.contains(words), "no `{words}` in {help}");
+    }
+}
+
 #[test]
 fn help_names_range_and_default_of_every_setting() {
     let help = Cli::command().render_long_help().to_string();

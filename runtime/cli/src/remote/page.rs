@@ -49,13 +49,18 @@ fn write(page: &mut String, status: &Value, tasks: &Value) -> std::fmt::Result {
     writeln!(page)?;
     checkpoints(page, &status["checkpoints"])?;
     restored(page, &status["restored"])?;
+    redeployments(page, &status["redeployments"])?;
     if let Some(culprit) = status["held_back_by"].as_str() {
         writeln!(page, "held back by {culprit}")?;
     }
     let workers = &status["workers"];
     if let Some(count) = workers["count"].as_u64().filter(|count| *count > 0) {
         let slots = workers["slots"].as_u64().unwrap_or_default();
-        writeln!(page, "workers {count}, slots {slots}")?;
+        write!(page, "workers {count}, slots {slots}")?;
+        match workers["leaving"].as_u64() {
+            Some(leaving) if leaving > 0 => writeln!(page, "; {leaving} leaving")?,
+            _ => writeln!(page)?,
+        }
     }
     last_failure(page, &status["last_failure"])?;
     for source in status["sources"].as_array().into_iter().flatten() {
@@ -68,6 +73,31 @@ fn write(page: &mut String, status: &Value, tasks: &Value) -> std::fmt::Result {
         task_line(page, task)?;
     }
     Ok(())
+}
+
+/// How far an operation is.
+pub(super) fn operation(told: &api::Operation) -> String {
+    let checkpoint = told.checkpoint.unwrap_or_default();
+    let words = match (told.state, told.kind) {
+        (api::OperationState::Done, api::OperationKind::Savepoint) => {
+            let name = told.savepoint.as_deref().unwrap_or("-");
+            format!("savepoint {name}: checkpoint {checkpoint}")
+        }
+        (api::OperationState::Done, api::OperationKind::Checkpoint) => {
+            format!("checkpoint {checkpoint}")
+        }
+        (api::OperationState::Done, api::OperationKind::Rescale) => {
+            format!("runs at the parallelism that was asked for, from checkpoint {checkpoint}")
+        }
+        (api::OperationState::Done, api::OperationKind::Stop) => {
+            format!("stopped with checkpoint {checkpoint}")
+        }
+        (api::OperationState::Running, _) => {
+            format!("operation {} is under way", told.operation)
+        }
+        (api::OperationState::Refused, _) => format!("operation {} was refused", told.operation),
+    };
+    format!("{words}\n")
 }
 
 /// The last failures, a paragraph for each.
@@ -169,7 +199,7 @@ const fn kind_word(kind: api::CheckpointKind) -> &'static str {
     match kind {
         api::CheckpointKind::Checkpoint => "checkpoint",
         api::CheckpointKind::Savepoint => "savepoint",
-        api::CheckpointKind::StopSuspend => "stop",
+        api::CheckpointKind::StopSuspend => "suspend",
         api::CheckpointKind::StopDrain => "stop, drain",
     }
 }
@@ -322,6 +352,22 @@ fn restored(page: &mut String, restored: &Value) -> std::fmt::Result {
     )
 }
 
+/// How often the tasks began anew without a failure, and how long records stood still at the last time.
+fn redeployments(page: &mut String, all: &Value) -> std::fmt::Result {
+    let Some(count) = all["count"].as_u64().filter(|count| *count > 0) else {
+        return Ok(());
+    };
+    write!(page, "redeployments {count}")?;
+    if let Some(number) = all["checkpoint"].as_u64() {
+        write!(page, ", last behind checkpoint {number}")?;
+    }
+    if let Some(pause) = all["pause_ms"].as_u64() {
+        let pause = age(Duration::from_millis(pause));
+        write!(page, " with a pause of {pause}")?;
+    }
+    writeln!(page)
+}
+
 fn task_line(page: &mut String, task: &Value) -> std::fmt::Result {
     let part = |name: &str| task[name].as_u64().unwrap_or(0);
     let (busy, blocked) = (part("busy_ms"), part("backpressured_ms"));
@@ -381,7 +427,8 @@ mod tests {
                 "lineage": "00000000000000000000000000000fab",
                 "records_in": 12_345, "records_out": 67, "watermark_lag_ms": 1_500,
                 "held_back_by": "r1-window",
-                "workers": { "count": 2, "slots": 8 },
+                "workers": { "count": 2, "slots": 8, "leaving": 1 },
+                "redeployments": { "count": 2, "checkpoint": 8, "pause_ms": 1_300 },
                 "restored": { "fetched_bytes": 1_024, "local_bytes": 2_048 },
                 "last_failure": {
                     "task": "r1-window", "subtask": 3, "worker": "1 (left)", "position": null, "age_ms": 90_000,
@@ -403,8 +450,9 @@ lineage 00000000000000000000000000000fab
 records 12,345 in, 67 out in this attempt; watermark lag 1.5 s
 checkpoint 9, 250 ms ago, 2.0 KiB new of 4.0 KiB, output confirmed; 10 on its way; 1 given up, last: timeout
 restored 1.0 KiB from the object store, 2.0 KiB from local disk
+redeployments 2, last behind checkpoint 8 with a pause of 1.3 s
 held back by r1-window
-workers 2, slots 8
+workers 2, slots 8; 1 leaving
 last failure: r1-window, subtask 3, worker 1 (left), 1 min 30 s ago: out of memory
   payments.0                       busy  30%  idle  60%  blocked  10%  waits for r1-window
 ";
@@ -480,6 +528,39 @@ late records at r1-window: 9,000 on time, 990 late but accepted, 10 dropped, 0 t
         let task = lines.next().unwrap();
         assert!(task.contains("last after 20 ms (subtask 1)"), "{task}");
         assert_eq!(history(&[]), "no checkpoint since the coordinator began\n");
+    }
+
+    #[test]
+    fn an_operation_says_what_came_of_it() {
+        let told = |kind, state: api::OperationState| {
+            let is_done = state == api::OperationState::Done;
+            operation(&api::Operation {
+                operation: "one".to_owned(),
+                kind,
+                state,
+                savepoint: Some("before".to_owned()),
+                checkpoint: is_done.then_some(7),
+                epoch: is_done.then_some(2),
+                age_ms: 5,
+                duration_ms: 5,
+                problem: None,
+            })
+        };
+        let done = |kind| told(kind, api::OperationState::Done);
+        let expected = "runs at the parallelism that was asked for, from checkpoint 7\n";
+        assert_eq!(done(api::OperationKind::Rescale), expected);
+        assert_eq!(
+            done(api::OperationKind::Savepoint),
+            "savepoint before: checkpoint 7\n"
+        );
+        assert_eq!(
+            done(api::OperationKind::Stop),
+            "stopped with checkpoint 7\n"
+        );
+        assert_eq!(
+            told(api::OperationKind::Rescale, api::OperationState::Running),
+            "operation one is under way\n"
+        );
     }
 
     #[test]

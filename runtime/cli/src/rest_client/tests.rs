@@ -3,6 +3,7 @@
 use highwater_storage::{Location, S3Options};
 use highwater_tls::testing::Authority;
 use highwater_types::JobIdentity;
+use highwater_web_api::RescaleRequest;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -132,6 +133,38 @@ async fn a_change_is_asked_for_in_json_and_a_refusal_is_an_answer() {
     assert!(asked.ends_with(r#"{"name":"before"}"#), "{asked}");
     assert!(asked.contains("content-type: application/json"), "{asked}");
     assert!(!asked.contains("authorization"), "{asked}");
+}
+
+#[tokio::test]
+async fn a_rescale_sends_what_is_said_and_nothing_else() {
+    let accepted = "HTTP/1.1 202 Accepted\r\ncontent-length: 19\r\n\r\n{\"state\":\"running\"}";
+    for (request, sent) in [
+        (
+            RescaleRequest {
+                parallelism: Some(4),
+                ..RescaleRequest::default()
+            },
+            r#"{"parallelism":4}"#,
+        ),
+        (
+            RescaleRequest {
+                operators: [("count".to_owned(), 8)].into(),
+                slots_within_ms: Some(300_000),
+                ..RescaleRequest::default()
+            },
+            r#"{"operators":{"count":8},"slots_within_ms":300000}"#,
+        ),
+    ] {
+        let (address, mut serving) = server(Takes::Anyone(Wire::Clear), accepted).await;
+        let client = RestClient::new(&job(RestCredentials::default()), base("http", address));
+        let body = serde_json::to_value(&request).unwrap();
+        let answer = client.unwrap().post("/v1/rescale", &body).await.unwrap();
+        assert_eq!(answer.code, StatusCode::ACCEPTED);
+        assert_eq!(answer.body["state"], "running");
+        let asked = serving.join_next().await.unwrap().unwrap().unwrap();
+        assert!(asked.starts_with("POST /v1/rescale "), "{asked}");
+        assert!(asked.ends_with(sent), "{asked}");
+    }
 }
 
 #[tokio::test]

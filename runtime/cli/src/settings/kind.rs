@@ -25,6 +25,8 @@ const TIMES: [(&str, u64); 5] = [
     ("h", 3_600_000),
     ("d", DAY),
 ];
+/// What is written for a time.
+const TIME_EXAMPLES: &str = "500ms, 10s, 5m, 2h or 1d";
 /// Names of sizes, in bytes, from small to large.
 const SIZES: [(&str, u64); 5] = [
     ("B", 1),
@@ -196,7 +198,7 @@ impl Kind {
                 self.within(range, number?).map(Value::Count)
             }
             Self::Span(range) => {
-                let millis = with_unit(text, &TIMES, "500ms, 10s, 5m, 2h or 1d")?;
+                let millis = with_unit(text, &TIMES, TIME_EXAMPLES)?;
                 let span = Duration::from_millis(self.within(range, millis)?);
                 Ok(Value::Span(span))
             }
@@ -213,6 +215,20 @@ impl Kind {
         }
         Err(format!("is out of range; it may be {}", self.range()))
     }
+}
+
+/// Reads how long somebody waits: up to a day.
+///
+/// # Errors
+/// What is wrong and what to write instead.
+pub(crate) fn patience(text: &str) -> Result<Duration, String> {
+    const RANGE: Range = Range {
+        least: 0,
+        most: DAY,
+    };
+    let millis = with_unit(text, &TIMES, TIME_EXAMPLES)?;
+    let kept = Kind::Span(RANGE).within(RANGE, millis);
+    kept.map(Duration::from_millis)
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
@@ -294,6 +310,14 @@ mod tests {
         assert!(refusal(kind, "2d").contains("10ms to 1d"));
         assert!(refusal(kind, "99999999999999999999s").contains("too large"));
         assert!(refusal(kind, "9999999999999999999d").contains("too large"));
+    }
+
+    #[test]
+    fn patience_is_a_time_of_up_to_a_day() {
+        assert_eq!(patience("0s"), Ok(Duration::ZERO));
+        assert_eq!(patience("1d"), Ok(Duration::from_hours(24)));
+        assert!(patience("25h").unwrap_err().contains("0ms to 1d"));
+        assert!(patience("5").unwrap_err().contains("no unit"));
     }
 
     #[test]

@@ -289,6 +289,12 @@ pub const SETTINGS: &[Setting] = &[
         "Name of a worker; one that is started again under its name gets the subtasks back whose state lies on its disk.",
     ),
     run(
+        "worker.leave-timeout",
+        Kind::span(0, DAY),
+        Preset::Value("30s"),
+        "A `worker` that gets SIGTERM has its coordinator move its tasks to others behind a checkpoint, and ends then; after so long it ends anyway, and the job begins again from its last checkpoint. Shorter than what supervisors wait before they kill; 0s = it ends at once.",
+    ),
+    run(
         "control.listen",
         Kind::Listen,
         Preset::Value("127.0.0.1:6123"),

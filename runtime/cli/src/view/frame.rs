@@ -35,7 +35,7 @@ impl Reading {
         Self {
             elapsed: job.clock.elapsed(),
             now: job.clock.now(),
-            flow: flow::flow(&job.plan, &figures),
+            flow: flow::flow(&job.current_plan(), &figures),
             tasks: tasks(&figures),
             culprit: culprit(&figures),
             event_time: event_time(&figures),

@@ -7,3 +7,4 @@
 
 mod commands;
 mod job;
+mod rescale;

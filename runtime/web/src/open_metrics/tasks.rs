@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use highwater_coordinator::JobStatus;
-use highwater_graph::JobVertex;
+use highwater_graph::{JobVertex, Plan};
 use highwater_metrics::table::hot_keys::{GROUP, HotKeyScope, SHARE};
 use highwater_metrics::table::lookup::{self, LookupScope};
 use highwater_metrics::table::operator::{self, OperatorScope};
@@ -28,15 +28,15 @@ use crate::late::LateRecords;
 /// Puts everything that is known of the tasks on the page.
 pub(super) fn publish(
     registry: &MetricsRegistry,
-    view: &JobView,
+    (view, plan): (&JobView, &Plan),
     status: &JobStatus,
     figures: &BTreeMap<TaskId, TaskFigures>,
 ) {
     let rates = view.rates.read();
     for (id, figures) in figures {
-        let mut vertices = view.plan.job.vertices().iter();
-        let vertex = vertices.find(|vertex| *view.plan.uid(vertex.head) == id.vertex);
-        let cells = one_task(registry, view, (id, vertex), figures);
+        let mut vertices = plan.job.vertices().iter();
+        let vertex = vertices.find(|vertex| *plan.uid(vertex.head) == id.vertex);
+        let cells = one_task(registry, (view, plan), (id, vertex), figures);
         if let Some(took) = status.restore_ms {
             cells.set(task::RESTORE, Duration::from_millis(took));
         }
@@ -54,7 +54,7 @@ pub(super) fn publish(
                 operator: report.uid.clone(),
                 subtask: id.subtask,
             };
-            one_operator(registry, view, &labels, report);
+            one_operator(registry, plan, &labels, report);
             hot_keys(registry, vertex, &labels, report);
         }
     }
@@ -62,7 +62,7 @@ pub(super) fn publish(
 
 fn one_task(
     registry: &MetricsRegistry,
-    view: &JobView,
+    (view, plan): (&JobView, &Plan),
     (id, vertex): (&TaskId, Option<&JobVertex>),
     figures: &TaskFigures,
 ) -> Cells<TaskScope> {
@@ -81,7 +81,7 @@ fn one_task(
         cells.set(task::WATERMARK_LAG, view.clock.now().0.saturating_sub(time));
     }
     let receivers = vertex.into_iter().flat_map(|vertex| &vertex.outputs);
-    let mut receivers = receivers.map(|edge| view.plan.uid(view.plan.graph.edge(*edge).to));
+    let mut receivers = receivers.map(|edge| plan.uid(plan.graph.edge(*edge).to));
     if let Some(waited) = figures.blocked_on.as_deref()
         && let Some(output) = receivers.position(|uid| uid.as_str() == waited)
     {
@@ -103,7 +103,7 @@ fn one_task(
 
 fn one_operator(
     registry: &MetricsRegistry,
-    view: &JobView,
+    plan: &Plan,
     labels: &SubtaskLabels,
     report: &OperatorReport,
 ) {
@@ -115,7 +115,7 @@ fn one_operator(
     cells.raise(operator::BYTES_OUT, report.bytes_out);
     cells.set(operator::TIMERS, report.timers);
     cells.raise(operator::TIMERS_FIRED, report.timers_fired);
-    if let Some(late) = LateRecords::of(&view.plan, report) {
+    if let Some(late) = LateRecords::of(plan, report) {
         late_records(&cells, &late);
     }
     if let Some(counted) = &report.lookup {

@@ -15,7 +15,7 @@ use highwater_types::{CheckpointId, Epoch, EventTime, ProcessingTime, Watermark,
 use highwater_worker::{LoopFigures, ManualClock, Pauses, RestoredBytes};
 
 use super::*;
-use crate::tests::{Fixture, fixture, idle_subtask, late_plan};
+use crate::tests::{Fixture, fixture, idle_subtask, late_plan, runs};
 use crate::worker_page;
 
 fn uid(text: &str) -> OperatorUid {
@@ -172,9 +172,9 @@ fn busy(is_read: bool) -> Fixture {
     let clock = ManualClock::default();
     clock.set(ProcessingTime(2_000));
     fixture.view.clock = Arc::new(clock);
-    fixture.view.plan = Arc::new(late_plan(is_read));
+    fixture.view.plan = runs(late_plan(is_read));
     fixture.status.send_modify(busy_status);
-    let plan = &fixture.view.plan;
+    let plan = fixture.view.current_plan();
     let vertices = plan.job.vertices().iter();
     let mut edges = vertices
         .filter(|task| *plan.uid(task.head) == uid("numbers"))

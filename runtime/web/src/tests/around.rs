@@ -47,6 +47,12 @@ async fn what_is_no_request_is_refused_with_a_reason() {
         ),
         (
             Method::POST,
+            "/v1/rescale",
+            "{\"parallelism\":\"4\"}",
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ),
+        (
+            Method::POST,
             "/v1/stop",
             "{\"mode\":\"now\"}",
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -153,7 +159,9 @@ async fn the_document_lists_every_route() {
     let told = read(&view, "/v1/openapi.json").await;
     assert_eq!(told, serde_json::to_value(document()).unwrap());
     let paths = told["paths"].as_object().unwrap();
-    assert!(paths.contains_key("/v1/operations/{operation}"), "{told}");
+    for path in ["/v1/operations/{operation}", "/v1/rescale"] {
+        assert!(paths.contains_key(path), "{told}");
+    }
 }
 
 #[tokio::test]
@@ -201,7 +209,7 @@ async fn no_route_is_open_to_who_shows_too_little() {
     );
     assert_eq!(
         all.iter().filter(|(.., writes)| *writes).count(),
-        4,
+        5,
         "{all:?}"
     );
     for (method, path, writes) in all {

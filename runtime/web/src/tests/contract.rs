@@ -81,6 +81,7 @@ async fn a_body_that_is_no_object_asks_for_nothing() {
     for (method, path, body) in [
         (Method::POST, "/v1/checkpoints", "[]"),
         (Method::POST, "/v1/savepoints", "[\"before\"]"),
+        (Method::POST, "/v1/rescale", "[4]"),
         (Method::POST, "/v1/stop", "[]"),
         (Method::POST, "/v1/stop", "[\"drain\"]"),
         (Method::POST, "/v1/stop", "null"),
@@ -103,6 +104,7 @@ fn requests_have_no_fields_but_those_that_are_said() {
     for name in [
         "SnapshotRequest",
         "SavepointRequest",
+        "RescaleRequest",
         "StopRequest",
         "ConfigRequest",
     ] {
@@ -126,6 +128,7 @@ fn ids_and_names_are_taken_as_the_document_says() {
         limits(&path["parameters"][0]["schema"]),
         field("SnapshotRequest", "operation"),
         field("SavepointRequest", "operation"),
+        field("RescaleRequest", "operation"),
         field("StopRequest", "operation"),
     ] {
         assert_eq!(said, json!(["^[A-Za-z0-9._-]+$", 1, 64]));
@@ -157,6 +160,19 @@ fn ids_and_names_are_taken_as_the_document_says() {
         let follows = begins || "_-".contains(letter);
         assert_eq!(is_name(&format!("x{letter}")), follows, "{letter:?}");
     }
+}
+
+#[test]
+fn a_parallelism_is_taken_as_the_document_says() {
+    let document = said();
+    let fields = &document["components"]["schemas"]["RescaleRequest"]["properties"];
+    let field = &fields["parallelism"];
+    let bounds = (field["minimum"].as_f64(), field["maximum"].as_f64());
+    assert_eq!(bounds, (Some(1.0), Some(f64::from(MaxParallelism::LIMIT))));
+    let most = fields["slots_within_ms"]["maximum"].as_f64();
+    assert_eq!(most, Some(86_400_000.0));
+    let each = &fields["operators"]["additionalProperties"];
+    assert_eq!(each["type"], "integer", "{fields}");
 }
 
 #[tokio::test]
@@ -210,11 +226,14 @@ async fn what_is_read_has_the_code_and_the_type_that_are_said() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_none_is_refused_before_anything_is_under_way() {
+async fn what_can_never_be_granted_is_refused_before_anything_is_under_way() {
     for (path, body) in [
         ("/v1/savepoints", "{\"name\":\"gdx*\",\"wait\":false}"),
         ("/v1/stop", "{\"savepoint\":\"gdx*\",\"wait\":false}"),
         ("/v1/stop", "{\"savepoint\":\"\",\"mode\":\"drain\"}"),
+        ("/v1/rescale", "{}"),
+        ("/v1/rescale", "{\"parallelism\":0,\"wait\":false}"),
+        ("/v1/rescale", "{\"operators\":{\"Count\":2}}"),
     ] {
         let mut fixture = fixture();
         let asked = request(Method::POST, path, body);

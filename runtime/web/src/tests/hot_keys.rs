@@ -26,7 +26,7 @@ fn counting(subtask: u32, keys: &[(u64, u64)]) -> (TaskId, TaskFigures) {
 #[tokio::test]
 async fn hot_keys_are_told_by_subtask_rank_hash_and_group() {
     let mut view = fixture().view;
-    view.plan = Arc::new(late_plan(false));
+    view.plan = runs(late_plan(false));
     let figures = vec![
         counting(1, &[(u64::MAX, 50)]),
         counting(0, &[(721, 30), (7, 25)]),
@@ -60,7 +60,7 @@ async fn hot_keys_are_told_by_subtask_rank_hash_and_group() {
 async fn a_keyed_operator_without_hot_keys_is_told_and_one_that_has_no_key_is_not() {
     let mut view = fixture().view;
     assert_eq!(read(&view, "/v1/hot-keys").await, json!([]));
-    view.plan = Arc::new(late_plan(true));
+    view.plan = runs(late_plan(true));
     // Before any figures, then with those of a subtask whose sample says nothing yet.
     for _ in 0..2 {
         let told = read(&view, "/v1/hot-keys").await;

@@ -87,7 +87,7 @@ fn what_a_cache_over_a_local_store_did_is_told_by_state() {
 async fn late_and_refused_records_are_told_with_the_bound_that_would_have_helped() {
     for (is_read, dropped, to_side) in [(false, 1, 0), (true, 0, 1)] {
         let mut view = fixture().view;
-        view.plan = Arc::new(late_plan(is_read));
+        view.plan = runs(late_plan(is_read));
         view.figures.write(late_figures().collect());
         let status = read(&view, "/v1/status").await;
         let expected = json!([{

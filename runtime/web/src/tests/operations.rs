@@ -1,7 +1,9 @@
-//! Checkpoints, savepoints and stops that are asked for: what reaches the coordinator, and what is told of it.
+//! Checkpoints, savepoints, rescales and stops that are asked for: what reaches the coordinator, and what is told of it.
+
+use std::time::Duration;
 
 use highwater_coordinator::{
-    OperationId, OperationOrder, RequestAnswer, RequestRefused, SnapshotWish,
+    OperationId, OperationOrder, RequestAnswer, RequestRefused, RescaleWish, SnapshotWish,
 };
 use highwater_protocol::checkpoint::CheckpointFailure;
 use highwater_types::{ErrorKind, Lineage, StopMode};
@@ -64,6 +66,44 @@ async fn stop_passes_mode_and_savepoint_on() {
 }
 
 #[tokio::test]
+async fn a_rescale_is_asked_of_the_coordinator_and_kept_as_one() {
+    let Fixture {
+        view,
+        status,
+        mut requests,
+    } = fixture();
+    let body = json!({
+        "parallelism": 4, "operators": { "count": 8 }, "slots_within_ms": 250, "operation": "one",
+    });
+    let asked = request(Method::POST, "/v1/rescale", &body.to_string());
+    let coordinator = async {
+        let Some(JobRequest::Snapshot { wish, answer, .. }) = requests.recv().await else {
+            panic!("a rescale is asked for");
+        };
+        let expected = RescaleWish {
+            parallelism: Some(Parallelism(4)),
+            operators: [(OperatorUid::parse("count").unwrap(), Parallelism(8))].into(),
+            slots_within: Duration::from_millis(250),
+        };
+        assert_eq!(wish, SnapshotWish::Rescale(expected));
+        let one = OperationId::parse("one").unwrap();
+        status.send_modify(|status| {
+            status.operations.begin(&one, &wish, 0);
+            status.operations.end(&one, Ok(THE_CHECKPOINT), 5);
+        });
+        answer.send(Ok(THE_CHECKPOINT)).unwrap();
+    };
+    let ((code, text), ()) = tokio::join!(answer(open(view.clone()), asked), coordinator);
+    assert_eq!(code, StatusCode::OK, "{text}");
+    let told = read(&view, "/v1/operations/one").await;
+    assert_eq!(
+        (&told["kind"], &told["state"], &told["checkpoint"]),
+        (&json!("rescale"), &json!("done"), &json!(7))
+    );
+    assert_eq!(told["savepoint"], Value::Null);
+}
+
+#[tokio::test]
 async fn a_refusal_keeps_its_reason() {
     let failed = |kind| RequestRefused::Store {
         kind,
@@ -72,6 +112,12 @@ async fn a_refusal_keeps_its_reason() {
     let folder = || "savepoints/one".to_owned();
     let cases = [
         (RequestRefused::Name("why".to_owned()), 400, "invalid"),
+        (RequestRefused::Rescale("why".to_owned()), 400, "invalid"),
+        (
+            RequestRefused::SlotsMissing("why".to_owned()),
+            409,
+            "transient",
+        ),
         (
             RequestRefused::Taken {
                 folder: folder(),

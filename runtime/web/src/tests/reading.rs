@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use highwater_coordinator::{JobPhase, PastFailure};
+use highwater_coordinator::{JobPhase, LastRedeployment, PastFailure};
 use highwater_operators::OperatorReport;
 use highwater_protocol::job::TaskSnapshot;
 use highwater_protocol::manifest::StateBytes;
@@ -11,17 +11,36 @@ use highwater_worker::FailureReport;
 use serde_json::json;
 
 use super::*;
-use crate::graph;
+use crate::{graph, open_metrics};
 
 #[tokio::test]
 async fn workers_are_told_with_what_runs_on_them() {
     let view = fixture().view;
     let expected = json!([{
         "worker": 4, "name": "left", "slots": 2, "data_address": "127.0.0.1:7000", "subtasks": [1],
+        "leaving": false,
     }]);
     assert_eq!(read(&view, "/v1/workers").await, expected);
     let status = read(&view, "/v1/status").await;
-    assert_eq!(status["workers"], json!({ "count": 1, "slots": 2 }));
+    let expected = json!({ "count": 1, "slots": 2, "leaving": 0 });
+    assert_eq!(status["workers"], expected);
+}
+
+#[tokio::test]
+async fn a_worker_that_leaves_is_told_apart() {
+    let mut view = fixture().view;
+    let leaves = WorkerSeen {
+        worker: WorkerIndex(5),
+        is_leaving: true,
+        ..seen()
+    };
+    view.workers = watch::channel(vec![seen(), leaves]).1;
+    let workers = read(&view, "/v1/workers").await;
+    assert_eq!(workers[0]["leaving"], false);
+    assert_eq!(workers[1]["leaving"], true);
+    let status = read(&view, "/v1/status").await;
+    let expected = json!({ "count": 2, "slots": 4, "leaving": 1 });
+    assert_eq!(status["workers"], expected);
 }
 
 #[tokio::test]
@@ -73,6 +92,8 @@ async fn status_tells_the_phase_and_the_checkpoints() {
     assert_eq!(status["job"], "fleet");
     assert_eq!(status["phase"], "running");
     assert_eq!(status["restarts"], 3);
+    let none = json!({ "count": 0, "checkpoint": null, "pause_ms": null });
+    assert_eq!(status["redeployments"], none);
     assert_eq!(status["records_in"], 0);
     assert_eq!(status["watermark_lag_ms"], Value::Null);
     let checkpoints = read(&fixture.view, "/v1/checkpoints").await;
@@ -88,9 +109,35 @@ async fn graph_is_the_plan_and_tasks_are_a_list() {
     let told = read(&fixture.view, "/v1/graph").await;
     assert!(told.to_string().contains("\"numbers\""), "{told}");
     // Before anything runs, the server says what the command `plan` does.
-    let planned = graph::planned(&fixture.view.plan);
+    let planned = graph::planned(&fixture.view.current_plan());
     assert_eq!(told, serde_json::to_value(planned).unwrap());
     assert_eq!(read(&fixture.view, "/v1/tasks").await, json!([]));
+}
+
+#[tokio::test]
+async fn after_a_rescale_answers_are_of_the_plan_that_runs_then() {
+    let fixture = fixture();
+    let mut view = fixture.view;
+    let (runs_now, plan) = watch::channel(Arc::new(plan_at(2)));
+    view.plan = plan;
+    fixture.status.send_modify(|status| {
+        status.redeployments.count = 1;
+        status.redeployments.last = Some(LastRedeployment {
+            id: THE_CHECKPOINT,
+            pause_ms: 250,
+        });
+    });
+    for parallelism in [2, 5] {
+        runs_now.send_replace(Arc::new(plan_at(parallelism)));
+        let graph = read(&view, "/v1/graph").await;
+        assert_eq!(graph["tasks"][0]["parallelism"], parallelism);
+        let text = open_metrics::encode(&view);
+        let line = format!("highwater_job_slots_needed{{identity=\"fleet\"}} {parallelism}.0");
+        assert!(text.lines().any(|found| found == line), "{text}");
+    }
+    let status = read(&view, "/v1/status").await;
+    let expected = json!({ "count": 1, "checkpoint": 7, "pause_ms": 250 });
+    assert_eq!(status["redeployments"], expected);
 }
 
 #[test]
