@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use highwater_protocol::checkpoint::CheckpointCoordinator;
+use highwater_protocol::checkpoint::{CheckpointCoordinator, SnapshotRequest};
 use highwater_protocol::gc::Gc;
 use highwater_protocol::head::{Head, HeadChange, ManifestRef};
 use highwater_protocol::head_write::{
@@ -23,12 +23,13 @@ use highwater_protocol::steps::Step;
 use highwater_protocol::stop::{NamedStop, SlotKey};
 use highwater_types::{AttemptId, Epoch, ErrorKind, Nonce};
 
-use crate::job::{paths, shape};
+use crate::job::{Scale, paths, shape};
 use crate::node::{Ctx, JobState, Message, Micros, NodeId, Tag, ToTask, Wake, What};
 use crate::store::{Condition, StoreAnswer, StoreOp};
 
 pub(crate) mod export;
 mod recover;
+mod rescale;
 mod running;
 mod start;
 mod taking;
@@ -90,6 +91,9 @@ struct Leadership {
     head_token: u64,
     nonces: NonceStream,
     tries: Option<TrySource>,
+    /// What program and settings said when the manifest was last asked how wide the job runs.
+    configured: Scale,
+    scale: Scale,
     shape: JobShape,
     manifest: Option<Manifest>,
     written: Option<Manifest>,
@@ -109,7 +113,16 @@ struct Leadership {
     assigned: BTreeMap<u32, TaskId>,
     questions: BTreeMap<u64, Question>,
     restart: bool,
-    requested: Option<u64>,
+    /// Sources stand still behind the barrier of a stop or a redeployment.
+    suspends: bool,
+    /// The requests that the machine has heard of and that are not answered.
+    asked: BTreeSet<u64>,
+    /// The rescales among them: what was configured then, and how wide the job is to run.
+    rescales: BTreeMap<u64, (Scale, Scale)>,
+    /// What waited in a machine that was replaced.
+    held: Vec<SnapshotRequest>,
+    /// The redeployment that is answered when tasks run.
+    redeployed: Option<u64>,
     last_gc: Micros,
 }
 
@@ -190,6 +203,7 @@ impl Coordinator {
 
     fn lead(&mut self, ctx: &mut Ctx<'_>) {
         ctx.trace(|| "leads".to_owned());
+        let configured = ctx.shared.desired.configured;
         self.leadership = Some(Box::new(Leadership {
             phase: Phase::Reading,
             epoch: Epoch(0),
@@ -198,7 +212,9 @@ impl Coordinator {
             head_token: 0,
             nonces: NonceStream::new(Nonce(ctx.rng.nonce())),
             tries: Some(TrySource::new(NonceStream::new(Nonce(ctx.rng.nonce())))),
-            shape: shape(ctx.shared.desired.parallelism, ctx.shared.readers),
+            configured,
+            scale: configured,
+            shape: shape(configured),
             manifest: None,
             written: None,
             manifest_bytes: None,
@@ -215,7 +231,11 @@ impl Coordinator {
             assigned: BTreeMap::new(),
             questions: BTreeMap::new(),
             restart: false,
-            requested: None,
+            suspends: false,
+            asked: BTreeSet::new(),
+            rescales: BTreeMap::new(),
+            held: Vec::new(),
+            redeployed: None,
             last_gc: 0,
         }));
         self.request(

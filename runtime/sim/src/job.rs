@@ -8,14 +8,55 @@ use highwater_protocol::hash::ContentHash;
 use highwater_protocol::job::{JobShape, OperatorShape, SinkShape, TaskId, TaskShape};
 use highwater_protocol::manifest::{ExternalSink, StateSchema};
 use highwater_protocol::paths::{JobPaths, RelativePath};
+use highwater_protocol::rescale::Rescaled;
 use highwater_protocol::stop::SlotKey;
-use highwater_types::{JobIdentity, MaxParallelism, OperatorUid, Parallelism, SubtaskIndex};
+use highwater_types::{
+    JobIdentity, MaxParallelism, OperatorUid, Parallelism, Parallelisms, SubtaskIndex,
+};
 
 use crate::kafka::MARKER_TOPIC;
 use crate::workload::KEY_GROUPS;
 
 /// The sources.
 pub(crate) const SOURCES: [&str; 2] = ["src-a", "src-b"];
+/// The aggregation and the sinks that are chained behind it.
+const CHAIN: [&str; 3] = ["agg", "x", "y"];
+
+/// How wide the job runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Scale {
+    /// Aggregating tasks, each with a slot of both sinks.
+    pub(crate) parallelism: u32,
+    /// Tasks of each source.
+    pub(crate) readers: u32,
+}
+
+impl Scale {
+    /// The same, operator by operator.
+    pub(crate) fn operators(self) -> Parallelisms {
+        let sources = SOURCES.map(|name| (name, self.readers));
+        let chain = CHAIN.map(|name| (name, self.parallelism));
+        let named = sources.into_iter().chain(chain);
+        named
+            .map(|(name, count)| (uid(name), Parallelism(count)))
+            .collect()
+    }
+
+    /// Reads what [`Scale::operators`] says.
+    fn read(operators: &Parallelisms) -> Self {
+        let count = |name: &str| operators[&uid(name)].0;
+        Self {
+            parallelism: count(CHAIN[0]),
+            readers: count(SOURCES[0]),
+        }
+    }
+
+    /// How wide a job that is configured like this goes on from a checkpoint that says `rescaled`.
+    pub(crate) fn after(self, rescaled: Option<&Rescaled>) -> Self {
+        let to = rescaled.and_then(|rescaled| rescaled.for_configured(&self.operators()));
+        to.map_or(self, Self::read)
+    }
+}
 
 pub(crate) fn uid(name: &str) -> OperatorUid {
     OperatorUid::parse(name).expect("names of the simulated job are sound")
@@ -70,8 +111,12 @@ pub(crate) fn source_tasks(readers: u32) -> impl Iterator<Item = TaskId> {
     sources.flat_map(move |source| (0..readers).map(move |at| source_task(source, at)))
 }
 
-/// The shape with `parallelism` aggregating tasks and `readers` tasks of each source.
-pub(crate) fn shape(parallelism: u32, readers: u32) -> JobShape {
+/// The shape of the job that runs so wide.
+pub(crate) fn shape(scale: Scale) -> JobShape {
+    let Scale {
+        parallelism,
+        readers,
+    } = scale;
     let mut tasks = BTreeMap::new();
     for task in source_tasks(readers) {
         tasks.insert(task, TaskShape::default());
@@ -118,5 +163,29 @@ pub(crate) fn shape(parallelism: u32, readers: u32) -> JobShape {
         operators: BTreeMap::from([(uid("agg"), agg)]),
         sources: SOURCES.iter().map(|name| uid(name)).collect(),
         sinks: BTreeMap::from([(uid("x"), sink.clone()), (uid("y"), sink)]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scale(parallelism: u32, readers: u32) -> Scale {
+        Scale {
+            parallelism,
+            readers,
+        }
+    }
+
+    #[test]
+    fn a_rescale_holds_for_the_configuration_that_it_was_asked_under() {
+        let (configured, to) = (scale(1, 2), scale(3, 1));
+        let rescaled = Rescaled {
+            configured: configured.operators(),
+            to: to.operators(),
+        };
+        assert_eq!(configured.after(Some(&rescaled)), to);
+        assert_eq!(scale(2, 2).after(Some(&rescaled)), scale(2, 2));
+        assert_eq!(configured.after(None), configured);
     }
 }

@@ -140,6 +140,10 @@ fn say_totals(totals: &Totals, regressions: usize) {
         totals.requests,
         totals.named_stops
     ));
+    say(&format!(
+        "redeployments: {}, of them rescales: {}",
+        totals.redeployments, totals.rescales
+    ));
     let steps: Vec<String> = totals
         .stopped_at
         .iter()

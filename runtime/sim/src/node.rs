@@ -12,15 +12,17 @@ use highwater_protocol::job::{TaskId, TaskSnapshot};
 use highwater_protocol::manifest::{FileEntry, KeyedFile};
 use highwater_protocol::paths::RelativePath;
 use highwater_protocol::recovery::{AttemptReport, SlotDuty};
+use highwater_protocol::rescale::Rescaled;
 use highwater_protocol::sink_slot::MarkerKind;
 use highwater_protocol::steps::Step;
 use highwater_protocol::stop::{NamedStop, SlotKey};
 use highwater_types::{AttemptId, CheckpointBarrier, CheckpointId, Epoch, Lineage};
 
+use crate::job::Scale;
 use crate::kafka::{KafkaAnswer, KafkaOp};
 use crate::rng::Rng;
 use crate::store::{StoreAnswer, StoreOp};
-use crate::workload::{InRecord, Workload};
+use crate::workload::{InRecord, KeyState, Workload};
 
 pub(crate) type NodeId = u32;
 
@@ -94,6 +96,8 @@ pub(crate) struct TaskReport {
     pub(crate) verified: bool,
     pub(crate) opened: bool,
     pub(crate) ended: bool,
+    /// The barrier behind which a source reads nothing: of a stop or a redeployment.
+    pub(crate) stands_behind: Option<CheckpointId>,
     pub(crate) finished: Option<Box<TaskSnapshot>>,
     pub(crate) passed: Option<CheckpointId>,
     pub(crate) voided: Vec<SlotKey>,
@@ -205,10 +209,15 @@ pub(crate) enum Out {
 /// What the user wants at the moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Desired {
-    pub(crate) parallelism: u32,
+    /// How wide the job runs by program and settings.
+    pub(crate) configured: Scale,
     pub(crate) running: bool,
     /// The request that is open: its number, whether it stops the job, whether it drains.
     pub(crate) request: Option<(u64, bool, bool)>,
+    /// The rescale that is open: its number, and how wide the job is to run.
+    pub(crate) rescale: Option<(u64, Scale)>,
+    /// Workers that were told to end, each with the number under which its tasks are moved away first.
+    pub(crate) leaving: BTreeMap<NodeId, u64>,
     /// The folder of the savepoint that the job is to go back to, once.
     pub(crate) savepoint: Option<String>,
     /// The epoch of the end that the user wants the job to go on after.
@@ -231,8 +240,6 @@ pub(crate) struct Shared {
     pub(crate) lease: Option<(NodeId, Micros)>,
     pub(crate) coordinators: Vec<NodeId>,
     pub(crate) bounded: bool,
-    /// Tasks of each source.
-    pub(crate) readers: u32,
     pub(crate) retained: u32,
     pub(crate) spool_bytes: u64,
     pub(crate) txn_timeout: Micros,
@@ -244,6 +251,10 @@ pub(crate) struct Shared {
     pub(crate) restores: u64,
     pub(crate) adoptions: u64,
     pub(crate) rebased: u64,
+    /// Redeployments behind which tasks run again.
+    pub(crate) redeployments: u64,
+    /// The rescales among them, as their users heard.
+    pub(crate) rescales: u64,
     pub(crate) unhealed: bool,
     pub(crate) trace: bool,
 }
@@ -264,8 +275,44 @@ pub(crate) struct StepPlan {
     pub(crate) planned: BTreeMap<(Step, u64), StepFault>,
     /// A worker freezes for this long on its way into its next session.
     pub(crate) session: Option<Micros>,
+    /// What happens at which step after a redeployment is asked for: the step is counted from 1, whoever reaches it.
+    pub(crate) redeploying: Option<(u64, StepFault)>,
+    /// The same since one was asked for: how many steps are left.
+    pub(crate) armed: Option<(u64, StepFault)>,
     pub(crate) reached: BTreeMap<Step, u64>,
     pub(crate) stopped: BTreeMap<Step, u64>,
+}
+
+/// What a process has done, for the oracles.
+#[derive(Clone, Debug)]
+pub(crate) enum Fact {
+    /// What the leader of an epoch has done.
+    Leader(Epoch, Act),
+    Restored(Box<Restored>),
+}
+
+/// What a leader does that concerns how wide the job runs.
+#[derive(Clone, Debug)]
+pub(crate) enum Act {
+    /// An attempt begins, or is gone on with.
+    Begins { configured: Scale, scale: Scale },
+    /// Asks its machine for a rescale.
+    Asks(u64, Rescaled),
+    /// Tells the user that a rescale has failed: its checkpoint was refused or given up.
+    Refuses(u64),
+    /// Ends the attempt behind a checkpoint.
+    Redeploys(CheckpointId),
+    /// Tells the user that the job runs so wide.
+    Answers(u64, Scale),
+}
+
+/// What an aggregating task goes on with.
+#[derive(Clone, Debug)]
+pub(crate) struct Restored {
+    pub(crate) from: CheckpointId,
+    pub(crate) subtask: u32,
+    pub(crate) parallelism: u32,
+    pub(crate) states: BTreeMap<u32, KeyState>,
 }
 
 /// The context of one handler call.
@@ -277,6 +324,7 @@ pub(crate) struct Ctx<'a> {
     pub(crate) outs: Vec<Out>,
     pub(crate) stopped: Option<StepFault>,
     pub(crate) violations: Vec<String>,
+    pub(crate) facts: Vec<Fact>,
     /// The end of the job that this call tells, and the epoch that it is of.
     pub(crate) ended: Option<(Epoch, JobEnd)>,
 }
@@ -284,8 +332,27 @@ pub(crate) struct Ctx<'a> {
 impl StepPlan {
     /// Whether any process may still freeze.
     pub(crate) fn freezes(&self) -> bool {
-        let mut planned = self.planned.values();
+        let later = self.redeploying.iter().chain(&self.armed);
+        let later = later.map(|(_, fault)| fault);
+        let mut planned = self.planned.values().chain(later);
         planned.any(|fault| matches!(fault, StepFault::Freeze(_)))
+    }
+
+    /// A redeployment is asked for: steps are counted from here on.
+    pub(crate) fn arm(&mut self) {
+        if self.armed.is_none() {
+            self.armed = self.redeploying.take();
+        }
+    }
+
+    /// What happens to the process that reaches a step for the `count`-th time.
+    fn fault_at(&mut self, step: Step, count: u64) -> Option<StepFault> {
+        let planned = self.planned.get(&(step, count)).copied();
+        let Some((left, fault)) = self.armed else {
+            return planned;
+        };
+        self.armed = (left > 1).then_some((left - 1, fault));
+        planned.or_else(|| (left <= 1).then_some(fault))
     }
 }
 
@@ -313,6 +380,7 @@ impl<'a> Ctx<'a> {
             outs,
             stopped: None,
             violations,
+            facts: Vec::new(),
             ended: None,
         }
     }
@@ -327,9 +395,10 @@ impl Ctx<'_> {
         let plan = &mut self.shared.steps;
         let count = plan.reached.entry(step).or_default();
         *count += 1;
-        if let Some(fault) = plan.planned.get(&(step, *count)) {
+        let count = *count;
+        if let Some(fault) = plan.fault_at(step, count) {
             *plan.stopped.entry(step).or_default() += 1;
-            self.stopped = Some(*fault);
+            self.stopped = Some(fault);
         }
         !self.is_dead()
     }
@@ -370,6 +439,12 @@ impl Ctx<'_> {
 
     pub(crate) fn timer(&mut self, after: Micros, tag: Tag) {
         self.push(Out::Timer { after, tag });
+    }
+
+    pub(crate) fn fact(&mut self, fact: Fact) {
+        if !self.is_dead() {
+            self.facts.push(fact);
+        }
     }
 
     pub(crate) fn trace(&self, text: impl FnOnce() -> String) {

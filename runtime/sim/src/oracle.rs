@@ -1,7 +1,7 @@
 //! The oracles: what must be true from outside, whatever the machines believe.
 //!
-//! Fed by the world with every change of `head` and every decided commit, and asked at the end. O1 ledger, O5
-//! visibility, O6 single writer, O7 restorable digest, O8 hygiene; O4 lives in the job, O9 in the run.
+//! Fed by the world with every change of `head`, every decided commit and what processes say that they have done, and asked at the end.
+//! O1 ledger, O5 visibility, O6 single writer, O7 restorable digest, O8 hygiene, O14 width; O4 lives in the job, O9 in the run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,9 +18,14 @@ use crate::codec::{decode_group, decode_position};
 use crate::coordinator::export::target_of;
 use crate::job::{object, paths, uid};
 use crate::kafka::{SimKafka, Value};
+use crate::node::{Fact, Restored};
 use crate::store::{SimStore, StoreAnswer, StoreOp};
 use crate::task::local::file_of;
-use crate::workload::{KeyState, Workload, key_group};
+use crate::workload::{KeyState, Workload, key_group, owner};
+
+mod rescale;
+
+use rescale::Rescales;
 
 type Positions = BTreeMap<u32, u64>;
 
@@ -31,6 +36,9 @@ pub(crate) struct Oracle {
     /// The ends of the job that `head` has said.
     ended: BTreeMap<Epoch, JobEnd>,
     completed: Positions,
+    /// What the positions of each checkpoint mean.
+    states: BTreeMap<CheckpointId, BTreeMap<u32, KeyState>>,
+    rescales: Rescales,
     visible: BTreeSet<Value>,
     /// Objects that rotted: a checkpoint may name them again before anybody reads them.
     pub(crate) rotten: BTreeSet<String>,
@@ -95,6 +103,7 @@ impl Oracle {
         let left = before.as_ref().map(|before| before.manifest);
         if left != Some(head.manifest) {
             self.checkpoints += 1;
+            self.says(&head, left, store);
             match restorable(&head, store) {
                 Ok((manifest, states)) => {
                     let is_sharing = manifest.kind != SnapshotKind::Rebased
@@ -110,6 +119,67 @@ impl Oracle {
                 Err(fault) if self.is_rot(&head, store) => drop(fault),
                 Err(fault) => self.violate(format!("O7: checkpoint {}: {fault}", head.number)),
             }
+        }
+    }
+
+    /// What a checkpoint that has come into `head` says of how wide the job runs (O14).
+    fn says(&mut self, head: &Head, left: Option<ManifestRef>, store: &SimStore) {
+        let Some(manifest) = manifest_of(head.manifest, store) else {
+            return;
+        };
+        let left = left.map(|left| left.name.id());
+        if let Err(fault) = self.rescales.landed(&manifest, left) {
+            self.violate(fault);
+        }
+    }
+
+    /// A process has done something that concerns how wide the job runs (O14), or goes on with what a checkpoint has (O7).
+    pub(crate) fn hears(&mut self, fact: Fact) {
+        let heard = match fact {
+            Fact::Leader(epoch, act) => self.rescales.hears(epoch, act, self.head.as_ref()),
+            Fact::Restored(restored) => self.restored(*restored),
+        };
+        if let Err(fault) = heard {
+            self.violate(fault);
+        }
+    }
+
+    /// A task has the keys that it owns at its parallelism, each as the checkpoint means it.
+    fn restored(&self, restored: Restored) -> Result<(), String> {
+        let Restored {
+            from,
+            subtask,
+            parallelism,
+            states: mut found,
+        } = restored;
+        let Some(known) = self.states.get(&from) else {
+            return Ok(());
+        };
+        clear_timers(&mut found);
+        let is_own = |key: u32| owner(key, parallelism) == subtask;
+        let wanted = known.iter().filter(|(key, _)| is_own(**key));
+        if found.iter().eq(wanted) {
+            return Ok(());
+        }
+        let (keys, all) = (found.len(), known.len());
+        Err(format!(
+            "O7: task {subtask} of {parallelism} goes on from checkpoint {from} with {keys} of {all} \
+             keys, and they are not those that it owns, as they were"
+        ))
+    }
+
+    /// A worker opens a session in a slot: `head` knows the slot, so every recovery ends what is open there (O14).
+    pub(crate) fn session(&mut self, tid: &str) {
+        let mut parts = tid.rsplitn(3, '.');
+        let slot: Option<u32> = parts.next().and_then(|slot| slot.parse().ok());
+        let (Some(slot), Some(sink), Some(head)) = (slot, parts.next(), &self.head) else {
+            return;
+        };
+        let known = head.slots.get(&uid(sink)).copied().unwrap_or(0);
+        if slot >= known {
+            self.violate(format!(
+                "O14: a session is opened in slot {sink}/{slot}, and head knows {known} slots"
+            ));
         }
     }
 
@@ -179,9 +249,9 @@ impl Oracle {
         // A manifest behind them may be back: the late copy of a write lands after it was collected.
         for _ in 0..self.retained.max(2) {
             let Some(wanted) = next else { return };
-            let bytes = store.bytes(&object(&manifest_path(&wanted.name)));
-            let manifest = bytes.and_then(|bytes| Manifest::decode_named(bytes, wanted.hash).ok());
-            let Some(manifest) = manifest else { return };
+            let Some(manifest) = manifest_of(wanted, store) else {
+                return;
+            };
             let lost = manifest
                 .files
                 .keys()
@@ -199,10 +269,7 @@ impl Oracle {
 
     /// Whether a checkpoint names something that rotted; its positions count all the same.
     fn is_rot(&mut self, head: &Head, store: &SimStore) -> bool {
-        let bytes = store.bytes(&object(&manifest_path(&head.manifest.name)));
-        let manifest =
-            bytes.and_then(|bytes| Manifest::decode_named(bytes, head.manifest.hash).ok());
-        let Some(manifest) = manifest else {
+        let Some(manifest) = manifest_of(head.manifest, store) else {
             return false;
         };
         let rotten = manifest
@@ -241,6 +308,7 @@ impl Oracle {
                 wanted.get(&key)
             ));
         }
+        self.states.insert(manifest.id, wanted);
         self.completed = positions;
     }
 
@@ -463,10 +531,14 @@ fn positions_of(manifest: &Manifest) -> Positions {
         .collect()
 }
 
+fn manifest_of(named: ManifestRef, store: &SimStore) -> Option<Manifest> {
+    let bytes = store.bytes(&object(&manifest_path(&named.name)))?;
+    Manifest::decode_named(bytes, named.hash).ok()
+}
+
 /// The savepoint that a checkpoint was taken for, if it is not there.
 fn owed(left: ManifestRef, store: &SimStore) -> Option<String> {
-    let bytes = store.bytes(&object(&manifest_path(&left.name)))?;
-    let manifest = Manifest::decode_named(bytes, left.hash).ok()?;
+    let manifest = manifest_of(left, store)?;
     let place = target_of(manifest.savepoint.as_deref()?, manifest.id);
     let is_there = store.bytes(&place.manifest()).is_some();
     (!is_there).then(|| place.folder().to_owned())

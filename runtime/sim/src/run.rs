@@ -40,6 +40,10 @@ pub struct SeedReport {
     pub sharing: u64,
     /// Savepoints and stops that were completed.
     pub requests: u64,
+    /// Redeployments behind which tasks run again.
+    pub redeployments: u64,
+    /// The rescales among them, as their users heard.
+    pub rescales: u64,
     /// Whether the job stopped by name.
     pub named_stop: bool,
     /// Events handled.
@@ -61,6 +65,8 @@ impl SeedReport {
             taken: outcome.taken,
             sharing: outcome.sharing,
             requests: outcome.requests,
+            redeployments: outcome.redeployments,
+            rescales: outcome.rescales,
             named_stop: outcome.named_stop,
             events: outcome.events,
         }
@@ -116,6 +122,10 @@ pub struct Totals {
     pub sharing: u64,
     /// Savepoints and stops that were completed.
     pub requests: u64,
+    /// Redeployments behind which tasks run again.
+    pub redeployments: u64,
+    /// The rescales among them, as their users heard.
+    pub rescales: u64,
     /// Jobs that stopped by name.
     pub named_stops: u64,
     /// Events handled.
@@ -135,6 +145,8 @@ impl Totals {
         self.taken += report.taken;
         self.sharing += report.sharing;
         self.requests += report.requests;
+        self.redeployments += report.redeployments;
+        self.rescales += report.rescales;
         self.named_stops += u64::from(report.named_stop);
         self.events += report.events;
         if !report.violations.is_empty() {
@@ -198,6 +210,8 @@ impl Totals {
         self.taken += other.taken;
         self.sharing += other.sharing;
         self.requests += other.requests;
+        self.redeployments += other.redeployments;
+        self.rescales += other.rescales;
         self.named_stops += other.named_stops;
         self.events += other.events;
     }

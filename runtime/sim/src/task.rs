@@ -28,7 +28,7 @@ use crate::node::{
 };
 use crate::slot::{SlotDriver, SlotNews};
 use crate::store::StoreAnswer;
-use crate::workload::{InRecord, KeyState, apply, key_group};
+use crate::workload::{InRecord, KeyState, apply, key_group, owner};
 
 pub(crate) mod local;
 mod snapshot;
@@ -187,6 +187,7 @@ impl Task {
             ),
             opened: matches!(self.life, Life::Opened | Life::Running),
             ended: source.is_none() && self.inputs.values().all(|input| input.ended),
+            stands_behind: self.passed.filter(|_| self.suspended),
             finished: self.finished.clone(),
             passed: self.passed,
             voided: voided.map(|(key, _)| key.clone()).collect(),
@@ -450,7 +451,7 @@ impl Task {
             for record in &records[*position as usize..end as usize] {
                 let owner = owner(record.key, outputs.len() as u32);
                 batches
-                    .entry(outputs[owner].clone())
+                    .entry(outputs[owner as usize].clone())
                     .or_default()
                     .push(*record);
             }
@@ -719,13 +720,6 @@ impl Task {
             );
         }
     }
-}
-
-fn owner(key: u32, parallelism: u32) -> usize {
-    let max = highwater_types::MaxParallelism::try_new(crate::workload::KEY_GROUPS)
-        .expect("a dozen is in range");
-    max.owner(key_group(key), highwater_types::Parallelism(parallelism))
-        .0 as usize
 }
 
 /// The entry of bytes in a manifest.

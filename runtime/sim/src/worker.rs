@@ -22,6 +22,11 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
+    /// Whether no task is here.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
     pub(crate) fn wake(&mut self, wake: Wake, ctx: &mut Ctx<'_>) {
         match wake {
             Wake::Start => {}

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use highwater_types::key::hash_bytes;
-use highwater_types::{KeyGroup, MaxParallelism};
+use highwater_types::{KeyGroup, MaxParallelism, Parallelism};
 
 use crate::kafka::Value;
 use crate::rng::Rng;
@@ -59,6 +59,12 @@ pub(crate) struct KeyState {
 pub(crate) fn key_group(key: u32) -> KeyGroup {
     let groups = MaxParallelism::try_new(KEY_GROUPS).expect("a dozen is in range");
     hash_bytes(&u64::from(key).to_le_bytes()).group(groups)
+}
+
+/// Which of `parallelism` aggregating tasks owns a key.
+pub(crate) fn owner(key: u32, parallelism: u32) -> u32 {
+    let groups = MaxParallelism::try_new(KEY_GROUPS).expect("a dozen is in range");
+    groups.owner(key_group(key), Parallelism(parallelism)).0
 }
 
 impl Workload {

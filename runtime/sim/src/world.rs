@@ -10,7 +10,7 @@ use highwater_protocol::hash::ContentHash;
 use highwater_types::CheckpointId;
 
 use crate::coordinator::Coordinator;
-use crate::job::paths;
+use crate::job::{Scale, paths};
 use crate::kafka::{KafkaAnswer, KafkaOp, SimKafka};
 use crate::node::{
     Ctx, Desired, JobState, Message, Micros, NodeId, Out, Shared, StepFault, StepPlan, Tag, Wake,
@@ -65,6 +65,8 @@ enum Event {
     KafkaLate(KafkaOp),
     Restart(NodeId),
     Resume(NodeId),
+    /// A worker that was told to end under this number waits no longer.
+    Gone(NodeId, u64),
     Fault(Fault),
     Heal,
     StartAgain,
@@ -108,6 +110,8 @@ pub(crate) struct Outcome {
     pub(crate) taken: u64,
     pub(crate) sharing: u64,
     pub(crate) requests: u64,
+    pub(crate) redeployments: u64,
+    pub(crate) rescales: u64,
     pub(crate) named_stop: bool,
 }
 
@@ -140,9 +144,14 @@ impl World {
         let shared = Shared {
             workload,
             desired: Desired {
-                parallelism: swarm.parallelism,
+                configured: Scale {
+                    parallelism: swarm.parallelism,
+                    readers: swarm.readers,
+                },
                 running: true,
                 request: None,
+                rescale: None,
+                leaving: BTreeMap::new(),
                 savepoint: None,
                 goes_past: None,
             },
@@ -150,13 +159,13 @@ impl World {
             lease: None,
             coordinators: (0..COORDINATORS).collect(),
             bounded: swarm.bounded,
-            readers: swarm.readers,
             retained: swarm.retained,
             spool_bytes: swarm.spool_bytes,
             txn_timeout: swarm.txn_timeout,
             steps: StepPlan {
                 planned: swarm.steps.clone(),
                 session: swarm.session,
+                redeploying: swarm.redeploying,
                 ..StepPlan::default()
             },
             savepoints: BTreeSet::new(),
@@ -165,6 +174,8 @@ impl World {
             restores: 0,
             adoptions: 0,
             rebased: 0,
+            redeployments: 0,
+            rescales: 0,
             unhealed: true,
             trace,
         };
@@ -249,6 +260,8 @@ impl World {
             taken,
             sharing: self.oracle.sharing,
             requests: self.shared.requests_done,
+            redeployments: self.shared.redeployments,
+            rescales: self.shared.rescales,
             named_stop: matches!(self.shared.job, JobState::Stopped(_)),
         }
     }
@@ -293,6 +306,7 @@ impl World {
             }
             Event::Restart(node) => self.restart(node),
             Event::Resume(node) => self.resume(node),
+            Event::Gone(node, number) => self.gone(node, number),
             Event::Fault(fault) => self.fault(&fault),
             Event::Heal => self.heal(),
             Event::StartAgain => self.start_again(),
@@ -365,6 +379,7 @@ impl World {
             node.process = None;
             node.deferred.clear();
         }
+        self.shared.desired.leaving.remove(&id);
         self.schedule(down, Event::Restart(id));
     }
 
@@ -444,7 +459,7 @@ impl World {
             Process::Worker(worker) => worker.wake(wake, &mut ctx),
         }
         let (outs, stopped, violations) = (ctx.outs, ctx.stopped, ctx.violations);
-        let ended = ctx.ended;
+        let (ended, facts) = (ctx.ended, ctx.facts);
         if let (Some(StepFault::Freeze(length)), Some((process, rng, wake))) = (stopped, before) {
             node.process = Some(process);
             node.rng = rng;
@@ -459,6 +474,9 @@ impl World {
         node.process = Some(process);
         self.mix(u64::from(id) << 32 | outs.len() as u64);
         self.oracle.violations.extend(violations);
+        for fact in facts {
+            self.oracle.hears(fact);
+        }
         if let Some((epoch, end)) = ended {
             self.oracle.job_ended(epoch, end);
         }
@@ -637,6 +655,11 @@ impl World {
     }
 
     fn kafka(&mut self, node: NodeId, incarnation: u64, tag: Tag, op: &KafkaOp) {
+        if let KafkaOp::Init { tid } = op
+            && node >= FIRST_WORKER
+        {
+            self.oracle.session(tid);
+        }
         let lost = self.kafka_rng.chance(self.swarm.kafka_lost);
         if lost && self.kafka_rng.chance(5_000) {
             return;
@@ -675,6 +698,7 @@ impl World {
         if !self.shared.desired.running && self.shared.job == JobState::Running {
             self.schedule(200_000, Event::StartAgain);
         }
+        self.let_go();
         self.over = self.is_over();
         if !self.over {
             self.schedule(10_000, Event::Look);
@@ -697,7 +721,8 @@ impl World {
         let finished = self.shared.job == JobState::Finished;
         let progress = self.oracle.checkpoints >= healed + 3 || finished && self.swarm.bounded;
         let done = !self.swarm.bounded || finished;
-        let asked = self.shared.desired.request.is_some() && !finished;
+        let desired = &self.shared.desired;
+        let asked = (desired.request.is_some() || desired.rescale.is_some()) && !finished;
         if quiet && complete && progress && done && !asked {
             return true;
         }

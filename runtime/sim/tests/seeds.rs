@@ -42,6 +42,11 @@ fn o9_many_seeds_pass_and_make_progress() {
     );
     assert!(totals.requests > 0, "some savepoints have to complete");
     assert!(totals.taken > 0, "some savepoints have to be gone back to");
+    assert!(totals.rescales > 0, "some rescales have to complete");
+    assert!(
+        totals.redeployments > totals.rescales,
+        "the tasks of some workers that leave have to move"
+    );
     assert!(
         totals.stopped_at.len() >= 12,
         "processes stop at most steps: {:?}",

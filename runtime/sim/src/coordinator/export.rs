@@ -96,8 +96,7 @@ impl Coordinator {
         match answer {
             StoreAnswer::Found(bytes, _) => {
                 if !export.is_sound(&bytes) {
-                    // Nothing rotten is copied out: the recovery finds the damage and goes back.
-                    leader.export = None;
+                    // Nothing rotten is copied out: the recovery ends this copy, finds the damage and goes back.
                     return self.tasks_lost(ctx);
                 }
                 export.bytes = Some(bytes);

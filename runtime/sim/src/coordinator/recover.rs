@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_protocol::checkpoint::{CheckpointCoordinator, CheckpointEvent, CheckpointSettings};
-use highwater_protocol::head::HeadChange;
+use highwater_protocol::head::{Head, HeadChange};
 use highwater_protocol::job::TaskId;
 use highwater_protocol::manifest::Manifest;
 use highwater_protocol::mutant::{Mutant, planted};
@@ -19,9 +19,9 @@ use highwater_types::{AttemptId, Parallelism, SubtaskIndex};
 
 use super::{Coordinator, Leadership, Phase, Purpose, Question, REQUEST_TIMEOUT, SILENCE};
 use crate::codec::decode_position;
-use crate::job::{agg_task, object, shape, source_of, source_tasks, uid};
+use crate::job::{Scale, agg_task, object, source_of, source_tasks, uid};
 use crate::kafka::{KafkaAnswer, KafkaOp};
-use crate::node::{Ctx, Deployment, Message, NodeId, Tag, ToTask, What};
+use crate::node::{Act, Ctx, Deployment, Fact, Message, NodeId, Tag, ToTask, What};
 use crate::store::{StoreAnswer, StoreOp};
 
 pub(super) const SETTINGS: CheckpointSettings = CheckpointSettings {
@@ -38,8 +38,14 @@ impl Leadership {
         if let Some(machine) = self.checkpoints.take() {
             self.tries = Some(machine.into_tries());
         }
-        if let Phase::GoingBack(machine, ..) = std::mem::replace(&mut self.phase, Phase::Loading) {
-            self.tries = Some(machine.into_tries());
+        self.end_detour();
+    }
+
+    /// The same if that machine goes back.
+    fn end_detour(&mut self) {
+        match std::mem::replace(&mut self.phase, Phase::Loading) {
+            Phase::GoingBack(machine, ..) => self.tries = Some(machine.into_tries()),
+            phase => self.phase = phase,
         }
     }
 }
@@ -63,6 +69,7 @@ impl Coordinator {
         let assigned =
             assigned.map(|(name, task)| (ctx.shared.workload.index(name) as u32, task.clone()));
         leader.assigned = assigned.collect();
+        self.begins(ctx);
         self.run(adoption.unconfirmed, ctx);
         for (slot, held) in adoption.declines {
             let holder = self
@@ -83,40 +90,51 @@ impl Coordinator {
         let (Some(manifest), Some(attempt)) = (&leader.manifest, leader.attempt) else {
             return;
         };
-        let tries = leader
-            .tries
-            .take()
-            .expect("one machine at a time has the tries");
         let shape = leader.shape.clone();
         let attempts = shape
             .tasks
             .keys()
             .map(|task| (task.clone(), attempt))
             .collect();
-        let machine = CheckpointCoordinator::new(SETTINGS, shape, head, manifest, tries);
-        leader.checkpoints = Some(machine.with_unconfirmed(unconfirmed));
+        if let Some(machine) = &mut leader.checkpoints {
+            machine.recovered();
+        } else {
+            let current = leader.current(manifest);
+            let tries = leader
+                .tries
+                .take()
+                .expect("one machine at a time has the tries");
+            let machine = CheckpointCoordinator::new(SETTINGS, shape, head, &current, tries);
+            leader.checkpoints = Some(machine.with_unconfirmed(unconfirmed));
+        }
         leader.phase = Phase::Running;
-        leader.requested = None;
+        leader.suspends = false;
+        for waiting in std::mem::take(&mut leader.held) {
+            self.checkpoint_event(CheckpointEvent::Request(waiting), ctx);
+        }
         self.checkpoint_event(CheckpointEvent::TasksRunning { attempts }, ctx);
+        self.redeployed(ctx);
     }
 
-    /// Starts all tasks again from `head` as a new attempt, at the parallelism that is wanted now.
+    /// Starts all tasks again from `head` as a new attempt, as wide as its manifest and the settings say.
     pub(super) fn start_region(&mut self, ctx: &mut Ctx<'_>) {
         let alive: Vec<NodeId> = self.alive(ctx);
         let Some(leader) = self.leader() else { return };
-        leader.take_tries_back();
+        leader.end_detour();
         leader.phase = Phase::WaitingForWorkers;
-        leader.export = None;
         leader.restart = false;
         let Some(head) = leader.keeper.settled().map(|value| value.head.clone()) else {
             return;
         };
-        leader.shape = shape(ctx.shared.desired.parallelism, ctx.shared.readers);
+        leader.take_shape(ctx.shared.desired.configured);
+        leader.export = None;
         let slots = leader.shape.slot_counts();
         let raised = slots
             .iter()
             .all(|(sink, count)| head.slots.get(sink) >= Some(count));
-        if !raised && !planted(Mutant::SlotsForgotten) {
+        // Those of a rescale were raised by the write that completed it.
+        let is_configured = leader.scale == leader.configured;
+        if is_configured && !raised && !planted(Mutant::SlotsForgotten) {
             leader.phase = Phase::Writing;
             self.begin(Purpose::Raise, &HeadChange::RaiseSlots { slots }, ctx);
             return;
@@ -125,6 +143,15 @@ impl Coordinator {
             return;
         }
         self.cancel_all(&alive, ctx);
+        let leaving = &ctx.shared.desired.leaving;
+        let staying = alive.into_iter().filter(|node| !leaving.contains_key(node));
+        let staying: Vec<NodeId> = staying.collect();
+        if !staying.is_empty() {
+            self.begin_attempt(&head, &staying, ctx);
+        }
+    }
+
+    fn begin_attempt(&mut self, head: &Head, nodes: &[NodeId], ctx: &mut Ctx<'_>) {
         let Some(leader) = self.leader() else { return };
         let Some(manifest) = leader.manifest.clone() else {
             return;
@@ -142,17 +169,22 @@ impl Coordinator {
         let first = ctx.rng.next() as usize;
         let tasks = leader.shape.tasks.keys().cloned().enumerate();
         leader.placements = tasks
-            .map(|(at, task)| (task, alive[(first + at) % alive.len()]))
+            .map(|(at, task)| (task, nodes[(first + at) % nodes.len()]))
             .collect();
-        ctx.trace(|| format!("starts attempt {:?} from {}", leader.attempt, manifest.id));
+        ctx.trace(|| {
+            format!(
+                "starts attempt {:?} from {} at {:?}",
+                leader.attempt, manifest.id, leader.scale
+            )
+        });
         ctx.shared.restores += 1;
         let (region, effects) =
-            RegionRecovery::start(&head, &manifest, &leader.shape, &BTreeSet::new());
+            RegionRecovery::start(head, &manifest, &leader.shape, &BTreeSet::new());
         leader.phase = Phase::Recovering(Box::new(region), ctx.now);
         leader.assigned.clear();
         leader.seen.clear();
         for (source, state) in &manifest.sources {
-            let shares = assign::splits(&state.splits, Parallelism(ctx.shared.readers));
+            let shares = assign::splits(&state.splits, Parallelism(leader.scale.readers));
             for (subtask, share) in (0..).map(SubtaskIndex).zip(shares) {
                 for name in share.keys() {
                     let split = ctx.shared.workload.index(name) as u32;
@@ -162,10 +194,21 @@ impl Coordinator {
             }
         }
         let tasks: Vec<TaskId> = leader.placements.keys().cloned().collect();
+        self.begins(ctx);
         for task in tasks {
             self.deploy(&task, ctx);
         }
         self.region_effects(effects, ctx);
+    }
+
+    /// Tells the oracles of an attempt that begins, or is gone on with.
+    fn begins(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(leader) = self.leader() else { return };
+        let act = Act::Begins {
+            configured: leader.configured,
+            scale: leader.scale,
+        };
+        ctx.fact(Fact::Leader(leader.epoch, act));
     }
 
     fn cancel_all(&mut self, alive: &[NodeId], ctx: &mut Ctx<'_>) {
@@ -199,8 +242,10 @@ impl Coordinator {
         let Some(manifest) = &leader.manifest else {
             return;
         };
-        let parallelism = leader.shape.sinks[&uid("x")].slots;
-        let readers = ctx.shared.readers;
+        let Scale {
+            parallelism,
+            readers,
+        } = leader.scale;
         let sources: Vec<TaskId> = source_tasks(readers).collect();
         let workers: Vec<TaskId> = (0..parallelism).map(agg_task).collect();
         let mut deployment = Deployment {
@@ -310,6 +355,7 @@ impl Coordinator {
     }
 
     pub(super) fn go_back(&mut self, ctx: &mut Ctx<'_>) {
+        self.drop_requests(ctx);
         let Some(leader) = self.leader() else { return };
         leader.phase = Phase::LoadingTarget;
         let settled = leader.keeper.settled();

@@ -14,7 +14,7 @@ use highwater_protocol::steps::Step;
 use highwater_types::{AttemptId, BarrierKind, CheckpointId, Epoch, StopMode};
 
 use super::{Coordinator, Phase, Purpose, Question, SILENCE, versioned};
-use crate::job::{object, paths, source_task, uid};
+use crate::job::{object, paths, source_task};
 use crate::node::{Ctx, FromTask, JobState, Message, NodeId, TaskReport, ToTask, What};
 use crate::store::{StoreAnswer, StoreOp};
 
@@ -49,15 +49,14 @@ impl Coordinator {
         let heard = self.heard.clone();
         let Some(leader) = self.leader() else { return };
         let silent = |node: &NodeId| heard.get(node).is_none_or(|at| *at + SILENCE <= now);
-        let rescaled = leader.shape.sinks[&uid("x")].slots != ctx.shared.desired.parallelism;
-        if leader.placements.values().any(silent) || rescaled {
+        let is_changed = leader.configured != ctx.shared.desired.configured;
+        if leader.placements.values().any(silent) || is_changed {
             self.tasks_lost(ctx);
             return;
         }
         if let Some((request, stop, drain)) = ctx.shared.desired.request
-            && leader.requested != Some(request)
+            && leader.asked.insert(request)
         {
-            leader.requested = Some(request);
             let stopping = |mode| BarrierKind::Stop {
                 mode,
                 is_savepoint: true,
@@ -72,9 +71,11 @@ impl Coordinator {
                 request,
                 savepoint,
                 kind,
+                redeploy: None,
             };
             self.checkpoint_event(CheckpointEvent::Request(wish), ctx);
         }
+        self.ask_redeployments(ctx);
         self.assign(ctx);
         if ctx.reached(Step::P1) {
             self.checkpoint_event(CheckpointEvent::Tick, ctx);
@@ -89,7 +90,7 @@ impl Coordinator {
         for (at, split) in ctx.shared.workload.splits.iter().enumerate() {
             let at = at as u32;
             if split.appears <= ctx.now && !leader.assigned.contains_key(&at) {
-                let reader = (leader.epoch.0 as u32 + at) % ctx.shared.readers;
+                let reader = (leader.epoch.0 as u32 + at) % leader.scale.readers;
                 let task = source_task(split.source, reader);
                 leader.assigned.insert(at, task.clone());
                 new.push((task, at));
@@ -138,6 +139,9 @@ impl Coordinator {
             }
             CheckpointEffect::Announce { .. } => self.tell_all(&ToTask::Expect, ctx),
             CheckpointEffect::SendBarrier { task, barrier } => {
+                if let Some(leader) = self.leader() {
+                    leader.suspends |= barrier.kind.stop_mode().is_some();
+                }
                 if ctx.reached(Step::P2) {
                     self.tell(&task, ToTask::Barrier(barrier), ctx);
                 }
@@ -170,22 +174,35 @@ impl Coordinator {
                 self.request(What::Orphans, StoreOp::Delete { paths }, ctx);
             }
             CheckpointEffect::Export { savepoint, .. } => self.start_export(&savepoint, ctx),
+            other => self.effect_for_people(other, ctx),
+        }
+    }
+
+    /// Effects that answer somebody, or that end the attempt, the leadership or the job.
+    fn effect_for_people(&mut self, effect: CheckpointEffect, ctx: &mut Ctx<'_>) {
+        match effect {
             CheckpointEffect::RequestDone { request, .. } => {
                 ctx.trace(|| format!("request {request} done"));
+                if let Some(leader) = self.leader() {
+                    leader.asked.remove(&request);
+                }
                 ctx.shared.requests_done += 1;
                 ctx.shared
                     .desired
                     .request
                     .take_if(|(open, ..)| *open == request);
             }
-            CheckpointEffect::RequestFailed { failure, .. } => {
-                ctx.trace(|| format!("request failed: {failure}"));
-                if let Some(leader) = self.leader() {
-                    leader.requested = None;
-                }
+            CheckpointEffect::RequestFailed { request, failure } => {
+                self.request_failed(request, &failure, ctx);
             }
-            CheckpointEffect::ResumeSources => self.tell_all(&ToTask::ResumeSources, ctx),
+            CheckpointEffect::ResumeSources => {
+                if let Some(leader) = self.leader() {
+                    leader.suspends = false;
+                }
+                self.tell_all(&ToTask::ResumeSources, ctx);
+            }
             CheckpointEffect::RestartRegion => self.tasks_lost(ctx),
+            CheckpointEffect::Redeploy { id } => self.redeploy(id, ctx),
             CheckpointEffect::EndJob(end) => self.end_job(end, ctx),
             CheckpointEffect::StepDown => self.step_down(ctx),
             CheckpointEffect::HeadVanished => {
@@ -199,6 +216,7 @@ impl Coordinator {
             }
             CheckpointEffect::Failed { failure, .. } => given_up(failure, ctx),
             CheckpointEffect::AllConfirmed { .. } | CheckpointEffect::FailJob { .. } => {}
+            performed => unreachable!("{performed:?} is performed above"),
         }
     }
 
@@ -477,6 +495,10 @@ impl Coordinator {
     fn reported_running(&mut self, task: &TaskId, report: TaskReport, ctx: &mut Ctx<'_>) {
         let Some(leader) = self.leader() else { return };
         let attempt = report.report.attempt;
+        if report.stands_behind.is_some() && !leader.suspends {
+            // The word that it may read on got lost.
+            return self.tell(task, ToTask::ResumeSources, ctx);
+        }
         if !report.report.running {
             return self.tell(task, ToTask::Release, ctx);
         }

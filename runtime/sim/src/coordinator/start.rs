@@ -207,13 +207,14 @@ impl Coordinator {
         };
         match Manifest::decode_named(&bytes, head.manifest.hash) {
             Ok(manifest) => {
-                let takeover = Takeover::start(&head, &manifest, &leader.shape);
-                leader.manifest = Some(manifest);
+                let manifest = leader.manifest.insert(manifest).clone();
+                leader.take_shape(ctx.shared.desired.configured);
                 // What is pending is confirmed by a recovery; the next leader goes back then.
                 let takes = leader.taking.is_some() && !head.has_pending_output();
                 if leader.purpose == Purpose::TakeOver && takes {
                     self.take_savepoint(ctx);
                 } else if leader.purpose == Purpose::TakeOver {
+                    let takeover = Takeover::start(&head, &manifest, &leader.shape);
                     let deadline = ctx.now + 300_000;
                     leader.phase = Phase::Adopting(Box::new(takeover), deadline);
                 } else {

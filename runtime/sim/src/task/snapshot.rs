@@ -21,7 +21,7 @@ use super::local::file_of;
 use super::{Life, Task, entry};
 use crate::codec::{decode_group, encode_position};
 use crate::job::{object, source_of, uid};
-use crate::node::{Ctx, FromTask, Tag, What};
+use crate::node::{Ctx, Fact, FromTask, Restored, Tag, What};
 use crate::store::{Condition, StoreAnswer, StoreOp};
 use crate::workload::KEY_GROUPS;
 
@@ -376,6 +376,20 @@ impl Task {
             self.local.restored(restored, held, files);
         }
         self.life = Life::Verified;
+        if source_of(&self.id).is_none() {
+            ctx.fact(Fact::Restored(Box::new(self.restored())));
+        }
         self.tell(FromTask::Verified, ctx);
+    }
+
+    /// What the task goes on with, for the oracles.
+    fn restored(&self) -> Restored {
+        let states = self.state.values().flatten();
+        Restored {
+            from: self.deployment.restored,
+            subtask: self.id.subtask.0,
+            parallelism: self.agg_count(),
+            states: states.map(|(&key, state)| (key, state.clone())).collect(),
+        }
     }
 }

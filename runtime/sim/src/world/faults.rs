@@ -7,6 +7,14 @@ use crate::job::paths;
 use crate::node::{Micros, NodeId};
 use crate::swarm::Fault;
 
+/// How long a worker that is told to end waits until its tasks are elsewhere.
+const LEAVE_TIMEOUT: Micros = 800_000;
+/// How long a worker that has left is away.
+const AWAY: Micros = 60_000;
+/// Tell the numbers of rescales, and of workers that leave, from those of other requests.
+const RESCALES: u64 = 1 << 40;
+const LEAVES: u64 = 1 << 41;
+
 impl World {
     fn victim(&self, which: u64, coordinator: bool) -> NodeId {
         let leading = self.nodes.iter().find(
@@ -61,15 +69,53 @@ impl World {
                     }
                 }
             }
-            Fault::Rescale { parallelism } => self.shared.desired.parallelism = parallelism,
+            Fault::Configure { parallelism } => {
+                self.shared.desired.configured.parallelism = parallelism;
+            }
             Fault::Request { stop, drain } => {
                 let number = self.created;
                 if self.shared.desired.request.is_none() {
                     self.shared.desired.request = Some((number, stop, drain));
                 }
             }
+            Fault::Rescale(to) => {
+                let number = RESCALES | self.created;
+                self.shared.desired.rescale.get_or_insert((number, to));
+            }
+            Fault::Leave { which } => self.leave(self.victim(which, false)),
             Fault::Corrupt => self.corrupt(),
             Fault::Mend => self.mend(),
+        }
+    }
+
+    fn leave(&mut self, id: NodeId) {
+        let number = LEAVES | self.created;
+        let node = self.nodes.get(&id);
+        if node.is_some_and(|node| node.process.is_some()) {
+            let leaving = &mut self.shared.desired.leaving;
+            leaving.entry(id).or_insert(number);
+            self.schedule(LEAVE_TIMEOUT, Event::Gone(id, number));
+        }
+    }
+
+    /// Ends the workers that were told to end and have no task any more.
+    pub(super) fn let_go(&mut self) {
+        let has_left = |id: &&NodeId| {
+            let node = self.nodes.get(*id);
+            let awake = node.filter(|node| node.paused_until <= self.now);
+            let process = awake.and_then(|node| node.process.as_ref());
+            matches!(process, Some(Process::Worker(worker)) if worker.is_idle())
+        };
+        let leaving = self.shared.desired.leaving.keys();
+        for id in leaving.filter(has_left).copied().collect::<Vec<_>>() {
+            self.kill(id, AWAY);
+        }
+    }
+
+    /// A worker that was told to end has waited long enough.
+    pub(super) fn gone(&mut self, id: NodeId, number: u64) {
+        if self.shared.desired.leaving.get(&id) == Some(&number) {
+            self.kill(id, AWAY);
         }
     }
 
@@ -130,6 +176,8 @@ impl World {
         self.cut.clear();
         self.shared.steps.planned.clear();
         self.shared.steps.session = None;
+        self.shared.steps.redeploying = None;
+        self.shared.steps.armed = None;
         for id in self.nodes.keys().copied().collect::<Vec<_>>() {
             if let Some(node) = self.nodes.get_mut(&id) {
                 node.paused_until = self.now;
