@@ -109,6 +109,7 @@ enum Command {
     /// Runs an acceptance test; without a name, lists those that exist.
     #[command(
         after_help = "Examples:\n  cargo xtask acceptance harbor-fleet --backend rocksdb --drill all --runs 20\n  \
+                            cargo xtask acceptance cluster --profile ci --only X40,X50\n  \
                             cargo xtask acceptance backend\n  cargo xtask acceptance rest --quick"
     )]
     Acceptance {
@@ -134,7 +135,7 @@ enum Command {
     /// Runs a benchmark; without a name, lists those that exist.
     #[command(
         after_help = "Examples:\n  cargo xtask bench keyed-count\n  cargo xtask bench state --against flink\n  \
-                            cargo xtask bench checkpoints"
+                            cargo xtask bench checkpoints\n  cargo xtask bench cluster --parts rescale,recovery"
     )]
     Bench {
         /// Which benchmark.

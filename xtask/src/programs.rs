@@ -75,6 +75,15 @@ const SOAK: Program = Program {
 const ACCEPTANCE: &[Program] = &[
     DRILLS,
     Program {
+        name: "cluster",
+        what: "two coordinators and three workers on machines of their own, which are killed, frozen and cut off; needs root",
+        package: "harbor-fleet",
+        binary: "harbor-fleet",
+        source: "examples/harbor-fleet/src/acceptance/faults",
+        build: &[],
+        arguments: &["cluster"],
+    },
+    Program {
         name: "backend",
         what: "the contract suite and the model test of every backend of keyed state, at full size",
         package: "highwater-bench",
@@ -121,6 +130,15 @@ const BENCH: &[Program] = &[
         source: "runtime/bench/src/checkpoints",
         build: &[],
         arguments: &["checkpoints"],
+    },
+    Program {
+        name: "cluster",
+        what: "several processes: cost of the wire, latency, recovery, takeover, rescale, memory, deployment",
+        package: "highwater-bench",
+        binary: "highwater-bench",
+        source: "runtime/bench/src/cluster",
+        build: &[],
+        arguments: &["cluster"],
     },
     Program {
         name: "instructions",

@@ -17,6 +17,9 @@ use anyhow::{Context, Result, ensure};
 use crate::project::{Project, cargo};
 use crate::verdict::Verdict;
 
+/// The exit code of a program whose command line has to be mended.
+const USAGE: i32 = 2;
+
 /// A program with its arguments.
 #[derive(Clone, Debug)]
 pub(crate) struct Invocation {
@@ -126,9 +129,12 @@ impl Invocation {
 impl Outcome {
     /// The verdict on a program that owes one.
     ///
-    /// A failing exit code overrules a verdict of pass, and an exit code of 0 without a verdict is a failure.
+    /// A failing exit code overrules a verdict of pass, and an exit code of 0 without a verdict is a failure. One that fails with
+    /// the exit code of a wrong command line asks for another one, or for a host that has what it needs.
     pub(crate) fn verdict_due(self, shown: &str) -> Verdict {
+        let is_usage = self.status.code() == Some(USAGE);
         match (self.verdict, self.status.success()) {
+            (Some(Verdict::Fail(text)), _) if is_usage => Verdict::Usage(text),
             (Some(Verdict::Pass(text)), false) => Verdict::Fail(format!(
                 "`{shown}` said pass ({text}) but ended with {}",
                 self.status
@@ -268,6 +274,11 @@ mod tests {
         assert!(matches!(
             outcome(pass, 0).verdict_due("x"),
             Verdict::Pass(_)
+        ));
+        let lacks = Some(Verdict::Fail("run it as root".to_owned()));
+        assert!(matches!(
+            outcome(lacks, 2).verdict_due("x"),
+            Verdict::Usage(text) if text == "run it as root"
         ));
     }
 }

@@ -106,8 +106,9 @@ const STEPS: &[Step] = &[
     Step {
         name: "acceptance",
         extents: FULL,
-        // The three that no unit test can show: a completed checkpoint without commits, half of them, a drained stop.
-        action: Action::Program(&programs::DRILLS, &["--drill", "HD-04,HD-05,HC-09"]),
+        // Those that no unit test can show: a completed checkpoint without commits, half of them, another parallelism while
+        // records flow, a drained stop.
+        action: Action::Program(&programs::DRILLS, &["--drill", "HD-04,HD-05,HC-02,HC-09"]),
     },
     Step {
         name: "acceptance-rocksdb",
@@ -116,6 +117,22 @@ const STEPS: &[Step] = &[
         action: Action::Program(
             &programs::DRILLS,
             &["--backend", "rocksdb", "--drill", "HD-04,HD-13,HC-08"],
+        ),
+    },
+    Step {
+        name: "acceptance-workers",
+        extents: FULL,
+        // The same on worker processes: one that is killed before its checkpoint is complete, and key groups that move between them.
+        action: Action::Program(
+            &programs::DRILLS,
+            &[
+                "--workers",
+                "2",
+                "--backend",
+                "rocksdb",
+                "--drill",
+                "HD-03,HC-02",
+            ],
         ),
     },
     Step {

@@ -2,7 +2,7 @@
 //!
 //! An alert is never lost because of it: when no attempt succeeds, the alert goes out with `unknown` (HB-62).
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use highwater_types::key::hash_bytes;
 use tokio::net::TcpListener;
 
 use crate::payments::{Blocklist, FraudAlert};
+use crate::trap::Trap;
 
 /// Requests open per subtask.
 const CAPACITY: usize = 100;
@@ -36,6 +37,7 @@ const RETRIES_PERCENT: u32 = 10;
 pub struct BlocklistLookup {
     client: reqwest::Client,
     base: String,
+    trap: Trap,
 }
 
 impl BlocklistLookup {
@@ -44,6 +46,16 @@ impl BlocklistLookup {
         Self {
             client: reqwest::Client::new(),
             base: format!("http://{server}/blocklist"),
+            trap: Trap::default(),
+        }
+    }
+
+    /// Panics where the trap is set at `lookup`.
+    #[must_use]
+    pub fn with_trap(self, trap: &Trap) -> Self {
+        Self {
+            trap: trap.clone(),
+            ..self
         }
     }
 }
@@ -58,6 +70,7 @@ pub fn options() -> LookupOptions {
 
 impl AsyncLookup<FraudAlert, FraudAlert> for BlocklistLookup {
     async fn lookup(&self, alert: FraudAlert) -> Result<FraudAlert, UserError> {
+        self.trap.spring("lookup");
         let answer = self
             .client
             .get(format!("{}/{}", self.base, alert.user_id))
@@ -102,7 +115,19 @@ pub async fn serve(
     faults: Faults,
     tasks: &mut tokio::task::JoinSet<std::io::Result<()>>,
 ) -> std::io::Result<SocketAddr> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    serve_at(Ipv4Addr::LOCALHOST, faults, tasks).await
+}
+
+/// As [`serve`], at another address of this machine.
+///
+/// # Errors
+/// When the machine does not have the address, or no port of it is free.
+pub async fn serve_at(
+    host: Ipv4Addr,
+    faults: Faults,
+    tasks: &mut tokio::task::JoinSet<std::io::Result<()>>,
+) -> std::io::Result<SocketAddr> {
+    let listener = TcpListener::bind((host, 0)).await?;
     let address = listener.local_addr()?;
     let server = Arc::new(Server {
         faults,

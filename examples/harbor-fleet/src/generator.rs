@@ -29,6 +29,15 @@ pub struct Silence {
     pub length_ms: i64,
 }
 
+/// Payments that are much larger than others: their status is an unknown text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wide {
+    /// Each so-manieth payment in order of arrival is one.
+    pub every: u64,
+    /// The length of its status, in bytes.
+    pub bytes: usize,
+}
+
 /// What the input looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Profile {
@@ -40,6 +49,10 @@ pub struct Profile {
     pub malformed: u64,
     /// The number of users; their popularity is Zipf with exponent 1.1.
     pub users: u32,
+    /// How many of 100 payments outside of bursts are of the first user whatever its popularity.
+    pub hot_percent: u64,
+    /// Payments that are much larger than others.
+    pub wide: Option<Wide>,
     /// The number of partitions; a user's payments are all in one.
     pub partitions: u32,
     /// The first event time, in milliseconds since the epoch.
@@ -62,6 +75,8 @@ impl Profile {
             payments: 200_000,
             malformed: 50,
             users: 5_000,
+            hot_percent: 0,
+            wide: None,
             partitions: 4,
             // 2026-03-02, 10:00 UTC.
             start_ms: 1_772_445_600_000,

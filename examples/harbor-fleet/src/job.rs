@@ -21,6 +21,7 @@ use crate::rules::declines::DeclineRule;
 use crate::rules::spend::SpendRule;
 use crate::rules::window::{CountAndAlert, Declines};
 use crate::rules::{ALLOWED_LATENESS_MS, ScoredPayment};
+use crate::trap::Trap;
 
 /// How far behind the newest payment of a partition a payment may be and still count as in time, in milliseconds.
 pub const OUT_OF_ORDERNESS_MS: i64 = 45_000;
@@ -30,7 +31,8 @@ pub const IDLE_AFTER_MS: i64 = 1_000;
 const SPEND_ALERT: Cents = Cents(500_000);
 
 /// Builds the job. Parameters: `kafka` and `topics`, or `input` and `output` (see [`Outside::of`]), `blocklist` (address),
-/// `rule` (`process` or `window`), `idle-ms` (without payments for this long a partition does not hold the others back).
+/// `rule` (`process` or `window`), `idle-ms` (without payments for this long a partition does not hold the others back),
+/// `trap` (see [`Trap`]).
 ///
 /// # Errors
 /// When a parameter is missing or cannot be read.
@@ -39,6 +41,7 @@ pub fn fraud_scorer(env: &mut StreamEnvironment) -> Result<(), UserError> {
     let blocklist: SocketAddr = required(env, "blocklist")?.parse()?;
     let idle_ms = env.parameter_or("idle-ms", IDLE_AFTER_MS)?;
     let by_window = env.parameter("rule") == Some("window");
+    let trap = Trap::of(env);
     let strategy =
         WatermarkStrategy::bounded_out_of_orderness(OUT_OF_ORDERNESS_MS).idle_after(idle_ms);
     let payments = outside
@@ -50,7 +53,11 @@ pub fn fraud_scorer(env: &mut StreamEnvironment) -> Result<(), UserError> {
     let scored: DataStream<ScoredPayment> = payments
         .key_by(|payment| payment.user_id.clone())
         .process("r2-spend", SpendRule::new(&alerts, SPEND_ALERT, 0.0));
-    let declines = scored.filter(|scored| scored.payment.status == Status::Declined);
+    let in_operator = trap.clone();
+    let declines = scored.filter(move |scored| {
+        in_operator.spring("operator");
+        scored.payment.status == Status::Declined
+    });
     let (counts, late) = if by_window {
         window_rule(&declines, &alerts)
     } else {
@@ -58,10 +65,11 @@ pub fn fraud_scorer(env: &mut StreamEnvironment) -> Result<(), UserError> {
     };
     outside.put_counts(&counts);
     outside.put_late(&late);
+    let lookup = BlocklistLookup::new(blocklist).with_trap(&trap);
     let alerts = counts
         .side_output(&alerts)
         .union(&scored.side_output(&alerts))
-        .lookup::<FraudAlert, _>("blocklist", BlocklistLookup::new(blocklist), options());
+        .lookup::<FraudAlert, _>("blocklist", lookup, options());
     outside.put_alerts(&alerts);
     Ok(())
 }

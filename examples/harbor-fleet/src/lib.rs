@@ -1,7 +1,7 @@
 //! The payment fraud scorer: its records, its rules, the job, and what judges it.
 //!
-//! In reading order: the records, the rules, the blocklist, where it reads and writes, the job that joins them, the generator of its input, and the
-//! oracle that judges its output. The oracle shares no code with the rest: it must not make the mistake that it is there
+//! In reading order: the records, the rules, the blocklist, where it reads and writes, where a test has it panic, the job that joins them, the
+//! generator of its input, and the oracle that judges its output. The oracle shares no code with the rest: it must not make the mistake that it is there
 //! to find.
 
 pub mod blocklist;
@@ -11,3 +11,4 @@ pub mod oracle;
 pub mod outside;
 pub mod payments;
 pub mod rules;
+pub mod trap;

@@ -1,4 +1,4 @@
-//! The payment fraud scorer as a program: the commands of every job, `demo`, `acceptance` and `soak`.
+//! The payment fraud scorer as a program: the commands of every job, `demo`, `acceptance`, `cluster` and `soak`.
 
 use std::process::ExitCode;
 
@@ -13,6 +13,8 @@ fn main() -> ExitCode {
         Some("demo") => demo::main(),
         #[cfg(feature = "acceptance")]
         Some("acceptance") => acceptance::main(),
+        #[cfg(feature = "acceptance")]
+        Some("cluster") => acceptance::cluster(),
         #[cfg(feature = "acceptance")]
         Some("soak") => acceptance::soak(),
         _ => highwater::main(harbor_fleet::job::fraud_scorer),

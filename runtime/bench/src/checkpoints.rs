@@ -21,7 +21,7 @@ use self::figures::{Checkpoint, Table};
 use self::job::{ONLY_WHEN_ASKED, Running, Setup};
 use crate::machine::{bars_as_rows, machine, today};
 use crate::program::{Backend, disk_below, refuse, tell};
-use crate::state_job::ROW_BYTES;
+use crate::state_job::{ROW_BYTES, keys_of};
 
 /// Measures checkpoints of large state: bytes and seconds by the share of keys that changed, pauses over thousands of
 /// checkpoints, and seconds of a restore from the store and from local files.
@@ -134,11 +134,6 @@ fn measure(arguments: &Arguments) -> Result<Vec<String>> {
         write_page(file, &table, arguments)?;
     }
     Ok(table.bars().filter_map(|bar| bar.missed()).collect())
-}
-
-/// How many keys make a state of so many GB.
-fn keys_of(size: f64) -> u64 {
-    (size * 1e9 / ROW_BYTES as f64) as u64
 }
 
 /// Bytes of memory for state of so many GB.

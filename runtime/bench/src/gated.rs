@@ -1,10 +1,10 @@
 //! A source that waits for permission: it delivers the records below a goal that stands in a file, and no more.
 //!
-//! For the benchmark `checkpoints`, which lets exactly so many keys change between two checkpoints. The keys are swept in
-//! one order again and again, so that no key changes twice before each has changed once. The rule: a position is the
-//! whole of a split, so that a restored source goes on where its checkpoint was.
+//! For the benchmarks `checkpoints`, which lets exactly so many keys change between two checkpoints, and `cluster`. The keys
+//! are swept in one order again and again, so that no key changes twice before each has changed once. The rule: a position is
+//! the whole of a split, so that a restored source goes on where its checkpoint was.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,13 @@ struct Plan {
     seed: u64,
     goal: PathBuf,
     clock: Arc<dyn Clock>,
+}
+
+/// Puts the goal `records` into the file `goal`, whole.
+pub(crate) fn allow(goal: &Path, records: u64) -> std::io::Result<()> {
+    let staged = goal.with_extension("new");
+    std::fs::write(&staged, records.to_string())?;
+    std::fs::rename(staged, goal)
 }
 
 /// The source.

@@ -9,12 +9,14 @@
 //! - `idle`: the count behind a source that never delivers.
 //! - `state`: an account of 64 bytes for each key (see `state_job`).
 //! - `rest`: numbers in event time, for the acceptance test of the REST API (see `rest`).
+//! - `cluster-count`, `cluster-latency`, `cluster-state`: those of several processes (see `cluster`).
 //!
 //! The rule: key `i` depends on seed and `i` alone, by an algorithm that the Java job repeats.
 
 use std::sync::Arc;
 
 use highwater::api::SourceStream;
+use highwater::connectors::generator::SPLITS_DEFAULT;
 use highwater::connectors::{
     BlackholeSink, DecodeFailure, GeneratorSource, Random, RecordsPerSecond, SystemClock,
 };
@@ -84,19 +86,24 @@ pub(crate) fn build(env: &mut StreamEnvironment) -> Result<(), UserError> {
         Some("idle") => idle(env),
         Some("state") => crate::state_job::build(env),
         Some("rest") => crate::rest::build(env),
+        Some("cluster-count") => crate::cluster::build_count(env),
+        Some("cluster-latency") => crate::cluster::build_latency(env),
+        Some("cluster-state") => crate::cluster::build_state(env),
         other => Err(format!(
-            "parameter job is {other:?}; it is one of count, process, generate, latency, kafka, idle, state, rest"
+            "parameter job is {other:?}; it is one of count, process, generate, latency, kafka, idle, state, rest, \
+             cluster-count, cluster-latency, cluster-state"
         )
         .into()),
     }
 }
 
-/// Keys without end, or `count` of them; at `rate` records a second where that is given.
-fn keys(env: &mut StreamEnvironment) -> Result<SourceStream<u64>, UserError> {
+/// Keys without end, or `count` of them; at `rate` records a second where that is given; in `splits` splits.
+pub(crate) fn keys(env: &mut StreamEnvironment) -> Result<SourceStream<u64>, UserError> {
     let keys = env.parameter_or("keys", KEYS)?;
     let seed = env.parameter_or("seed", SEED)?;
     let record = move |_: u64, random: &mut Random| (key_of(random, keys), EventTime::NONE);
-    let mut source = GeneratorSource::builder("keys", seed, record);
+    let splits = env.parameter_or("splits", SPLITS_DEFAULT)?;
+    let mut source = GeneratorSource::builder("keys", seed, record).splits(splits);
     if env.parameter("count").is_some() {
         source = source.count(env.parameter_or("count", 0)?);
     }
@@ -107,7 +114,8 @@ fn keys(env: &mut StreamEnvironment) -> Result<SourceStream<u64>, UserError> {
     Ok(env.source("keys", source.build()?))
 }
 
-fn counted(keys: &DataStream<u64>) -> DataStream<Counted> {
+/// The running count of each key.
+pub(crate) fn counted(keys: &DataStream<u64>) -> DataStream<Counted> {
     keys.map(|key| (key, 1))
         .key_by(|counted: &Counted| counted.0)
         .reduce("count-by-key", |held, new| held.1 += new.1)
@@ -140,7 +148,8 @@ fn latency(env: &mut StreamEnvironment) -> Result<(), UserError> {
         env.parameter_or("seed", SEED)?,
         env.parameter_or("rate", 1_000.0)?,
         env.parameter_or("count", 1_000)?,
-    )?;
+        Arc::new(SystemClock::start()?),
+    );
     let sink = LatencySink::new(source.clock(), env.parameter_or("skip", 0)?);
     env.source("probes", source)
         .key_by(|probe: &Probe| probe.key)

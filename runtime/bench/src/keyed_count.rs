@@ -19,8 +19,9 @@ use std::process::ExitCode;
 use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 
+pub(crate) use self::oracle::Expected;
+
 use self::figures::{Figures, Idle, Pair};
-use self::oracle::Expected;
 use self::ours::Job;
 use crate::flink::{Flink, VERSION};
 use crate::program::{refuse, tell};

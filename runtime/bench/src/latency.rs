@@ -1,8 +1,9 @@
 //! The latency sink: from the time at which a record was due to the time at which its result is here.
 //!
 //! Each slot thread counts into a histogram of its own; the last words of the process join them in the report, as
-//! `latency <p50> <p99> <p99.9> <max> <records>` in microseconds. Buckets are 1/64 wide, so a figure is at most 1.6 %
-//! too high. The rule: the clock is read once a chunk, when the chunk has arrived.
+//! `latency <p50> <p99> <p99.9> <max> <records>` in microseconds, and as `buckets <max> <bucket>:<records> ...`, which those of
+//! several processes are joined from. Buckets are 1/64 wide, so a figure is at most 1.6 % too high. The rule: the clock is
+//! read once a chunk, when the chunk has arrived.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,6 +14,7 @@ use highwater::connectors::{Clock, ConnectorError};
 use highwater::types::Chunk;
 
 use crate::open_loop::Probe;
+use crate::report::Latency;
 use crate::tally;
 
 /// Sub-buckets of each power of two.
@@ -60,7 +62,7 @@ impl Histogram {
         self.most = self.most.max(nanos);
     }
 
-    fn join(&mut self, other: &Self) {
+    pub(crate) fn join(&mut self, other: &Self) {
         for (own, more) in self.counts.iter_mut().zip(&other.counts) {
             *own += more;
         }
@@ -82,15 +84,52 @@ impl Histogram {
     }
 
     fn line(&self) -> String {
-        let micros = |nanos: u64| nanos as f64 / 1e3;
+        let Latency {
+            p50,
+            p99,
+            p999,
+            most,
+            records,
+        } = self.percentiles();
+        format!("latency {p50:.1} {p99:.1} {p999:.1} {most:.1} {records}")
+    }
+
+    /// All that was counted, as a line that [`Histogram::parse`] reads behind its first word.
+    fn buckets(&self) -> String {
+        let counts = self.counts.iter().enumerate();
+        let counts = counts.filter(|(_, count)| **count > 0);
+        let words = counts.map(|(bucket, count)| format!("{bucket}:{count}"));
         format!(
-            "latency {:.1} {:.1} {:.1} {:.1} {}",
-            micros(self.at(0.5)),
-            micros(self.at(0.99)),
-            micros(self.at(0.999)),
-            micros(self.most),
-            self.total
+            "buckets {} {}",
+            self.most,
+            words.collect::<Vec<_>>().join(" ")
         )
+    }
+
+    /// Reads what stands behind `buckets`; `None` = it is of another form.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_whitespace();
+        let mut read = Self::new();
+        read.most = words.next()?.parse().ok()?;
+        for word in words {
+            let (bucket, count) = word.split_once(':')?;
+            let (bucket, count): (usize, u64) = (bucket.parse().ok()?, count.parse().ok()?);
+            *read.counts.get_mut(bucket)? += count;
+            read.total += count;
+        }
+        Some(read)
+    }
+
+    /// Its percentiles, in microseconds.
+    pub(crate) fn percentiles(&self) -> Latency {
+        let micros = |nanos: u64| nanos as f64 / 1e3;
+        Latency {
+            p50: micros(self.at(0.5)),
+            p99: micros(self.at(0.99)),
+            p999: micros(self.at(0.999)),
+            most: micros(self.most),
+            records: self.total,
+        }
     }
 }
 
@@ -163,7 +202,7 @@ impl Drop for LatencyWriter {
         let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
         joined.join(&self.own);
         // The last writer to go says it for all: the reader of the report takes the last line.
-        if let Err(error) = tally::note(&joined.line()) {
+        if let Err(error) = tally::note(&format!("{}\n{}", joined.line(), joined.buckets())) {
             eprintln!("the report lacks the latency: {error}");
         }
     }
@@ -193,5 +232,19 @@ mod tests {
         other.add(1_000_000);
         one.join(&other);
         assert_eq!((one.at(0.5), one.at(1.0)), (10, 1_000_000));
+    }
+
+    #[test]
+    fn a_histogram_reads_back_from_its_line() {
+        let mut histogram = Histogram::new();
+        (0..2_000u64).for_each(|nanos| histogram.add(nanos * nanos));
+        let line = histogram.buckets();
+        let read = Histogram::parse(line.strip_prefix("buckets ").unwrap()).unwrap();
+        for share in [0.01, 0.5, 0.99, 1.0] {
+            assert_eq!(read.at(share), histogram.at(share), "{share}");
+        }
+        assert_eq!(read.percentiles().records, 2_000);
+        assert!(Histogram::parse("").is_none() && Histogram::parse("7 1:x").is_none());
+        assert!(Histogram::parse("7 99999999:1").is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! What every page of figures says: the machine and the day, with nothing that names a host, and the bars.
+//! What every page of figures says: the machine, the day and the commit, with nothing that names a host, and the bars.
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -24,6 +24,16 @@ pub(crate) fn machine() -> Result<String> {
 pub(crate) fn today() -> Result<String> {
     let output = Command::new("date").args(["-u", "+%F"]).output()?;
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// The commit that the sources are of, with a word more where they differ from it.
+pub(crate) fn commit() -> String {
+    let told = Command::new("git")
+        .args(["describe", "--always", "--dirty", "--exclude=*"])
+        .output();
+    let told = told.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    let told = told.ok().filter(|told| !told.is_empty());
+    told.unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// The bars as rows of a table.

@@ -16,6 +16,7 @@ mod backend;
 mod bars;
 mod cgroup;
 mod checkpoints;
+mod cluster;
 mod flink;
 mod gated;
 mod http;
@@ -23,7 +24,9 @@ mod instructions;
 mod job;
 mod keyed_count;
 mod latency;
+mod line;
 mod machine;
+mod machine_clock;
 mod metrics;
 mod one_thread;
 mod open_loop;
@@ -48,10 +51,11 @@ fn main() -> ExitCode {
         Some("backend") => backend::main(),
         Some("rest") => rest::main(),
         Some("checkpoints") => checkpoints::main(),
+        Some("cluster") => cluster::main(),
         Some("help" | "--help" | "-h") | None => {
             println!(
-                "benchmarks: keyed-count, instructions, state, checkpoints; acceptance tests: backend, rest; every other \
-                 command is that of a job binary"
+                "benchmarks: keyed-count, instructions, state, checkpoints, cluster; acceptance tests: backend, rest; \
+                 every other command is that of a job binary"
             );
             ExitCode::SUCCESS
         }

@@ -12,7 +12,7 @@ use highwater::connectors::source::{
     Discovery, ReaderContext, ReaderPoll, Source, SourceFacts, SourceOutput, SourceReader, Split,
     SplitEnumerator, SplitIndex, WakeHandle,
 };
-use highwater::connectors::{Boundedness, Clock, ConnectorError, Random, SystemClock};
+use highwater::connectors::{Boundedness, Clock, ConnectorError, Random};
 use highwater::types::chunk::CHUNK_RECORDS_MAX;
 use highwater::types::{CheckpointId, EventTime};
 use highwater_derive::Record;
@@ -53,16 +53,16 @@ const SPLITS: u32 = 2;
 pub(crate) struct OpenLoop(Arc<Plan>);
 
 impl OpenLoop {
-    /// `count` records in all, `rate` a second in all.
-    pub(crate) fn new(keys: u64, seed: u64, rate: f64, count: u64) -> Result<Self, ConnectorError> {
-        Ok(Self(Arc::new(Plan {
+    /// `count` records in all, `rate` a second in all, due by `clock`.
+    pub(crate) fn new(keys: u64, seed: u64, rate: f64, count: u64, clock: Arc<dyn Clock>) -> Self {
+        Self(Arc::new(Plan {
             keys,
             seed,
             rate: rate / f64::from(SPLITS),
             count: count / u64::from(SPLITS),
-            clock: Arc::new(SystemClock::start()?),
+            clock,
             start: OnceLock::new(),
-        })))
+        }))
     }
 
     /// The clock that `due_nanos` is of.

@@ -28,6 +28,11 @@ pub(crate) const ROW_BYTES: u64 = 2 + 8 + 64;
 /// Into so many parts of equal probability a table of ranks is cut.
 const SLOTS: usize = 1 << 16;
 
+/// How many keys make a state of so many GB (10^9 bytes of rows).
+pub(crate) fn keys_of(gigabytes: f64) -> u64 {
+    (gigabytes * 1e9 / ROW_BYTES as f64) as u64
+}
+
 /// What is remembered of a key.
 #[derive(Clone, Debug, PartialEq, Eq, Record)]
 pub(crate) struct Account {
@@ -177,6 +182,28 @@ impl Payments {
     }
 }
 
+/// The digest of the accounts of those keys for which `counts` holds, after `records` records of sweeps over `keys` keys; key by
+/// key, so that it owes nothing to a job.
+pub(crate) fn digest_of_sweeps(
+    keys: u64,
+    seed: u64,
+    records: u64,
+    counts: impl Fn(u64) -> bool,
+) -> u64 {
+    let payments = Payments { keys, ranks: None };
+    let firsts = (0..keys.min(records)).map(|first| (first, payments.scattered(first)));
+    let counted = firsts.filter(|(_, key)| counts(*key));
+    counted.fold(0, |sum, (first, key)| {
+        let mut account = Account::EMPTY;
+        for index in (first..records).step_by(keys as usize) {
+            let mut random = Random::for_record(seed, index);
+            let (_, amount) = payments.sweep(index, &mut random);
+            account.add(amount);
+        }
+        sum.wrapping_add(account.digest(key))
+    })
+}
+
 /// Reads, changes and writes the account of a key.
 #[derive(Clone, Default)]
 struct Book {
@@ -208,9 +235,16 @@ impl KeyedProcessFunction<u64, (u64, u64), Counted> for Book {
     }
 }
 
-/// Builds the job. Parameters: `keys`, `seed`, `ranks` (a file), `rate` (records a second; without it there is no limit),
-/// `count` (without it there is no end); with `goal` (a file) it sweeps over the keys as far as the file says.
+/// Builds the job: the accounts into a tally.
 pub(crate) fn build(env: &mut StreamEnvironment) -> Result<(), UserError> {
+    booked(env)?.sink("tally", TallySink(Fold::Delta));
+    Ok(())
+}
+
+/// Keys, and by how much the digests of their accounts have grown. Parameters: `keys`, `seed`, `ranks` (a file), `rate` (records
+/// a second; without it there is no limit), `count` (without it there is no end); with `goal` (a file) it sweeps over the keys
+/// as far as the file says.
+pub(crate) fn booked(env: &mut StreamEnvironment) -> Result<DataStream<Counted>, UserError> {
     let keys = env.parameter_or("keys", KEYS)?;
     if keys == 0 || keys > KEYS_MAX {
         return Err(format!("parameter keys is {keys}; it is 1 to {KEYS_MAX}").into());
@@ -230,11 +264,9 @@ pub(crate) fn build(env: &mut StreamEnvironment) -> Result<(), UserError> {
         }
         None => generated(env, payments, seed)?,
     };
-    stream
+    Ok(stream
         .key_by(|payment: &(u64, u64)| payment.0)
-        .process("book", Book::default())
-        .sink("tally", TallySink(Fold::Delta));
-    Ok(())
+        .process("book", Book::default()))
 }
 
 fn generated(
@@ -323,6 +355,29 @@ mod tests {
         }
         assert_eq!(sum, account.digest(3));
         assert_ne!(account.digest(3), account.digest(4));
+    }
+
+    #[test]
+    fn the_digest_of_sweeps_is_that_of_the_accounts_that_count() {
+        let (keys, seed, records) = (10, 3, 25);
+        let payments = Payments { keys, ranks: None };
+        let mut accounts = vec![Account::EMPTY; 10];
+        for index in 0..records {
+            let (key, amount) = payments.sweep(index, &mut Random::for_record(seed, index));
+            accounts[key as usize].add(amount);
+        }
+        let of = |counts: fn(u64) -> bool| {
+            let accounts = (0u64..).zip(&accounts).filter(|(key, _)| counts(*key));
+            accounts.fold(0, |sum: u64, (key, account)| {
+                sum.wrapping_add(account.digest(key))
+            })
+        };
+        let all: fn(u64) -> bool = |_| true;
+        let some: fn(u64) -> bool = |key| key.is_multiple_of(3);
+        for counts in [all, some] {
+            assert_eq!(digest_of_sweeps(keys, seed, records, counts), of(counts));
+        }
+        assert_ne!(of(all), of(some));
     }
 
     #[test]

@@ -78,7 +78,7 @@ fn sample() {
     loop {
         std::thread::sleep(SAMPLE_EVERY);
         let written = ProcessFigures::own().and_then(|figures| {
-            let records = TOTALS.records.load(Ordering::Relaxed);
+            let records = records();
             let cpu = figures.cpu.as_millis();
             note(&format!("at {records} {cpu} {}", unix_nanos()))
         });
@@ -92,7 +92,7 @@ fn sample() {
 /// Writes the last line of the report and passes the exit code on.
 pub(crate) fn finish(code: ExitCode) -> ExitCode {
     let written = ProcessFigures::own().and_then(|figures| {
-        let records = TOTALS.records.load(Ordering::Relaxed);
+        let records = records();
         let digest = TOTALS.digest.load(Ordering::Relaxed);
         note(&format!("end {records} {digest:016x} {}", figures.peak_kib))
     });
@@ -117,6 +117,11 @@ pub(crate) fn count(records: usize, digest: u64) -> Result<(), ConnectorError> {
             .map_err(ConnectorError::io("the report", "write"))?;
     }
     Ok(())
+}
+
+/// Records that all sinks of the process have seen.
+pub(crate) fn records() -> u64 {
+    TOTALS.records.load(Ordering::Relaxed)
 }
 
 /// Facts of a sink of this program.

@@ -14,6 +14,7 @@ use anyhow::Result;
 
 use crate::cgroup::Cgroup;
 use crate::http::Note;
+use crate::line::value_at;
 use crate::metrics::Metrics;
 
 /// Between two looks at the group.
@@ -21,17 +22,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Between two looks that cost more: at the disk, at the metrics.
 const DEAR_EVERY: Duration = Duration::from_secs(1);
 
-/// A time in seconds since the epoch and the CPU seconds of the group until then.
-#[derive(Clone, Copy, Debug)]
-struct CpuAt {
-    at: f64,
-    cpu: f64,
-}
-
 /// What was seen of one run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
-    cpu: Vec<CpuAt>,
+    /// Times in seconds since the epoch and the CPU seconds of the group until then.
+    cpu: Vec<(f64, f64)>,
     /// The most memory that the processes had of their own, in bytes.
     pub(crate) anonymous: u64,
     /// The most page cache, in bytes.
@@ -49,10 +44,7 @@ pub(crate) struct Seen {
 impl Seen {
     /// CPU seconds up to a time, between two looks by a straight line; `None` = nobody looked before or after it.
     pub(crate) fn cpu_at(&self, at: f64) -> Option<f64> {
-        let after = self.cpu.partition_point(|one| one.at < at);
-        let (before, after) = (self.cpu.get(after.checked_sub(1)?)?, self.cpu.get(after)?);
-        let share = (at - before.at) / (after.at - before.at);
-        Some(before.cpu + share * (after.cpu - before.cpu))
+        value_at(&self.cpu, at)
     }
 
     /// What our side told last before a time.
@@ -125,7 +117,7 @@ impl<'a> Watch<'a> {
     fn look_at_group(&mut self) -> Result<()> {
         let cpu = self.group.cpu()?.as_secs_f64();
         let memory = self.group.memory()?;
-        self.seen.cpu.push(CpuAt { at: now(), cpu });
+        self.seen.cpu.push((now(), cpu));
         self.seen.anonymous = self.seen.anonymous.max(memory.anonymous);
         self.seen.cache = self.seen.cache.max(memory.cache);
         Ok(())
@@ -172,18 +164,6 @@ pub(crate) fn bytes_below(folder: &Path, met: &mut HashSet<(u64, u64)>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cpu_between_two_looks_lies_on_a_straight_line() {
-        let at = |at, cpu| CpuAt { at, cpu };
-        let seen = Seen {
-            cpu: vec![at(1.0, 0.0), at(2.0, 2.0), at(4.0, 3.0)],
-            ..Seen::default()
-        };
-        assert_eq!(seen.cpu_at(1.5), Some(1.0));
-        assert_eq!(seen.cpu_at(3.0), Some(2.5));
-        assert_eq!((seen.cpu_at(0.5), seen.cpu_at(4.5)), (None, None));
-    }
 
     #[test]
     fn a_file_with_two_names_counts_once() {

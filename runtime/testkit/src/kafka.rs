@@ -1,9 +1,11 @@
-//! One real Apache Kafka 4.2.0: broker and controller in one process (KRaft), on loopback.
+//! One real Apache Kafka 4.2.0: broker and controller in one process (KRaft), on loopback or at another address of this
+//! machine.
 //!
 //! A test holds a [`Kafka`]; the broker ends with the handle, or with the test process. Topics are never made by accident:
 //! automatic creation is off. Transactions may ask for up to seven days, so that tests choose their own timeout.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -37,6 +39,7 @@ pub struct Kafka {
     remove_folder: bool,
     jars: PathBuf,
     options: KafkaOptions,
+    host: Ipv4Addr,
     port: u16,
     server: Option<Server>,
     warden: Option<Warden>,
@@ -48,7 +51,8 @@ impl Kafka {
     /// # Errors
     /// `Missing` without Java or, before the first fetch, Maven; `Step` when the broker does not start.
     pub fn start(folder: &Path, options: &KafkaOptions) -> Result<Self, TestbedError> {
-        let mut kafka = Self::prepare(folder, options, &Cache::of_user()?)?;
+        let cache = Cache::of_user()?;
+        let mut kafka = Self::prepare(Ipv4Addr::LOCALHOST, folder, options, &cache)?;
         kafka.run_first()?;
         kafka.watch()?;
         Ok(kafka)
@@ -59,13 +63,33 @@ impl Kafka {
     /// # Errors
     /// As [`Kafka::start`].
     pub fn start_temporary(options: &KafkaOptions) -> Result<Self, TestbedError> {
+        Self::start_temporary_at(Ipv4Addr::LOCALHOST, options)
+    }
+
+    /// As [`Kafka::start_temporary`], but listening at `host`, an address of this machine that others reach.
+    ///
+    /// # Errors
+    /// As [`Kafka::start`].
+    pub fn start_temporary_at(
+        host: Ipv4Addr,
+        options: &KafkaOptions,
+    ) -> Result<Self, TestbedError> {
         let folder = temporary_folder("kafka")?;
-        let prepared = Self::prepare(&folder, options, &Cache::of_user()?);
+        let prepared = Self::prepare(host, &folder, options, &Cache::of_user()?);
         let mut kafka = removing_on_failure(&folder, prepared)?;
         kafka.remove_folder = true;
         kafka.run_first()?;
         kafka.watch()?;
         Ok(kafka)
+    }
+
+    /// Fetches what a start needs: one that follows needs no way to other machines.
+    ///
+    /// # Errors
+    /// `Missing` without Java or, before the first fetch, Maven; `Step` when it cannot be fetched.
+    pub fn prefetch() -> Result<(), TestbedError> {
+        tool::java()?;
+        Cache::of_user()?.folder(VERSION, fetch).map(drop)
     }
 
     /// Starts a broker that stays after this process. The caller keeps its key to stop it.
@@ -76,7 +100,8 @@ impl Kafka {
         folder: &Path,
         cache: &Cache,
     ) -> Result<(ProcessKey, String), TestbedError> {
-        let mut kafka = Self::prepare(folder, &KafkaOptions::default(), cache)?;
+        let options = KafkaOptions::default();
+        let mut kafka = Self::prepare(Ipv4Addr::LOCALHOST, folder, &options, cache)?;
         kafka.run_first()?;
         let key = kafka
             .key()
@@ -88,7 +113,7 @@ impl Kafka {
 
     /// Address for clients, such as `127.0.0.1:18123`. The same for the whole life of the handle.
     pub fn bootstrap(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("{}:{}", self.host, self.port)
     }
 
     /// The folder with configuration, data and `broker.log`.
@@ -137,7 +162,12 @@ impl Kafka {
         self.watch()
     }
 
-    fn prepare(folder: &Path, options: &KafkaOptions, cache: &Cache) -> Result<Self, TestbedError> {
+    fn prepare(
+        host: Ipv4Addr,
+        folder: &Path,
+        options: &KafkaOptions,
+        cache: &Cache,
+    ) -> Result<Self, TestbedError> {
         tool::java()?;
         let jars = cache.folder(VERSION, fetch)?.join("lib");
         let data = folder.join("data");
@@ -147,6 +177,7 @@ impl Kafka {
             remove_folder: false,
             jars,
             options: options.clone(),
+            host,
             port: 0,
             server: None,
             warden: None,
@@ -168,7 +199,8 @@ impl Kafka {
     fn choose_ports(&mut self) -> Result<(), TestbedError> {
         self.port = port::free()?;
         let data = self.folder.join("data");
-        let text = properties(self.port, port::free()?, &data, &self.options);
+        let at = (self.host, self.port);
+        let text = properties(at, port::free()?, &data, &self.options);
         let path = self.folder.join("server.properties");
         fs::write(&path, text).map_err(TestbedError::io("write", &path))
     }
@@ -293,7 +325,12 @@ fn cluster_id() -> String {
     format!("HW{unique:019}A")
 }
 
-fn properties(port: u16, controller: u16, data: &Path, options: &KafkaOptions) -> String {
+fn properties(
+    (host, port): (Ipv4Addr, u16),
+    controller: u16,
+    data: &Path,
+    options: &KafkaOptions,
+) -> String {
     let data = data.display().to_string();
     let one = "1".to_owned();
     let few = "4".to_owned();
@@ -306,12 +343,9 @@ fn properties(port: u16, controller: u16, data: &Path, options: &KafkaOptions) -
         ),
         (
             "listeners",
-            format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}"),
+            format!("PLAINTEXT://{host}:{port},CONTROLLER://127.0.0.1:{controller}"),
         ),
-        (
-            "advertised.listeners",
-            format!("PLAINTEXT://127.0.0.1:{port}"),
-        ),
+        ("advertised.listeners", format!("PLAINTEXT://{host}:{port}")),
         (
             "listener.security.protocol.map",
             "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned(),
@@ -363,9 +397,18 @@ mod tests {
         let options = KafkaOptions {
             properties: vec![("transaction.max.timeout.ms".to_owned(), "900000".to_owned())],
         };
-        let text = properties(1, 2, Path::new("/data"), &options);
+        let at = (Ipv4Addr::LOCALHOST, 1);
+        let text = properties(at, 2, Path::new("/data"), &options);
         assert_eq!(text.matches("transaction.max.timeout.ms").count(), 1);
         assert!(text.contains("transaction.max.timeout.ms=900000\n"));
+    }
+
+    #[test]
+    fn clients_are_told_the_address_that_they_reach() {
+        let at = (Ipv4Addr::new(10, 0, 0, 1), 9_092);
+        let text = properties(at, 2, Path::new("/data"), &KafkaOptions::default());
+        assert!(text.contains("advertised.listeners=PLAINTEXT://10.0.0.1:9092\n"));
+        assert!(text.contains("CONTROLLER://127.0.0.1:2\n"), "{text}");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Real servers for tests: Apache Kafka and an S3 store on loopback, without a container engine; and a program that asks
-//! a server what its OpenAPI document says.
+//! Real servers for tests: Apache Kafka and an S3 store on loopback, without a container engine; a program that asks a
+//! server what its OpenAPI document says; and groups of processes with bounds of the kernel.
 //!
 //! Called by integration tests (a server that ends with the test process), by acceptance tests and by `cargo xtask testbed`
 //! (a server that stays until `down`). What must be downloaded or built is fetched once into a cache. The one rule: stop only
@@ -13,6 +13,7 @@
 )]
 
 pub mod cache;
+pub mod cgroup;
 pub mod error;
 pub mod kafka;
 pub mod port;
@@ -23,6 +24,7 @@ pub mod schemathesis;
 pub mod tool;
 
 pub use cache::Cache;
+pub use cgroup::ControlGroup;
 pub use error::TestbedError;
 pub use kafka::{Kafka, KafkaOptions};
 pub use resident::{Resident, Service};

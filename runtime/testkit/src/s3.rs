@@ -1,4 +1,5 @@
-//! One real S3 server: versitygw 1.8.0 over a folder, on loopback. Its conditional writes are atomic.
+//! One real S3 server: versitygw 1.8.0 over a folder, on loopback or at another address of this machine. Its conditional
+//! writes are atomic.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
@@ -25,6 +26,7 @@ pub struct S3 {
     folder: PathBuf,
     remove_folder: bool,
     program: PathBuf,
+    host: Ipv4Addr,
     port: u16,
     server: Option<Server>,
     warden: Option<Warden>,
@@ -33,7 +35,7 @@ pub struct S3 {
 impl S3 {
     /// The access key id of the server.
     pub const ACCESS_KEY_ID: &str = "testbed";
-    /// The secret key of the server: it listens on loopback and holds test data only.
+    /// The secret key of the server: it holds test data only, and listens where no other machine comes.
     pub const SECRET_ACCESS_KEY: &str = "testbed-secret";
     /// A bucket that every server has.
     pub const BUCKET: &str = "highwater";
@@ -45,7 +47,7 @@ impl S3 {
     /// # Errors
     /// `Missing` without Go, before the first build; `Step` when the server does not start.
     pub fn start(folder: &Path) -> Result<Self, TestbedError> {
-        let mut server = Self::prepare(folder, &Cache::of_user()?)?;
+        let mut server = Self::prepare(Ipv4Addr::LOCALHOST, folder, &Cache::of_user()?)?;
         server.run_first()?;
         server.watch()?;
         Ok(server)
@@ -56,8 +58,16 @@ impl S3 {
     /// # Errors
     /// As [`S3::start`].
     pub fn start_temporary() -> Result<Self, TestbedError> {
+        Self::start_temporary_at(Ipv4Addr::LOCALHOST)
+    }
+
+    /// As [`S3::start_temporary`], but listening at `host`, an address of this machine that others reach.
+    ///
+    /// # Errors
+    /// As [`S3::start`].
+    pub fn start_temporary_at(host: Ipv4Addr) -> Result<Self, TestbedError> {
         let folder = temporary_folder("s3")?;
-        let prepared = Self::prepare(&folder, &Cache::of_user()?);
+        let prepared = Self::prepare(host, &folder, &Cache::of_user()?);
         let mut server = removing_on_failure(&folder, prepared)?;
         server.remove_folder = true;
         server.run_first()?;
@@ -65,12 +75,20 @@ impl S3 {
         Ok(server)
     }
 
+    /// Builds what a start needs: one that follows needs no way to other machines.
+    ///
+    /// # Errors
+    /// `Missing` without Go, before the first build; `Step` when it cannot be built.
+    pub fn prefetch() -> Result<(), TestbedError> {
+        Cache::of_user()?.folder(VERSION, build).map(drop)
+    }
+
     /// Starts a server that stays after this process. The caller keeps its key to stop it.
     pub(crate) fn start_resident(
         folder: &Path,
         cache: &Cache,
     ) -> Result<(ProcessKey, String), TestbedError> {
-        let mut s3 = Self::prepare(folder, cache)?;
+        let mut s3 = Self::prepare(Ipv4Addr::LOCALHOST, folder, cache)?;
         s3.run_first()?;
         let key = s3
             .key()
@@ -82,7 +100,7 @@ impl S3 {
 
     /// Address for clients, such as `http://127.0.0.1:18123`.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}:{}", self.host, self.port)
     }
 
     /// The server process, while it runs.
@@ -126,7 +144,7 @@ impl S3 {
         self.watch()
     }
 
-    fn prepare(folder: &Path, cache: &Cache) -> Result<Self, TestbedError> {
+    fn prepare(host: Ipv4Addr, folder: &Path, cache: &Cache) -> Result<Self, TestbedError> {
         let program = cache.folder(VERSION, build)?.join("versitygw");
         // A bucket is a folder of the server's root.
         let bucket = folder.join("data").join(Self::BUCKET);
@@ -135,6 +153,7 @@ impl S3 {
             folder: folder.to_owned(),
             remove_folder: false,
             program,
+            host,
             port: port::free()?,
             server: None,
             warden: None,
@@ -158,16 +177,16 @@ impl S3 {
         let mut command = Command::new(&self.program);
         command
             .arg("--port")
-            .arg(format!("127.0.0.1:{}", self.port));
+            .arg(format!("{}:{}", self.host, self.port));
         command
             .args(["--region", Self::REGION, "posix"])
             .arg(self.folder.join("data"));
         command.env("ROOT_ACCESS_KEY", Self::ACCESS_KEY_ID);
         command.env("ROOT_SECRET_KEY", Self::SECRET_ACCESS_KEY);
         let mut server = Server::start(&mut command, &self.folder.join(LOG))?;
-        let port = self.port;
+        let at = (self.host, self.port);
         let ready = server.wait_ready("start of the S3 server", START_PATIENCE, || {
-            TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
+            TcpStream::connect(at).is_ok()
         });
         if ready.is_err() {
             server.kill()?;

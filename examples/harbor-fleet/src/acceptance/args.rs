@@ -13,6 +13,8 @@ const LONG_ABOUT: &str = "Kills the fraud scorer on a real Kafka and a real S3 s
     warning, starts it again, drains it at the end of the input and compares the committed output with an oracle: lost \
     and doubled must be 0. A run in which no output was pending at the kill is invalid and is repeated at another \
     instant. Rule R1 takes turns: as process function and as window operator.\n\n\
+    Every drill runs with the tasks in the process of the job or, with --workers, on worker processes of its own. There a \
+    stop point at a step of workers ends one of them, and the rest of the job is killed right behind it.\n\n\
     A failed run keeps its directory and prints the line that repeats it.";
 
 /// The arguments.
@@ -45,6 +47,10 @@ pub(super) struct Args {
     /// Keep the directories of runs that passed too
     #[arg(long)]
     pub(super) keep: bool,
+    /// Start each job as `run --workers`: worker processes with 2 slots each, or as many as the parallelism of the drill
+    /// needs [default: the tasks run in the process of the job]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub(super) workers: Option<u32>,
     #[command(flatten)]
     pub(super) backing: Backing,
 }
@@ -87,6 +93,18 @@ impl Backing {
         }
         if self.backend == Backend::Rocksdb {
             said.extend(["--state-local-dir".to_owned(), local.display().to_string()]);
+        }
+        said
+    }
+
+    /// The arguments of this program that say so again.
+    fn again(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        if self.backend == Backend::Rocksdb {
+            said.push("--backend rocksdb".to_owned());
+        }
+        if let Some(memory) = &self.state_memory {
+            said.push(format!("--state-memory {memory}"));
         }
         said
     }
@@ -140,6 +158,9 @@ enum Wanted {
     /// Stop with savepoint and go on at another parallelism, twice, with a kill in between each
     #[value(name = "HC-01")]
     Hc01,
+    /// Another parallelism while records flow, twice, with a kill on the way to the second
+    #[value(name = "HC-02")]
+    Hc02,
     /// Drained stop in the middle of the input
     #[value(name = "HC-09")]
     Hc09,
@@ -164,6 +185,7 @@ pub(super) enum Drill {
     HalfCommitted,
     Steps,
     Rescale,
+    LiveRescale,
     Drain,
     Backends,
     DiskFull,
@@ -171,7 +193,7 @@ pub(super) enum Drill {
 }
 
 impl Drill {
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::RandomKill,
         Self::Alignment,
         Self::PreCommit,
@@ -179,6 +201,7 @@ impl Drill {
         Self::HalfCommitted,
         Self::Steps,
         Self::Rescale,
+        Self::LiveRescale,
         Self::Drain,
         Self::Backends,
         Self::DiskFull,
@@ -200,6 +223,7 @@ impl Drill {
             Self::HalfCommitted => "HD-05",
             Self::Steps => "steps",
             Self::Rescale => "HC-01",
+            Self::LiveRescale => "HC-02",
             Self::Drain => "HC-09",
             Self::Backends => "HC-08",
             Self::DiskFull => "HD-13",
@@ -220,6 +244,12 @@ impl Args {
             Some(run) => run - 1..run,
             None => 0..self.runs,
         }
+    }
+
+    /// What a run is repeated with, beside its drill, its seed and its number.
+    pub(super) fn again(&self) -> Vec<String> {
+        let workers = self.workers.map(|workers| format!("--workers {workers}"));
+        self.backing.again().into_iter().chain(workers).collect()
     }
 
     /// The drills, each once, in the order of the table. `all` means those that the backend has.
@@ -289,6 +319,18 @@ mod tests {
             said(&["--backend", "rocksdb"]),
             "--state-backend rocksdb --state-memory 16MiB --state-local-dir /l"
         );
+    }
+
+    #[test]
+    fn a_failed_run_is_repeated_with_its_backend_and_its_workers() {
+        let again = |line: &str| {
+            let words = line.split_whitespace().collect::<Vec<_>>();
+            args(&words).again().join(" ")
+        };
+        assert_eq!(again(""), "");
+        let line = "--backend rocksdb --state-memory 8MiB --workers 2";
+        assert_eq!(again(line), line);
+        assert!(Args::try_parse_from(["x", "acceptance", "--workers", "0"]).is_err());
     }
 
     #[test]

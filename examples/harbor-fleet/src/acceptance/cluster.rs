@@ -113,10 +113,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// A producer that writes every record once.
+    /// A producer that writes every record once, of up to 16 MiB if the broker takes such.
     pub(super) fn producer(&self) -> anyhow::Result<BaseProducer> {
         let mut config = config(&self.bootstrap);
         config.set("enable.idempotence", "true");
+        config.set("message.max.bytes", "16777216");
         config.create().context("a Kafka producer")
     }
 

@@ -11,14 +11,15 @@ use super::cluster::Cluster;
 use super::disk;
 use super::feed::{Logs, Rate};
 use super::judge::{Verdict, judge};
+use super::rescale;
 use super::scene::{Halt, Kill, MustPend, RunName, Scene};
 use super::testbed::Testbed;
 use super::vectors;
 
 /// Subtasks of the job, where the drill does not say otherwise.
 pub(super) const PARALLELISM: u32 = 2;
-/// 32, 16 and 48 of the full profile, scaled to 4 partitions.
-const RESCALED: [u32; 3] = [4, 2, 6];
+/// The acknowledgements of one of two workers for a checkpoint: each runs a subtask of the four tasks of the job.
+const ACKS: u64 = 4;
 /// The first of the 20 checkpoints of a run that is disturbed, and how many later ones may be.
 const FIRST: u64 = 3;
 const SPREAD: u64 = 9;
@@ -40,6 +41,8 @@ pub(super) struct Shown {
     pub(super) verdict: Verdict,
     /// Where the process was ended, and how long until records flowed again.
     pub(super) kills: Vec<(String, Option<Duration>)>,
+    /// How long records stood still at each rescale that nothing disturbed.
+    pub(super) pauses: Vec<Duration>,
 }
 
 impl Order {
@@ -99,6 +102,7 @@ impl Order {
             kills: kills
                 .map(|Kill { step, recovery, .. }| (step.clone(), *recovery))
                 .collect(),
+            pauses: scene.pauses.clone(),
         })
     }
 
@@ -109,7 +113,7 @@ impl Order {
             ..Profile::ci()
         };
         let times = match self.drill {
-            Drill::Rescale | Drill::Backends => 3,
+            Drill::Rescale | Drill::LiveRescale | Drill::Backends => 3,
             Drill::RandomKill | Drill::Drain | Drill::DiskFull => 2,
             _ => 1,
         };
@@ -126,26 +130,27 @@ impl Order {
         let nth = |random: &mut Random, most: u64| 1 + random.below(most);
         match self.drill {
             Drill::RandomKill => return random_kills(scene),
-            Drill::Rescale => return rescale(scene),
+            Drill::Rescale => return rescale::stopped(scene),
+            Drill::LiveRescale => return rescale::live(scene, self.index),
             Drill::Drain => return drain(scene),
             Drill::Backends => return disk::backends(scene),
             Drill::DiskFull => return disk::full(scene),
             Drill::Alignment => {
                 // The first barrier of a checkpoint at a task: the other input is not there yet.
                 let task = nth(&mut scene.random, 4);
-                stop_once(scene, &format!("P1:{checkpoint},P3:{task}"))?;
+                stop_once(scene, checkpoint, (Step::P3, task))?;
             }
             Drill::PreCommit => {
-                let step = ["P4", "P5", "P6", "P7"][self.index as usize % 4];
-                let most = if step == "P7" { 1 } else { 8 };
+                let step = [Step::P4, Step::P5, Step::P6, Step::P7][self.index as usize % 4];
+                let most = if step == Step::P7 { 1 } else { 8 };
                 let time = nth(&mut scene.random, most);
-                stop_once(scene, &format!("P1:{checkpoint},{step}:{time}"))?;
+                stop_once(scene, checkpoint, (step, time))?;
             }
-            Drill::Completed => stop_once(scene, &format!("P8:{checkpoint},P9:1"))?,
+            Drill::Completed => stop_once(scene, checkpoint, (Step::P9, 1))?,
             Drill::HalfCommitted => {
-                let step = ["P10", "P11"][self.index as usize % 2];
-                let time = nth(&mut scene.random, 2) + u64::from(step == "P10");
-                stop_once(scene, &format!("P8:{checkpoint},{step}:{time}"))?;
+                let step = [Step::P10, Step::P11][self.index as usize % 2];
+                let time = nth(&mut scene.random, 2) + u64::from(step == Step::P10);
+                stop_once(scene, checkpoint, (step, time))?;
             }
             Drill::Steps => self.named_step(scene, checkpoint)?,
             Drill::Vectors => unreachable!("they have no scene"),
@@ -157,7 +162,7 @@ impl Order {
     fn named_step(&self, scene: &mut Scene<'_>, checkpoint: u64) -> Result<(), Halt> {
         let step = Step::ALL[self.index as usize % Step::ALL.len()];
         if step >= Step::R1 {
-            let first = format!("P8:{checkpoint},P9:1");
+            let first = stop_at(scene, checkpoint, (Step::P9, 1));
             scene.start(PARALLELISM, Some(&first))?;
             scene.wait_stop("P9", MustPend::Yes)?;
             let second = step.to_string();
@@ -166,22 +171,40 @@ impl Order {
             scene.start(PARALLELISM, None)?;
             return Ok(scene.wait_running()?);
         }
-        let from = if step > Step::P8 { "P8" } else { "P1" };
-        let stop_at = if step == Step::P1 {
-            format!("P1:{checkpoint}")
-        } else {
-            format!("{from}:{checkpoint},{step}:1")
-        };
-        stop_once(scene, &stop_at)
+        stop_once(scene, checkpoint, (step, 1))
     }
 }
 
-/// Runs until the process ends itself at `stop_at`, and has it go on.
-fn stop_once(scene: &mut Scene<'_>, stop_at: &str) -> Result<(), Halt> {
-    scene.start(PARALLELISM, Some(stop_at))?;
-    let step = stop_at.rsplit(',').next().unwrap_or(stop_at);
-    let step = step.split(':').next().unwrap_or(step);
-    scene.wait_stop(step, MustPend::Yes)?;
+/// Whether workers perform this step; the others are those of their coordinator.
+const fn is_of_workers(step: Step) -> bool {
+    matches!(
+        step,
+        Step::P3 | Step::P4 | Step::P5 | Step::P6 | Step::P10 | Step::P11
+    )
+}
+
+/// Where a process ends itself that comes to a step of this checkpoint, or behind it, for the so-manieth time.
+fn stop_at(scene: &Scene<'_>, checkpoint: u64, (step, time): (Step, u64)) -> String {
+    if scene.spec.workers.is_some() && is_of_workers(step) {
+        // A worker meets no step of its coordinator: its acknowledgements tell it how many checkpoints there were.
+        return format!("P6:{},{step}:{time}", checkpoint * ACKS);
+    }
+    match step {
+        Step::P1 => format!("P1:{checkpoint}"),
+        step if step > Step::P8 => format!("P8:{checkpoint},{step}:{time}"),
+        step => format!("P1:{checkpoint},{step}:{time}"),
+    }
+}
+
+/// Runs until the process ends itself at a step, and has it go on.
+fn stop_once(
+    scene: &mut Scene<'_>,
+    checkpoint: u64,
+    (step, time): (Step, u64),
+) -> Result<(), Halt> {
+    let stop_at = stop_at(scene, checkpoint, (step, time));
+    scene.start(PARALLELISM, Some(&stop_at))?;
+    scene.wait_stop(&step.to_string(), MustPend::Yes)?;
     scene.start(PARALLELISM, None)?;
     Ok(scene.wait_running()?)
 }
@@ -200,25 +223,6 @@ fn random_kills(scene: &mut Scene<'_>) -> Result<Logs, Halt> {
         scene.kill()?;
         scene.start(PARALLELISM, None)?;
         scene.wait_running()?;
-    }
-    finish(scene)
-}
-
-fn rescale(scene: &mut Scene<'_>) -> Result<Logs, Halt> {
-    for (savepoint, parallelism) in RESCALED.into_iter().enumerate() {
-        scene.start(parallelism, None)?;
-        scene.wait_checkpoints(1)?;
-        scene.pass_time(Duration::from_millis(1_500));
-        // The last one may come behind the input, where nothing is pending any more.
-        if savepoint < 2 || scene.is_fed() {
-            scene.kill()?;
-            scene.start(parallelism, None)?;
-            scene.wait_running()?;
-        }
-        if savepoint < 2 {
-            let name = format!("{}-{savepoint}", scene.spec.name);
-            scene.suspend(&name)?;
-        }
     }
     finish(scene)
 }

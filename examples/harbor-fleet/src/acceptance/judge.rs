@@ -2,7 +2,7 @@
 //!
 //! Source: the rules HB-11, HB-32, HB-33, HB-34, HB-73, HB-74 and HB-80 of Harbor Fleet.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -51,30 +51,12 @@ pub(super) fn committed(
 
 /// Judges a run whose job has read `logs` as far as its last checkpoint says, and was drained.
 pub(super) fn judge(scene: &Scene<'_>, logs: &Logs) -> anyhow::Result<Verdict> {
-    let mut verdict = Verdict::default();
     let (head, manifest) = scene.store.last()?;
     let positions = positions(&manifest)?;
-    let open = open_transactions(scene, &format!("hw.{}.markers", head.lineage))?;
+    let markers = format!("hw.{}.markers", head.lineage);
+    let open = open_transactions((scene.cluster, &scene.topics), &markers)?;
+    let (mut verdict, places) = judge_output((scene.cluster, &scene.topics), logs, &positions)?;
     verdict.violations.extend(open);
-
-    let mut expected = Expected::with_waking(WAKING_MS);
-    logs.expect(&positions, &mut expected);
-    let (mut observed, mut places) = (Observed::default(), BTreeSet::new());
-    let mut values = |topic: &'static str| -> anyhow::Result<Vec<Vec<u8>>> {
-        let seen = committed(scene.cluster, &scene.topics, topic)?;
-        places.extend(seen.iter().map(|seen| (topic, seen.partition, seen.offset)));
-        Ok(seen.into_iter().map(|seen| seen.value).collect())
-    };
-    observed.add_alerts(values(ALERTS_TOPIC)?)?;
-    observed.add_counts(values(COUNTS_TOPIC)?)?;
-    observed.add_late(values(LATE_TOPIC)?)?;
-    observed.add_dead_letters(values(DEAD_LETTER_TOPIC)?);
-    let report = Report::new(&expected, &observed);
-    (verdict.lost, verdict.doubled) = (report.lost, report.doubled);
-    let broken = report.violations.iter();
-    verdict
-        .violations
-        .extend(broken.map(|one| format!("{}: {}", one.rule, one.what)));
 
     let pending: BTreeSet<Place> = scene
         .kills
@@ -108,16 +90,50 @@ pub(super) fn judge(scene: &Scene<'_>, logs: &Logs) -> anyhow::Result<Verdict> {
     Ok(verdict)
 }
 
+/// Compares what is committed with `logs`, read up to these positions. Returns with it where each committed record is.
+pub(super) fn judge_output(
+    (cluster, topics): (&Cluster, &Topics),
+    logs: &Logs,
+    positions: &BTreeMap<i32, i64>,
+) -> anyhow::Result<(Verdict, BTreeSet<Place>)> {
+    let mut expected = Expected::with_waking(WAKING_MS);
+    logs.expect(positions, &mut expected);
+    let (mut observed, mut places) = (Observed::default(), BTreeSet::new());
+    let mut values = |topic: &'static str| -> anyhow::Result<Vec<Vec<u8>>> {
+        let seen = committed(cluster, topics, topic)?;
+        places.extend(seen.iter().map(|seen| (topic, seen.partition, seen.offset)));
+        Ok(seen.into_iter().map(|seen| seen.value).collect())
+    };
+    observed.add_alerts(values(ALERTS_TOPIC)?)?;
+    observed.add_counts(values(COUNTS_TOPIC)?)?;
+    observed.add_late(values(LATE_TOPIC)?)?;
+    observed.add_dead_letters(values(DEAD_LETTER_TOPIC)?);
+    let report = Report::new(&expected, &observed);
+    let broken = report.violations.iter();
+    let verdict = Verdict {
+        lost: report.lost,
+        doubled: report.doubled,
+        violations: broken
+            .map(|one| format!("{}: {}", one.rule, one.what))
+            .collect(),
+        ..Verdict::default()
+    };
+    Ok((verdict, places))
+}
+
 /// Partitions on which a transaction is open after the final stop (HB-74).
-fn open_transactions(scene: &Scene<'_>, markers: &str) -> anyhow::Result<Vec<String>> {
+pub(super) fn open_transactions(
+    (cluster, topics): (&Cluster, &Topics),
+    markers: &str,
+) -> anyhow::Result<Vec<String>> {
     let outputs = OUTPUTS.iter().flat_map(|(topic, partitions)| {
-        (0..*partitions).map(|partition| (scene.topics.name(topic), partition))
+        (0..*partitions).map(|partition| (topics.name(topic), partition))
     });
     let mut open = Vec::new();
     for (topic, partition) in outputs.chain([(markers.to_owned(), 0)]) {
-        let mut last = scene.cluster.ends(&topic, partition)?;
+        let mut last = cluster.ends(&topic, partition)?;
         wait_until(END_PATIENCE, || {
-            match scene.cluster.ends(&topic, partition) {
+            match cluster.ends(&topic, partition) {
                 Ok(ends) => last = ends,
                 Err(_) => return false,
             }

@@ -74,12 +74,12 @@ pub(super) fn run_all(args: &Args) -> anyhow::Result<String> {
         orders.len(),
         root.display()
     ));
-    let testbed = Testbed::start(root.clone(), args.backing.clone())?;
+    let testbed = Testbed::start(root.clone(), args.backing.clone(), args.workers)?;
     let started = testbed.clock.now();
     let mut table = Table::new(args.drills()?);
-    let total = orders.len();
+    let (total, more) = (orders.len(), args.again());
     side_by_side(&testbed, orders, lanes, |ended, done| {
-        say(&format!("{}\n", line(ended, (done, total))));
+        say(&format!("{}\n", line(ended, (done, total), &more)));
         table.add(ended);
     })?;
     let took = testbed.clock.now().saturating_sub(started);
@@ -216,8 +216,8 @@ impl Hall<'_> {
     }
 }
 
-/// One line about a run that has ended, and more where it failed.
-fn line(ended: &Ended, (done, total): (usize, usize)) -> String {
+/// One line about a run that has ended, and more where it failed. `more` is what it is repeated with, beside what is its own.
+fn line(ended: &Ended, (done, total): (usize, usize), more: &[String]) -> String {
     let order = &ended.order;
     let word = if ended.is_passed() {
         "passed"
@@ -239,6 +239,13 @@ fn line(ended: &Ended, (done, total): (usize, usize)) -> String {
             if !steps.is_empty() {
                 parts.push(format!("ended at {}", steps.join("+")));
             }
+            let pauses = shown.pauses.iter();
+            let pauses: Vec<_> = pauses
+                .map(|pause| format!("{:.1} s", pause.as_secs_f64()))
+                .collect();
+            if !pauses.is_empty() {
+                parts.push(format!("paused {}", pauses.join("+")));
+            }
             let verdict = &shown.verdict;
             parts.push(format!(
                 "pending {}, discarded {}, lost {}, doubled {}",
@@ -253,7 +260,8 @@ fn line(ended: &Ended, (done, total): (usize, usize)) -> String {
         Err(error) => lines.push(format!("{error:#}")),
     }
     if !ended.is_passed() {
-        lines.push(format!("again: {}", order.again()));
+        let again = [vec![order.again()], more.to_vec()].concat();
+        lines.push(format!("again: {}", again.join(" ")));
     }
     lines.insert(0, parts.join(", "));
     lines.join("\n    ")

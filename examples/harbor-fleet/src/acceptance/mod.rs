@@ -4,8 +4,8 @@
 //! from the outside: by what a `read_committed` consumer sees, by the group's offsets, by the objects in the store. The
 //! rule: a run in which nothing was pending at the kill proves nothing; it is repeated at another instant and never
 //! counted. In reading order: the arguments, the servers (cluster, store), the process, the payments, one run with its
-//! judge, the drills that are made of it (those of the local disk apart), the boundary vectors, the lanes that run them side by side, and the
-//! soak.
+//! judge, the drills that are made of it (those of another parallelism and of the local disk apart), the boundary vectors, the lanes that run
+//! them side by side, the soak, and the experiments on machines that are broken.
 
 use std::process::ExitCode;
 
@@ -13,10 +13,12 @@ mod args;
 mod cluster;
 mod disk;
 mod drill;
+mod faults;
 mod feed;
 mod judge;
 mod lanes;
 mod process;
+mod rescale;
 mod scene;
 mod soak;
 mod store;
@@ -35,6 +37,11 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     conclude(lanes::run_all(&args))
+}
+
+/// Runs the experiments on a cluster that the command line asks for.
+pub(crate) fn cluster() -> ExitCode {
+    faults::main()
 }
 
 /// Runs the soak that the command line asks for.

@@ -1,4 +1,7 @@
 //! The process of the job: started, asked, stopped and killed like any program.
+//!
+//! Where its tasks run on worker processes, it starts them itself, and they end with it. What kills the job kills all of them: a
+//! worker that outlived it would end gently and have its say.
 
 use std::fs::OpenOptions;
 use std::os::unix::process::ExitStatusExt as _;
@@ -8,7 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use highwater_testkit::S3;
-use highwater_testkit::process::wait_until;
+use highwater_testkit::process::{ProcessKey, wait_until};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::runtime::Handle;
 
@@ -17,6 +22,12 @@ use super::args::Backing;
 /// The signal with which a process ends itself at a stop point.
 const ABORTED: i32 = 6;
 const ANSWER: Duration = Duration::from_secs(2);
+/// What a process says right before it ends itself at a stop point.
+const LAST_WORDS: &str = "ended right before ";
+/// A killed process is gone within this time.
+const GONE: Duration = Duration::from_secs(10);
+/// Slots of a process that runs tasks, where nothing needs more.
+const SLOTS: u32 = 2;
 
 /// What a job is started with.
 #[derive(Clone, Debug)]
@@ -35,6 +46,10 @@ pub(super) struct JobSpec {
     pub(super) interval: &'static str,
     /// Where its state rests.
     pub(super) backing: Backing,
+    /// The worker processes that it starts; `None` = its tasks run in its own.
+    pub(super) workers: Option<u32>,
+    /// The largest parallelism that it comes to while it runs; 0 = that which it is started with.
+    pub(super) parallelism_max: u32,
     /// The bytes of the disk of its own that local files are on; `None` = they are beside its log.
     pub(super) small_disk: Option<u64>,
 }
@@ -98,15 +113,26 @@ impl JobSpec {
             .arg(self.folder.join("run"));
     }
 
+    /// The arguments that say where tasks run. Workers have slots enough for the largest parallelism.
+    fn room(&self, parallelism: u32) -> Vec<String> {
+        let said = |flag: &str, number: u32| [flag.to_owned(), number.to_string()];
+        let Some(workers) = self.workers else {
+            return said("--slots", SLOTS).into();
+        };
+        let needed = parallelism.max(self.parallelism_max).div_ceil(workers);
+        let slots = said("--slots", needed.max(SLOTS));
+        [said("--workers", workers), slots].concat()
+    }
+
     /// Starts the job.
     pub(super) fn start(&self, parallelism: u32, how: Start<'_>) -> anyhow::Result<Process> {
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.folder.join("job.log"))
-            .context("job.log")?;
+        let path = self.folder.join("job.log");
+        let log = OpenOptions::new().create(true).append(true).open(&path);
+        let log = log.context("job.log")?;
+        let said = log.metadata().context("job.log")?.len();
         let mut command = self.with_store(self.launcher()?);
-        command.args(["run", "--quiet", "--slots", "2"]);
+        command.args(["run", "--quiet"]);
+        command.args(self.room(parallelism));
         command.args(self.backing.arguments(&self.local()));
         command.args(["--checkpoint-interval", self.interval]);
         command.args(["--restart-first-delay", "100ms", "--parallelism"]);
@@ -124,6 +150,7 @@ impl JobSpec {
         let child = command.stdout(Stdio::null()).stderr(log).spawn();
         Ok(Process {
             child: child.context("the job process")?,
+            log: self.workers.is_some().then_some((path, said)),
         })
     }
 
@@ -171,6 +198,13 @@ impl JobSpec {
         })
     }
 
+    /// The parallelism that it runs at: that of its widest task; `None` = it does not answer now.
+    pub(super) fn parallelism(&self, rim: &Handle) -> Option<u64> {
+        let graph: Value = serde_json::from_str(&self.ask(rim, "/v1/graph")?).ok()?;
+        let tasks = graph["tasks"].as_array()?.iter();
+        tasks.filter_map(|task| task["parallelism"].as_u64()).max()
+    }
+
     /// Whether records flow.
     pub(super) fn is_running(&self, rim: &Handle) -> bool {
         self.status(rim)
@@ -193,6 +227,17 @@ impl JobSpec {
 /// A running job.
 pub(super) struct Process {
     child: Child,
+    /// With workers: the log that all of them write, and its length before this process.
+    log: Option<(PathBuf, u64)>,
+}
+
+/// How a process that was to end itself has ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Stopped {
+    /// It is gone.
+    Whole(ExitStatus),
+    /// A worker of it is gone, by a stop point.
+    Worker,
 }
 
 impl Process {
@@ -206,11 +251,48 @@ impl Process {
         self.child.try_wait().context("looking at the job process")
     }
 
-    /// SIGKILL, and waits for the process to be gone.
+    /// SIGKILL to it and to the workers that it has started, and waits for all to be gone.
     pub(super) fn kill(&mut self) -> anyhow::Result<()> {
+        let workers = children_of(self.id());
+        for worker in &workers {
+            let worker = i32::try_from(worker.pid).ok().and_then(Pid::from_raw);
+            match kill_process(worker.context("the number of a worker")?, Signal::KILL) {
+                // One that has just ended is not there to be killed.
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(error) => return Err(error).context("killing a worker"),
+            }
+        }
         self.child.kill().context("killing the job")?;
         self.child.wait().context("waiting for the killed job")?;
+        let alive = || workers.iter().any(|worker| worker.is_alive());
+        if !wait_until(GONE, || !alive()) {
+            bail!("a killed worker does not end");
+        }
         Ok(())
+    }
+
+    /// How it has come to its stop point, if it has.
+    fn stopped(&mut self) -> anyhow::Result<Option<Stopped>> {
+        if let Some(status) = self.ended()? {
+            return Ok(Some(Stopped::Whole(status)));
+        }
+        let Some((path, before)) = &self.log else {
+            return Ok(None);
+        };
+        let log = std::fs::read(path).context("job.log")?;
+        let said = log.get(*before as usize..).unwrap_or_default();
+        let is_last = String::from_utf8_lossy(said).contains(LAST_WORDS);
+        Ok(is_last.then_some(Stopped::Worker))
+    }
+
+    /// Waits until it has ended, or a worker of it has ended itself at a stop point.
+    pub(super) fn wait_stopped(&mut self, patience: Duration) -> anyhow::Result<Option<Stopped>> {
+        let mut stopped = Ok(None);
+        wait_until(patience, || {
+            stopped = self.stopped();
+            !matches!(stopped, Ok(None))
+        });
+        stopped
     }
 
     /// Waits for its end.
@@ -230,6 +312,20 @@ impl Drop for Process {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// The living processes that this one has started.
+fn children_of(process: u32) -> Vec<ProcessKey> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let children = numbers.filter(|number| parent_of(*number) == Some(process));
+    children.filter_map(ProcessKey::of).collect()
+}
+
+fn parent_of(process: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    line.trim().parse().ok()
 }
 
 /// Whether a process ended itself at a stop point.

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::cluster::{Cluster, Isolation};
 use super::feed::{Feed, Logs, Rate};
-use super::process::{JobSpec, Process, Start, is_stop_point};
+use super::process::{JobSpec, Process, Start, Stopped, is_stop_point};
 use super::store::{Store, positions};
 use super::testbed::Testbed;
 
@@ -128,6 +128,8 @@ pub(super) fn job_of(testbed: &Testbed, run: &RunName) -> JobSpec {
         s3_endpoint: testbed.s3_endpoint(),
         interval: "1s",
         backing: testbed.backing.clone(),
+        workers: testbed.workers,
+        parallelism_max: 0,
         small_disk: None,
     }
 }
@@ -140,6 +142,8 @@ pub(super) struct Scene<'a> {
     pub(super) store: Store,
     pub(super) topics: Topics,
     pub(super) kills: Vec<Kill>,
+    /// How long records stood still at each rescale that nothing disturbed.
+    pub(super) pauses: Vec<Duration>,
     pub(super) random: Random,
     partitions: i32,
     feed: Feed,
@@ -168,6 +172,7 @@ impl<'a> Scene<'a> {
             store,
             topics,
             kills: Vec::new(),
+            pauses: Vec::new(),
             random,
             partitions,
             feed,
@@ -280,6 +285,13 @@ impl<'a> Scene<'a> {
         })
     }
 
+    /// Waits until the running process has completed `count` more checkpoints.
+    pub(super) fn wait_more_checkpoints(&mut self, count: u64) -> anyhow::Result<()> {
+        let status = self.spec.status(self.testbed.rim()).unwrap_or_default();
+        let done = status["checkpoints"]["completed_count"].as_u64();
+        self.wait_checkpoints(done.unwrap_or(0) + count)
+    }
+
     /// Lets a random time pass, at most `most`.
     pub(super) fn pass_time(&mut self, most: Duration) {
         let millis = self.random.below(most.as_millis() as u64 + 1);
@@ -305,26 +317,29 @@ impl<'a> Scene<'a> {
         self.note_kill("SIGKILL".to_owned(), MustPend::Yes)
     }
 
-    /// Waits until the process ends itself at a stop point.
+    /// Waits until the process ends itself at a stop point, or a worker of it does; then all of it is killed.
     pub(super) fn wait_stop(&mut self, step: &str, must: MustPend) -> Result<(), Halt> {
         let mut process = self.process.take().context("nothing runs")?;
-        let mut ended = process.wait(Duration::ZERO)?;
-        while ended.is_none() {
+        let mut stopped = process.wait_stopped(Duration::ZERO)?;
+        while stopped.is_none() {
             // Once everything is read no step brings output any more.
             let last = self.feed.is_over();
-            ended = process.wait(Duration::from_secs(1))?;
-            if last && ended.is_none() {
+            stopped = process.wait_stopped(Duration::from_secs(1))?;
+            if last && stopped.is_none() {
                 return Err(Halt::Invalid(format!("{step} was not reached in time")));
             }
         }
-        match ended {
-            Some(status) if is_stop_point(status) => self.note_kill(step.to_owned(), must),
-            Some(status) => {
+        match stopped {
+            Some(Stopped::Whole(status)) if is_stop_point(status) => {}
+            Some(Stopped::Whole(status)) => {
                 let tail = self.spec.tail();
-                Err(anyhow!("the job ended ({status}) instead of at {step}\n{tail}").into())
+                let reason = anyhow!("the job ended ({status}) instead of at {step}\n{tail}");
+                return Err(reason.into());
             }
-            None => Err(anyhow!("the job did not end").into()),
+            Some(Stopped::Worker) => process.kill()?,
+            None => return Err(anyhow!("the job did not end").into()),
         }
+        self.note_kill(step.to_owned(), must)
     }
 
     /// The partitions of outputs in which a transaction is open, and from where on.
@@ -397,6 +412,48 @@ impl<'a> Scene<'a> {
         !self.feed.is_over()
     }
 
+    /// Has the running job go on at another parallelism, and notes how long records stood still.
+    pub(super) fn rescale(&mut self, parallelism: u32) -> anyhow::Result<()> {
+        let before = self.redeployments();
+        let wanted = parallelism.to_string();
+        self.spec.call(&["rescale", "--parallelism", &wanted])?;
+        self.expect_parallelism(&[parallelism])?;
+        let after = self.redeployments();
+        if after.0 > before.0 {
+            self.pauses.push(Duration::from_millis(after.1));
+        }
+        Ok(())
+    }
+
+    /// Asks for another parallelism, and does not wait for it.
+    pub(super) fn ask_rescale(&self, parallelism: u32) -> anyhow::Result<()> {
+        let wanted = parallelism.to_string();
+        let words = ["rescale", "--parallelism", &wanted, "--detach"];
+        self.spec.call(&words)
+    }
+
+    /// How often the tasks of the process began anew without a failure, and how long records stood still at the last time, in
+    /// milliseconds.
+    fn redeployments(&self) -> (u64, u64) {
+        let status = self.spec.status(self.testbed.rim()).unwrap_or_default();
+        let part = |name: &str| status["redeployments"][name].as_u64().unwrap_or(0);
+        (part("count"), part("pause_ms"))
+    }
+
+    /// The running job is at one of these.
+    pub(super) fn expect_parallelism(&mut self, allowed: &[u32]) -> anyhow::Result<()> {
+        let mut found = None;
+        self.wait("the job tells its parallelism", |scene| {
+            found = scene.spec.parallelism(scene.testbed.rim());
+            found.is_some()
+        })?;
+        let is_allowed = |one: &u32| found == Some(u64::from(*one));
+        if !allowed.iter().any(is_allowed) {
+            bail!("HC-02: the job runs at {found:?}, and one of {allowed:?} is due");
+        }
+        Ok(())
+    }
+
     /// Stops with state kept and a savepoint of this name.
     pub(super) fn suspend(&mut self, savepoint: &str) -> anyhow::Result<()> {
         self.spec.call(&["stop", "--savepoint", savepoint])?;
@@ -447,6 +504,6 @@ impl<'a> Scene<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MustPend {
     Yes,
-    /// It is the second of a pair, and something was pending at the first.
+    /// It is the second of a pair, and something was pending at the first; or all output is confirmed at this step.
     No,
 }

@@ -107,7 +107,7 @@ pub(super) fn run(args: &Soak) -> anyhow::Result<String> {
         .context("a temporary directory")?
         .keep();
     say(&format!("seed {seed}, working in {}\n", root.display()));
-    let testbed = Testbed::start(root.clone(), args.backing.clone())?;
+    let testbed = Testbed::start(root.clone(), args.backing.clone(), None)?;
     let cluster = Cluster::at(&testbed.bootstrap())?;
     let (rate, of) = if let Some(rate) = args.rate {
         (rate, "as told".to_owned())

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use highwater_coordinator::LeaseStore as _;
 use highwater_coordinator::housekeeping::{collect, delete};
 use highwater_coordinator::store::JobStore;
+use highwater_protocol::election::{LeaseRead, LeaseState};
 use highwater_protocol::gc::{Gc, GcEnd, Reach, Retention};
 use highwater_protocol::head::Head;
 use highwater_protocol::manifest::Manifest;
@@ -49,6 +51,14 @@ impl Store {
     pub(super) fn head(&self) -> anyhow::Result<Option<Head>> {
         let found = self.rim.block_on(self.store.read_head());
         Ok(found.context("the head object")?.map(|found| found.head))
+    }
+
+    /// Where the coordinator that holds the lease takes workers, if one holds it.
+    pub(super) fn leader(&self) -> Option<String> {
+        match self.rim.block_on(self.store.read()) {
+            LeaseRead::Found(lease, _) if lease.state == LeaseState::Held => Some(lease.address),
+            _ => None,
+        }
     }
 
     /// The last completed checkpoint.

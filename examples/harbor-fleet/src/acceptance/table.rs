@@ -7,9 +7,12 @@ use std::time::Duration;
 use super::args::Drill;
 use super::lanes::Ended;
 
-/// HD-01 on the CI profile: from the kill until all subtasks run, in 95 of 100 runs (B.14).
+/// HD-01 on the CI profile: from the kill until all subtasks run.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(10);
-const RECOVERED_PERCENT: usize = 95;
+/// HC-02 on the CI profile: from the barrier of a rescale until records flow again.
+const PAUSE_LIMIT: Duration = Duration::from_secs(10);
+/// Both are kept in so many of 100 cases (B.14).
+const IN_TIME_PERCENT: usize = 95;
 
 /// What the runs of one drill have shown.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +27,27 @@ struct Row {
     lost: u64,
     doubled: u64,
     recoveries: Vec<Duration>,
+    pauses: Vec<Duration>,
+}
+
+/// What is wrong with times that are above a limit too often.
+fn too_slow(what: &str, times: &[Duration], limit: Duration) -> Option<String> {
+    let in_time = times.iter().filter(|one| **one <= limit);
+    let is_fast = in_time.count() * 100 >= times.len() * IN_TIME_PERCENT;
+    (!is_fast).then(|| format!("{what} within {} s too seldom", limit.as_secs()))
+}
+
+/// Median and most.
+fn spread(times: &[Duration]) -> String {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    match (times.get(times.len() / 2), times.last()) {
+        (Some(median), Some(most)) => {
+            let (median, most) = (median.as_secs_f64(), most.as_secs_f64());
+            format!("{median:.1} s ({most:.1} s)")
+        }
+        _ => "-".to_owned(),
+    }
 }
 
 /// All rows.
@@ -49,6 +73,7 @@ impl Table {
             .extend(shown.kills.iter().map(|(step, _)| step.clone()));
         row.recoveries
             .extend(shown.kills.iter().filter_map(|(_, recovery)| *recovery));
+        row.pauses.extend(&shown.pauses);
         row.pending += shown.verdict.pending;
         row.discarded += shown.verdict.discarded;
         row.lost += shown.verdict.lost;
@@ -59,31 +84,26 @@ impl Table {
         self.0.values().map(of).sum()
     }
 
-    /// Whether every run passed, and recovery was fast enough often enough.
+    /// Whether every run passed, and recoveries and rescales were fast enough often enough.
     pub(super) fn is_clean(&self) -> bool {
         let all_passed = self.0.values().all(|row| row.passed == row.runs);
-        all_passed && self.is_fast()
+        all_passed && self.slow().is_empty()
     }
 
-    fn is_fast(&self) -> bool {
-        self.0.get(&Drill::RandomKill).is_none_or(|row| {
-            let fast = row.recoveries.iter().filter(|one| **one <= RECOVERY_LIMIT);
-            fast.count() * 100 >= row.recoveries.len() * RECOVERED_PERCENT
-        })
+    /// What was too slow too often.
+    fn slow(&self) -> Vec<String> {
+        let recovered = self.0.get(&Drill::RandomKill);
+        let recovered =
+            recovered.and_then(|row| too_slow("HD-01 recovered", &row.recoveries, RECOVERY_LIMIT));
+        let went_on = self.0.get(&Drill::LiveRescale);
+        let went_on = went_on.and_then(|row| too_slow("HC-02 went on", &row.pauses, PAUSE_LIMIT));
+        recovered.into_iter().chain(went_on).collect()
     }
 
     /// The whole in a line.
     pub(super) fn summary(&self) -> String {
-        let slow = if self.is_fast() {
-            String::new()
-        } else {
-            format!(
-                ", HD-01 recovered within {} s too seldom",
-                RECOVERY_LIMIT.as_secs()
-            )
-        };
-        format!(
-            "{} of {} runs passed, lost {}, doubled {}, {} kills, {} records pending, {} of them discarded{slow}",
+        let counted = format!(
+            "{} of {} runs passed, lost {}, doubled {}, {} kills, {} records pending, {} of them discarded",
             self.sum(|row| row.passed),
             self.sum(|row| row.runs),
             self.sum(|row| row.lost),
@@ -91,7 +111,8 @@ impl Table {
             self.sum(|row| row.kills as u64),
             self.sum(|row| row.pending),
             self.sum(|row| row.discarded),
-        )
+        );
+        [vec![counted], self.slow()].concat().join(", ")
     }
 }
 
@@ -99,7 +120,7 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "\n{:<6} {:>4} {:>6} {:>8} {:>5} {:>8} {:>9} {:>4} {:>7} {:>15}  ended at",
+            "\n{:<6} {:>4} {:>6} {:>8} {:>5} {:>8} {:>9} {:>4} {:>7} {:>15} {:>15}  ended at",
             "drill",
             "runs",
             "passed",
@@ -109,26 +130,15 @@ impl fmt::Display for Table {
             "discarded",
             "lost",
             "doubled",
-            "recovery (most)"
+            "recovery (most)",
+            "pause (most)"
         )?;
         for (drill, row) in &self.0 {
-            let mut recoveries = row.recoveries.clone();
-            recoveries.sort_unstable();
-            let median = recoveries.get(recoveries.len() / 2);
-            let recovery = match (median, recoveries.last()) {
-                (Some(median), Some(most)) => {
-                    format!(
-                        "{:.1} s ({:.1} s)",
-                        median.as_secs_f64(),
-                        most.as_secs_f64()
-                    )
-                }
-                _ => "-".to_owned(),
-            };
+            let (recovery, pause) = (spread(&row.recoveries), spread(&row.pauses));
             let steps: Vec<_> = row.steps.iter().map(String::as_str).collect();
             writeln!(
                 f,
-                "{:<6} {:>4} {:>6} {:>8} {:>5} {:>8} {:>9} {:>4} {:>7} {recovery:>15}  {}",
+                "{:<6} {:>4} {:>6} {:>8} {:>5} {:>8} {:>9} {:>4} {:>7} {recovery:>15} {pause:>15}  {}",
                 drill.name(),
                 row.runs,
                 row.passed,

@@ -24,6 +24,8 @@ pub(super) struct Testbed {
     pub(super) root: PathBuf,
     /// Where jobs keep their state.
     pub(super) backing: Backing,
+    /// The worker processes of each job; `None` = its tasks run in its own.
+    pub(super) workers: Option<u32>,
     /// Time.
     pub(super) clock: Arc<dyn Clock>,
     _servers: JoinSet<std::io::Result<()>>,
@@ -31,7 +33,11 @@ pub(super) struct Testbed {
 
 impl Testbed {
     /// Starts everything.
-    pub(super) fn start(root: PathBuf, backing: Backing) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        root: PathBuf,
+        backing: Backing,
+        workers: Option<u32>,
+    ) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -49,6 +55,7 @@ impl Testbed {
             runtime,
             root,
             backing,
+            workers,
             clock: clock()?,
             _servers: servers,
         })

@@ -230,6 +230,7 @@ pub(super) fn run(testbed: &Testbed, cluster: &Cluster, run: &RunName) -> Result
     Ok(Shown {
         verdict: Verdict::default(),
         kills: Vec::new(),
+        pauses: Vec::new(),
     })
 }
 

@@ -9,7 +9,7 @@ use highwater_types::EventTime;
 use highwater_types::key::hash_bytes;
 
 use super::draw::{Popularity, amount, between};
-use super::{Profile, Silence};
+use super::{Profile, Silence, Wide};
 use crate::payments::{Payment, Status, WINDOW_MS};
 
 /// The share of declined payments, bursts included.
@@ -43,6 +43,7 @@ struct Drawn {
 /// All lines of a log, in order of arrival.
 pub struct PaymentPlan {
     partitions: u32,
+    wide: Option<Wide>,
     /// Sorted by arrival; payments that arrive together keep the order in which they were drawn.
     drawn: Vec<Drawn>,
     /// Before which payment a malformed line stands, in order, and in which partition.
@@ -64,6 +65,7 @@ impl PaymentPlan {
         drawn.sort_by_key(|payment| payment.arrival);
         Self {
             partitions: profile.partitions,
+            wide: profile.wide,
             drawn,
             malformed,
         }
@@ -79,13 +81,14 @@ impl PaymentPlan {
     ) -> Result<(), E> {
         let mut malformed = self.malformed.iter().peekable();
         let (mut number, mut line) = (0, Vec::new());
-        for (at, drawn) in (0..).zip(&self.drawn) {
+        for (at, drawn) in (0_u64..).zip(&self.drawn) {
             while let Some((_, partition)) = malformed.next_if(|(before, _)| *before <= at) {
                 write(number, *partition, malformed_line(number))?;
                 number += 1;
             }
             line.clear();
-            let partition = drawn.write(self.partitions, &mut line);
+            let wide = self.wide.filter(|wide| (at + 1).is_multiple_of(wide.every));
+            let partition = drawn.write(self.partitions, wide, &mut line);
             write(number, partition, &line)?;
             number += 1;
         }
@@ -103,16 +106,17 @@ fn partition_of(user_id: &str, partitions: u32) -> u32 {
 }
 
 impl Drawn {
-    fn write(self, partitions: u32, line: &mut Vec<u8>) -> u32 {
+    fn write(self, partitions: u32, wide: Option<Wide>, line: &mut Vec<u8>) -> u32 {
         let payment = Payment {
             event_time: EventTime(self.event_time),
             user_id: user_id(self.user),
             amount: Cents(self.cents),
-            status: match self.answer {
-                Answer::Approved => Status::Approved,
-                Answer::Declined => Status::Declined,
-                Answer::Ignored if self.cents % 2 == 0 => Status::Other("PENDING".into()),
-                Answer::Ignored => Status::Other("declined".into()),
+            status: match (wide, self.answer) {
+                (Some(wide), _) => Status::Other("W".repeat(wide.bytes).into()),
+                (None, Answer::Approved) => Status::Approved,
+                (None, Answer::Declined) => Status::Declined,
+                (None, Answer::Ignored) if self.cents % 2 == 0 => Status::Other("PENDING".into()),
+                (None, Answer::Ignored) => Status::Other("declined".into()),
             },
         };
         if self.time_as_number {
@@ -232,7 +236,14 @@ impl Drawing<'_> {
             self.profile.start_ms + self.profile.span_ms,
         );
         while (self.drawn.len() as u64) < self.profile.payments {
-            let user = popularity.draw(&mut self.random);
+            let hot = self.profile.hot_percent;
+            // Without hot payments nothing is drawn for them: other profiles keep their bytes.
+            let is_hot = hot > 0 && self.random.below(100) < hot;
+            let user = if is_hot {
+                0
+            } else {
+                popularity.draw(&mut self.random)
+            };
             let kind = self.random.unit();
             let answer = if kind < declined {
                 Answer::Declined

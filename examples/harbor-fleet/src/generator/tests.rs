@@ -170,3 +170,42 @@ fn the_silent_partition_is_silent_in_event_time() {
         7
     );
 }
+
+#[test]
+fn most_payments_of_a_hot_profile_are_of_one_user() {
+    let profile = Profile {
+        hot_percent: 90,
+        silence: None,
+        ..small(Profile::ci())
+    };
+    let lines = lines(&profile);
+    let payments = lines.iter().filter_map(|line| line.payment.as_ref());
+    let hot = payments.filter(|payment| payment.user_id == "u00000");
+    let share = hot.count() as f64 / profile.payments as f64;
+    // Bursts are of all users.
+    assert!((0.80..0.95).contains(&share), "{share}");
+}
+
+#[test]
+fn wide_payments_are_payments_with_a_status_that_the_rules_ignore() {
+    let profile = Profile {
+        wide: Some(Wide {
+            every: 1_000,
+            bytes: 100_000,
+        }),
+        ..small(Profile::ci())
+    };
+    let lines = lines(&profile);
+    let wide: Vec<_> = lines
+        .iter()
+        .filter(|line| line.bytes.len() > 100_000)
+        .collect();
+    assert_eq!(wide.len(), 20);
+    let mut expected = crate::oracle::Expected::default();
+    for line in wide {
+        let status = &line.payment.as_ref().unwrap().status;
+        assert!(matches!(status, Status::Other(_)));
+        expected.add_partition(&[line.bytes.as_slice(), b"\n"].concat());
+    }
+    assert_eq!((expected.payments, expected.other_statuses), (20, 20));
+}

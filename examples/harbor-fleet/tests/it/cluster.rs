@@ -12,6 +12,10 @@ use highwater_tls::testing::Authority;
 
 use crate::job::Job;
 
+mod leave;
+mod rescale;
+mod seen;
+
 /// A port that is free now.
 fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -145,7 +149,10 @@ struct Cluster {
 
 impl Cluster {
     fn start(backend: &'static str, stop_at: Option<&str>) -> Self {
-        let job = Job::new(backend);
+        Self::of(Job::new(backend), stop_at)
+    }
+
+    fn of(job: Job, stop_at: Option<&str>) -> Self {
         let address = format!("127.0.0.1:{}", free_port());
         let coordinator = Coordinator::start(&job, &address, stop_at);
         Self {

@@ -4,18 +4,29 @@ use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use harbor_fleet::blocklist::{Faults, serve};
-use harbor_fleet::generator::{AtOnce, Profile, write_log};
+use harbor_fleet::generator::{AtOnce, Pace, Paced, Profile, write_log};
 use harbor_fleet::oracle::{Expected, Observed, Report};
 use harbor_fleet::payments::{
     ALERTS_TOPIC, COUNTS_TOPIC, DEAD_LETTER_TOPIC, LATE_TOPIC, PAYMENTS_TOPIC,
 };
 use highwater_connectors::file_sink::committed_files;
+use highwater_connectors::{FileLogWriter, RecordsPerSecond, SystemClock};
+use serde_json::Value;
 
 /// The signal of `abort`.
 const ABORTED: i32 = 6;
+/// How long the status server of a job may take to answer.
+const ANSWER: Duration = Duration::from_secs(2);
+/// So many payments come in a second, where they come while the job runs.
+const A_SECOND: f64 = 200.0;
+/// Between two looks at whether the rest of them is to come.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// The blocklist that all tests ask.
 fn blocklist() -> SocketAddr {
@@ -43,10 +54,74 @@ fn blocklist() -> SocketAddr {
     })
 }
 
+/// Writes payments while a job runs, a few at a time until it is told to write the rest.
+struct Feed {
+    rest: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Feed {
+    fn start(profile: Profile, root: PathBuf) -> Self {
+        // The topic is there before a job looks for it.
+        drop(FileLogWriter::open(&root, PAYMENTS_TOPIC, profile.partitions).unwrap());
+        let rest = Arc::new(AtomicBool::new(false));
+        let rate = RecordsPerSecond::try_new(A_SECOND).unwrap();
+        let clock = Arc::new(SystemClock::start().unwrap());
+        let mut pace = UntilTold {
+            paced: Paced::new(rate, clock),
+            rest: Arc::clone(&rest),
+            kept_from: profile.payments,
+        };
+        let write = move || write_log(&profile, &root, &mut pace).unwrap();
+        Self {
+            rest,
+            thread: Some(std::thread::spawn(write)),
+        }
+    }
+
+    fn finish(&self) {
+        self.rest.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.finish();
+        if let Some(thread) = self.thread.take() {
+            // A test that failed needs no payments any more, whatever became of them.
+            drop(thread.join());
+        }
+    }
+}
+
+/// At a steady rate up to a line, which and all later ones come once they are asked for.
+struct UntilTold {
+    paced: Paced,
+    rest: Arc<AtomicBool>,
+    kept_from: u64,
+}
+
+impl Pace for UntilTold {
+    fn release(&mut self, number: u64) -> u64 {
+        loop {
+            if self.rest.load(Ordering::Relaxed) {
+                return u64::MAX;
+            }
+            if number < self.kept_from {
+                return self.paced.release(number).min(self.kept_from);
+            }
+            std::thread::park_timeout(LOOK);
+        }
+    }
+}
+
 /// One job with its input, output and state.
 pub(crate) struct Job {
+    /// Ends before the folder does.
+    feed: Option<Feed>,
     folder: tempfile::TempDir,
     pub(crate) backend: &'static str,
+    interval: &'static str,
 }
 
 impl Job {
@@ -58,7 +133,36 @@ impl Job {
             ..Profile::demo()
         };
         write_log(&profile, &folder.path().join("in"), &mut AtOnce).unwrap();
-        Self { folder, backend }
+        Self {
+            feed: None,
+            folder,
+            backend,
+            interval: "20ms",
+        }
+    }
+
+    /// A job whose payments come while it runs, each window within half a second, and which takes no checkpoint by itself. Its input ends
+    /// once that is wanted.
+    pub(crate) fn fed(backend: &'static str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let profile = Profile {
+            payments: 20_000,
+            users: 200,
+            span_ms: 36 * 3_600_000,
+            silence: None,
+            ..Profile::demo()
+        };
+        Self {
+            feed: Some(Feed::start(profile, folder.path().join("in"))),
+            folder,
+            backend,
+            interval: "1h",
+        }
+    }
+
+    /// Lets the input come to its end.
+    pub(crate) fn end_input(&self) {
+        self.feed.as_ref().unwrap().finish();
     }
 
     pub(crate) fn at(&self, name: &str) -> PathBuf {
@@ -70,7 +174,7 @@ impl Job {
         let mut command = Command::new(env!("CARGO_BIN_EXE_harbor-fleet"));
         command.args([role, "--quiet", "--job", "harbor-fleet"]);
         command.args(["--parallelism", &parallelism.to_string(), "--slots", "2"]);
-        command.args(["--checkpoint-interval", "20ms"]);
+        command.args(["--checkpoint-interval", self.interval]);
         let folder = |flag, name| [flag, self.at(name).display().to_string()];
         command.args(folder("--state-dir".to_owned(), "state"));
         command.args(folder("--run-dir".to_owned(), "run"));
@@ -84,7 +188,36 @@ impl Job {
         ] {
             command.args(["--param", &format!("{name}={value}")]);
         }
+        if self.feed.is_some() {
+            // No partition is taken for idle because the machine was busy.
+            command.args(["--param", "idle-ms=60000"]);
+        }
         command
+    }
+
+    /// A command that speaks to the running job.
+    pub(crate) fn asking(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_harbor-fleet"));
+        command.args(words).args(["--job", "harbor-fleet"]);
+        command.arg("--state-dir").arg(self.at("state"));
+        command.arg("--run-dir").arg(self.at("run"));
+        command
+    }
+
+    /// What the leader of the job answers to GET `path`; `None` = there is none that answers now.
+    pub(crate) fn ask(&self, path: &str) -> Option<Value> {
+        let base = std::fs::read_to_string(self.at("run").join("harbor-fleet.address")).ok()?;
+        let url = format!("{}{path}", base.trim());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let text = runtime.block_on(async {
+            let client = reqwest::Client::builder().no_proxy().timeout(ANSWER);
+            let answer = client.build().ok()?.get(url).send().await.ok()?;
+            answer.text().await.ok()
+        });
+        serde_json::from_str(&text?).ok()
     }
 
     fn run(&self, stop_at: Option<&str>) -> Output {

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::figures::Checkpoint;
 use crate::flink::tail;
+use crate::gated::allow;
 use crate::http::Note;
 use crate::metrics::Metrics;
 use crate::program::{Backend, JobCommand};
@@ -158,10 +159,8 @@ impl<'a> Running<'a> {
     /// Lets `records` more be read.
     pub(super) fn allow(&mut self, records: u64) -> Result<()> {
         self.goal += records;
-        let folder = self.setup.folder.path();
-        let staged = folder.join("goal.new");
-        std::fs::write(&staged, self.goal.to_string())?;
-        Ok(std::fs::rename(staged, folder.join("goal"))?)
+        let goal = self.setup.folder.path().join("goal");
+        Ok(allow(&goal, self.goal)?)
     }
 
     /// Fails if the process has ended; `before` says what it was needed for.

@@ -3,11 +3,10 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
-use highwater::connectors::Random;
 
 use super::figures::Restore;
 use super::job::{ONLY_WHEN_ASKED, Running, Setup};
-use crate::state_job::{Account, Payments};
+use crate::state_job::digest_of_sweeps;
 
 /// Kills the job, has it come back from what lies around, and then from the store alone.
 ///
@@ -49,21 +48,7 @@ pub(super) fn measure(setup: &Setup, running: Running<'_>) -> Result<Vec<(&'stat
     Ok(found)
 }
 
-/// The digest of all accounts after so many records of sweeps, key by key.
+/// The digest of all accounts after so many records of sweeps.
 fn digest(setup: &Setup, records: u64) -> u64 {
-    let payments = Payments {
-        keys: setup.keys,
-        ranks: None,
-    };
-    (0..setup.keys.min(records)).fold(0, |sum, first| {
-        let mut account = Account::EMPTY;
-        let mut key = 0;
-        for index in (first..records).step_by(setup.keys as usize) {
-            let mut random = Random::for_record(setup.seed, index);
-            let amount;
-            (key, amount) = payments.sweep(index, &mut random);
-            account.add(amount);
-        }
-        sum.wrapping_add(account.digest(key))
-    })
+    digest_of_sweeps(setup.keys, setup.seed, records, |_| true)
 }

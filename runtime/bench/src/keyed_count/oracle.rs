@@ -9,14 +9,14 @@ use crate::tally::digest_of;
 
 /// What a right run leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Expected {
+pub(crate) struct Expected {
     records: u64,
     digest: u64,
 }
 
 impl Expected {
     /// Counts `records` records over `keys` keys.
-    pub(super) fn count(seed: u64, keys: u64, records: u64) -> Self {
+    pub(crate) fn count(seed: u64, keys: u64, records: u64) -> Self {
         let mut counts = vec![0u64; keys as usize];
         let mut digest = 0u64;
         for index in 0..records {
@@ -30,10 +30,12 @@ impl Expected {
 
     /// Refuses a run whose output is other.
     pub(super) fn check(self, who: &str, run: &Run) -> Result<()> {
-        let found = Self {
-            records: run.records,
-            digest: run.digest,
-        };
+        self.compare(who, run.records, run.digest)
+    }
+
+    /// Refuses output of another number of records or another digest.
+    pub(crate) fn compare(self, who: &str, records: u64, digest: u64) -> Result<()> {
+        let found = Self { records, digest };
         ensure!(
             found == self,
             "{who} gives {} records with digest {:016x}; right are {} with {:016x}",

@@ -11,6 +11,8 @@ pub(super) const WRITES: &str = "fuzz-writes-0123456789";
 
 /// What ends a job.
 const STOP: &str = "POST /v1/stop";
+/// What spreads the job otherwise.
+const RESCALE: &str = "POST /v1/rescale";
 /// What takes the names of settings, which the document does not know.
 const CONFIG: &str = "PATCH /v1/config";
 
@@ -165,9 +167,12 @@ impl Run {
         writeln!(text, "\n[[operations]]\ninclude-name = \"{CONFIG}\"")?;
         writeln!(text, "checks.positive_data_acceptance.enabled = false")?;
         if self.caller.may_write() && self.asks == Asks::Everything {
-            writeln!(text, "\n[[operations]]\ninclude-name = \"{STOP}\"")?;
-            writeln!(text, "generation.mode = \"negative\"")?;
-            writeln!(text, "phases.stateful.enabled = false")?;
+            // A stop ends the job, and a rescale may want hundreds of subtasks: only what is refused is asked here.
+            for name in [STOP, RESCALE] {
+                writeln!(text, "\n[[operations]]\ninclude-name = \"{name}\"")?;
+                writeln!(text, "generation.mode = \"negative\"")?;
+                writeln!(text, "phases.stateful.enabled = false")?;
+            }
         }
         Ok(())
     }
