@@ -466,6 +466,10 @@ impl Detour<'_> {
             WorkerEvent::Failed(of, report) if of == attempt => {
                 Err(failure(report.kind, describe(&report)).into())
             }
+            WorkerEvent::WaitsForSlots(of, what) if of == attempt => {
+                self.waits.waits("slots", &what, 1);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }

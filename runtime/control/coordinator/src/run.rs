@@ -45,6 +45,7 @@ mod worker;
 
 use detour::{Lead, NotBegun, StartParts, lead};
 use redeploy::Redeploying;
+pub(crate) use redeploy::program_for;
 use requests::Asked;
 use takeover::TakingOver;
 

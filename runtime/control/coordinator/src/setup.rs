@@ -120,6 +120,13 @@ pub enum JobOutcome {
     Cancelled,
 }
 
+impl JobOutcome {
+    /// Whether nobody goes on with the job unless somebody starts it again.
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Finished | Self::Stopped)
+    }
+}
+
 impl From<JobEnd> for JobOutcome {
     fn from(end: JobEnd) -> Self {
         match end {

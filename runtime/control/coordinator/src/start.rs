@@ -33,6 +33,7 @@ use tokio::task::JoinError;
 
 use crate::going_back::{Broken, tell_damage};
 use crate::housekeeping::tell_dropped;
+use crate::run::program_for;
 use crate::savepoint::{Savepoint, SavepointWish, Taking, confirmed_sinks, take_into};
 use crate::settings::CoordinatorSettings;
 use crate::setup::{GoesPast, JobFailure, Wish};
@@ -305,9 +306,17 @@ async fn take_over(
             Found::Unreadable
         }
     };
-    let change = HeadChange::TakeOver {
-        slots: shape.slot_counts(),
-    };
+    let mut slots = shape.slot_counts();
+    if let (Found::Whole(manifest), None) = (&manifest, &savepoint) {
+        // It goes on at the parallelism that the manifest says, which has to be possible before the job is taken.
+        let running = program_for(input.program, manifest)?;
+        let wide = shape_of(&running, input.identity, &externals.systems);
+        for (sink, count) in wide.slot_counts() {
+            let held = slots.entry(sink).or_default();
+            *held = count.max(*held);
+        }
+    }
+    let change = HeadChange::TakeOver { slots };
     let claimed = found.head.epoch.next();
     let mut keeper = HeadKeeper::new(Some(found));
     let first = keeper.begin(&change, nonces.draw());

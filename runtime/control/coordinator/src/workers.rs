@@ -72,7 +72,10 @@ fn leaves_tasks(seen: &WorkerSeen) -> bool {
 /// Whether nobody goes on with the job after this end of its coordinator, unless somebody starts it again. A failure is that of one
 /// coordinator: perhaps another fares better.
 pub const fn is_over(end: &Result<JobOutcome, JobFailure>) -> bool {
-    matches!(end, Ok(JobOutcome::Finished | JobOutcome::Stopped))
+    match end {
+        Ok(outcome) => outcome.is_over(),
+        Err(_) => false,
+    }
 }
 
 #[cfg(test)]

@@ -333,9 +333,11 @@ impl CheckpointCoordinator {
                 self.manifest_written(now_ms, id, effects);
             }
             CheckpointEvent::ManifestFailed { id } => {
-                if matches!(&self.phase, Phase::Storing(pending, _) if pending.id == id) {
-                    self.decline(now_ms, CheckpointFailure::Manifest { id }, effects);
-                }
+                self.not_stored(now_ms, id, CheckpointFailure::Manifest { id }, effects);
+            }
+            CheckpointEvent::Withdrawn { id, reason } => {
+                let failure = CheckpointFailure::Withdrawn { id, reason };
+                self.not_stored(now_ms, id, failure, effects);
             }
             CheckpointEvent::HeadDecided(outcome) => {
                 self.head_decided(now_ms, outcome, effects);
@@ -347,15 +349,31 @@ impl CheckpointCoordinator {
             } => {
                 self.confirmed(&slot, attempt, number, effects);
             }
-            CheckpointEvent::Voided { slot, attempt } => {
-                if self.is_held_by(&slot, attempt) {
-                    effects.push(CheckpointEffect::RestartRegion);
-                }
-            }
+            CheckpointEvent::Voided { slot, attempt } => self.voided(&slot, attempt, effects),
             CheckpointEvent::Exported { id } => self.exported(id, effects),
             CheckpointEvent::ExportFailed { id } => self.export_failed(id, effects),
             CheckpointEvent::TasksLost => self.tasks_lost(now_ms, effects),
             CheckpointEvent::TasksRunning { attempts } => self.tasks_running(now_ms, attempts),
+        }
+    }
+
+    /// A slot met a void marker.
+    fn voided(&self, slot: &SlotKey, attempt: AttemptId, effects: &mut Vec<CheckpointEffect>) {
+        if self.is_held_by(slot, attempt) {
+            effects.push(CheckpointEffect::RestartRegion);
+        }
+    }
+
+    /// The manifest of a checkpoint is not written.
+    fn not_stored(
+        &mut self,
+        now_ms: u64,
+        id: CheckpointId,
+        failure: CheckpointFailure,
+        effects: &mut Vec<CheckpointEffect>,
+    ) {
+        if matches!(&self.phase, Phase::Storing(pending, _) if pending.id == id) {
+            self.decline(now_ms, failure, effects);
         }
     }
 

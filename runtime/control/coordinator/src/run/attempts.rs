@@ -282,8 +282,9 @@ impl Coordinator {
         } else {
             JobPhase::Running
         });
-        self.perform(effects);
+        // Before what waits begins another checkpoint.
         self.redeployed();
+        self.perform(effects);
     }
 
     /// Has the worker end the attempt; `after` says what follows, where what was to follow already gives way to it.

@@ -116,7 +116,7 @@ impl Coordinator {
                         self.phase(JobPhase::Running);
                     }
                 }
-                self.redeployment_failed(request, &failure);
+                self.redeployment_failed(request);
                 let is_of_copy = matches!(failure, CheckpointFailure::Export { .. });
                 let cause = if is_of_copy {
                     self.not_copied.take()
@@ -181,7 +181,14 @@ impl Coordinator {
     /// Writes a manifest that can be read again; one that cannot is never made the head's.
     fn write_manifest(&mut self, name: ManifestName, bytes: Vec<u8>) {
         match Manifest::decode(&bytes) {
-            Ok(manifest) => self.next_manifest = Some(manifest),
+            Ok(manifest) => {
+                if let Some(reason) = self.lacks_slots_for(&manifest) {
+                    let id = name.id();
+                    let withdrawn = CheckpointEvent::Withdrawn { id, reason };
+                    return self.step(self.now_ms(), withdrawn);
+                }
+                self.next_manifest = Some(manifest);
+            }
             Err(error) => {
                 let (error, length) = (error_chain(&error), bytes.len());
                 tracing::error!(error, length, "the manifest could not be read back");

@@ -107,13 +107,17 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, NotBegun> {
             return Err(NotBegun::Ended(Ok(JobOutcome::Cancelled)));
         }
     };
-    let (shape, externals, mut keeper) = (leader.shape, leader.externals, leader.keeper);
+    let (mut shape, externals, mut keeper) = (leader.shape, leader.externals, leader.keeper);
     let mut last_attempt = leader.last_attempt;
     let tries = TrySource::new(NonceStream::new(nonces.draw()));
-    let found = match leader.manifest {
+    let mut found = match leader.manifest {
         Found::Whole(manifest) => Some(*manifest),
         Found::Unreadable => None,
     };
+    // What is to be done first for the checkpoint in `head` is done at its parallelism, for which there are slots.
+    if let Some(manifest) = found.as_mut().filter(|_| leader.savepoint.is_none()) {
+        shape = take_shape(setup, manifest, shape, &externals)?;
+    }
     let mut detour = Detour {
         setup,
         store,

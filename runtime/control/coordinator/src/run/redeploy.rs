@@ -14,12 +14,12 @@ use highwater_protocol::manifest::Manifest;
 use highwater_protocol::rescale::Rescaled;
 use highwater_types::{CheckpointId, ErrorKind, Parallelisms};
 
-use crate::attempt::{After, AttemptStage};
+use crate::attempt::{After, Attempt, AttemptStage};
 use crate::request::{REDEPLOY_BARRIER, RequestRefused, RescaleWish};
 use crate::setup::JobFailure;
 use crate::shape::{fleet_shape, shape_of};
 use crate::start::failure;
-use crate::status::LastRedeployment;
+use crate::status::{LastRedeployment, WaitBoard};
 
 use super::Coordinator;
 
@@ -37,6 +37,8 @@ pub(super) struct Redeploying {
     leave: Option<u64>,
     /// Not before this time it is asked for again.
     leave_at_ms: u64,
+    /// The attempt waits for slots.
+    lacks_slots: bool,
     /// When the checkpoint on its way was begun.
     pub(super) begun_ms: u64,
 }
@@ -53,7 +55,7 @@ struct WaitsForSlots {
 ///
 /// # Errors
 /// `Invalid` when it cannot run at the parallelism that the manifest says.
-pub(super) fn program_for(
+pub(crate) fn program_for(
     program: &JobProgram,
     manifest: &Manifest,
 ) -> Result<JobProgram, JobFailure> {
@@ -74,7 +76,16 @@ pub(super) fn program_for(
 pub(super) fn keep_what_holds(manifest: &mut Manifest, program: &JobProgram) {
     let configured = program.configured();
     let holds = |rescaled: &Rescaled| rescaled.for_configured(&configured).is_some();
-    manifest.rescaled = manifest.rescaled.take().filter(holds);
+    if manifest
+        .rescaled
+        .take_if(|rescaled| !holds(rescaled))
+        .is_some()
+    {
+        tracing::warn!(
+            checkpoint = %manifest.id,
+            "the job was rescaled while it ran, and program or settings say another parallelism since: that holds, and the rescale is forgotten"
+        );
+    }
 }
 
 impl Coordinator {
@@ -89,9 +100,17 @@ impl Coordinator {
             let refused = RequestRefused::SlotsMissing(what.to_owned());
             return self.answer(request, &Err(refused));
         }
+        if self.redeploying.lacks_slots {
+            let what = "the job waits for slots and cannot be rescaled before it runs: start more workers, or start its coordinator with another \
+                        parallelism";
+            return self.answer(request, &Err(RequestRefused::NotRunning(what.to_owned())));
+        }
+        if self.machine.is_redeploying() || self.machine.holds_redeployment() {
+            let busy = RequestRefused::from(CheckpointFailure::Busy);
+            return self.answer(request, &Err(busy));
+        }
         if target.parallelisms() == self.setup.program.parallelisms() {
-            let completed = self.machine.completed();
-            return self.answer(request, &Ok(completed));
+            return self.runs_already(request);
         }
         if self.missing_slots(&target).is_none() {
             return self.ask_rescale(request, target.parallelisms());
@@ -103,6 +122,33 @@ impl Coordinator {
             until_ms: self.now_ms().saturating_add(within_ms),
         });
         self.look_at_slots();
+    }
+
+    /// The job is to run as it does: granted where records flow.
+    fn runs_already(&mut self, request: u64) {
+        let running = |held: &Attempt| held.stage == AttemptStage::Running;
+        let answer = if self.attempt.as_ref().is_some_and(running) {
+            Ok(self.machine.completed())
+        } else {
+            let waits = WaitBoard::new(self.status.clone());
+            Err(RequestRefused::NotRunning(waits.read()))
+        };
+        self.answer(request, &answer);
+    }
+
+    /// Whether the slots have gone that the parallelism needs which this manifest says for the first time.
+    pub(super) fn lacks_slots_for(&self, next: &Manifest) -> Option<String> {
+        if next.rescaled == self.manifest.rescaled {
+            return None;
+        }
+        let target = program_for(&self.setup.program, next).ok()?;
+        let missing = self.missing_slots(&target)?;
+        Some(format!("{missing} any more; the job goes on as it was"))
+    }
+
+    /// The attempt waits for slots, or does not any more.
+    pub(super) const fn note_slots(&mut self, lacks: bool) {
+        self.redeploying.lacks_slots = lacks;
     }
 
     fn target_of(&self, wish: &RescaleWish) -> Result<JobProgram, RequestRefused> {
@@ -175,21 +221,13 @@ impl Coordinator {
         }
     }
 
-    /// A request came to nothing. The move for a worker that leaves is asked for again after a while, unless the job ends.
-    pub(super) fn redeployment_failed(&mut self, request: u64, failure: &CheckpointFailure) {
+    /// A request came to nothing. The move for a worker that leaves is asked for again after a while.
+    pub(super) fn redeployment_failed(&mut self, request: u64) {
         if self.redeploying.leave != Some(request) {
             return;
         }
         self.redeploying.leave = None;
-        let ends = matches!(
-            failure,
-            CheckpointFailure::Stopping | CheckpointFailure::InputEnded
-        );
-        self.redeploying.leave_at_ms = if ends {
-            u64::MAX
-        } else {
-            self.now_ms().saturating_add(LEAVE_AGAIN_MS)
-        };
+        self.redeploying.leave_at_ms = self.now_ms().saturating_add(LEAVE_AGAIN_MS);
     }
 
     /// What was on its way is dropped with the requests that were answered.

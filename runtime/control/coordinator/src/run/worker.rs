@@ -102,10 +102,12 @@ impl Coordinator {
         match event {
             WorkerEvent::WaitsForSlots(_, what) => {
                 tracing::warn!(what, "the job waits for workers");
+                self.note_slots(true);
                 self.status
                     .send_modify(|status| status.waits_for = Some(what));
             }
             WorkerEvent::Verified(_, restored) => {
+                self.note_slots(false);
                 WaitBoard::new(self.status.clone()).goes_on();
                 self.status
                     .send_modify(|status| status.restored = Some(restored));
@@ -169,6 +171,7 @@ impl Coordinator {
         let is_held = |held: &mut Attempt| held.id == attempt;
         if let Some(ended) = self.attempt.take_if(is_held) {
             WaitBoard::new(self.status.clone()).goes_on();
+            self.note_slots(false);
             self.follow(ended.after);
         }
     }

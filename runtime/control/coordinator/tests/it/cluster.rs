@@ -171,6 +171,16 @@ impl Cluster {
         number
     }
 
+    /// The worker wants to go: it does once it is told to.
+    async fn leave(&self, number: WorkerIndex) {
+        let crew = self.workers.iter();
+        let crew = crew.map(|crew| crew.joined);
+        let joined = crew.into_iter().find(|of| of.worker == number).unwrap();
+        let fleet = self.fleet.clone();
+        let leaves = move || fleet.leaving(joined);
+        tokio::task::spawn_blocking(leaves).await.unwrap();
+    }
+
     /// The worker is gone: for the fleet, and if `dies` also in truth.
     async fn lose(&mut self, number: WorkerIndex, dies: bool) {
         let at = self
@@ -560,6 +570,35 @@ async fn a_leader_that_dies_after_a_rescale_leaves_the_attempt_at_its_parallelis
     assert_eq!(runs_at(&handle), 3);
     rescale(&handle, to(4)).await.unwrap();
     assert_eq!(runs_at(&handle), 4);
+    assert_eq!(end_of(handle).await, Ok(JobOutcome::Finished));
+    world.assert_exact();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_leaves_has_its_tasks_moved_and_no_attempt_fails() {
+    let world = World::new();
+    let (mut handle, mut cluster, [first, second]) = running(&world, 170).await;
+    let attempt = handle.status.borrow().attempt;
+    cluster.add("c", 2).await;
+    cluster.leave(second).await;
+    let elsewhere = handle.status.wait_for(|status| status.attempt > attempt);
+    let elsewhere = tokio::time::timeout(Duration::from_mins(1), elsewhere).await;
+    drop(elsewhere.expect("it goes on elsewhere").unwrap());
+    goes_on(&mut handle).await;
+    // Without others the job waits for slots, and goes on when some come.
+    cluster.leave(first).await;
+    let waits = handle.status.wait_for(|status| {
+        let text = status.waits_for.as_deref().unwrap_or_default();
+        text.contains("4 slots are needed, 2 are there")
+    });
+    let waits = tokio::time::timeout(Duration::from_mins(1), waits).await;
+    drop(waits.expect("it says what it waits for").unwrap());
+    let refused = rescale(&handle, to(2)).await.unwrap_err();
+    assert!(refused.to_string().contains("waits for slots"), "{refused}");
+    cluster.add("d", 2).await;
+    goes_on(&mut handle).await;
+    let status = handle.status.borrow().clone();
+    assert_eq!((status.restarts, status.failures.last()), (0, None));
     assert_eq!(end_of(handle).await, Ok(JobOutcome::Finished));
     world.assert_exact();
 }

@@ -210,6 +210,11 @@ async fn dies_at(step: Step, time: u32, expected: u32) {
     let mut status = handle.status.clone();
     let runs = status.wait_for(|status| status.phase.word() == "running");
     drop(runs.await.unwrap());
+    // What was read since its barrier is output of the next checkpoint.
+    let (answer, taken) = oneshot::channel();
+    let first = SnapshotWish::Checkpoint.asked(answer);
+    handle.requests.send(first).await.unwrap();
+    taken.await.unwrap().unwrap();
     left.store(time, Ordering::SeqCst);
     let answered = asked(&handle, to(4)).await;
     let ended = tokio::time::timeout(Duration::from_mins(1), handle.ended).await;

@@ -117,6 +117,14 @@ pub enum CheckpointFailure {
     /// Too many requests are waiting, or another redeployment is not done yet.
     #[error("too many requests are waiting; ask again when they are done")]
     Busy,
+    /// The leader has found a reason against it after all, before its manifest was written.
+    #[error("checkpoint {id} was given up: {reason}")]
+    Withdrawn {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// The reason.
+        reason: String,
+    },
     /// All input has been read when a redeployment is to begin.
     #[error("all input has been read; the job ends and is not redeployed")]
     InputEnded,
@@ -146,6 +154,7 @@ impl Classified for CheckpointFailure {
             | Self::Stopping
             | Self::Busy
             | Self::InputEnded
+            | Self::Withdrawn { .. }
             | Self::Export { .. } => ErrorKind::Transient,
             Self::HeadRefused { .. } => ErrorKind::Exhausted,
             Self::WrongSnapshot { .. } => ErrorKind::Bug,
@@ -218,6 +227,13 @@ pub enum CheckpointEvent {
     ManifestFailed {
         /// The checkpoint.
         id: CheckpointId,
+    },
+    /// The leader has found a reason against the checkpoint after all; its manifest is not written.
+    Withdrawn {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// The reason.
+        reason: String,
     },
     /// The head write that this machine asked for is decided.
     HeadDecided(HeadOutcome),

@@ -100,8 +100,13 @@ impl CheckpointCoordinator {
         closing || pending || self.requests.stop.is_some()
     }
 
+    /// Whether a redeployment waits.
+    pub const fn holds_redeployment(&self) -> bool {
+        self.requests.redeployment.is_some()
+    }
+
     /// Whether a redeployment is under way, or complete and its tasks do not run yet.
-    fn is_redeploying(&self) -> bool {
+    pub fn is_redeploying(&self) -> bool {
         let pending = self
             .pending_request()
             .is_some_and(SnapshotRequest::redeploys);

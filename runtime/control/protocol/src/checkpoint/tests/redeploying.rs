@@ -411,6 +411,34 @@ fn a_redeployment_that_is_given_up_has_failed_and_the_job_goes_on_as_it_was() {
 }
 
 #[test]
+fn a_redeployment_that_the_leader_withdraws_before_its_manifest_is_written_has_failed() {
+    let mut bench = Bench::running();
+    bench.step(rescale());
+    let (id, _) = bench.collected();
+    let reason = "4 slots are needed, 2 are there".to_owned();
+    let withdrawn = CheckpointEvent::Withdrawn { id, reason };
+    let effects = bench.step(withdrawn.clone());
+    let failure = |effect: &CheckpointEffect| match effect {
+        CheckpointEffect::RequestFailed { request, failure } if *request == ASKED => {
+            Some(failure.to_string())
+        }
+        _ => None,
+    };
+    let told = effects
+        .iter()
+        .find_map(failure)
+        .expect("whoever asked hears it");
+    assert!(told.contains("2 are there"), "{told}");
+    assert!(
+        effects.contains(&CheckpointEffect::ResumeSources),
+        "{effects:?}"
+    );
+    assert!(!bench.machine.is_redeploying() && !bench.machine.holds_redeployment());
+    // Late, it changes nothing.
+    assert_eq!(bench.step(withdrawn), []);
+}
+
+#[test]
 fn l1_a_redeployment_whose_time_is_up_while_head_is_undecided_waits_for_the_decision() {
     for is_lost in [false, true] {
         let mut bench = Bench::running();
