@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use highwater_api::JobProgram;
 use highwater_coordinator::fleet::{self, WorkerSeen};
@@ -44,6 +45,8 @@ use crate::{logs, stop_point};
 
 /// Events of the worker that may wait for the coordinator.
 const EVENT_QUEUE: usize = 1_024;
+/// How long workers have to hear that they are to end with a job that is over.
+const WORKERS_LEAVE_MAX: Duration = Duration::from_secs(3);
 
 /// A store that refuses is a setting to be corrected: the place, the keys, the bucket.
 fn store_failure(error: &StorageError) -> Failure {
@@ -254,6 +257,9 @@ impl Setup {
             None => note_end(&storage, &self.job.identity, &ended).await,
         }
         if let Some((control, children)) = fleet {
+            if ended.as_ref().is_ok_and(|outcome| outcome.is_over()) {
+                control.until_left(WORKERS_LEAVE_MAX).await;
+            }
             children.end().await;
             control.shut_down().await;
         }

@@ -67,6 +67,8 @@ enum Admission {
 pub struct ControlServer {
     address: SocketAddr,
     admission: watch::Sender<Admission>,
+    /// Workers that are connected.
+    connected: watch::Sender<usize>,
     tasks: JoinSet<Result<(), tonic::transport::Error>>,
 }
 
@@ -83,9 +85,11 @@ impl ControlServer {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let (admission, admits) = watch::channel(Admission::Standby(None));
+        let connected = watch::Sender::new(0);
         let connections = Connections {
             identity,
             admission: admits,
+            connected: connected.clone(),
             settings,
         };
         let (accepted, incoming) = mpsc::channel(1);
@@ -101,6 +105,7 @@ impl ControlServer {
         Ok(Self {
             address,
             admission,
+            connected,
             tasks,
         })
     }
@@ -120,6 +125,20 @@ impl ControlServer {
         self.address
     }
 
+    /// Returns when the workers that were told to end have closed their connections, or after `max`: what is on its way to one would be cut
+    /// off with its connection, and it would wait for another coordinator.
+    pub async fn until_left(&self, max: Duration) {
+        let mut connected = self.connected.subscribe();
+        let left = timeout(max, connected.wait_for(|count| *count == 0)).await;
+        if left.is_err() {
+            let count = *self.connected.borrow();
+            tracing::warn!(
+                count,
+                "workers that were told to end are still there; whoever started them ends them"
+            );
+        }
+    }
+
     /// Closes all connections.
     pub async fn shut_down(mut self) {
         self.tasks.shutdown().await;
@@ -131,7 +150,24 @@ impl ControlServer {
 struct Connections {
     identity: Identity,
     admission: watch::Receiver<Admission>,
+    connected: watch::Sender<usize>,
     settings: ConnectionSettings,
+}
+
+/// Counts one worker that is connected, for as long as it is.
+struct Counted(watch::Sender<usize>);
+
+impl Counted {
+    fn one(connected: &watch::Sender<usize>) -> Self {
+        connected.send_modify(|count| *count += 1);
+        Self(connected.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 type ToWorker = mpsc::Sender<Result<FromCoordinator, Status>>;
@@ -227,6 +263,7 @@ impl Connections {
                 worker: WorkerIndex(held.worker),
             }),
         };
+        let _counted = Counted::one(&self.connected);
         let (joins, link) = (fleet.clone(), ConnectionLink(to_worker.clone()));
         // The welcome must be the first message, so it is sent before the fleet may send a command.
         let welcome = to_worker.clone();
