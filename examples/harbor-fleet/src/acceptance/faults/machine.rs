@@ -126,6 +126,12 @@ impl Names {
         ]
     }
 
+    /// The arguments of `ip` that take the cable of a machine away, both ends of it.
+    pub(super) fn unplug(self, machine: Machine) -> String {
+        let (hub, near) = (self.namespace(Machine::Hub), self.near(machine));
+        format!("-n {hub} link del {near}")
+    }
+
     /// The arguments of `ip` that make another machine, with its cable to the hub.
     pub(super) fn machine(self, machine: Machine) -> Vec<String> {
         let (hub, namespace) = (self.namespace(Machine::Hub), self.namespace(machine));
@@ -197,7 +203,8 @@ mod tests {
     #[test]
     fn every_command_stays_within_namespaces_of_this_process() {
         let machines = ALL[1..].iter().flat_map(|machine| NAMES.machine(*machine));
-        for line in NAMES.hub().into_iter().chain(machines) {
+        let gone = ALL[1..].iter().map(|machine| NAMES.unplug(*machine));
+        for line in NAMES.hub().into_iter().chain(machines).chain(gone) {
             let within = ["-n hw-4194304-", "netns add hw-4194304-"];
             assert!(within.iter().any(|start| line.starts_with(start)), "{line}");
         }

@@ -139,7 +139,9 @@ impl Drop for Machines {
     fn drop(&mut self) {
         for machine in &self.made {
             let namespace = self.names.namespace(*machine);
-            take_away(&namespace, clear(&namespace));
+            // The kernel takes its time with a namespace, and with a cable whose end is in it: the next machine has the same name.
+            let cleared = clear(&namespace).and_then(|()| ip(&self.names.unplug(*machine)));
+            take_away(&namespace, cleared.map(drop));
         }
     }
 }
