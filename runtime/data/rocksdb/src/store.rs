@@ -102,8 +102,8 @@ impl RocksStore {
         Ok(())
     }
 
-    /// Removes the rows of key groups that are not those of the subtask. Files with nothing else go at once; in the others the
-    /// rows are hidden, and go when those are merged, which begins here.
+    /// Removes the rows of key groups that are not those of the subtask. Files with nothing else go at once, but for those at the top; in
+    /// the others the rows are hidden, and go when those are merged, which may begin from here on.
     ///
     /// Also of states that nobody has opened: their rows are in the next freeze too.
     pub(crate) fn drop_foreign(&self, place: &StorePlace) -> Result<(), RocksError> {

@@ -263,10 +263,11 @@ fn plan_of(files: &StoreFiles, referable: &[Referable]) -> Result<FilePlan, Part
     let local: Vec<_> = files.files.iter().map(local_file).collect();
     let guesses = referable.iter().map(|one| guess(files, &local, one));
     let guesses = guesses.collect::<Result<Vec<_>, _>>()?;
-    // All files that are sound are of the right one. Where none is, it is the one that misses some.
+    // What is sound for another one is sound for the right one too, which has more of the files: of two that have as many sound ones the
+    // right one is that of which a file has changed.
     let best = guesses.into_iter().max_by_key(|guess| {
-        let misses = guess.changed.is_some();
-        (guess.sound, guess.plan.referenced.len(), misses)
+        let has_changed = guess.changed.is_some();
+        (guess.sound, has_changed, guess.plan.referenced.len())
     });
     match best {
         Some(Guess {

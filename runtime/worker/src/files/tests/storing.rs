@@ -246,6 +246,43 @@ fn a_changed_file_is_found_also_where_the_store_went_on_from_one_of_several() {
     }
 }
 
+/// Leaves of the tables of the store only these.
+fn keep_only(bench: &Bench, names: &[&str]) {
+    for entry in std::fs::read_dir(bench.store.path()).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let is_table = path.extension().is_some_and(|of| of == "sst");
+        if is_table && !names.contains(&name) {
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_changed_file_is_found_also_where_another_store_has_all_that_is_sound() {
+    let mut bench = filled();
+    let first = bench.complete(1);
+    keep_only(&bench, &["1.sst"]);
+    bench.attempt = AttemptFiles::start(id(1), BTreeMap::new());
+    let second = bench.complete(2);
+    let keyed = [&first, &second].map(|of| restored(of, of.keyed[&uid()][0].clone()));
+    let state = RestoredState {
+        keyed: keyed.to_vec(),
+        lists: Vec::new(),
+    };
+    let states = BTreeMap::from([(subtask(0), state)]);
+    let held = bench.restore(states, LocalIndex::default()).unwrap().held;
+    // It went on from the first one, whose other files it has let go: too little of their object is left to refer to it.
+    let mut rotten = bytes(2, 100_000);
+    rotten[5_000] ^= 1;
+    bench.write("2.sst", &rotten);
+    bench.is_reopened = true;
+    bench.attempt = AttemptFiles::start(id(2), held);
+    let refused = bench.store(3).unwrap_err();
+    assert!(refused.to_string().contains("2.sst"), "{refused}");
+    assert!(refused.ends_attempt());
+}
+
 #[test]
 fn two_subtasks_that_go_on_from_one_store_refer_to_the_same_objects() {
     let mut bench = filled();
