@@ -550,15 +550,27 @@ fn holder(sinks: &BTreeMap<OperatorUid, Parallelism>, slot: &SlotKey) -> Subtask
     SubtaskIndex(slot.slot % parallelism)
 }
 
-/// The names of those who had the shares, for another number of shares: each goes to whoever had the one with its first key groups, whose
-/// disk may have their state.
+/// The names of those who had the shares, for another number of shares: each goes to whoever had the one with most of its key groups, the
+/// first of equals. That one's disk may have their state, and the state backend goes on from the files of the same one.
 fn stretched(names: &[String], shares: u32) -> Vec<String> {
     let (had, shares) = (names.len(), shares as usize);
     if had == 0 {
         return Vec::new();
     }
+    // In parts of which each share has `had`, and each that was there `shares`.
+    let common = |share: usize, old: usize| {
+        let (from, until) = (
+            (share * had).max(old * shares),
+            ((share + 1) * had).min((old + 1) * shares),
+        );
+        until.saturating_sub(from)
+    };
+    let most = |share: usize| {
+        let olds = (0..had).rev();
+        olds.max_by_key(|old| common(share, *old)).unwrap_or(0)
+    };
     (0..shares)
-        .map(|share| names[share * had / shares].clone())
+        .map(|share| names[most(share)].clone())
         .collect()
 }
 

@@ -282,7 +282,9 @@ pub enum RequestRefused {
 impl From<CheckpointFailure> for RequestRefused {
     fn from(failure: CheckpointFailure) -> Self {
         match failure {
-            CheckpointFailure::Stopping | CheckpointFailure::Busy => Self::Busy(failure),
+            CheckpointFailure::Stopping
+            | CheckpointFailure::Busy
+            | CheckpointFailure::Redeploying => Self::Busy(failure),
             failure => Self::GivenUp(failure),
         }
     }

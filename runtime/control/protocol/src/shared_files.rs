@@ -7,7 +7,7 @@
 //! the last checkpoint that is known to be complete, less what a younger undecided try does not have in the same place. A
 //! file of the checkpoint that was restored is referred to only after its bytes were compared: the store may be another
 //! one that uses the same names. An object whose live share fell below half is left behind, so what a checkpoint
-//! holds is never more than twice its state.
+//! holds is never more than twice the files of its stores.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -615,12 +615,15 @@ fn shares_of_a_job_that_is_rescaled_go_to_where_their_key_groups_lie() {
 }
 
 #[test]
-fn names_are_stretched_by_the_first_key_group_of_each_share() {
+fn names_are_stretched_to_whoever_had_most_of_the_key_groups_of_each_share() {
     let names: Vec<_> = ["a", "b", "c", "d"].map(str::to_owned).into();
     assert_eq!(stretched(&names, 4), names);
     assert_eq!(stretched(&names, 2), ["a", "c"]);
     assert_eq!(stretched(&names, 1), ["a"]);
     assert_eq!(stretched(&names, 6), ["a", "a", "b", "c", "c", "d"]);
+    assert_eq!(stretched(&names, 3), ["a", "b", "d"]);
+    assert_eq!(stretched(&names[..3], 2), ["a", "c"]);
+    assert_eq!(stretched(&names[..3], 4), ["a", "b", "b", "c"]);
     assert!(stretched(&[], 3).is_empty());
 }
 

@@ -95,18 +95,13 @@ impl Coordinator {
             Ok(target) => target,
             Err(refused) => return self.answer(request, &Err(refused)),
         };
-        if self.redeploying.waits.is_some() {
-            let what = "a rescale waits for slots already; ask again when it has ended";
-            let refused = RequestRefused::SlotsMissing(what.to_owned());
-            return self.answer(request, &Err(refused));
-        }
         if self.redeploying.lacks_slots {
             let what = "the job waits for slots and cannot be rescaled before it runs: start more workers, or start its coordinator with another \
                         parallelism";
             return self.answer(request, &Err(RequestRefused::NotRunning(what.to_owned())));
         }
-        if self.machine.is_redeploying() || self.machine.holds_redeployment() {
-            let busy = RequestRefused::from(CheckpointFailure::Busy);
+        if self.redeploying.waits.is_some() || self.machine.is_redeploying() {
+            let busy = RequestRefused::from(CheckpointFailure::Redeploying);
             return self.answer(request, &Err(busy));
         }
         if target.parallelisms() == self.setup.program.parallelisms() {

@@ -114,7 +114,12 @@ pub enum CheckpointFailure {
     /// The job is stopping already.
     #[error("the job is stopping; ask for the savepoint that it stops with")]
     Stopping,
-    /// Too many requests are waiting, or another redeployment is not done yet.
+    /// Another redeployment waits or is not done yet.
+    #[error(
+        "a rescale, or the move of a worker's tasks, is under way; ask again when that has ended"
+    )]
+    Redeploying,
+    /// Too many requests are waiting.
     #[error("too many requests are waiting; ask again when they are done")]
     Busy,
     /// The leader has found a reason against it after all, before its manifest was written.
@@ -153,6 +158,7 @@ impl Classified for CheckpointFailure {
             | Self::TasksLost { .. }
             | Self::Stopping
             | Self::Busy
+            | Self::Redeploying
             | Self::InputEnded
             | Self::Withdrawn { .. }
             | Self::Export { .. } => ErrorKind::Transient,

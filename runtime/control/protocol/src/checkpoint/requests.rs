@@ -32,10 +32,7 @@ impl Requests {
 
     /// Whether there is no room for a request. There always is for a stop, and for one redeployment.
     const fn is_full_for(&self, request: &SnapshotRequest) -> bool {
-        if request.redeploys() {
-            return self.redeployment.is_some();
-        }
-        !request.stops() && self.others.len() >= WAITING_MAX
+        !request.stops() && !request.redeploys() && self.others.len() >= WAITING_MAX
     }
 
     pub(super) fn add(&mut self, request: SnapshotRequest) {
@@ -74,10 +71,11 @@ impl CheckpointCoordinator {
             !request.redeploys() || suspends && request.savepoint.is_none(),
             "behind the barrier of a redeployment nothing is read, and nothing is drained or copied"
         );
-        let is_second = request.redeploys() && self.is_redeploying();
         let refused = if self.is_stopping() {
             Some(CheckpointFailure::Stopping)
-        } else if is_second || self.requests.is_full_for(&request) {
+        } else if request.redeploys() && self.is_redeploying() {
+            Some(CheckpointFailure::Redeploying)
+        } else if self.requests.is_full_for(&request) {
             Some(CheckpointFailure::Busy)
         } else {
             None
@@ -100,17 +98,12 @@ impl CheckpointCoordinator {
         closing || pending || self.requests.stop.is_some()
     }
 
-    /// Whether a redeployment waits.
-    pub const fn holds_redeployment(&self) -> bool {
-        self.requests.redeployment.is_some()
-    }
-
-    /// Whether a redeployment is under way, or complete and its tasks do not run yet.
+    /// Whether a redeployment waits, is under way, or is complete and its tasks do not run yet: there is one at a time.
     pub fn is_redeploying(&self) -> bool {
         let pending = self
             .pending_request()
             .is_some_and(SnapshotRequest::redeploys);
-        pending || self.redeploying().is_some()
+        self.requests.redeployment.is_some() || pending || self.redeploying().is_some()
     }
 
     /// What the checkpoint on its way was asked for with.

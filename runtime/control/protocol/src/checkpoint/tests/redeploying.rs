@@ -433,7 +433,7 @@ fn a_redeployment_that_the_leader_withdraws_before_its_manifest_is_written_has_f
         effects.contains(&CheckpointEffect::ResumeSources),
         "{effects:?}"
     );
-    assert!(!bench.machine.is_redeploying() && !bench.machine.holds_redeployment());
+    assert!(!bench.machine.is_redeploying());
     // Late, it changes nothing.
     assert_eq!(bench.step(withdrawn), []);
 }
@@ -590,7 +590,7 @@ fn a_redeployment_whose_input_ends_while_it_is_under_way_is_refused_and_the_job_
 fn a_second_redeployment_is_refused_until_the_tasks_of_the_first_run() {
     let second = |bench: &mut Bench| {
         let effects = bench.step(asked(ASKED + 1, Redeploy::Same));
-        let failure = CheckpointFailure::Busy;
+        let failure = CheckpointFailure::Redeploying;
         let busy = CheckpointEffect::RequestFailed {
             request: ASKED + 1,
             failure,
