@@ -310,8 +310,8 @@ async fn take_over(
     if let (Found::Whole(manifest), None) = (&manifest, &savepoint) {
         // It goes on at the parallelism that the manifest says, which has to be possible before the job is taken.
         let running = program_for(input.program, manifest)?;
-        let wide = shape_of(&running, input.identity, &externals.systems);
-        for (sink, count) in wide.slot_counts() {
+        let rescaled = shape_of(&running, input.identity, &externals.systems);
+        for (sink, count) in rescaled.slot_counts() {
             let held = slots.entry(sink).or_default();
             *held = count.max(*held);
         }

@@ -20,13 +20,12 @@ use crate::going_back::{Broken, Damage, Detour, Detoured, Work};
 use crate::request::{JobRequest, RequestRefused, until_ended};
 use crate::savepoint::Savepoint;
 use crate::setup::{CoordinatorSetup, JobFailure, JobOutcome};
-use crate::shape::{fleet_shape, shape_of};
 use crate::start::{Begun, Externals, Found, StartInput, start as start_leader};
 use crate::status::{JobPhase, WaitBoard};
 use crate::store::JobStore;
 use crate::trial_restore::Stage;
 
-use super::redeploy::{keep_what_holds, program_for};
+use super::redeploy::take_up;
 use super::{Collecting, Coordinator};
 
 /// What a start works with.
@@ -57,6 +56,12 @@ pub(super) enum NotBegun {
     Stuck(JobFailure),
     /// `head` says that the job has ended, and nobody wants it to go on: nothing was changed.
     Over(JobEnd),
+}
+
+impl From<JobFailure> for NotBegun {
+    fn from(failure: JobFailure) -> Self {
+        Self::Ended(Err(failure))
+    }
 }
 
 impl From<Broken> for NotBegun {
@@ -116,7 +121,7 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, NotBegun> {
     };
     // What is to be done first for the checkpoint in `head` is done at its parallelism, for which there are slots.
     if let Some(manifest) = found.as_mut().filter(|_| leader.savepoint.is_none()) {
-        shape = take_shape(setup, manifest, shape, &externals)?;
+        shape = take_up(setup, manifest, &externals)?.unwrap_or(shape);
     }
     let mut detour = Detour {
         setup,
@@ -133,7 +138,7 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, NotBegun> {
         unanswered: BTreeMap::new(),
     };
     let (mut manifest, tries) = usable(&mut detour, found, leader.savepoint, tries).await?;
-    let shape = take_shape(setup, &mut manifest, shape, &externals)?;
+    let shape = take_up(setup, &mut manifest, &externals)?.unwrap_or(shape);
     Ok(Lead {
         keeper,
         manifest,
@@ -143,24 +148,6 @@ pub(super) async fn lead(parts: StartParts<'_>) -> Result<Lead, NotBegun> {
         tries,
         last_attempt,
     })
-}
-
-/// Takes up what `manifest` says of the parallelism. What does not hold for the job as it is configured now is forgotten.
-fn take_shape(
-    setup: &mut CoordinatorSetup,
-    manifest: &mut Manifest,
-    shape: JobShape,
-    externals: &Externals,
-) -> Result<JobShape, NotBegun> {
-    let program = program_for(&setup.program, manifest);
-    let program = program.map_err(|failure| NotBegun::Ended(Err(failure)))?;
-    keep_what_holds(manifest, &program);
-    setup.worker.reshape(fleet_shape(&program));
-    if program.parallelisms() == setup.program.parallelisms() {
-        return Ok(shape);
-    }
-    setup.program = program;
-    Ok(shape_of(&setup.program, &setup.job, &externals.systems))
 }
 
 /// A manifest that can be gone on from: the one that was found, after it was given up if it cannot be read or `head` says

@@ -10,15 +10,16 @@ use highwater_api::JobProgram;
 use highwater_protocol::checkpoint::{
     CheckpointCoordinator, CheckpointEvent, CheckpointFailure, Redeploy, SnapshotRequest,
 };
+use highwater_protocol::job::JobShape;
 use highwater_protocol::manifest::Manifest;
 use highwater_protocol::rescale::Rescaled;
 use highwater_types::{CheckpointId, ErrorKind, Parallelisms};
 
 use crate::attempt::{After, Attempt, AttemptStage};
 use crate::request::{REDEPLOY_BARRIER, RequestRefused, RescaleWish};
-use crate::setup::JobFailure;
+use crate::setup::{CoordinatorSetup, JobFailure};
 use crate::shape::{fleet_shape, shape_of};
-use crate::start::failure;
+use crate::start::{Externals, failure};
 use crate::status::{LastRedeployment, WaitBoard};
 
 use super::Coordinator;
@@ -72,8 +73,32 @@ pub(crate) fn program_for(
     })
 }
 
+/// Takes up what `manifest` says of the parallelism, for the program and the workers. What does not hold for the job as it is configured now
+/// is forgotten. The shape of the job, if that is another one than before.
+///
+/// # Errors
+/// As [`program_for`].
+pub(super) fn take_up(
+    setup: &mut CoordinatorSetup,
+    manifest: &mut Manifest,
+    externals: &Externals,
+) -> Result<Option<JobShape>, JobFailure> {
+    let program = program_for(&setup.program, manifest)?;
+    keep_what_holds(manifest, &program);
+    if program.parallelisms() == setup.program.parallelisms() {
+        return Ok(None);
+    }
+    setup.worker.reshape(fleet_shape(&program));
+    setup.program = program;
+    Ok(Some(shape_of(
+        &setup.program,
+        &setup.job,
+        &externals.systems,
+    )))
+}
+
 /// Forgets a rescale that does not hold for the job as it is configured now: it would hold again for a later one.
-pub(super) fn keep_what_holds(manifest: &mut Manifest, program: &JobProgram) {
+fn keep_what_holds(manifest: &mut Manifest, program: &JobProgram) {
     let configured = program.configured();
     let holds = |rescaled: &Rescaled| rescaled.for_configured(&configured).is_some();
     if manifest
@@ -131,14 +156,18 @@ impl Coordinator {
         self.answer(request, &answer);
     }
 
-    /// Whether the slots have gone that the parallelism needs which this manifest says for the first time.
+    /// Why the job cannot go on at the parallelism that this manifest says for the first time: the slots have gone meanwhile.
     pub(super) fn lacks_slots_for(&self, next: &Manifest) -> Option<String> {
         if next.rescaled == self.manifest.rescaled {
             return None;
         }
-        let target = program_for(&self.setup.program, next).ok()?;
-        let missing = self.missing_slots(&target)?;
-        Some(format!("{missing} any more; the job goes on as it was"))
+        match program_for(&self.setup.program, next) {
+            Ok(target) => {
+                let missing = self.missing_slots(&target)?;
+                Some(format!("{missing} any more; the job goes on as it was"))
+            }
+            Err(failure) => Some(failure.message),
+        }
     }
 
     /// The attempt waits for slots, or does not any more.
@@ -232,15 +261,12 @@ impl Coordinator {
 
     /// Takes up what the manifest of `head` says of the parallelism. Returns whether that is another one than before.
     pub(super) fn reshape(&mut self) -> Result<bool, JobFailure> {
-        let program = program_for(&self.setup.program, &self.manifest)?;
-        keep_what_holds(&mut self.manifest, &program);
-        if program.parallelisms() == self.setup.program.parallelisms() {
+        let Some(shape) = take_up(&mut self.setup, &mut self.manifest, &self.externals)? else {
             return Ok(false);
-        }
-        self.shape = shape_of(&program, &self.setup.job, &self.externals.systems);
-        self.setup.worker.reshape(fleet_shape(&program));
-        self.plan.send_replace(Arc::new(program.plan().clone()));
-        self.setup.program = program;
+        };
+        self.shape = shape;
+        let plan = self.setup.program.plan().clone();
+        self.plan.send_replace(Arc::new(plan));
         Ok(true)
     }
 

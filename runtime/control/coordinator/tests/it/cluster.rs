@@ -12,7 +12,8 @@ use highwater_coordinator::fleet::driver::{FleetHandle, Joined, WorkerLink, star
 use highwater_coordinator::fleet::{HeldPart, Member};
 use highwater_coordinator::shape::fleet_shape;
 use highwater_coordinator::{
-    CoordinatorHandle, CoordinatorSetup, GoesPast, JobOutcome, JobPhase, RescaleWish, Workers,
+    CoordinatorHandle, CoordinatorSettings, CoordinatorSetup, GoesPast, JobOutcome, JobPhase,
+    RescaleWish, Workers,
 };
 use highwater_network::{DataPlane, LinkSettings};
 use highwater_protocol::nonce::NonceStream;
@@ -33,7 +34,7 @@ use tokio::task::block_in_place;
 use crate::exactly_once::{Faults, World};
 use crate::job::{RESUME, end_of, settings, suspend};
 use crate::job_end::{FirstEnd, Gated, ask, stop};
-use crate::rescale::{asked, rescale, runs_at, to};
+use crate::rescale::{asked, on_request, rescale, runs_at, to};
 
 const HERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -239,7 +240,26 @@ fn lead_as(
     storage: &Arc<dyn ObjectStorage>,
     program: JobProgram,
     seed: u128,
-    (goes_past, hook): (GoesPast, StopHook),
+    manner: (GoesPast, StopHook),
+) -> (CoordinatorHandle, FleetHandle) {
+    lead_by(storage, program, seed, (manner, settings()))
+}
+
+/// The same, where only what is asked for is a checkpoint.
+fn lead_on_request(
+    storage: &Arc<dyn ObjectStorage>,
+    program: JobProgram,
+    seed: u128,
+    manner: (GoesPast, StopHook),
+) -> (CoordinatorHandle, FleetHandle) {
+    lead_by(storage, program, seed, (manner, on_request()))
+}
+
+fn lead_by(
+    storage: &Arc<dyn ObjectStorage>,
+    program: JobProgram,
+    seed: u128,
+    ((goes_past, hook), settings): ((GoesPast, StopHook), CoordinatorSettings),
 ) -> (CoordinatorHandle, FleetHandle) {
     let (events, incoming) = mpsc::channel(1_024);
     let passes = NonceStream::new(Nonce(seed));
@@ -248,7 +268,7 @@ fn lead_as(
     let handle = highwater_coordinator::start(CoordinatorSetup {
         program,
         job: JobIdentity::parse("test-job").unwrap(),
-        settings: settings(),
+        settings,
         storage: Arc::clone(storage),
         wish: RESUME,
         goes_past,
@@ -599,6 +619,62 @@ async fn a_worker_that_leaves_has_its_tasks_moved_and_no_attempt_fails() {
     goes_on(&mut handle).await;
     let status = handle.status.borrow().clone();
     assert_eq!((status.restarts, status.failures.last()), (0, None));
+    assert_eq!(end_of(handle).await, Ok(JobOutcome::Finished));
+    world.assert_exact();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_rescale_whose_slots_have_gone_before_its_manifest_is_written_is_given_up() {
+    let world = World::new();
+    let (reached, held) = (AtomicU8::new(NOT_YET), Arc::new(AtomicU8::new(NOT_YET)));
+    let (told, due) = tokio::sync::oneshot::channel();
+    let (go_on, goes) = sync_channel::<()>(1);
+    let gate = (Mutex::new(Some(told)), Mutex::new(goes), Arc::clone(&held));
+    // The first manifest after the rescale was asked for waits until the worker has left.
+    let hook: StopHook = Arc::new(move |step| {
+        let (told, goes, held) = &gate;
+        let is_first = || reached.swap(UNDER_WAY, Ordering::SeqCst) == NOT_YET;
+        if step == Step::P7 && held.load(Ordering::SeqCst) == DUE && is_first() {
+            told.lock().unwrap().take().unwrap().send(()).unwrap();
+            let goes = goes.lock().unwrap();
+            block_in_place(|| goes.recv_timeout(Duration::from_secs(20)).unwrap());
+        }
+    });
+    let program = world.paced(2, &none(), 8_000.0);
+    let manner = (GoesPast::AnyEnd, hook);
+    let (handle, fleet) = lead_on_request(&world.storage, program.clone(), 180, manner);
+    let mut cluster = Cluster {
+        program,
+        storage: Arc::clone(&world.storage),
+        fleet,
+        seed: 181,
+        workers: Vec::new(),
+    };
+    cluster.add("a", 2).await;
+    let mut status = handle.status.clone();
+    let runs = status.wait_for(|status| status.phase == JobPhase::Running);
+    drop(runs.await.unwrap());
+    let attempt = handle.status.borrow().attempt;
+    // It runs no share of the attempt.
+    let spare = cluster.add("b", 2).await;
+    held.store(DUE, Ordering::SeqCst);
+    let answered = asked(&handle, to(4)).await;
+    due.await.unwrap();
+    cluster.leave(spare).await;
+    // What is asked of the fleet is done in order.
+    cluster.add("c", 1).await;
+    go_on.send(()).unwrap();
+    let refused = answered.await.unwrap().unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("4 slots are needed, 3 are there any more"),
+        "{refused}"
+    );
+    assert_eq!(
+        (runs_at(&handle), handle.status.borrow().attempt),
+        (2, attempt)
+    );
     assert_eq!(end_of(handle).await, Ok(JobOutcome::Finished));
     world.assert_exact();
 }

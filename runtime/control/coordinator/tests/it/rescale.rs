@@ -185,7 +185,7 @@ async fn a_rescale_holds_until_the_job_is_configured_otherwise() {
 }
 
 /// Only what is asked for is a checkpoint.
-fn on_request() -> CoordinatorSettings {
+pub(crate) fn on_request() -> CoordinatorSettings {
     let mut settings = settings();
     settings.checkpoint.interval_ms = 600_000;
     settings

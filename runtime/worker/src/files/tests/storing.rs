@@ -172,6 +172,22 @@ fn refill(bench: &Bench, seed: u8) {
     }
 }
 
+/// What a subtask that takes over from both holds of their stores.
+fn taken_over(
+    bench: &Bench,
+    both: [&TaskSnapshot; 2],
+) -> BTreeMap<OperatorSubtask, Vec<HeldFiles>> {
+    let keyed = both.map(|of| restored(of, of.keyed[&uid()][0].clone()));
+    let state = RestoredState {
+        keyed: keyed.to_vec(),
+        lists: Vec::new(),
+    };
+    let states = BTreeMap::from([(subtask(0), state)]);
+    let held = bench.restore(states, LocalIndex::default()).unwrap().held;
+    assert_eq!(held[&subtask(0)].len(), 2);
+    held
+}
+
 /// Checkpoints 1 and 2 hold two stores whose files have the same names and lengths, as those of two subtasks may. What one that
 /// takes over from both holds of them.
 fn two_alike(bench: &mut Bench) -> BTreeMap<OperatorSubtask, Vec<HeldFiles>> {
@@ -179,15 +195,7 @@ fn two_alike(bench: &mut Bench) -> BTreeMap<OperatorSubtask, Vec<HeldFiles>> {
     refill(bench, 128);
     bench.attempt = AttemptFiles::start(id(1), BTreeMap::new());
     let second = bench.complete(2);
-    let keyed = [&first, &second].map(|of| restored(of, of.keyed[&uid()][0].clone()));
-    let state = RestoredState {
-        keyed: keyed.to_vec(),
-        lists: Vec::new(),
-    };
-    let states = BTreeMap::from([(subtask(0), state)]);
-    let restored = bench.restore(states, LocalIndex::default()).unwrap();
-    assert_eq!(restored.held[&subtask(0)].len(), 2);
-    restored.held
+    taken_over(bench, [&first, &second])
 }
 
 #[test]
@@ -265,13 +273,7 @@ fn a_changed_file_is_found_also_where_another_store_has_all_that_is_sound() {
     keep_only(&bench, &["1.sst"]);
     bench.attempt = AttemptFiles::start(id(1), BTreeMap::new());
     let second = bench.complete(2);
-    let keyed = [&first, &second].map(|of| restored(of, of.keyed[&uid()][0].clone()));
-    let state = RestoredState {
-        keyed: keyed.to_vec(),
-        lists: Vec::new(),
-    };
-    let states = BTreeMap::from([(subtask(0), state)]);
-    let held = bench.restore(states, LocalIndex::default()).unwrap().held;
+    let held = taken_over(&bench, [&first, &second]);
     // It went on from the first one, whose other files it has let go: too little of their object is left to refer to it.
     let mut rotten = bytes(2, 100_000);
     rotten[5_000] ^= 1;
