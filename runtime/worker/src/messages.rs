@@ -273,8 +273,6 @@ pub enum WorkerEvent {
     WaitsForSlots(AttemptId, String),
     /// From a fleet that was asked for reports: whether its workers have slots enough and none of them holds an attempt.
     AllFree(bool),
-    /// From a fleet: this worker, number and name, runs tasks of the attempt and wants to go.
-    Leaving(String),
     /// The attempt that the worker holds for an older leader.
     Reported(AttemptId, Box<AttemptNews>),
     /// The state of the attempt is here, and every length and checksum is right.

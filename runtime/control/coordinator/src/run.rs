@@ -585,6 +585,6 @@ pub(crate) fn attempt_of(event: &WorkerEvent) -> AttemptId {
         | WorkerEvent::Cancelling(attempt, _)
         | WorkerEvent::Cancelled(attempt) => *attempt,
         // Of none.
-        WorkerEvent::AllFree(_) | WorkerEvent::Leaving(_) => AttemptId(0),
+        WorkerEvent::AllFree(_) => AttemptId(0),
     }
 }

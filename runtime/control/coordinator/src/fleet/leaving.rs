@@ -2,12 +2,12 @@
 //!
 //! Part of the fleet's machine. The rule: a worker that leaves gets no share of a later attempt, and is told to end as soon as nothing of
 //! an attempt runs on it, neither of the one that is held here nor of one that it holds for an older leader. When the attempt ends for its
-//! sake is decided by the coordinator, which hears of it.
+//! sake is decided by the coordinator, which looks at who leaves.
 
 use highwater_types::WorkerIndex;
-use highwater_worker::{WorkerCommand, WorkerEvent};
+use highwater_worker::WorkerCommand;
 
-use super::{Fleet, FleetOutput, Held, Stage, named};
+use super::{Fleet, FleetOutput, Held};
 
 /// How far a worker is that leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,18 +30,7 @@ impl Fleet {
             return Vec::new();
         }
         self.leaving.insert(worker, Leave::Works);
-        let told = self.told_leaving(worker);
-        told.into_iter().chain(self.all_free()).collect()
-    }
-
-    /// Tells that this worker leaves, if it runs a share of an attempt that goes on.
-    pub(super) fn told_leaving(&self, worker: WorkerIndex) -> Option<FleetOutput> {
-        let Some(Held::Placed(placed)) = &self.held else {
-            return None;
-        };
-        let name = &self.members.get(&worker)?.offer.name;
-        let runs = placed.stage == Stage::Active && placed.on.contains(&worker);
-        runs.then(|| FleetOutput::Tell(WorkerEvent::Leaving(named(worker, name))))
+        self.all_free().into_iter().collect()
     }
 
     /// Tells those to end that leave and run nothing any more, each once.

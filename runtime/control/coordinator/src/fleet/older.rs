@@ -112,8 +112,6 @@ impl Fleet {
             },
         }));
         outputs.extend(self.each(attempt, |_, _| told.clone()));
-        let leaving = self.leaving.keys();
-        outputs.extend(leaving.filter_map(|worker| self.told_leaving(*worker)));
         outputs
     }
 
